@@ -1,0 +1,106 @@
+//! The graphdriver trait. A driver stores layers and returns mounts; it does not know images or containers.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use gantry_linux::mount::RootMount;
+
+/// Stores layer file systems by id. All calls block; they are safe from several threads for different ids.
+///
+/// A layer is made as a *draft* ([`GraphDriver::create`]), filled by [`GraphDriver::apply`], and becomes a layer by
+/// [`GraphDriver::commit`] in one step; drafts that a crash left behind are removed by [`GraphDriver::sweep`].
+pub trait GraphDriver: Send + Sync {
+    /// `overlay`, `vfs` …
+    fn name(&self) -> &'static str;
+
+    /// Lines of `docker info`'s driver status.
+    fn status(&self) -> Vec<(String, String)>;
+
+    /// Whether drafts may be applied before their parents are committed, so that layers unpack in parallel.
+    fn applies_in_parallel(&self) -> bool;
+
+    /// Starts a draft of the layer `id` on top of `parent` (the layer below it, if any; it need not be committed yet
+    /// where [`GraphDriver::applies_in_parallel`]).
+    fn create(&self, id: &str, parent: Option<&str>) -> Result<(), Error>;
+
+    /// Unpacks an uncompressed tar archive in the layer format of the OCI image spec (whiteouts `.wh.`) into a draft.
+    /// The archive is hostile input. Returns the bytes of file content that the layer holds.
+    fn apply(&self, id: &str, archive: &mut dyn Read) -> Result<u64, Error>;
+
+    /// Makes a draft a layer, durably; its parent must be one. Gives directories that the archive did not mention the
+    /// metadata that they have in the layers below.
+    fn commit(&self, id: &str) -> Result<(), Error>;
+
+    /// Makes a writable layer on top of `parent`; visible at once.
+    fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error>;
+
+    /// How to mount the layer `id` with everything below it; writable for writable layers unless `read_only`.
+    fn mount(&self, id: &str, read_only: bool) -> Result<RootMount, Error>;
+
+    /// Whether a layer (not a draft) is there.
+    fn exists(&self, id: &str) -> bool;
+
+    /// Layers and writable layers that are there.
+    fn list(&self) -> Result<Vec<String>, Error>;
+
+    /// What a layer changes relative to its parent.
+    fn changes(&self, id: &str) -> Result<Vec<Change>, Error>;
+
+    /// Writes the layer's changes relative to its parent as a tar archive in the OCI layer format.
+    fn diff(&self, id: &str, archive: &mut dyn std::io::Write) -> Result<(), Error>;
+
+    /// Bytes that the layer's own content occupies.
+    fn size(&self, id: &str) -> Result<u64, Error>;
+
+    /// Makes the layer or draft invisible at once; its space comes back with the next [`GraphDriver::sweep`]. A layer
+    /// that is not there is no error.
+    fn remove(&self, id: &str) -> Result<(), Error>;
+
+    /// Deletes what was removed, and with `drafts` the drafts that a dead daemon left. Slow; off every path that somebody waits for.
+    fn sweep(&self, drafts: bool) -> Result<(), Error>;
+}
+
+/// One path that a layer changes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Absolute path inside the root.
+    pub path: PathBuf,
+    /// What happened to it.
+    pub kind: ChangeKind,
+}
+
+/// Docker's numbers: 0, 1, 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "plain words")]
+pub enum ChangeKind {
+    Modified = 0,
+    Added = 1,
+    Deleted = 2,
+}
+
+/// What went wrong in a driver.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such layer.
+    #[error("no such layer: {0}")]
+    NotFound(String),
+    /// The id is taken.
+    #[error("layer {0} exists already")]
+    Exists(String),
+    /// The archive is refused: what it contains and why.
+    #[error("refused layer archive: {0}")]
+    Archive(String),
+    /// The driver cannot work here: what is missing.
+    #[error("graphdriver {driver} cannot be used on {path}: {reason}")]
+    Unsupported {
+        /// The driver's name.
+        driver: &'static str,
+        /// The driver's home.
+        path: PathBuf,
+        /// What is missing and what to do.
+        reason: String,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    System(#[from] gantry_linux::Error),
+}

@@ -1,0 +1,5 @@
+//! Layer file systems: the trait, its drivers, and the archives that fill and describe layers.
+
+mod driver;
+
+pub use driver::*;

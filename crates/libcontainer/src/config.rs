@@ -1,0 +1,245 @@
+//! What a container is, in the library's own words: everything the kernel must be told, resolved and validated by the
+//! caller. An OCI `config.json` is converted into it once, at the edge.
+
+use std::path::PathBuf;
+
+use gantry_linux::mount::RootMount;
+use serde::{Deserialize, Serialize};
+
+/// A container to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Config {
+    /// Its identity; names its cgroup.
+    pub id: String,
+    /// The UTS host name and NIS domain; set only in a new UTS namespace.
+    pub hostname: String,
+    /// See `hostname`.
+    pub domainname: String,
+    /// Where `/` comes from.
+    pub root: RootMount,
+    /// `/` is remounted read-only after everything is mounted.
+    pub readonly_root: bool,
+    /// Which namespaces are new, shared with the host or joined.
+    pub namespaces: Namespaces,
+    /// Mounted in this order on top of the root, `/proc` and `/dev` included.
+    pub mounts: Vec<Mount>,
+    /// Device nodes made in `/dev`.
+    pub devices: Vec<Device>,
+    /// Paths hidden by an empty read-only directory or `/dev/null`; those that are not there are skipped.
+    pub masked_paths: Vec<String>,
+    /// Paths remounted read-only in place; those that are not there are skipped.
+    pub readonly_paths: Vec<String>,
+    /// `name → value`, dots as separators, of the new namespaces.
+    pub sysctls: Vec<(String, String)>,
+    /// Limits, and who may use which device.
+    pub resources: Resources,
+    /// The first process.
+    pub process: Process,
+    /// Run a minimal init as pid 1 that forwards signals and reaps; the process becomes its child.
+    pub init: bool,
+}
+
+/// How one namespace is obtained.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// A new one.
+    #[default]
+    New,
+    /// The host's own.
+    Host,
+    /// The one behind this path (`/proc/<pid>/ns/net`, a bind-mounted file).
+    Path(PathBuf),
+}
+
+/// The namespaces of a container; mount is always new. A user namespace comes with issue 3.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: Namespace,
+    /// Host name.
+    pub uts: Namespace,
+    /// System V IPC and POSIX message queues.
+    pub ipc: Namespace,
+    /// Network devices, addresses, routes, firewall.
+    pub net: Namespace,
+    /// The view of the cgroup tree.
+    pub cgroup: Namespace,
+}
+
+/// One mount below the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where, as an absolute path inside the container; resolved inside its root, missing directories are made.
+    pub destination: PathBuf,
+    /// What.
+    pub kind: MountKind,
+    /// `MS_RDONLY` and its relatives.
+    pub flags: MountFlags,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A new instance of a file system: `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`; options as `fsconfig` takes them.
+    Filesystem {
+        /// The kernel's name of the type.
+        fstype: String,
+        /// Its options, e.g. `("size", Some("65536k"))`.
+        options: Vec<(String, Option<String>)>,
+    },
+    /// A host file or directory. The supervisor opens `source` before it gives anything up.
+    Bind {
+        /// The path on the host; must exist.
+        source: PathBuf,
+        /// Take the mounts below `source` too.
+        recursive: bool,
+        /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`.
+        propagation: Propagation,
+    },
+    /// The container's own cgroups at `destination`: one directory per v1 hierarchy, or the v2 tree.
+    Cgroup,
+}
+
+/// How mount events pass between a bind and its source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are mount(8)'s")]
+pub enum Propagation {
+    Private,
+    #[default]
+    RPrivate,
+    Slave,
+    RSlave,
+    Shared,
+    RShared,
+}
+
+/// Attributes of one mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are mount(8)'s")]
+pub struct MountFlags {
+    pub read_only: bool,
+    /// Read-only for the mounts below it as well.
+    pub recursive_read_only: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    pub noatime: bool,
+    pub relatime: bool,
+    pub strictatime: bool,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path inside the container.
+    pub path: PathBuf,
+    /// Character or block.
+    pub kind: DeviceKind,
+    /// Device numbers.
+    pub major: u32,
+    /// Device numbers.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Owner.
+    pub gid: u32,
+}
+
+/// The kind of a device node or of a device rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "plain words")]
+pub enum DeviceKind {
+    Char,
+    Block,
+    All,
+}
+
+/// One line of the device policy; later ones win.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Allow or deny.
+    pub allow: bool,
+    /// Of which kind.
+    pub kind: DeviceKind,
+    /// `None` is any.
+    pub major: Option<u32>,
+    /// `None` is any.
+    pub minor: Option<u32>,
+    /// Letters of `rwm`.
+    pub access: String,
+}
+
+/// Limits; `None` leaves the kernel's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Bytes of memory and swap together; -1 is unlimited.
+    pub memory_swap: Option<i64>,
+    /// Bytes; the soft limit.
+    pub memory_reservation: Option<i64>,
+    /// 0–100.
+    pub memory_swappiness: Option<u64>,
+    /// Stop tasks instead of killing one when memory is exhausted (v1).
+    pub oom_kill_disable: bool,
+    /// Relative weight, 2–262144, 1024 is normal.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU per period; -1 is unlimited.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    /// CPU list, as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory node list.
+    pub cpuset_mems: Option<String>,
+    /// Number of tasks; -1 is unlimited.
+    pub pids: Option<i64>,
+    /// 10–1000.
+    pub blkio_weight: Option<u16>,
+    /// Device policy; empty leaves all devices allowed.
+    pub device_rules: Vec<DeviceRule>,
+}
+
+/// A process to be started in a container: its first one, or an exec.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Process {
+    /// Program and arguments; the program is looked up in the container's `PATH` when it has no slash.
+    pub args: Vec<String>,
+    /// `NAME=value`. `HOME` is added from the container's passwd file when it is missing.
+    pub env: Vec<String>,
+    /// Absolute; made when missing for the first process.
+    pub cwd: PathBuf,
+    /// Docker's `USER` string: empty, `user`, `uid`, `user:group`, resolved against the container's own
+    /// `/etc/passwd` and `/etc/group`, inside its root, bounded.
+    pub user: String,
+    /// Names or ids of further groups (`--group-add`).
+    pub additional_groups: Vec<String>,
+    /// Give it a terminal.
+    pub terminal: bool,
+    /// Initial size of the terminal, rows and columns.
+    pub console_size: Option<(u16, u16)>,
+    /// Names such as `CAP_CHOWN`; the bounding, permitted and effective sets. Never ambient for non-root users.
+    pub capabilities: Vec<String>,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privileges: bool,
+    /// Compiled by [`crate::seccomp`]; `None` is unconfined. Not serialised: it travels beside as bytes.
+    #[serde(skip)]
+    pub seccomp: Option<std::sync::Arc<[u8]>>,
+    /// Resource limits by their `RLIMIT_` names.
+    pub rlimits: Vec<Rlimit>,
+    /// `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// As `RLIMIT_NOFILE`.
+    pub name: String,
+    /// `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// `u64::MAX` is unlimited.
+    pub hard: u64,
+}

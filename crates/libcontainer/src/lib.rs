@@ -1,0 +1,8 @@
+//! From a description of a container and a root file system to a running process and back.
+//!
+//! Reaches the kernel directly: namespaces, cgroups, capabilities, seccomp, users, rlimits, mounts. Blocking,
+//! single-threaded, and knows nothing of the daemon above it.
+
+pub mod cgroups;
+pub mod config;
+pub mod seccomp;

@@ -1,0 +1,174 @@
+//! Files: `std::fs` with errors that name the path, and writes that are whole or not there.
+//!
+//! The only place in the product that calls `std::fs`; elsewhere clippy refuses it.
+#![allow(clippy::disallowed_methods, reason = "this is the one place")]
+
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Result, ResultExt};
+
+/// Reads a whole file.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    fs::read(&path).during("read", path.as_ref().display())
+}
+
+/// Reads a whole file of UTF-8 text.
+pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
+    fs::read_to_string(&path).during("read", path.as_ref().display())
+}
+
+/// Writes `data` to `path`, creating or truncating it. Not atomic: for kernel files and files nobody else reads yet.
+pub fn write(path: impl AsRef<Path>, data: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(&path, data).during("write", path.as_ref().display())
+}
+
+/// Whether a sync to disk is part of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Survives the death of the process; a power cut may lose it, never tear it.
+    Process,
+    /// On disk when the call returns: file and directory are synced.
+    Disk,
+}
+
+/// Replaces `path` by `data` in one step: readers see the old content or the new one, whole.
+///
+/// The data is written to a temporary name in the same directory and renamed; on failure that name is removed.
+pub fn write_atomic(path: impl AsRef<Path>, data: &[u8], mode: u32, durability: Durability) -> Result<()> {
+    let path = path.as_ref();
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let staged = directory.join(format!(".{name}.{}", unique()));
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&staged)
+            .during("create", staged.display())?;
+        file.write_all(data).during("write", staged.display())?;
+        if durability == Durability::Disk {
+            file.sync_all().during("sync", staged.display())?;
+        }
+        rename(&staged, path)
+    })();
+    if let Err(error) = written {
+        // The first error is the one that matters; the staged file may not even exist.
+        let _ = fs::remove_file(&staged);
+        return Err(error);
+    }
+    if durability == Durability::Disk {
+        sync_directory(directory)?;
+    }
+    Ok(())
+}
+
+/// A name that no other call in this process, nor another live process, gets.
+#[must_use]
+pub fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Syncs a directory, so that renames and creations in it survive a power cut.
+pub fn sync_directory(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    File::open(path).and_then(|dir| dir.sync_all()).during("sync directory", path.display())
+}
+
+/// Opens for reading.
+pub fn open(path: impl AsRef<Path>) -> Result<File> {
+    File::open(&path).during("open", path.as_ref().display())
+}
+
+/// Creates or truncates a file for writing.
+pub fn create(path: impl AsRef<Path>) -> Result<File> {
+    File::create(&path).during("create", path.as_ref().display())
+}
+
+/// Opens with the given options.
+pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<File> {
+    options.open(&path).during("open", path.as_ref().display())
+}
+
+/// Makes a directory and its parents; those that are there are left as they are.
+pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
+    fs::create_dir_all(&path).during("make directory", path.as_ref().display())
+}
+
+/// Makes a directory and its parents and gives the last one `mode`, whatever the umask.
+pub fn create_dir_mode(path: impl AsRef<Path>, mode: u32) -> Result<()> {
+    create_dir_all(&path)?;
+    set_mode(path, mode)
+}
+
+/// Makes one directory, which must not be there.
+pub fn create_dir(path: impl AsRef<Path>) -> Result<()> {
+    fs::create_dir(&path).during("make directory", path.as_ref().display())
+}
+
+/// Sets the permission bits.
+pub fn set_mode(path: impl AsRef<Path>, mode: u32) -> Result<()> {
+    fs::set_permissions(&path, Permissions::from_mode(mode)).during("chmod", path.as_ref().display())
+}
+
+/// Renames, replacing what is there.
+pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    fs::rename(&from, &to)
+        .during("rename", format_args!("{} to {}", from.as_ref().display(), to.as_ref().display()))
+}
+
+/// Removes a file; one that is not there is an error.
+pub fn remove_file(path: impl AsRef<Path>) -> Result<()> {
+    fs::remove_file(&path).during("remove", path.as_ref().display())
+}
+
+/// Removes an empty directory.
+pub fn remove_dir(path: impl AsRef<Path>) -> Result<()> {
+    fs::remove_dir(&path).during("remove directory", path.as_ref().display())
+}
+
+/// Removes a directory with everything in it, never following a symbolic link; one that is not there is fine.
+pub fn remove_dir_all(path: impl AsRef<Path>) -> Result<()> {
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.during("remove directory", path.as_ref().display()),
+    }
+}
+
+/// The metadata of what the path leads to.
+pub fn metadata(path: impl AsRef<Path>) -> Result<Metadata> {
+    fs::metadata(&path).during("stat", path.as_ref().display())
+}
+
+/// The metadata of the path itself, a symbolic link included.
+pub fn symlink_metadata(path: impl AsRef<Path>) -> Result<Metadata> {
+    fs::symlink_metadata(&path).during("stat", path.as_ref().display())
+}
+
+/// The entries' names of a directory, unsorted.
+pub fn list(path: impl AsRef<Path>) -> Result<Vec<std::ffi::OsString>> {
+    let path = path.as_ref();
+    fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| entry.map(|e| e.file_name())).collect())
+        .during("list", path.display())
+}
+
+/// Makes a symbolic link at `link` that says `target`.
+pub fn symlink(target: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
+    std::os::unix::fs::symlink(&target, &link).during("symlink", link.as_ref().display())
+}
+
+/// What a symbolic link says.
+pub fn read_link(path: impl AsRef<Path>) -> Result<PathBuf> {
+    fs::read_link(&path).during("read link", path.as_ref().display())
+}
+
+/// The absolute path without symbolic links.
+pub fn canonicalize(path: impl AsRef<Path>) -> Result<PathBuf> {
+    fs::canonicalize(&path).during("resolve", path.as_ref().display())
+}

@@ -1,0 +1,14 @@
+//! The kernel calls that libraries lack, each safe to call: clone3, mounts by fd, openat2, pidfd, nfnetlink, atomic
+//! files. The home of `unsafe`.
+//!
+//! Nothing here knows containers, images or networks; every function blocks and returns an [`Error`] that names the
+//! operation and what it was tried on.
+
+mod error;
+pub mod fs;
+pub mod mount;
+pub mod netlink;
+pub mod process;
+pub mod socket;
+
+pub use error::{Error, Result, ResultExt};

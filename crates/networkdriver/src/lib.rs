@@ -1,0 +1,5 @@
+//! Networks of containers: the trait, its drivers bridge, host and none, address and port allocation, firewall.
+
+mod driver;
+
+pub use driver::*;
