@@ -1,0 +1,145 @@
+//! The `filters` query parameter in both of its forms: `{"label":["a=b"]}` and the older `{"label":{"a=b":true}}`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+/// Parsed filters: name → accepted values; names are joined by and, values by or.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filters(BTreeMap<String, BTreeSet<String>>);
+
+/// Why filters were refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FiltersError {
+    /// Not JSON of either form.
+    #[error("invalid filter: {0}")]
+    Syntax(String),
+    /// A name that the endpoint does not know.
+    #[error("invalid filter '{0}'")]
+    Unknown(String),
+    /// A value that the filter does not take.
+    #[error("invalid filter '{name}={value}'")]
+    Value {
+        /// The filter.
+        name: String,
+        /// What was given.
+        value: String,
+    },
+}
+
+impl Filters {
+    /// Parses the parameter; an absent or empty one filters nothing.
+    ///
+    /// # Errors
+    /// When it is not JSON of either form, or a name is not among `known`.
+    pub fn parse(parameter: Option<&str>, known: &[&str]) -> Result<Self, FiltersError> {
+        let text = parameter.unwrap_or_default();
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let syntax = |what: &str| FiltersError::Syntax(format!("{what} in {text:?}"));
+        let Ok(Value::Object(object)) = serde_json::from_str(text) else {
+            return Err(syntax("expected a JSON object"));
+        };
+        let mut parsed = BTreeMap::new();
+        for (name, values) in object {
+            if !known.contains(&name.as_str()) {
+                return Err(FiltersError::Unknown(name));
+            }
+            let values = match values {
+                Value::Array(list) => list
+                    .into_iter()
+                    .map(|value| match value {
+                        Value::String(value) => Ok(value),
+                        _ => Err(syntax("expected strings")),
+                    })
+                    .collect::<Result<_, _>>()?,
+                Value::Object(map) => {
+                    map.into_iter().filter(|(_, on)| on.as_bool() == Some(true)).map(|(value, _)| value).collect()
+                }
+                Value::Null => BTreeSet::new(),
+                _ => return Err(syntax("expected a list or an object of values")),
+            };
+            parsed.insert(name, values);
+        }
+        Ok(Self(parsed))
+    }
+
+    /// Adds a value.
+    pub fn add(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.entry(name.into()).or_default().insert(value.into());
+    }
+
+    /// Whether nothing is filtered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The values given for `name`.
+    pub fn get(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.get(name).into_iter().flatten().map(String::as_str)
+    }
+
+    /// Whether `name` is not filtered on, or one of its values satisfies `accept`.
+    pub fn any(&self, name: &str, accept: impl FnMut(&str) -> bool) -> bool {
+        self.0.get(name).is_none_or(|values| values.is_empty() || values.iter().map(String::as_str).any(accept))
+    }
+
+    /// Whether each `label` filter (`key` or `key=value`) holds for `labels`; labels are joined by and.
+    #[must_use]
+    pub fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.get("label").all(|wanted| match wanted.split_once('=') {
+            Some((key, value)) => labels.get(key).is_some_and(|have| have == value),
+            None => labels.contains_key(wanted),
+        })
+    }
+
+    /// A filter that is true or false, `None` where it is not given.
+    ///
+    /// # Errors
+    /// When the value is neither.
+    pub fn boolean(&self, name: &str) -> Result<Option<bool>, FiltersError> {
+        let mut found = None;
+        for value in self.get(name) {
+            found = Some(match value {
+                "1" | "true" | "t" | "True" | "TRUE" => true,
+                "0" | "false" | "f" | "False" | "FALSE" => false,
+                _ => return Err(FiltersError::Value { name: name.into(), value: value.into() }),
+            });
+        }
+        Ok(found)
+    }
+
+    /// The newer JSON form.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        Value::from_iter(self.0.iter().map(|(name, values)| {
+            (name.clone(), Value::from(values.iter().cloned().collect::<Vec<_>>()))
+        }))
+        .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_json_forms_mean_the_same() {
+        let new = Filters::parse(Some(r#"{"label":["a=b","c"]}"#), &["label"]).unwrap();
+        let old = Filters::parse(Some(r#"{"label":{"a=b":true,"c":true,"d":false}}"#), &["label"]).unwrap();
+        assert_eq!(new, old);
+        assert!(new.labels(&BTreeMap::from([("a".into(), "b".into()), ("c".into(), String::new())])));
+        assert!(!new.labels(&BTreeMap::from([("a".into(), "x".into()), ("c".into(), String::new())])));
+        assert_eq!(Filters::parse(Some(&new.to_json()), &["label"]).unwrap(), new);
+    }
+
+    #[test]
+    fn an_unknown_name_and_a_broken_document_are_refused() {
+        assert!(matches!(Filters::parse(Some(r#"{"x":["1"]}"#), &["label"]), Err(FiltersError::Unknown(_))));
+        for bad in ["{", "[]", r#"{"label":"x"}"#, r#"{"label":[1]}"#] {
+            assert!(matches!(Filters::parse(Some(bad), &["label"]), Err(FiltersError::Syntax(_))), "{bad}");
+        }
+    }
+}
