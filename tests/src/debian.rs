@@ -1,0 +1,87 @@
+//! A Debian image made on this machine, for where Docker Hub cannot be reached.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::image::Image;
+use crate::{command, paths};
+
+/// What a container does not need of a fresh system; archives and lists are most of its size.
+const UNNEEDED: [&str; 8] = [
+    "var/cache/apt/archives",
+    "var/lib/apt/lists",
+    "var/log",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "debootstrap",
+];
+
+/// Debian 12 by debootstrap from the mirror that this machine's apt uses; the tree is kept below `store`.
+pub fn image(store: &Path) -> Result<Image> {
+    let root = store.join("debian");
+    if !root.join(".complete").exists() {
+        fs::remove_dir_all(&root).or_else(absent).with_context(|| format!("remove {}", root.display()))?;
+        let mut debootstrap = Command::new(paths::need("debootstrap")?);
+        debootstrap.args(["--variant=minbase", "bookworm"]).arg(&root).arg(mirror());
+        command::succeed(&mut debootstrap, Duration::from_secs(900))?;
+        for path in UNNEEDED {
+            let path = root.join(path);
+            fs::remove_dir_all(&path).or_else(absent).with_context(|| format!("remove {}", path.display()))?;
+        }
+        for path in ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log"] {
+            fs::create_dir_all(root.join(path)).with_context(|| format!("make {path}"))?;
+        }
+        fs::write(root.join(".complete"), "").context("mark the Debian tree as complete")?;
+    }
+    let config = json!({
+        "Cmd": ["bash"],
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+    });
+    Ok(Image::new(config, vec![pack(&root)?]))
+}
+
+fn pack(root: &Path) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.follow_symlinks(false);
+    let mut entries: Vec<PathBuf> = fs::read_dir(root)
+        .with_context(|| format!("list {}", root.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().context("an entry without a name")?;
+        match name.to_str() {
+            // The engine mounts its own.
+            Some("dev" | "proc" | "sys") => archive.append_dir(name, &path),
+            Some(".complete") => Ok(()),
+            _ if path.is_symlink() || path.is_file() => archive.append_path_with_name(&path, name),
+            _ => archive.append_dir_all(name, &path),
+        }
+        .with_context(|| format!("pack {}", path.display()))?;
+    }
+    archive.into_inner().context("finish the Debian layer")
+}
+
+/// The Debian mirror of this machine's apt, else Debian's own name for one.
+#[must_use]
+pub fn mirror() -> String {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    files.extend(fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()));
+    let text: Vec<String> = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+    let urls = text.iter().flat_map(|text| text.lines()).filter(|line| !line.trim_start().starts_with('#'));
+    let mut urls = urls.flat_map(str::split_whitespace).filter(|word| word.starts_with("http"));
+    let found = urls.find(|url| url.trim_end_matches('/').ends_with("/debian"));
+    found.unwrap_or("http://deb.debian.org/debian").to_owned()
+}
+
+fn absent(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}

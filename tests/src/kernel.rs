@@ -1,0 +1,96 @@
+//! The kernel's view of one daemon: what must be equal before and after.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::{Daemon, cgroups, command, paths, slot, until};
+
+/// Everything that a container could leave behind, by kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(BTreeMap<&'static str, BTreeSet<String>>);
+
+impl Snapshot {
+    /// Looks now.
+    #[must_use]
+    pub fn take(daemon: &Daemon) -> Self {
+        let pids = daemon.pids();
+        let mut view: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
+        view.insert("mounts", slot::mounts_below(daemon.slot().root()).iter().map(|p| p.display().to_string()).collect());
+        view.insert("links on the bridge", names(&Path::new("/sys/class/net").join(daemon.bridge()).join("brif")));
+        view.insert("network namespaces", count(namespaces(&pids)));
+        view.insert("processes", count(pids.len()));
+        view.insert("cgroups", count(daemon.slot().container_cgroups().iter().map(|path| descendants(path)).sum()));
+        view.insert("firewall elements", firewall(&daemon.bridge()));
+        view.insert("descriptors of the daemon", count(descriptors(daemon.pid())));
+        view.insert("directories under the exec root", names(&daemon.slot().root().join("run/c")));
+        view.insert("log directories", names(&daemon.data_root().join("containers")));
+        Self(view)
+    }
+
+    /// Waits until nothing is there that was not there before, and panics with the difference when it stays. Warm
+    /// supervisors come and go off the path, so the first look may be too early.
+    #[track_caller]
+    pub fn assert_restored(&self, daemon: &Daemon) {
+        if until(Duration::from_secs(15), || (Self::take(daemon) == *self).then_some(())).is_some() {
+            return;
+        }
+        let now = Self::take(daemon);
+        let mut report = String::new();
+        for (kind, before) in &self.0 {
+            let after = now.0.get(kind).cloned().unwrap_or_default();
+            if after != *before {
+                report.push_str(&format!(
+                    "{kind}: left {:?}, lost {:?}\n",
+                    after.difference(before).collect::<Vec<_>>(),
+                    before.difference(&after).collect::<Vec<_>>()
+                ));
+            }
+        }
+        panic!("the kernel's view differs from before:\n{report}");
+    }
+}
+
+fn count(number: usize) -> BTreeSet<String> {
+    BTreeSet::from([number.to_string()])
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn namespaces(pids: &[i32]) -> usize {
+    let links = pids.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok());
+    links.collect::<BTreeSet<_>>().len()
+}
+
+fn descendants(path: &Path) -> usize {
+    cgroups::children(path).iter().map(|child| 1 + descendants(child)).sum()
+}
+
+fn descriptors(pid: Option<u32>) -> usize {
+    pid.map_or(0, |pid| names(Path::new(&format!("/proc/{pid}/fd"))).len())
+}
+
+/// Elements of all sets and maps in the tables of a bridge.
+fn firewall(bridge: &str) -> BTreeSet<String> {
+    let mut elements = BTreeSet::new();
+    let Some(nft) = paths::program("nft") else { return elements };
+    for (family, table) in slot::tables(bridge) {
+        let mut list = Command::new(&nft);
+        list.args(["-j", "list", "table", &family, &table]);
+        let Ok(output) = command::succeed(&mut list, Duration::from_secs(10)) else { continue };
+        let Ok(value) = serde_json::from_str::<serde_json::Value>(&output.stdout) else { continue };
+        for object in value["nftables"].as_array().into_iter().flatten() {
+            for kind in ["set", "map"] {
+                for element in object[kind]["elem"].as_array().into_iter().flatten() {
+                    elements.insert(format!("{family} {} {element}", object[kind]["name"]));
+                }
+            }
+        }
+    }
+    elements
+}

@@ -1,0 +1,175 @@
+//! Debian's `docker-registry` on a free loopback port, with the tests' images in it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::image::{self, Image};
+use crate::{command, debian, paths, until};
+
+/// A running registry. Its store is shared and kept in the target directory: images are pushed once.
+#[derive(Debug)]
+pub struct Registry {
+    child: Child,
+    port: u16,
+    configuration: tempfile::TempDir,
+}
+
+impl Registry {
+    /// Serves the standard images (see [`image::standard`]).
+    pub fn start() -> Result<Self> {
+        let store = store()?;
+        let lock = locked(&store)?;
+        let registry = Self::serve(&store.join("registry"))?;
+        let stamp = store.join("standard.stamp");
+        let version = image::digest(format!("{:?}", image::standard()?.len()).as_bytes()) + &busybox_version()?;
+        if fs::read_to_string(&stamp).ok().as_deref() != Some(&version) {
+            for (name, image) in image::standard()? {
+                registry.push(name, "latest", &image)?;
+            }
+            fs::write(&stamp, version).context("write the images' stamp")?;
+        }
+        drop(lock);
+        Ok(registry)
+    }
+
+    /// Serves Debian 12, made with debootstrap, as `debian:12` and `debian:latest`, and the standard images.
+    pub fn with_debian() -> Result<Self> {
+        let registry = Self::start()?;
+        let store = store()?;
+        let _lock = locked(&store)?;
+        let stamp = store.join("debian.stamp");
+        if !stamp.exists() {
+            let image = debian::image(&store)?;
+            registry.push("debian", "12", &image)?;
+            registry.push("debian", "latest", &image)?;
+            fs::write(&stamp, "").context("write the image's stamp")?;
+        }
+        Ok(registry)
+    }
+
+    /// Serves a store.
+    pub fn serve(root: &Path) -> Result<Self> {
+        let program = paths::need("docker-registry")?;
+        fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+        for _ in 0..5 {
+            let port = free_port()?;
+            let configuration = tempfile::tempdir().context("make a directory for the registry's configuration")?;
+            let path = configuration.path().join("config.yml");
+            fs::write(&path, configure(root, port)).context("write the registry's configuration")?;
+            let log = File::create(configuration.path().join("log"))?;
+            let mut child = Command::new(&program)
+                .arg("serve")
+                .arg(&path)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()
+                .context("start docker-registry")?;
+            if until(Duration::from_secs(10), || answers(port).or_else(|| ended(&mut child))) == Some(true) {
+                return Ok(Self { child, port, configuration });
+            }
+            child.kill().ok();
+            child.wait().ok();
+        }
+        bail!("docker-registry does not answer on loopback");
+    }
+
+    /// `127.0.0.1:port`.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `127.0.0.1:port/name`.
+    #[must_use]
+    pub fn name(&self, image: &str) -> String {
+        format!("{}/{image}", self.host())
+    }
+
+    /// Pushes an image by skopeo.
+    pub fn push(&self, name: &str, tag: &str, image: &Image) -> Result<()> {
+        let layout = tempfile::tempdir().context("make a directory for an OCI layout")?;
+        image.write_layout(layout.path())?;
+        let mut skopeo = Command::new(paths::need("skopeo")?);
+        skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
+        skopeo.arg(format!("oci:{}:latest", layout.path().display()));
+        skopeo.arg(format!("docker://{}:{tag}", self.name(name)));
+        command::succeed(&mut skopeo, Duration::from_secs(120))?;
+        Ok(())
+    }
+
+    /// The raw manifest of a tag and its digest, as the registry says them.
+    pub fn manifest_digest(&self, name: &str, tag: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect to the registry")?;
+        let accept = "application/vnd.oci.image.manifest.v1+json";
+        let head = format!("HEAD /v2/{name}/manifests/{tag} HTTP/1.0\r\nHost: {}\r\nAccept: {accept}\r\n\r\n", self.host());
+        stream.write_all(head.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let header = answer.lines().find(|line| line.to_lowercase().starts_with("docker-content-digest:"));
+        let digest = header.and_then(|line| line.split_once(' ')).context("the registry gave no digest")?;
+        Ok(digest.1.trim().to_owned())
+    }
+
+    /// What the registry logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.configuration.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A TCP port on loopback that nobody listens on at this moment.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Where images are kept between runs.
+pub fn store() -> Result<PathBuf> {
+    let store = paths::target()?.join("test-images");
+    fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
+    Ok(store)
+}
+
+fn locked(store: &Path) -> Result<File> {
+    let lock = File::create(store.join("lock")).context("open the image store's lock")?;
+    lock.lock().context("lock the image store")?;
+    Ok(lock)
+}
+
+fn busybox_version() -> Result<String> {
+    let program = paths::need("busybox")?;
+    let source = fs::metadata(std::env::current_exe()?).and_then(|m| m.modified()).ok();
+    let size = fs::metadata(&program).with_context(|| format!("stat {}", program.display()))?.len();
+    // Every rebuild of the harness may have changed the images.
+    Ok(format!(" {size} {source:?}"))
+}
+
+fn configure(root: &Path, port: u16) -> String {
+    format!(
+        "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}}}, cache: {{blobdescriptor: inmemory}}}}\n\
+         http: {{addr: '127.0.0.1:{port}'}}\n",
+        root.display()
+    )
+}
+
+fn answers(port: u16) -> Option<bool> {
+    TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_millis(200)).ok().map(|_| true)
+}
+
+fn ended(child: &mut Child) -> Option<bool> {
+    child.try_wait().ok().flatten().map(|_| false)
+}

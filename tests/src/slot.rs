@@ -1,0 +1,156 @@
+//! A place of one's own on the machine: a directory, a bridge name, a subnet, that no other live test process has.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cgroups, command, paths};
+
+/// How many places there are: subnets 10.200.0.0/24 to 10.207.255.0/24.
+const SLOTS: u32 = 2048;
+
+/// One place. It is free again when the value is dropped or the process dies.
+#[derive(Debug)]
+pub struct Slot {
+    number: u32,
+    root: PathBuf,
+    /// Keeps the lock.
+    _lock: File,
+}
+
+impl Slot {
+    /// Takes the first free place and removes what an earlier owner that was killed has left there.
+    pub fn acquire() -> Result<Self> {
+        let base = std::env::temp_dir().join("gantry-tests");
+        fs::create_dir_all(&base).with_context(|| format!("make {}", base.display()))?;
+        for number in 0..SLOTS {
+            let path = base.join(format!("{number}.lock"));
+            let lock = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+            if lock.try_lock().is_ok() {
+                let slot = Self { number, root: base.join(number.to_string()), _lock: lock };
+                slot.purge();
+                fs::create_dir_all(&slot.root).with_context(|| format!("make {}", slot.root.display()))?;
+                return Ok(slot);
+            }
+        }
+        bail!("all {SLOTS} places under {} are in use", base.display());
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The bridge's name, which is also the name of its nftables tables.
+    #[must_use]
+    pub fn bridge(&self) -> String {
+        format!("gt{}", self.number)
+    }
+
+    /// The bridge's address with its prefix length.
+    #[must_use]
+    pub fn bip(&self) -> String {
+        format!("{}1/24", self.prefix())
+    }
+
+    /// `10.x.y.`
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("10.{}.{}.", 200 + self.number / 256, self.number % 256)
+    }
+
+    /// The name of the cgroup in which the harness tracks this place's processes.
+    #[must_use]
+    pub fn tracker(&self) -> String {
+        format!("gantry-test-{}", self.number)
+    }
+
+    /// Where the place's daemon keeps its cgroups, in every hierarchy.
+    #[must_use]
+    pub fn container_cgroups(&self) -> Vec<PathBuf> {
+        let Some(parent) = cgroup_parent(&self.root.join("run")) else { return Vec::new() };
+        cgroups::hierarchies().into_iter().map(|(_, point)| point.join(&parent)).filter(|path| path.is_dir()).collect()
+    }
+
+    /// Removes everything that a daemon may have left here: processes, cgroups, mounts, bridge, tables, files.
+    pub fn purge(&self) {
+        drop(cgroups::Tracker::new(&self.tracker()));
+        for path in self.container_cgroups() {
+            cgroups::kill(&path);
+            cgroups::remove(&path);
+        }
+        for mount in mounts_below(&self.root).iter().rev() {
+            if let Err(error) = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH) {
+                warn(&format!("unmount {}: {error}", mount.display()));
+            }
+        }
+        self.purge_network();
+        if self.root.exists() {
+            if let Err(error) = fs::remove_dir_all(&self.root) {
+                warn(&format!("remove {}: {error}", self.root.display()));
+            }
+        }
+    }
+
+    fn purge_network(&self) {
+        let bridge = self.bridge();
+        let limit = Duration::from_secs(10);
+        if Path::new("/sys/class/net").join(&bridge).exists() {
+            if let Some(ip) = paths::program("ip") {
+                if let Err(error) = command::succeed(Command::new(ip).args(["link", "delete", &bridge]), limit) {
+                    warn(&error.to_string());
+                }
+            }
+        }
+        let Some(nft) = paths::program("nft") else { return };
+        for (family, table) in tables(&bridge) {
+            if let Err(error) = command::succeed(Command::new(&nft).args(["delete", "table", &family, &table]), limit) {
+                warn(&error.to_string());
+            }
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.purge();
+    }
+}
+
+/// The nftables tables that belong to a bridge: `(family, name)`.
+#[must_use]
+pub fn tables(bridge: &str) -> Vec<(String, String)> {
+    let Some(nft) = paths::program("nft") else { return Vec::new() };
+    let Ok(output) = command::succeed(Command::new(nft).args(["list", "tables"]), Duration::from_secs(10)) else {
+        return Vec::new();
+    };
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    };
+    let belongs = |name: &str| name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == bridge);
+    output.stdout.lines().filter_map(parse).filter(|(_, name)| belongs(name)).collect()
+}
+
+/// Mount points at or below a directory, in the order of their mounting.
+#[must_use]
+pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    points.filter(|point| point.starts_with(directory)).collect()
+}
+
+/// The cgroup below which the daemon with this exec root keeps its containers, relative to a hierarchy's root.
+fn cgroup_parent(exec_root: &Path) -> Option<PathBuf> {
+    let hash = crate::image::digest(exec_root.as_os_str().as_encoded_bytes());
+    Some(Path::new("gantry").join(&hash[..12]))
+}
+
+fn warn(text: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "cleaning up: {text}").ok();
+}
