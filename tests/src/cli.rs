@@ -166,7 +166,8 @@ impl Session {
 
     /// Sends a signal to the client.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("signal the client");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .expect("signal the client");
     }
 }
 

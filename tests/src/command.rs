@@ -128,7 +128,8 @@ pub fn describe(command: &Command) -> String {
     let mut line = program.into_owned();
     for argument in command.get_args() {
         let argument = argument.to_string_lossy();
-        let plain = !argument.is_empty() && !argument.contains(|c: char| c.is_whitespace() || "'\"$&|;<>(){}*".contains(c));
+        let plain =
+            !argument.is_empty() && !argument.contains(|c: char| c.is_whitespace() || "'\"$&|;<>(){}*".contains(c));
         line.push(' ');
         line.push_str(&if plain { argument.into_owned() } else { format!("'{}'", argument.replace('\'', r"'\''")) });
     }

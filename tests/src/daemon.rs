@@ -20,8 +20,8 @@ pub struct Options {
     pub flags: Vec<String>,
     /// Further environment variables.
     pub environment: Vec<(String, String)>,
-    /// The bridge's name, where a person shall recognise it.
-    pub bridge: Option<String>,
+    /// The first part of the bridge's name, where a person shall recognise it: `gt`, `gdemo` or `gbench`.
+    pub bridge: Option<&'static str>,
 }
 
 /// A running daemon.
@@ -41,7 +41,7 @@ impl Daemon {
 
     /// As [`Daemon::start`], with options.
     pub fn with(options: Options) -> Result<Self> {
-        let slot = Slot::acquire()?;
+        let slot = Slot::acquire(options.bridge)?;
         let tracker = Tracker::new(&slot.tracker());
         let mut daemon = Self { child: None, options, tracker, slot };
         fs::create_dir_all(daemon.home()).context("make the clients' home directory")?;
@@ -132,7 +132,7 @@ impl Daemon {
     /// The bridge's name.
     #[must_use]
     pub fn bridge(&self) -> String {
-        self.options.bridge.clone().unwrap_or_else(|| self.slot.bridge())
+        self.slot.bridge()
     }
 
     /// The API's socket.

@@ -29,7 +29,7 @@ pub fn image(store: &Path) -> Result<Image> {
     if !root.join(".complete").exists() {
         fs::remove_dir_all(&root).or_else(absent).with_context(|| format!("remove {}", root.display()))?;
         let mut debootstrap = Command::new(paths::need("debootstrap")?);
-        debootstrap.args(["--variant=minbase", "bookworm"]).arg(&root).arg(mirror());
+        debootstrap.args(["--variant=minbase", "bookworm"]).arg(&root).arg(mirror()?);
         command::succeed(&mut debootstrap, Duration::from_secs(900))?;
         for path in UNNEEDED {
             let path = root.join(path);
@@ -70,16 +70,15 @@ fn pack(root: &Path) -> Result<Vec<u8>> {
     archive.into_inner().context("finish the Debian layer")
 }
 
-/// The Debian mirror of this machine's apt, else Debian's own name for one.
-#[must_use]
-pub fn mirror() -> String {
+/// The Debian mirror that this machine's apt uses.
+pub fn mirror() -> Result<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     files.extend(fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()));
     let text: Vec<String> = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
     let urls = text.iter().flat_map(|text| text.lines()).filter(|line| !line.trim_start().starts_with('#'));
     let mut urls = urls.flat_map(str::split_whitespace).filter(|word| word.starts_with("http"));
     let found = urls.find(|url| url.trim_end_matches('/').ends_with("/debian"));
-    found.unwrap_or("http://deb.debian.org/debian").to_owned()
+    found.map(str::to_owned).context("apt's sources name no Debian mirror: the Debian image cannot be made")
 }
 
 fn absent(error: std::io::Error) -> std::io::Result<()> {

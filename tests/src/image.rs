@@ -164,14 +164,16 @@ pub fn standard() -> Result<Vec<(&'static str, Image)>> {
         Image::new(config, [Some(base.clone()), layer].into_iter().flatten().collect())
     };
     let web = Layer::default().directory("www", 0o755).file("www/index.html", 0o644, "hello from inside\n").finish()?;
-    let seed = Layer::default().directory("data", 0o755).file_of(1000, "data/seed", 0o640, "from the image\n").finish()?;
+    let seed =
+        Layer::default().directory("data", 0o755).file_of(1000, "data/seed", 0o640, "from the image\n").finish()?;
     let whiteout = Layer::default().file("data/.wh.seed", 0o644, "").file("data/new", 0o644, "new\n").finish()?;
     let mut layered = image(json!({"Cmd": ["cat", "/data/new"]}), Some(seed.clone()));
     layered.layers.push(whiteout);
     let mut foreign = image(json!({"Cmd": ["true"]}), None);
     foreign.architecture = "s390x";
     let binary = Layer::default().file("foreign", 0o755, foreign_elf()).finish()?;
-    let script = Layer::default().file("script", 0o755, "#!/no/such/interpreter\n").file("text", 0o644, "x").finish()?;
+    let script =
+        Layer::default().file("script", 0o755, "#!/no/such/interpreter\n").file("text", 0o644, "x").finish()?;
     Ok(vec![
         ("busybox", image(json!({"Cmd": ["sh"]}), None)),
         (
@@ -185,7 +187,13 @@ pub fn standard() -> Result<Vec<(&'static str, Image)>> {
         ("layered", layered),
         ("wrongarch", foreign),
         ("programs", Image { layers: vec![base.clone(), binary, script], ..image(json!({}), None) }),
-        ("entry", image(json!({"Entrypoint": ["echo", "entry"], "Cmd": ["default"], "User": "alice", "WorkingDir": "/srv/new"}), None)),
+        (
+            "entry",
+            image(
+                json!({"Entrypoint": ["echo", "entry"], "Cmd": ["default"], "User": "alice", "WorkingDir": "/srv/new"}),
+                None,
+            ),
+        ),
         ("self-exe", image(json!({"Entrypoint": ["/proc/self/exe"]}), None)),
         ("fd-workdir", image(json!({"WorkingDir": "/proc/self/fd/7", "Cmd": ["sh", "-c", "ls ."]}), None)),
         ("linked-proc", image(json!({"Cmd": ["true"]}), Some(linked_directories()?))),

@@ -18,7 +18,10 @@ impl Snapshot {
     pub fn take(daemon: &Daemon) -> Self {
         let pids = daemon.pids();
         let mut view: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
-        view.insert("mounts", slot::mounts_below(daemon.slot().root()).iter().map(|p| p.display().to_string()).collect());
+        view.insert(
+            "mounts",
+            slot::mounts_below(daemon.slot().root()).iter().map(|p| p.display().to_string()).collect(),
+        );
         view.insert("links on the bridge", names(&Path::new("/sys/class/net").join(daemon.bridge()).join("brif")));
         view.insert("network namespaces", count(namespaces(&pids)));
         view.insert("processes", count(pids.len()));
@@ -37,19 +40,22 @@ impl Snapshot {
         if until(Duration::from_secs(15), || (Self::take(daemon) == *self).then_some(())).is_some() {
             return;
         }
-        let now = Self::take(daemon);
+        panic!("the kernel's view differs from before:\n{}", self.difference(&Self::take(daemon)));
+    }
+
+    /// What is more and what is less in `now`, a line per kind; empty when nothing is.
+    #[must_use]
+    pub fn difference(&self, now: &Self) -> String {
         let mut report = String::new();
         for (kind, before) in &self.0 {
             let after = now.0.get(kind).cloned().unwrap_or_default();
             if after != *before {
-                report.push_str(&format!(
-                    "{kind}: left {:?}, lost {:?}\n",
-                    after.difference(before).collect::<Vec<_>>(),
-                    before.difference(&after).collect::<Vec<_>>()
-                ));
+                let more: Vec<&String> = after.difference(before).collect();
+                let less: Vec<&String> = before.difference(&after).collect();
+                report.push_str(&format!("{kind}: more {more:?}, less {less:?}\n"));
             }
         }
-        panic!("the kernel's view differs from before:\n{report}");
+        report
     }
 }
 

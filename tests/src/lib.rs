@@ -5,9 +5,9 @@
 //! too, so nothing here panics but what [`world`] and [`Cli`] check for a test.
 #![allow(clippy::disallowed_methods, reason = "tests handle the machine's files plainly")]
 
-pub mod command;
 pub mod cgroups;
 mod cli;
+pub mod command;
 pub mod daemon;
 pub mod debian;
 pub mod http;

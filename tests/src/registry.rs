@@ -108,7 +108,8 @@ impl Registry {
     pub fn manifest_digest(&self, name: &str, tag: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect to the registry")?;
         let accept = "application/vnd.oci.image.manifest.v1+json";
-        let head = format!("HEAD /v2/{name}/manifests/{tag} HTTP/1.0\r\nHost: {}\r\nAccept: {accept}\r\n\r\n", self.host());
+        let head =
+            format!("HEAD /v2/{name}/manifests/{tag} HTTP/1.0\r\nHost: {}\r\nAccept: {accept}\r\n\r\n", self.host());
         stream.write_all(head.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -12,10 +12,14 @@ use crate::{cgroups, command, paths};
 /// How many places there are: subnets 10.200.0.0/24 to 10.207.255.0/24.
 const SLOTS: u32 = 2048;
 
+/// First parts of bridges' names, by who uses them.
+const PREFIXES: [&str; 3] = ["gt", "gdemo", "gbench"];
+
 /// One place. It is free again when the value is dropped or the process dies.
 #[derive(Debug)]
 pub struct Slot {
     number: u32,
+    prefix: &'static str,
     root: PathBuf,
     /// Keeps the lock.
     _lock: File,
@@ -23,14 +27,15 @@ pub struct Slot {
 
 impl Slot {
     /// Takes the first free place and removes what an earlier owner that was killed has left there.
-    pub fn acquire() -> Result<Self> {
+    pub fn acquire(prefix: Option<&'static str>) -> Result<Self> {
         let base = std::env::temp_dir().join("gantry-tests");
         fs::create_dir_all(&base).with_context(|| format!("make {}", base.display()))?;
         for number in 0..SLOTS {
             let path = base.join(format!("{number}.lock"));
             let lock = File::create(&path).with_context(|| format!("create {}", path.display()))?;
             if lock.try_lock().is_ok() {
-                let slot = Self { number, root: base.join(number.to_string()), _lock: lock };
+                let prefix = prefix.unwrap_or(PREFIXES[0]);
+                let slot = Self { number, prefix, root: base.join(number.to_string()), _lock: lock };
                 slot.purge();
                 fs::create_dir_all(&slot.root).with_context(|| format!("make {}", slot.root.display()))?;
                 return Ok(slot);
@@ -48,7 +53,7 @@ impl Slot {
     /// The bridge's name, which is also the name of its nftables tables.
     #[must_use]
     pub fn bridge(&self) -> String {
-        format!("gt{}", self.number)
+        format!("{}{}", self.prefix, self.number)
     }
 
     /// The bridge's address with its prefix length.
@@ -72,8 +77,15 @@ impl Slot {
     /// Where the place's daemon keeps its cgroups, in every hierarchy.
     #[must_use]
     pub fn container_cgroups(&self) -> Vec<PathBuf> {
-        let Some(parent) = cgroup_parent(&self.root.join("run")) else { return Vec::new() };
+        let Some(parent) = self.cgroup_parent() else { return Vec::new() };
         cgroups::hierarchies().into_iter().map(|(_, point)| point.join(&parent)).filter(|path| path.is_dir()).collect()
+    }
+
+    /// The cgroup below which this place's daemon keeps its containers, relative to a hierarchy's root.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> Option<PathBuf> {
+        let hash = crate::image::digest(self.root.join("run").as_os_str().as_encoded_bytes());
+        Some(Path::new("gantry").join(&hash[..12]))
     }
 
     /// Removes everything that a daemon may have left here: processes, cgroups, mounts, bridge, tables, files.
@@ -88,29 +100,31 @@ impl Slot {
                 warn(&format!("unmount {}: {error}", mount.display()));
             }
         }
-        self.purge_network();
+        for prefix in PREFIXES {
+            purge_network(&format!("{prefix}{}", self.number));
+        }
         if self.root.exists() {
             if let Err(error) = fs::remove_dir_all(&self.root) {
                 warn(&format!("remove {}: {error}", self.root.display()));
             }
         }
     }
+}
 
-    fn purge_network(&self) {
-        let bridge = self.bridge();
-        let limit = Duration::from_secs(10);
-        if Path::new("/sys/class/net").join(&bridge).exists() {
-            if let Some(ip) = paths::program("ip") {
-                if let Err(error) = command::succeed(Command::new(ip).args(["link", "delete", &bridge]), limit) {
-                    warn(&error.to_string());
-                }
-            }
-        }
-        let Some(nft) = paths::program("nft") else { return };
-        for (family, table) in tables(&bridge) {
-            if let Err(error) = command::succeed(Command::new(&nft).args(["delete", "table", &family, &table]), limit) {
-                warn(&error.to_string());
-            }
+/// Deletes a bridge and the nftables tables that carry its name.
+fn purge_network(bridge: &str) {
+    let limit = Duration::from_secs(10);
+    let mut deletions = Vec::new();
+    if Path::new("/sys/class/net").join(bridge).exists() {
+        deletions.push(("ip", vec!["link".to_owned(), "delete".to_owned(), bridge.to_owned()]));
+    }
+    for (family, table) in tables(bridge) {
+        deletions.push(("nft", vec!["delete".to_owned(), "table".to_owned(), family, table]));
+    }
+    for (program, arguments) in deletions {
+        let done = paths::need(program).and_then(|path| command::succeed(Command::new(path).args(arguments), limit));
+        if let Err(error) = done {
+            warn(&error.to_string());
         }
     }
 }
@@ -142,12 +156,6 @@ pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     points.filter(|point| point.starts_with(directory)).collect()
-}
-
-/// The cgroup below which the daemon with this exec root keeps its containers, relative to a hierarchy's root.
-fn cgroup_parent(exec_root: &Path) -> Option<PathBuf> {
-    let hash = crate::image::digest(exec_root.as_os_str().as_encoded_bytes());
-    Some(Path::new("gantry").join(&hash[..12]))
 }
 
 fn warn(text: &str) {

@@ -1,1 +1,51 @@
-fn main() {}
+//! The one door to everything that is done with this project besides using it: `cargo xtask <verb>`.
+#![allow(clippy::print_stdout, reason = "what a verb prints is its result")]
+#![allow(clippy::print_stderr, reason = "errors go to a person")]
+#![allow(clippy::disallowed_methods, reason = "a development tool, which handles the machine's files plainly")]
+
+mod bench;
+mod build;
+mod demo;
+mod interrupt;
+mod lint;
+mod peers;
+mod setup;
+mod test;
+mod walls;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask <verb>
+
+  demo         build, start a daemon of its own, pull a Debian image and run containers that show themselves
+  test         install what the tests need and run every test
+  lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
+  bench start  measure the start path against Docker, podman, runc and crun (installs them; as root)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["demo"] => demo::run(),
+        ["test", filters @ ..] => test::run(filters),
+        ["lint"] => lint::run(),
+        ["bench", "start", options @ ..] => bench::start(options),
+        ["help" | "--help" | "-h"] | [] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("xtask: no such verb: {}\n\n{HELP}", words.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

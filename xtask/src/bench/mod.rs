@@ -1,0 +1,7 @@
+//! `cargo xtask bench`: numbers against peers, interleaved in one run.
+
+mod measure;
+mod report;
+mod start;
+
+pub use start::start;

@@ -1,0 +1,135 @@
+//! Installs what a verb needs, and only what is missing.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use gantry_tests::paths::program;
+
+/// A program that must be there, the Debian package that has it, and what it is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const fn need(program: &'static str, package: &'static str, why: &'static str) -> Need {
+    Need { program, package, why }
+}
+
+/// For building: SQLite and the cryptography library have parts in C.
+const BUILD: [Need; 1] = [need("cc", "gcc", "the C parts of SQLite, zstd and aws-lc")];
+
+/// For a daemon that pulls images which this machine made.
+const RUN: [Need; 6] = [
+    need("docker-registry", "docker-registry", "a private registry on loopback"),
+    need("skopeo", "skopeo", "pushes images into it"),
+    need("busybox", "busybox-static", "the small images of the tests"),
+    need("debootstrap", "debootstrap", "makes the Debian image where Docker Hub cannot be reached"),
+    need("nft", "nftables", "looks at the firewall from outside"),
+    need("ip", "iproute2", "removes bridges of daemons that were killed"),
+];
+
+/// For the whole test suite.
+const TEST: [Need; 2] = [
+    need("tmux", "tmux", "a real terminal"),
+    need("docker", "docker-cli|docker.io", "Docker's own client, which must work with our daemon"),
+];
+
+/// What the demonstration needs.
+pub fn for_demo() -> Result<()> {
+    install(&[&BUILD[..], &RUN[..]].concat())
+}
+
+/// What the tests need.
+pub fn for_tests() -> Result<()> {
+    install(&[&BUILD[..], &RUN[..], &TEST[..]].concat())
+}
+
+/// Installs further packages, for benchmarks.
+pub fn install_peer(program_name: &'static str, package: &'static str, why: &'static str) -> Result<()> {
+    install(&[need(program_name, package, why)])
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<Need> = needs.iter().copied().filter(|need| program(need.program).is_none()).collect();
+    if !rustix::process::geteuid().is_root() {
+        bail!(explain(&missing));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if program("apt-get").is_none() {
+        bail!("this is no Debian machine; install these by hand:\n{}", table(&missing));
+    }
+    println!("installing with apt-get:\n{}", table(&missing));
+    let _guard = NoServices::new()?;
+    apt(&["update", "-q"])?;
+    for need in missing {
+        let mut names = need.package.split('|');
+        let installed = names.find(|name| apt(&["install", "-qq", "-y", "--no-install-recommends", name]).is_ok());
+        if installed.is_none() || program(need.program).is_none() {
+            bail!("{} ({}) could not be installed by apt-get", need.program, need.why);
+        }
+    }
+    Ok(())
+}
+
+fn explain(missing: &[Need]) -> String {
+    let mut text = String::from(
+        "this has to run as root (`sudo -E env PATH=\"$PATH\" cargo xtask …`): containers need namespaces, mounts, cgroups and a \
+         bridge, which the kernel gives to root only",
+    );
+    if !missing.is_empty() {
+        text.push_str("\nit would also install these Debian packages:\n");
+        text.push_str(&table(missing));
+    }
+    text
+}
+
+fn table(needs: &[Need]) -> String {
+    needs.iter().map(|need| format!("  {:<16} {}\n", need.package.replace('|', " or "), need.why)).collect()
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    let output = command.output().context("run apt-get")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("apt-get {} failed: {}", arguments.join(" "), said.trim());
+    }
+    Ok(())
+}
+
+/// While it lives, packages that are installed start no service. A policy that is there already stays as it is.
+struct NoServices {
+    ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o755).open(POLICY).context("write policy-rc.d")?;
+        std::io::Write::write_all(&mut file, b"#!/bin/sh\nexit 101\n").context("write policy-rc.d")?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours {
+            if let Err(error) = fs::remove_file(POLICY) {
+                eprintln!("remove {POLICY}: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `cargo xtask test`: installs what is needed, runs every test, counts them.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use gantry_tests::paths::program;
+
+use crate::{build, lint, setup, walls};
+
+/// Runs everything, or only tests whose names contain one of `filters`.
+pub fn run(filters: &[&str]) -> Result<()> {
+    setup::for_tests()?;
+    if filters.is_empty() {
+        lint::format()?;
+        walls::check()?;
+    }
+    let binary = build::gantry(build::PROFILE)?;
+    let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
+    let mut count = Count::default();
+    let units = ["--workspace", "--exclude", "gantry-tests", "--cargo-profile", build::PROFILE, "--no-fail-fast"];
+    let mut command = if program("cargo-nextest").is_some() || nextest() {
+        let mut command = build::cargo(&[
+            "nextest",
+            "run",
+            "--no-tests",
+            "pass",
+            "--status-level",
+            "fail",
+            "--final-status-level",
+            "fail",
+        ]);
+        command.args(units);
+        command
+    } else {
+        let mut command = build::cargo(&["test"]);
+        command.args(units.iter().map(|word| if *word == "--cargo-profile" { "--profile" } else { word }));
+        command
+    };
+    command.args(filters);
+    count.add(&mut command, &binary, skips.path())?;
+    // Tests of one file share a daemon, so they run as threads of one process.
+    let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);
+    system.args(filters);
+    count.add(&mut system, &binary, skips.path())?;
+    report(&count, skips.path())
+}
+
+fn report(count: &Count, skips: &Path) -> Result<()> {
+    let skipped = std::fs::read_to_string(skips).unwrap_or_default();
+    if !skipped.is_empty() {
+        println!("\nskipped, or skipped in part:");
+        let mut lines: Vec<&str> = skipped.lines().collect();
+        lines.sort_unstable();
+        lines.dedup();
+        for line in lines {
+            println!("  {line}");
+        }
+    }
+    println!("\n{} passed, {} failed", count.passed, count.failed);
+    if count.failed > 0 || count.broken {
+        bail!("not every test passed");
+    }
+    if count.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+/// What the runners said, summed.
+#[derive(Debug, Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    broken: bool,
+}
+
+impl Count {
+    /// Runs a runner, shows what it says, and counts. A failing runner that names no failed test broke before.
+    fn add(&mut self, command: &mut Command, binary: &Path, skips: &Path) -> Result<()> {
+        command.env("GANTRY_BIN", binary).env("GANTRY_SKIPS", skips).env("CARGO_TERM_COLOR", "never");
+        // Both streams in one pipe: nextest speaks on standard error, cargo test on standard output.
+        let (reader, writer) = std::io::pipe().context("make a pipe")?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn().context("start cargo")?;
+        // The command holds the pipe's other end open until it is replaced.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let before = self.failed;
+        for line in BufReader::new(reader).lines() {
+            let line = line.context("read what the tests say")?;
+            println!("{line}");
+            let (passed, failed) = counts(&line);
+            self.passed += passed;
+            self.failed += failed;
+        }
+        let status = child.wait().context("wait for cargo")?;
+        self.broken |= !status.success() && self.failed == before;
+        Ok(())
+    }
+}
+
+/// Passed and failed tests of a runner's closing line; zeros for any other line.
+fn counts(line: &str) -> (u64, u64) {
+    let line = line.trim();
+    if !line.starts_with("test result:") && !line.starts_with("Summary [") {
+        return (0, 0);
+    }
+    let words: Vec<&str> =
+        line.split(|c: char| c.is_whitespace() || ",;()".contains(c)).filter(|w| !w.is_empty()).collect();
+    let before = |name: &str| {
+        words.windows(2).filter(|pair| pair[1] == name).filter_map(|pair| pair[0].parse::<u64>().ok()).sum::<u64>()
+    };
+    (before("passed"), before("failed") + before("timed"))
+}
+
+fn nextest() -> bool {
+    let mut command = build::cargo(&["nextest", "--version"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn closing_lines_of_both_runners_are_counted() {
+        let libtest =
+            "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(counts(libtest), (12, 1));
+        let nextest = "     Summary [   0.105s] 10 tests run: 8 passed (1 slow), 2 failed, 3 skipped";
+        assert_eq!(counts(nextest), (8, 2));
+        assert_eq!(counts("test a_test_that_says_3 passed ... ok"), (0, 0));
+    }
+}
