@@ -1,0 +1,153 @@
+//! HTTP/1 to a daemon: one connection per request, and connections that become a raw stream.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::response::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use crate::{Endpoint, Error, Hijacked, Result, Stream, connect};
+
+/// A client of one daemon. Cheap: it holds no connection.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    endpoint: Endpoint,
+}
+
+/// What a daemon answered to a request for the raw connection.
+#[derive(Debug)]
+pub enum Upgrade {
+    /// The head of its answer, and the connection.
+    Hijacked(Box<Parts>, Hijacked),
+    /// An ordinary answer, usually an error with a message.
+    Answered(Response<Incoming>),
+}
+
+type Connection<B> = http1::Connection<TokioIo<Stream>, B>;
+
+impl HttpClient {
+    /// A client of the daemon there.
+    #[must_use]
+    pub const fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint }
+    }
+
+    /// Whom it speaks to.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Sends a request (its URI needs only path and query) and returns the answer's head; the body streams. Dropping
+    /// the answer closes the connection.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or breaks off; an error status is an answer.
+    pub async fn request<B>(&self, request: Request<B>) -> Result<Response<Incoming>>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (mut sender, connection) = self.open().await?;
+        // Its failures reach the caller through the answer and its body.
+        tokio::spawn(async move { drop(connection.await) });
+        sender.send_request(self.prepare(request)).await.map_err(|source| self.broken(source))
+    }
+
+    /// Asks for the raw connection: attach, exec. Both the 101 of today's daemons and the bare 200 of old ones hijack.
+    ///
+    /// # Errors
+    /// As for [`HttpClient::request`].
+    pub async fn upgrade<B>(&self, request: Request<B>) -> Result<Upgrade>
+    where
+        B: Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut request = self.prepare(request);
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        request.headers_mut().insert(UPGRADE, HeaderValue::from_static("tcp"));
+        let (mut sender, mut connection) = self.open().await?;
+        let answer = {
+            let mut answer = std::pin::pin!(sender.send_request(request));
+            // The connection is driven here, not in a task of its own, so that it can be taken back. It is asked no
+            // further once the head is there: what follows stays in its buffer.
+            poll_fn(|cx| {
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(answer);
+                }
+                let ended = connection.poll_without_shutdown(cx);
+                match answer.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(answer),
+                    Poll::Pending => match ended {
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                        _ => Poll::Pending,
+                    },
+                }
+            })
+            .await
+            .map_err(|source| self.broken(source))?
+        };
+        if !is_raw(&answer) {
+            tokio::spawn(async move { drop(connection.await) });
+            return Ok(Upgrade::Answered(answer));
+        }
+        let (parts, body) = answer.into_parts();
+        let raw = connection.into_parts();
+        let read_ahead = read_ahead(body, &raw.read_buf).await;
+        Ok(Upgrade::Hijacked(Box::new(parts), Hijacked::new(raw.io.into_inner(), read_ahead)))
+    }
+
+    async fn open<B>(&self) -> Result<(http1::SendRequest<B>, Connection<B>)>
+    where
+        B: Body + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = connect(&self.endpoint).await?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))
+    }
+
+    fn prepare<B>(&self, mut request: Request<B>) -> Request<B> {
+        if let Some(path) = request.uri().path_and_query() {
+            *request.uri_mut() = Uri::from(path.clone());
+        }
+        if let Ok(host) = HeaderValue::from_str(&self.endpoint.authority()) {
+            request.headers_mut().entry(HOST).or_insert(host);
+        }
+        request
+    }
+
+    fn broken(&self, source: hyper::Error) -> Error {
+        Error::Http { endpoint: self.endpoint.clone(), source }
+    }
+}
+
+/// What HTTP has read of the stream: first what it took for a body's beginning (of a 200), then its buffer. The body
+/// has lost its connection, so it ends at once.
+async fn read_ahead(mut body: Incoming, buffer: &[u8]) -> Bytes {
+    let mut all = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        all.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+    }
+    all.extend_from_slice(buffer);
+    all.freeze()
+}
+
+/// 101, or a success whose body has neither length nor chunks: the rest of the connection is the stream.
+fn is_raw<B>(answer: &Response<B>) -> bool {
+    let headers = answer.headers();
+    let stream = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.starts_with("application/vnd.docker."));
+    answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (answer.status() == StatusCode::OK
+            && !headers.contains_key(CONTENT_LENGTH)
+            && !headers.contains_key(TRANSFER_ENCODING)
+            && headers.get(http::header::CONTENT_TYPE).is_some_and(stream))
+}

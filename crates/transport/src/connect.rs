@@ -1,0 +1,86 @@
+//! The client's end of a connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::{Endpoint, Error, Result, Stream, names, unix};
+
+/// The longest wait for a TCP handshake.
+const TCP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Connects to a daemon.
+///
+/// # Errors
+/// [`Error::NotRunning`] when nobody listens there, [`Error::Denied`] when the socket is not for this user.
+pub async fn connect(endpoint: &Endpoint) -> Result<Stream> {
+    match endpoint {
+        Endpoint::Unix(path) => {
+            let connected = match path.as_os_str().len() {
+                0..=107 => UnixStream::connect(path).await,
+                _ => connect_long(path).and_then(UnixStream::from_std),
+            };
+            connected.map(Stream::Unix).map_err(|source| explain(endpoint, source))
+        }
+        Endpoint::Tcp { host, port } => connect_tcp(endpoint, host, *port).await.map(Stream::Tcp),
+    }
+}
+
+/// A unix socket answers at once or never: this blocks no longer than the kernel takes to look.
+fn connect_long(path: &Path) -> io::Result<StdUnixStream> {
+    let address = unix::address(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address.address)?;
+    Ok(socket.into())
+}
+
+async fn connect_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<TcpStream> {
+    let mut last = None;
+    for address in names::addresses_of(host) {
+        let attempt = TcpStream::connect(SocketAddr::new(address, port));
+        match tokio::time::timeout(TCP_DEADLINE, attempt).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(|source| explain(endpoint, source))?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(match last {
+        Some(source) => explain(endpoint, source),
+        None => Error::UnknownHost { host: host.to_owned() },
+    })
+}
+
+fn explain(endpoint: &Endpoint, source: io::Error) -> Error {
+    let endpoint = endpoint.clone();
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
+            Error::NotRunning { endpoint, source }
+        }
+        io::ErrorKind::PermissionDenied => Error::Denied { advice: who_may(&endpoint), endpoint },
+        _ => Error::Connect { endpoint, source },
+    }
+}
+
+/// Whom the socket is for.
+fn who_may(endpoint: &Endpoint) -> String {
+    let status = match endpoint.path().map(rustix::fs::stat) {
+        Some(Ok(status)) => status,
+        Some(Err(Errno::ACCESS)) => return "its directory is closed to this user: run as root".to_owned(),
+        _ => return "run as root".to_owned(),
+    };
+    if status.st_mode & 0o020 == 0 {
+        return "it is for its owner only: run as root".to_owned();
+    }
+    let group = names::group_name(status.st_gid).unwrap_or_else(|| status.st_gid.to_string());
+    format!("it is for the members of group {group}: join that group (usermod -aG {group} USER), or run as root")
+}

@@ -1,0 +1,75 @@
+//! Host names without getaddrinfo, which a static binary must not call: literals, localhost, `/etc/hosts`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rustix::fs::{Mode, OFlags};
+
+/// As much of a file of `/etc` as is read.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// The addresses that this machine itself knows for a name; empty when only DNS could.
+#[must_use]
+pub fn addresses_of(host: &str) -> Vec<IpAddr> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if let Ok(address) = bare.parse() {
+        return vec![address];
+    }
+    let name = bare.strip_suffix('.').unwrap_or(bare);
+    if name.eq_ignore_ascii_case("localhost") {
+        return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    }
+    // A machine without /etc/hosts knows no names: not an error.
+    in_hosts(&read("/etc/hosts").unwrap_or_default(), name)
+}
+
+fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let line = |line: &str| {
+        let mut words = line.split('#').next()?.split_ascii_whitespace();
+        let address = words.next()?.parse().ok()?;
+        words.any(|word| word.eq_ignore_ascii_case(name)).then_some(address)
+    };
+    hosts.lines().filter_map(line).collect()
+}
+
+/// The name of a group in `/etc/group`.
+pub(crate) fn group_name(gid: u32) -> Option<String> {
+    read("/etc/group").ok()?.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
+    })
+}
+
+fn read(path: &str) -> io::Result<String> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    File::from(file).take(FILE_LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lines_are_read_with_aliases_and_comments() {
+        let hosts = "10.0.0.1 a b # c\n# 10.0.0.2 a\n::5 A\nnonsense a\n";
+        let expected: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "::5".parse().unwrap()];
+        assert_eq!(in_hosts(hosts, "a"), expected);
+        assert_eq!(in_hosts(hosts, "b").len(), 1);
+        assert!(in_hosts(hosts, "c").is_empty());
+    }
+
+    #[test]
+    fn literals_and_localhost_need_no_file() {
+        assert_eq!(addresses_of("[::1]"), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
+        assert_eq!(addresses_of("LocalHost.")[0], IpAddr::from(Ipv4Addr::LOCALHOST));
+    }
+
+    #[test]
+    fn root_group_has_its_name() {
+        assert_eq!(group_name(0).as_deref(), Some("root"));
+    }
+}
