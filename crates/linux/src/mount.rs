@@ -33,3 +33,9 @@ pub struct OverlayUpper {
     /// The kernel's scratch directory.
     pub work: PathBuf,
 }
+
+mod attach;
+mod attr;
+
+pub use attach::{attach, bind, bind_fd, filesystem, move_to};
+pub use attr::{Attributes, set_attributes};
