@@ -1,0 +1,221 @@
+//! The content store: documents by digest, in `content/sha256/<hex>`; each is there whole and verified, or not there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use gantry_api::reference::Digest;
+use gantry_linux::ResultExt;
+use gantry_linux::fs;
+use sha2::{Digest as _, Sha256};
+
+use crate::image::finish;
+use crate::{Error, Result};
+
+/// A directory of content by digest.
+#[derive(Debug)]
+pub struct Content {
+    blobs: PathBuf,
+    ingest: PathBuf,
+}
+
+impl Content {
+    /// Opens or makes the store, and removes what a dead writer left.
+    ///
+    /// # Errors
+    /// When the directories cannot be made or cleaned.
+    pub fn open(root: &Path) -> Result<Self> {
+        let (blobs, ingest) = (root.join("sha256"), root.join("ingest"));
+        fs::create_dir_mode(root, 0o700)?;
+        fs::create_dir_mode(&blobs, 0o700)?;
+        fs::remove_dir_all(&ingest)?;
+        fs::create_dir_mode(&ingest, 0o700)?;
+        Ok(Self { blobs, ingest })
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.hex())
+    }
+
+    /// Whether the content is there.
+    #[must_use]
+    pub fn exists(&self, digest: &Digest) -> bool {
+        fs::metadata(self.path(digest)).is_ok()
+    }
+
+    /// Opens content for reading.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it is not there.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        fs::open(self.path(digest)).map_err(|error| missing(error, digest))
+    }
+
+    /// Reads a document of at most [`crate::DOCUMENT_LIMIT`] bytes and verifies its digest.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it is not there, [`Error::Digest`] when the disk no longer holds what was written.
+    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_blob(digest)?
+            .take(crate::DOCUMENT_LIMIT as u64)
+            .read_to_end(&mut bytes)
+            .during("read", self.path(digest).display())?;
+        let found = crate::digest_of(&bytes);
+        if found != *digest {
+            return Err(Error::Digest { what: "stored content", wanted: digest.clone(), found });
+        }
+        Ok(bytes)
+    }
+
+    /// Starts writing content beside the store; [`Ingest::commit`] makes it visible, dropping it removes it.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn ingest(&self) -> Result<Ingest<'_>> {
+        let staged = self.ingest.join(fs::unique());
+        let file = fs::open_with(&staged, OpenOptions::new().write(true).create_new(true))?;
+        Ok(Ingest { store: self, staged, file, hash: Sha256::new(), size: 0 })
+    }
+
+    /// Stores a whole document, durably, and returns its digest.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
+        let mut ingest = self.ingest()?;
+        ingest.write_all(bytes).during("write", ingest.staged.display())?;
+        ingest.commit(None, None)
+    }
+
+    /// Removes content; content that is not there is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn delete(&self, digest: &Digest) -> Result<()> {
+        match fs::remove_file(self.path(digest)) {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The digests of everything in the store, unsorted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Digest>> {
+        let names = fs::list(&self.blobs)?;
+        Ok(names.iter().filter_map(|name| Digest::from_hex(name.to_str()?).ok()).collect())
+    }
+}
+
+fn missing(error: gantry_linux::Error, digest: &Digest) -> Error {
+    if error.is_not_found() {
+        Error::NotFound { kind: "content", name: digest.to_string() }
+    } else {
+        error.into()
+    }
+}
+
+/// Content that is being written.
+#[derive(Debug)]
+pub struct Ingest<'a> {
+    store: &'a Content,
+    staged: PathBuf,
+    file: File,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Ingest<'_> {
+    /// Verifies what was written against what was promised, syncs it and makes it visible in one step.
+    ///
+    /// # Errors
+    /// [`Error::Digest`] or [`Error::Invalid`] when it is something else; then nothing is left.
+    pub fn commit(self, wanted: Option<&Digest>, size: Option<u64>) -> Result<Digest> {
+        let found = finish(self.hash.clone());
+        if let Some(wanted) = wanted.filter(|wanted| **wanted != found) {
+            return Err(Error::Digest { what: "content", wanted: wanted.clone(), found });
+        }
+        if let Some(size) = size.filter(|size| *size != self.size) {
+            return Err(Error::invalid(
+                format!("content {found}"),
+                format!("{} bytes, want {size}", self.size),
+            ));
+        }
+        self.file.sync_all().during("sync", self.staged.display())?;
+        fs::rename(&self.staged, self.store.path(&found))?;
+        fs::sync_directory(&self.store.blobs)?;
+        Ok(found)
+    }
+}
+
+impl Write for Ingest<'_> {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.hash.update(&buffer[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Ingest<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.staged)
+            && !error.is_not_found()
+        {
+            tracing::warn!(%error, "a half-written content file stays until the next start");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Content) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Content::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn what_is_put_is_read_back_and_deleted() {
+        let (_dir, store) = store();
+        let digest = store.put(b"hello").unwrap();
+        assert_eq!(store.read(&digest).unwrap(), b"hello");
+        assert_eq!(store.list().unwrap(), [digest.clone()]);
+        store.delete(&digest).unwrap();
+        store.delete(&digest).unwrap();
+        assert!(matches!(store.read(&digest), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn a_wrong_digest_or_size_leaves_nothing() {
+        let (dir, store) = store();
+        let other = crate::digest_of(b"other");
+        let mut ingest = store.ingest().unwrap();
+        ingest.write_all(b"hello").unwrap();
+        assert!(matches!(ingest.commit(Some(&other), None), Err(Error::Digest { .. })));
+        let mut ingest = store.ingest().unwrap();
+        ingest.write_all(b"hello").unwrap();
+        assert!(matches!(ingest.commit(None, Some(4)), Err(Error::Invalid { .. })));
+        assert!(store.list().unwrap().is_empty());
+        assert!(fs::list(dir.path().join("ingest")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn litter_of_a_dead_writer_is_removed_and_damage_is_seen() {
+        let (dir, store) = store();
+        std::mem::forget(store.ingest().unwrap());
+        let digest = store.put(b"hello").unwrap();
+        fs::write(dir.path().join("sha256").join(digest.hex()), b"hellO").unwrap();
+        let store = Content::open(dir.path()).unwrap();
+        assert!(fs::list(dir.path().join("ingest")).unwrap().is_empty());
+        assert!(matches!(store.read(&digest), Err(Error::Digest { .. })));
+    }
+}

@@ -1,0 +1,230 @@
+//! GraphDB: entities with one JSON document each, and named edges between them that make paths; on SQLite.
+//!
+//! Every entity has a kind and a document. An edge goes from a parent to a child under a name that is unique among the
+//! parent's edges, so `/containers/web` is a path from the entity [`ROOT`]. An entity may have several names; cycles are
+//! refused. A name may contain any character: [`join`] escapes the slash.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gantry_linux::fs::Durability;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::{Error, Result};
+
+/// The id of the entity at `/`.
+pub const ROOT: &str = "/";
+/// The kind of the entities that only hold names.
+pub const DIRECTORY: &str = "directory";
+/// Idle connections that are kept for readers.
+const IDLE_READERS: usize = 4;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS entity (
+    id TEXT PRIMARY KEY NOT NULL,
+    kind TEXT NOT NULL,
+    properties TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entity_by_kind ON entity (kind);
+CREATE TABLE IF NOT EXISTS edge (
+    parent TEXT NOT NULL REFERENCES entity (id),
+    name TEXT NOT NULL,
+    child TEXT NOT NULL REFERENCES entity (id),
+    PRIMARY KEY (parent, name)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS edge_by_child ON edge (child);
+INSERT OR IGNORE INTO entity (id, kind, properties) VALUES ('/', 'directory', '{}');
+PRAGMA user_version = 1;
+";
+
+/// A thing: its id, what kind it is, and its document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entity {
+    /// Unique among all entities.
+    pub id: String,
+    /// `image`, `layer`, `container`, `directory` …
+    pub kind: String,
+    /// A JSON document.
+    pub properties: String,
+}
+
+/// The database. Reads see the last commit and never wait for a writer.
+#[derive(Debug)]
+pub struct GraphDb {
+    path: PathBuf,
+    writer: Mutex<Writer>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    durability: Durability,
+}
+
+mod transaction;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use transaction::Transaction;
+pub use view::View;
+
+impl GraphDb {
+    /// Opens or makes the database file.
+    ///
+    /// # Errors
+    /// When it is not a database of this version, or the file system refuses.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let connection = Connection::open(&path)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version > 1 {
+            return Err(Error::invalid(
+                format!("database {}", path.display()),
+                format!("it was written by a newer version (schema {version}); start that one"),
+            ));
+        }
+        if version < 1 {
+            connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
+        }
+        gantry_linux::fs::set_mode(&path, 0o600)?;
+        let writer = Mutex::new(Writer { connection, durability: Durability::Disk });
+        Ok(Self { path, writer, readers: Mutex::default() })
+    }
+
+    /// Runs `change` as one transaction: all of it is committed when it succeeds, nothing when it fails.
+    ///
+    /// [`Durability::Disk`] waits for the disk; [`Durability::Process`] survives the death of the daemon, and a power
+    /// cut may lose it (with everything after it, never a part of it).
+    ///
+    /// # Errors
+    /// The error of `change`, or the database's.
+    pub fn write<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut writer = lock(&self.writer);
+        if writer.durability != durability {
+            let level = if durability == Durability::Disk { "FULL" } else { "NORMAL" };
+            writer.connection.pragma_update(None, "synchronous", level)?;
+            writer.durability = durability;
+        }
+        let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let result = change(&Transaction::new(&transaction))?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
+    /// Runs `look` on one consistent state of the database.
+    ///
+    /// # Errors
+    /// The error of `look`, or the database's.
+    pub fn read<T>(&self, look: impl FnOnce(&View<'_>) -> Result<T>) -> Result<T> {
+        let idle = lock(&self.readers).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self.reader()?,
+        };
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+        let result = look(&View::new(&transaction));
+        transaction.finish()?;
+        let mut idle = lock(&self.readers);
+        if idle.len() < IDLE_READERS {
+            idle.push(connection);
+        }
+        result
+    }
+
+    fn reader(&self) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        Ok(connection)
+    }
+
+    /// Writes one entity, new or replaced.
+    ///
+    /// # Errors
+    /// As [`Transaction::put_entity`].
+    pub fn put_entity(&self, durability: Durability, id: &str, kind: &str, properties: &str) -> Result<()> {
+        self.write(durability, |db| db.put_entity(id, kind, properties))
+    }
+
+    /// Reads one entity.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn entity(&self, id: &str) -> Result<Option<Entity>> {
+        self.read(|db| db.entity(id))
+    }
+
+    /// Reads all entities of a kind, by id.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn entities(&self, kind: &str) -> Result<Vec<Entity>> {
+        self.read(|db| db.entities(kind))
+    }
+
+    /// The entity at a path.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn get(&self, path: &str) -> Result<Option<Entity>> {
+        self.read(|db| db.get(path))
+    }
+
+    /// The names at a path, with the ids that they lead to.
+    ///
+    /// # Errors
+    /// As [`View::children`].
+    pub fn children(&self, path: &str) -> Result<BTreeMap<String, String>> {
+        self.read(|db| db.children(path))
+    }
+}
+
+/// A thread that panicked inside a transaction rolled it back; the connection is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The path of `name` under `directory`, with the slashes of the name escaped.
+#[must_use]
+pub fn join(directory: &str, name: &str) -> String {
+    let name = name.replace('%', "%25").replace('/', "%2F");
+    format!("{}/{name}", directory.trim_end_matches('/'))
+}
+
+/// The names that make up a path.
+fn split(path: &str) -> Result<Vec<String>> {
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err(Error::invalid(format!("path {path:?}"), "it must begin with a slash"));
+    };
+    if rest.is_empty() {
+        return Ok(Vec::new());
+    }
+    rest.split('/')
+        .map(|name| match name {
+            "" => Err(Error::invalid(format!("path {path:?}"), "it has an empty name")),
+            name => Ok(name.replace("%2F", "/").replace("%25", "%")),
+        })
+        .collect()
+}
+
+/// The parent's names and the last name of a path.
+fn split_last(path: &str) -> Result<(Vec<String>, String)> {
+    let mut names = split(path)?;
+    match names.pop() {
+        Some(last) => Ok((names, last)),
+        None => Err(Error::Conflict("the root of the database has no name".to_owned())),
+    }
+}

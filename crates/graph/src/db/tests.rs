@@ -1,0 +1,1 @@
+//! GraphDB against a plain model, and its promises one by one.

@@ -1,0 +1,81 @@
+//! What goes wrong with images at rest.
+
+use gantry_api::ErrorKind;
+use gantry_api::reference::Digest;
+
+/// A failed operation on images, layers or the database.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No image has this name or id.
+    #[error("no such image: {0}")]
+    NoSuchImage(String),
+    /// Something else is not there: an entity, a path, content, a container's layer.
+    #[error("no such {kind}: {name}")]
+    NotFound {
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A short id that begins several ids.
+    #[error("image id {0} is ambiguous: use more digits")]
+    Ambiguous(String),
+    /// The state forbids it; the text says what is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// An image, manifest or name that is not what it must be; the text says why.
+    #[error("invalid {what}: {reason}")]
+    Invalid {
+        /// What was looked at.
+        what: String,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// Content that is not what was promised.
+    #[error("{what}: digest is {found}, want {wanted}")]
+    Digest {
+        /// The content: `layer`, `config` …
+        what: &'static str,
+        /// What was promised.
+        wanted: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// Reading a stream failed.
+    #[error("read {what}: {source}")]
+    Stream {
+        /// The stream: `layer sha256:…`.
+        what: String,
+        /// The reader's error.
+        source: std::io::Error,
+    },
+    /// The graphdriver failed.
+    #[error(transparent)]
+    Driver(#[from] gantry_graphdriver::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    System(#[from] gantry_linux::Error),
+    /// The database failed.
+    #[error("database: {0}")]
+    Database(#[from] rusqlite::Error),
+}
+
+/// Result of this crate's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The HTTP-shaped kind of the failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchImage(_) | Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            Self::Ambiguous(_) | Self::Invalid { .. } => ErrorKind::InvalidParameter,
+            _ => ErrorKind::System,
+        }
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Invalid { what: what.into(), reason: reason.to_string() }
+    }
+}
