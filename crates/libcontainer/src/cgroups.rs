@@ -1,6 +1,22 @@
 //! Control groups: a leaf per container in every hierarchy, its limits, its accounting.
 
+mod devices;
+mod hierarchies;
+mod leaf;
+mod limits;
+mod members;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod validate;
+
 use serde::{Deserialize, Serialize};
+
+pub use crate::config::Resources;
+pub use devices::{all_devices, default_device_rules};
+pub use hierarchies::{Hierarchies, Hierarchy, Version};
+pub use leaf::{Leaf, LeafPath, join_by_fds};
+pub use validate::{HostInfo, validate, validate_nano_cpus};
 
 /// What a container has used; the same meaning on cgroup v1 and v2. Units: bytes and nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
