@@ -32,14 +32,12 @@ pub struct Output {
 impl Output {
     /// Standard output without the last line break; panics when the program failed.
     #[track_caller]
-    #[must_use]
     pub fn ok(&self) -> String {
         self.exits(0)
     }
 
     /// As [`Output::ok`], for the given exit code.
     #[track_caller]
-    #[must_use]
     pub fn exits(&self, code: i32) -> String {
         assert_eq!(self.code, code, "exit code of {self}");
         self.stdout.trim_end_matches('\n').to_owned()
