@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::{Output, World, command, paths};
+use crate::{Output, World, command, daemon, paths};
 
 /// Which client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct Cli<'a> {
 impl<'a> Cli<'a> {
     pub(crate) fn new(world: &'a World, kind: Kind) -> Option<Self> {
         let program = match kind {
+            Kind::Gantry if daemon::reference().is_some() => paths::program("docker")?,
             Kind::Gantry => paths::gantry().ok()?,
             Kind::Docker => paths::program("docker")?,
         };

@@ -27,6 +27,13 @@ impl Image {
         Self { config, layers, architecture: architecture() }
     }
 
+    /// Everything that distinguishes it from other images.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let layers: Vec<String> = self.layers.iter().map(|layer| digest(layer)).collect();
+        format!("{} {} {}", self.architecture, self.config, layers.join(" "))
+    }
+
     /// Writes an OCI layout with one manifest, tagged `latest`.
     pub fn write_layout(&self, directory: &Path) -> Result<()> {
         let blobs = directory.join("blobs/sha256");

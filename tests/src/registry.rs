@@ -27,10 +27,12 @@ impl Registry {
         let lock = locked(&store)?;
         let registry = Self::serve(&store.join("registry"))?;
         let stamp = store.join("standard.stamp");
-        let version = image::digest(format!("{:?}", image::standard()?.len()).as_bytes()) + &busybox_version()?;
+        let images = image::standard()?;
+        let version =
+            image::digest(format!("{:?}", images.iter().map(|(n, i)| (n, i.summary())).collect::<Vec<_>>()).as_bytes());
         if fs::read_to_string(&stamp).ok().as_deref() != Some(&version) {
-            for (name, image) in image::standard()? {
-                registry.push(name, "latest", &image)?;
+            for (name, image) in &images {
+                registry.push(name, "latest", image)?;
             }
             fs::write(&stamp, version).context("write the images' stamp")?;
         }
@@ -149,14 +151,6 @@ fn locked(store: &Path) -> Result<File> {
     let lock = File::create(store.join("lock")).context("open the image store's lock")?;
     lock.lock().context("lock the image store")?;
     Ok(lock)
-}
-
-fn busybox_version() -> Result<String> {
-    let program = paths::need("busybox")?;
-    let source = fs::metadata(std::env::current_exe()?).and_then(|m| m.modified()).ok();
-    let size = fs::metadata(&program).with_context(|| format!("stat {}", program.display()))?.len();
-    // Every rebuild of the harness may have changed the images.
-    Ok(format!(" {size} {source:?}"))
 }
 
 fn configure(root: &Path, port: u16) -> String {

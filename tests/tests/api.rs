@@ -142,7 +142,7 @@ fn wait_by_the_api_answers_when_the_container_ends() {
         world.daemon.get(&name_path).expect("an answer").json()["State"]["Running"] == false
     });
     // The waiter may have come after the end, then it waits for the next one.
-    cli.run(&["start", &name]);
+    let _ = cli.run(&["start", &name]);
     let answer = waiter.join().expect("the waiter").expect("an answer");
     assert_eq!(answer.json()["StatusCode"], 12);
     cli.ok(&["rm", "-f", &name]);
