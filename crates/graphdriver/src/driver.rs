@@ -90,6 +90,14 @@ pub enum Error {
     /// The archive is refused: what it contains and why.
     #[error("refused layer archive: {0}")]
     Archive(String),
+    /// No driver has this name.
+    #[error("no such graphdriver: {name}; there are {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
     /// The driver cannot work here: what is missing.
     #[error("graphdriver {driver} cannot be used on {path}: {reason}")]
     Unsupported {
@@ -103,4 +111,13 @@ pub enum Error {
     /// The kernel refused.
     #[error(transparent)]
     System(#[from] gantry_linux::Error),
+}
+
+impl Change {
+    /// The change of a path that is relative to the root.
+    pub(crate) fn at(path: &[u8], kind: ChangeKind) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        let relative = std::ffi::OsStr::from_bytes(path);
+        Self { path: std::path::Path::new("/").join(relative), kind }
+    }
 }

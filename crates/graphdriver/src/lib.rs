@@ -1,5 +1,14 @@
 //! Layer file systems: the trait, its drivers, and the archives that fill and describe layers.
 
+mod archive;
+mod copy;
 mod driver;
+mod overlay;
+mod store;
+mod table;
+mod trash;
+mod tree;
+mod vfs;
 
 pub use driver::*;
+pub use table::{DRIVERS, Row, open};

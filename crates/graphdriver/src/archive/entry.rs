@@ -1,0 +1,292 @@
+//! Reads the entries of a tar stream, in constant memory: names, extended headers and sparse maps are bounded.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use gantry_linux::ResultExt;
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use super::name::refuse;
+use super::pax::Overrides;
+use crate::Error;
+
+const BLOCK: u64 = 512;
+/// Bytes of one extended header: a few extended attributes of 64 KiB, and names.
+const EXTENDED_LIMIT: u64 = 1 << 20;
+/// Bytes of one GNU long name.
+const LONG_NAME_LIMIT: u64 = 8 << 10;
+/// Pieces of one sparse file.
+const SPARSE_PIECES: usize = 64 << 10;
+/// Bytes that all holes of one archive may claim.
+const HOLE_LIMIT: u64 = 64 << 30;
+
+/// What an entry makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Directory,
+    Link(Vec<u8>),
+    Symlink(Vec<u8>),
+    Character(u32, u32),
+    Block(u32, u32),
+    Fifo,
+}
+
+/// One entry, its names as they came.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub path: Vec<u8>,
+    pub kind: Kind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: (i64, u32),
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The file's size, holes included.
+    pub size: u64,
+}
+
+/// The entries of a stream.
+pub(super) struct Entries<'a> {
+    input: &'a mut dyn Read,
+    /// Bytes of the current entry's data that are still in the stream, and of its padding.
+    data: u64,
+    padding: u64,
+    /// Where the data goes, for a sparse file.
+    pieces: Option<Vec<(u64, u64)>>,
+    holes: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Entries<'a> {
+    pub(super) fn new(input: &'a mut dyn Read) -> Self {
+        Self { input, data: 0, padding: 0, pieces: None, holes: 0, buffer: vec![0; 128 << 10] }
+    }
+
+    /// The next entry; what was not read of the one before is skipped. At the end the stream is read to its end.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
+        let (mut long_name, mut long_link, mut overrides) = (None, None, None);
+        loop {
+            self.skip()?;
+            let Some(header) = self.header()? else {
+                if long_name.is_some() || long_link.is_some() || overrides.is_some() {
+                    return Err(Error::Archive("it ends after an extended header".to_owned()));
+                }
+                self.drain()?;
+                return Ok(None);
+            };
+            let size = header.entry_size().map_err(|error| Error::Archive(error.to_string()))?;
+            match header.entry_type() {
+                EntryType::GNULongName => long_name = Some(self.long_name(size)?),
+                EntryType::GNULongLink => long_link = Some(self.long_name(size)?),
+                EntryType::XHeader => {
+                    if overrides.is_some() {
+                        return Err(Error::Archive("two extended headers for one entry".to_owned()));
+                    }
+                    let body = self.body(size, EXTENDED_LIMIT, "an extended header")?;
+                    overrides = Some(Overrides::parse(&body)?);
+                }
+                // Comments of git and the like: nothing of a layer may be said for all entries.
+                EntryType::XGlobalHeader => self.expect_data(size)?,
+                _ => {
+                    let mut overrides = overrides.unwrap_or_default();
+                    overrides.path = overrides.path.or(long_name);
+                    overrides.link = overrides.link.or(long_link);
+                    return self.entry(&header, overrides, size).map(Some);
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, header: &Header, overrides: Overrides, size: u64) -> Result<Entry, Error> {
+        let path = overrides.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let fail = |why: &str| refuse(&path, why);
+        let link = || overrides.link.clone().or_else(|| header.link_name_bytes().map(Vec::from)).unwrap_or_default();
+        let device = || match (header.device_major(), header.device_minor()) {
+            (Ok(Some(major)), Ok(Some(minor))) => Ok((major, minor)),
+            _ => Err(fail("its device numbers cannot be read")),
+        };
+        let mut size = overrides.size.unwrap_or(size);
+        let kind = match header.entry_type() {
+            // In the oldest archives a directory is a file whose name ends with a slash.
+            EntryType::Regular if path.ends_with(b"/") && header.as_ustar().is_none() => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+            EntryType::Directory => Kind::Directory,
+            EntryType::Link => Kind::Link(link()),
+            EntryType::Symlink => Kind::Symlink(link()),
+            EntryType::Char => device().map(|(major, minor)| Kind::Character(major, minor))?,
+            EntryType::Block => device().map(|(major, minor)| Kind::Block(major, minor))?,
+            EntryType::Fifo => Kind::Fifo,
+            other => return Err(fail(&format!("its type {:?} is unknown", other.as_byte() as char))),
+        };
+        if kind == Kind::File {
+            self.expect_data(size)?;
+        } else {
+            // Whatever the header says, these have no data (Go reads it so).
+            size = 0;
+        }
+        if header.entry_type() == EntryType::GNUSparse {
+            size = self.sparse(header, size, &path)?;
+        }
+        let id = |over: Option<u64>, own: std::io::Result<u64>, what: &str| {
+            let id = over.map_or_else(|| own.map_err(|_| fail(&format!("its {what} cannot be read"))), Ok)?;
+            u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| fail(&format!("its {what} is {id}")))
+        };
+        Ok(Entry {
+            mode: header.mode().map_err(|_| fail("its mode cannot be read"))? & 0o7777,
+            uid: id(overrides.uid, header.uid(), "owner")?,
+            gid: id(overrides.gid, header.gid(), "group")?,
+            mtime: overrides.mtime.unwrap_or_else(|| {
+                (header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0), 0)
+            }),
+            xattrs: overrides.xattrs,
+            kind,
+            size,
+            path,
+        })
+    }
+
+    /// Reads the map of a GNU sparse file; returns the size that the file shall have.
+    fn sparse(&mut self, header: &Header, stored: u64, path: &[u8]) -> Result<u64, Error> {
+        let fail = |why: &str| refuse(path, &format!("sparse file: {why}"));
+        let gnu = header.as_gnu().ok_or_else(|| fail("it has no GNU header"))?;
+        let size = gnu.real_size().map_err(|_| fail("its size cannot be read"))?;
+        let mut pieces = Vec::new();
+        let mut add = |list: &[GnuSparseHeader]| {
+            for piece in list.iter().filter(|piece| !piece.is_empty()) {
+                match (piece.offset(), piece.length()) {
+                    (Ok(offset), Ok(length)) => pieces.push((offset, length)),
+                    _ => return Err(fail("its map cannot be read")),
+                }
+            }
+            if pieces.len() > SPARSE_PIECES { Err(fail("its map is too long")) } else { Ok(()) }
+        };
+        add(&gnu.sparse)?;
+        let mut more = gnu.is_extended();
+        while more {
+            let mut block = GnuExtSparseHeader::new();
+            self.input.read_exact(block.as_mut_bytes()).during("read", "layer archive")?;
+            add(block.sparse())?;
+            more = block.is_extended();
+        }
+        let (mut end, mut sum) = (0, 0_u64);
+        for (offset, length) in &pieces {
+            if *offset < end {
+                return Err(fail("the pieces of its map overlap"));
+            }
+            end =
+                offset.checked_add(*length).filter(|end| *end <= size).ok_or_else(|| fail("its map ends beyond it"))?;
+            sum += length;
+        }
+        if sum != stored {
+            return Err(fail("its map does not fit its data"));
+        }
+        self.holes = self.holes.saturating_add(size - sum);
+        if self.holes > HOLE_LIMIT {
+            return Err(fail(&format!("holes of more than {HOLE_LIMIT} bytes in one archive")));
+        }
+        self.pieces = Some(pieces);
+        Ok(size)
+    }
+
+    /// Writes the current entry's data to `file`, which is empty.
+    pub(super) fn copy_data(&mut self, file: &mut File, size: u64, path: &[u8]) -> Result<(), Error> {
+        let show = || String::from_utf8_lossy(path).into_owned();
+        match self.pieces.take() {
+            None => self.copy_piece(file, self.data, path)?,
+            Some(pieces) => {
+                for (offset, length) in pieces {
+                    file.seek(SeekFrom::Start(offset)).during("seek", show())?;
+                    self.copy_piece(file, length, path)?;
+                }
+                file.set_len(size).during("set size", show())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_piece(&mut self, file: &mut File, mut length: u64, path: &[u8]) -> Result<(), Error> {
+        while length > 0 {
+            let want = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
+            let got = self.input.read(&mut self.buffer[..want]).during("read", "layer archive")?;
+            if got == 0 {
+                return Err(refuse(path, "the archive ends in the middle of it"));
+            }
+            file.write_all(&self.buffer[..got]).during("write", String::from_utf8_lossy(path))?;
+            length -= got as u64;
+            self.data -= got as u64;
+        }
+        Ok(())
+    }
+
+    fn long_name(&mut self, size: u64) -> Result<Vec<u8>, Error> {
+        let mut name = self.body(size, LONG_NAME_LIMIT, "a name")?;
+        if let Some(zero) = name.iter().position(|byte| *byte == 0) {
+            name.truncate(zero);
+        }
+        Ok(name)
+    }
+
+    fn body(&mut self, size: u64, limit: u64, what: &str) -> Result<Vec<u8>, Error> {
+        if size > limit {
+            return Err(Error::Archive(format!("{what} of {size} bytes, at most {limit}")));
+        }
+        self.expect_data(size)?;
+        let mut body = vec![0; usize::try_from(size).unwrap_or_default()];
+        self.input.read_exact(&mut body).during("read", "layer archive")?;
+        self.data = 0;
+        Ok(body)
+    }
+
+    fn expect_data(&mut self, size: u64) -> Result<(), Error> {
+        if size > u64::MAX / 2 {
+            return Err(Error::Archive(format!("an entry of {size} bytes")));
+        }
+        self.data = size;
+        self.padding = size.next_multiple_of(BLOCK) - size;
+        Ok(())
+    }
+
+    fn skip(&mut self) -> Result<(), Error> {
+        self.pieces = None;
+        let mut left = std::mem::take(&mut self.data) + std::mem::take(&mut self.padding);
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let got = self.input.read(&mut self.buffer[..want]).during("read", "layer archive")?;
+            if got == 0 {
+                return Err(Error::Archive("it ends in the middle of an entry".to_owned()));
+            }
+            left -= got as u64;
+        }
+        Ok(())
+    }
+
+    /// The next header; `None` at the end, be it marked or not.
+    fn header(&mut self) -> Result<Option<Header>, Error> {
+        let mut header = Header::new_old();
+        let block = header.as_mut_bytes();
+        let mut filled = 0;
+        while filled < block.len() {
+            match self.input.read(&mut block[filled..]).during("read", "layer archive")? {
+                0 if filled == 0 => return Ok(None),
+                0 => return Err(Error::Archive("it ends in the middle of a header".to_owned())),
+                got => filled += got,
+            }
+        }
+        if block.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let sum: u32 = block[..148].iter().chain(&block[156..]).map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+        if header.cksum().ok() != Some(sum) {
+            return Err(Error::Archive(
+                "a header's checksum is wrong: this is no tar archive, or a damaged one".to_owned(),
+            ));
+        }
+        Ok(Some(header))
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
+        while self.input.read(&mut self.buffer).during("read", "layer archive")? > 0 {}
+        Ok(())
+    }
+}

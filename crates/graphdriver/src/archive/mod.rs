@@ -1,0 +1,27 @@
+//! Layer archives: tar as the OCI image specification has it. Reading is hostile input; writing is deterministic.
+//!
+//! Unpacking turns an archive into a directory in overlayfs's own form (a whiteout is a character device 0/0, an opaque
+//! directory carries `trusted.overlay.opaque`), whatever the driver: one extractor, one list of hostile cases.
+
+mod entry;
+mod extract;
+mod finish;
+mod name;
+mod pax;
+mod spool;
+mod write;
+
+#[cfg(test)]
+mod hostile;
+
+pub(crate) use extract::apply;
+pub(crate) use finish::finish;
+pub(crate) use name::split;
+pub(crate) use write::Writer;
+
+/// Begins the name of a whiteout.
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+/// Hides everything that lower layers have in the directory.
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Names that only aufs itself had a use for.
+pub(crate) const AUFS: &[u8] = b".wh..wh.";

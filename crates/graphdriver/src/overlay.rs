@@ -1,0 +1,261 @@
+//! The overlay driver: a layer is the directory of its changes, and overlayfs shows it on top of those below.
+//!
+//! `layers/<id>/diff` is the directory; `lower` names the layers below, uppermost first, one a line, ended by a line
+//! that is a full stop; `work` is the kernel's, for a writable layer. Drafts are unpacked without their parents.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gantry_linux::ResultExt;
+use gantry_linux::fs;
+use gantry_linux::mount::{OverlayUpper, RootMount};
+use std::os::fd::AsFd;
+
+use crate::archive::{self, Writer};
+use crate::store::{Store, measure, note, noted_size};
+use crate::tree::{self, Step, Walk};
+use crate::{Change, ChangeKind, Error, GraphDriver};
+
+mod probe;
+
+/// What is never wanted, whatever the kernel was configured to: a layer's archive could not say it.
+const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
+
+struct Overlay {
+    store: Store,
+    file_system: String,
+}
+
+/// Opens the driver in its directory, after trying that overlayfs works there.
+pub(crate) fn open(root: &Path) -> Result<Arc<dyn GraphDriver>, Error> {
+    let store = Store::open(root)?;
+    fs::create_dir_mode(store.root().join("empty"), 0o755)?;
+    let file_system = probe::probe(store.root())?;
+    Ok(Arc::new(Overlay { store, file_system }))
+}
+
+impl Overlay {
+    /// The ids below a layer that is there, uppermost first.
+    fn below(&self, layer: &Path) -> Result<Vec<String>, Error> {
+        let text = note(layer, "lower")?.unwrap_or_default();
+        let mut ids: Vec<_> = text.lines().map(str::to_owned).collect();
+        if ids.pop().as_deref() == Some(".") {
+            Ok(ids)
+        } else {
+            // A power cut took the end of a young writable layer.
+            Err(Error::NotFound(format!("{} (its list of layers below is damaged)", layer.display())))
+        }
+    }
+
+    fn write_below(&self, draft: &Path, parent: Option<&str>) -> Result<Vec<String>, Error> {
+        let mut ids = Vec::new();
+        if let Some(parent) = parent {
+            ids.push(parent.to_owned());
+            ids.extend(self.below(&self.store.layer(parent)?)?);
+        }
+        let text: String = ids.iter().map(String::as_str).chain(["."]).map(|id| format!("{id}\n")).collect();
+        fs::write(draft.join("lower"), text)?;
+        Ok(ids)
+    }
+
+    fn diffs(&self, ids: &[String]) -> Vec<PathBuf> {
+        ids.iter().map(|id| self.store.layer_path(id).join("diff")).collect()
+    }
+
+    fn open_lower(&self, layer: &Path) -> Result<Vec<std::os::fd::OwnedFd>, Error> {
+        let diffs = self.diffs(&self.below(layer)?);
+        Ok(diffs.iter().map(|diff| tree::open_root(diff)).collect::<Result<_, _>>()?)
+    }
+
+    fn fill_writable(&self, draft: &Path, parent: Option<&str>) -> Result<(), Error> {
+        let below = self.write_below(draft, parent)?;
+        let diff = draft.join("diff");
+        fs::create_dir_mode(&diff, 0o755)?;
+        fs::create_dir_mode(draft.join("work"), 0o700)?;
+        if let Some(below) = self.diffs(&below).first() {
+            let (from, to) = (tree::open_root(below)?, tree::open_root(&diff)?);
+            let stat = rustix::fs::fstat(&from).during("stat", below.display())?;
+            tree::copy_metadata((from.as_fd(), b""), &stat, (to.as_fd(), b""))?;
+        }
+        Ok(())
+    }
+}
+
+impl GraphDriver for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
+    fn status(&self) -> Vec<(String, String)> {
+        let line = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        vec![
+            line("Backing Filesystem", &self.file_system),
+            line("Supports d_type", "true"),
+            line("Using metacopy", "false"),
+            line("Native Overlay Diff", "true"),
+            line("userxattr", "false"),
+        ]
+    }
+
+    fn applies_in_parallel(&self) -> bool {
+        true
+    }
+
+    fn create(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        begin_draft(&self.store, id, parent)
+    }
+
+    fn apply(&self, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {
+        apply_to_draft(&self.store, id, archive)
+    }
+
+    fn commit(&self, id: &str) -> Result<(), Error> {
+        let draft = self.store.draft(id)?;
+        let parent = note(&draft, "parent")?;
+        let below = self.write_below(&draft, parent.as_deref())?;
+        archive::finish(&draft, &self.diffs(&below))?;
+        clean_draft(&self.store, &draft)?;
+        self.store.publish(id, true)
+    }
+
+    fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        let draft = self.store.begin(id)?;
+        let made = self.fill_writable(&draft, parent).and_then(|()| self.store.publish(id, false));
+        undo_draft(&self.store, &draft, made)
+    }
+
+    fn mount(&self, id: &str, read_only: bool) -> Result<RootMount, Error> {
+        let layer = self.store.layer(id)?;
+        let mut lower = self.diffs(&self.below(&layer)?);
+        let (diff, work) = (layer.join("diff"), layer.join("work"));
+        let upper = if !read_only && fs::symlink_metadata(&work).is_ok() {
+            Some(OverlayUpper { upper: diff, work })
+        } else {
+            lower.insert(0, diff);
+            None
+        };
+        // The kernel wants one lower directory below an upper one, and two without it.
+        while lower.len() < if upper.is_some() { 1 } else { 2 } {
+            lower.push(self.store.root().join("empty"));
+        }
+        let options = OPTIONS.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned()))).collect();
+        Ok(RootMount::Overlay { lower, upper, options })
+    }
+
+    fn exists(&self, id: &str) -> bool {
+        self.store.exists(id)
+    }
+
+    fn list(&self) -> Result<Vec<String>, Error> {
+        self.store.list()
+    }
+
+    fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
+        let layer = self.store.layer(id)?;
+        let lower = self.open_lower(&layer)?;
+        let mut changes = Vec::new();
+        let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
+        while let Some(step) = walk.next()? {
+            let Step::Entry { dir, name, path, stat } = step else { continue };
+            let below = tree::look_through(&lower, &path)?;
+            let kind = match (&below, tree::is_whiteout(&stat)) {
+                (None, true) => continue,
+                (Some(_), true) => ChangeKind::Deleted,
+                (Some(_), false) => ChangeKind::Modified,
+                (None, false) => ChangeKind::Added,
+            };
+            changes.push(Change::at(&path, kind));
+            if tree::is_dir(&stat) && below.is_some_and(|(_, below)| tree::is_dir(&below)) {
+                let own = tree::open_dir(&dir, &name).during("open", tree::show(&path))?;
+                if tree::is_opaque(&own) {
+                    for gone in tree::names_through(&lower, &path)? {
+                        if tree::stat(&own, &gone).is_err() {
+                            changes.push(Change::at(
+                                &[path.as_slice(), b"/", gone.as_slice()].concat(),
+                                ChangeKind::Deleted,
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        changes.sort_unstable();
+        Ok(changes)
+    }
+
+    fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        let mut writer = Writer::new(archive);
+        let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
+        while let Some(step) = walk.next()? {
+            let Step::Entry { dir, name, path, stat } = step else { continue };
+            if tree::is_whiteout(&stat) {
+                writer.whiteout(&path)?;
+                continue;
+            }
+            writer.entry(dir.as_fd(), &name, &path, &stat)?;
+            if tree::is_dir(&stat) && tree::is_opaque(tree::open_dir(&dir, &name).during("open", tree::show(&path))?) {
+                writer.opaque(&path)?;
+            }
+        }
+        writer.finish()
+    }
+
+    fn size(&self, id: &str) -> Result<u64, Error> {
+        let layer = self.store.layer(id)?;
+        noted_size(&layer)?.map_or_else(|| measure(&layer.join("diff")), Ok)
+    }
+
+    fn remove(&self, id: &str) -> Result<(), Error> {
+        self.store.remove(id)
+    }
+
+    fn sweep(&self, drafts: bool) -> Result<(), Error> {
+        self.store.sweep(drafts)
+    }
+}
+
+/// A draft is unpacked into overlayfs's form whatever the driver.
+pub(crate) fn begin_draft(store: &Store, id: &str, parent: Option<&str>) -> Result<(), Error> {
+    let draft = store.begin(id)?;
+    let made = (|| {
+        let diff = draft.join("diff");
+        fs::create_dir_mode(&diff, 0o755)?;
+        tree::set_implied(tree::open_root(&diff)?)?;
+        fs::create_dir_mode(draft.join("grave"), 0o700)?;
+        if let Some(parent) = parent {
+            fs::write(draft.join("parent"), parent)?;
+        }
+        Ok(())
+    })();
+    undo_draft(store, &draft, made)
+}
+
+pub(crate) fn apply_to_draft(store: &Store, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {
+    let draft = store.draft(id)?;
+    let content = archive::apply(&draft, archive)?;
+    let before = noted_size(&draft)?.unwrap_or(0);
+    fs::write(draft.join("size"), (before + content).to_string())?;
+    Ok(content)
+}
+
+/// Removes what only a draft has.
+pub(crate) fn clean_draft(store: &Store, draft: &Path) -> Result<(), Error> {
+    store.discard(&draft.join("grave"))?;
+    store.discard(&draft.join("later"))?;
+    if noted_size(draft)?.is_none() {
+        fs::write(draft.join("size"), "0")?;
+    }
+    Ok(())
+}
+
+/// Removes the draft when making it failed; the first error is the one that matters.
+pub(crate) fn undo_draft(store: &Store, draft: &Path, made: Result<(), Error>) -> Result<(), Error> {
+    if made.is_err()
+        && let Err(error) = store.discard(draft)
+    {
+        tracing::warn!(%error, "a failed draft stays until the next start");
+    }
+    made
+}

@@ -1,0 +1,83 @@
+//! The drivers there are, best first, and which one a daemon uses.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gantry_linux::fs;
+
+use crate::{Error, GraphDriver, overlay, vfs};
+
+/// A driver that can be chosen.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name, and that of its directory in the data root.
+    pub name: &'static str,
+    /// Other names that people know it by.
+    pub aliases: &'static [&'static str],
+    /// Opens it in its directory, or says what it lacks.
+    pub open: fn(&Path) -> Result<Arc<dyn GraphDriver>, Error>,
+}
+
+/// One line per driver, best first.
+pub const DRIVERS: &[Row] = &[
+    Row { name: "overlay", aliases: &["overlay2"], open: overlay::open },
+    Row { name: "vfs", aliases: &[], open: vfs::open },
+];
+
+/// Opens the driver `name` (of `--storage-driver` or `DOCKER_DRIVER`) in the data root; without a name the one whose
+/// layers are there, else the best that works. Also says why it was chosen.
+///
+/// # Errors
+/// [`Error::Unknown`] for a name that is in no row, [`Error::Unsupported`] when the driver cannot work here.
+pub fn open(root: &Path, name: Option<&str>) -> Result<(Arc<dyn GraphDriver>, String), Error> {
+    let start = |row: &Row| (row.open)(&root.join(row.name));
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        let row = DRIVERS
+            .iter()
+            .find(|row| row.name == name || row.aliases.contains(&name))
+            .ok_or_else(|| Error::Unknown { name: name.to_owned(), known: names() })?;
+        return Ok((start(row)?, format!("{} was asked for", row.name)));
+    }
+    let holds = |row: &&Row| fs::list(root.join(row.name).join("layers")).is_ok_and(|names| !names.is_empty());
+    if let Some(row) = DRIVERS.iter().find(holds) {
+        return Ok((start(row)?, format!("{} holds the layers of this data root", row.name)));
+    }
+    let mut lacking = String::new();
+    for row in DRIVERS {
+        match start(row) {
+            Ok(driver) => return Ok((driver, format!("{} is the best that works here{lacking}", row.name))),
+            Err(Error::Unsupported { driver, reason, .. }) => {
+                lacking = format!("{lacking}; {driver} does not: {reason}");
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Err(Error::Unknown { name: format!("one that works{lacking}"), known: names() })
+}
+
+fn names() -> String {
+    DRIVERS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlay_is_chosen_where_it_works_and_overlay2_is_its_name_too() {
+        let root = tempfile::tempdir().unwrap();
+        let (driver, reason) = open(root.path(), None).unwrap();
+        assert_eq!(driver.name(), "overlay", "{reason}");
+        assert_eq!(open(root.path(), Some("overlay2")).unwrap().0.name(), "overlay");
+    }
+
+    #[test]
+    fn the_driver_that_holds_layers_stays_and_unknown_names_list_what_there_is() {
+        let root = tempfile::tempdir().unwrap();
+        let (driver, _) = open(root.path(), Some("vfs")).unwrap();
+        driver.create_writable("one", None).unwrap();
+        assert_eq!(open(root.path(), None).unwrap().0.name(), "vfs");
+        let error = open(root.path(), Some("zfs")).err().unwrap().to_string();
+        assert_eq!(error, "no such graphdriver: zfs; there are overlay, vfs");
+    }
+}
