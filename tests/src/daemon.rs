@@ -152,6 +152,11 @@ impl Daemon {
     /// The data root.
     #[must_use]
     pub fn data_root(&self) -> PathBuf {
+        if reference().is_some() {
+            let root =
+                self.get("/info").ok().and_then(|answer| answer.json()["DockerRootDir"].as_str().map(PathBuf::from));
+            return root.unwrap_or_default();
+        }
         self.slot.root().join("data")
     }
 

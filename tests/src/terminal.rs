@@ -1,6 +1,7 @@
 //! A real terminal: tmux, whose screen a test reads and whose keys it presses.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,8 +18,8 @@ impl Terminal {
     /// Runs a shell line; the terminal stays open when it has ended and shows `[exit N]`.
     pub fn start(line: &str) -> Result<Self> {
         paths::need("tmux")?;
-        let unique = format!("{:?}", std::thread::current().id());
-        let unique: String = unique.chars().filter(char::is_ascii_digit).collect();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
         let terminal = Self { server: format!("gantry-{}-{unique}", std::process::id()) };
         let line = format!("{line}; echo [exit $?]; exec sleep 600");
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", &line])?;

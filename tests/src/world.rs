@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::{Context, Result};
 
-use crate::{Cli, Daemon, Kind, Options, Registry};
+use crate::{Cli, Daemon, Kind, Options, Registry, image};
 
 /// The image that tests run where it does not matter which.
 pub const IMAGE: &str = "busybox";
@@ -33,6 +33,15 @@ impl World {
     /// Pulls one of the standard images and gives it its short name.
     pub fn pull(&self, image: &str) -> Result<()> {
         self.daemon.pull(&self.registry.name(image), image)
+    }
+
+    /// Pushes an image that no other test has, whose name begins with `base`; it prints `new` when it is run.
+    pub fn push_own(&self, base: &str) -> Result<String> {
+        let name = self.name(base);
+        let (_, mut image) = image::standard()?.into_iter().find(|(name, _)| *name == "layered").context("an image")?;
+        image.layers.push(image::Layer::default().file("own", 0o644, &name).finish()?);
+        self.registry.push(&name, "latest", &image)?;
+        Ok(name)
     }
 
     /// A name that no other test of this world uses.

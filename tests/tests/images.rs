@@ -7,8 +7,9 @@ use gantry_tests::{IMAGE, both, command, image};
 #[test]
 fn pull_says_what_it_did_and_a_second_one_that_nothing_changed() {
     both(|world, cli| {
-        let name = world.registry.name("seeded");
-        let digest = world.registry.manifest_digest("seeded", "latest").expect("a digest");
+        let own = world.push_own("pulled").expect("push");
+        let name = world.registry.name(&own);
+        let digest = world.registry.manifest_digest(&own, "latest").expect("a digest");
         let first = cli.ok(&["pull", &name]);
         assert!(first.contains(&format!("Digest: {digest}")), "{first}");
         assert!(first.contains(&format!("Status: Downloaded newer image for {name}:latest")), "{first}");
@@ -23,8 +24,9 @@ fn pull_says_what_it_did_and_a_second_one_that_nothing_changed() {
 #[test]
 fn pull_by_digest_runs_and_is_listed_without_a_tag() {
     both(|world, cli| {
-        let digest = world.registry.manifest_digest("layered", "latest").expect("a digest");
-        let name = format!("{}@{digest}", world.registry.name("layered"));
+        let own = world.push_own("digest").expect("push");
+        let digest = world.registry.manifest_digest(&own, "latest").expect("a digest");
+        let name = format!("{}@{digest}", world.registry.name(&own));
         cli.ok(&["pull", "-q", &name]);
         assert_eq!(cli.ok(&["run", "--rm", &name]), "new");
         assert!(cli.inspect(&name, "{{json .RepoDigests}}").contains(&digest));
@@ -60,7 +62,7 @@ fn what_cannot_be_pulled_is_named() {
 #[test]
 fn tags_are_names_and_rmi_removes_the_last_one_with_the_image() {
     both(|world, cli| {
-        let source = world.registry.name("entry");
+        let source = world.registry.name(&world.push_own("tagged").expect("push"));
         cli.ok(&["pull", "-q", &source]);
         let id = cli.inspect(&source, "{{.Id}}");
         let (one, two) = (world.name("tag-a"), format!("example.com/team/{}:v1", world.name("tag-b")));
@@ -83,10 +85,10 @@ fn tags_are_names_and_rmi_removes_the_last_one_with_the_image() {
 #[test]
 fn an_image_in_use_is_kept_unless_forced() {
     both(|world, cli| {
-        let source = world.registry.name("web");
+        let source = world.registry.name(&world.push_own("used").expect("push"));
         cli.ok(&["pull", "-q", &source]);
         let name = world.name("user");
-        cli.ok(&["run", "-d", "--name", &name, &source]);
+        cli.ok(&["run", "-d", "--name", &name, &source, "sleep", "600"]);
         let out = cli.run(&["rmi", &source]);
         assert_eq!(out.code, 1, "{out}");
         assert!(out.stderr.contains("is using") || out.stderr.contains("is being used"), "{out}");

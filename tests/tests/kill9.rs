@@ -67,7 +67,7 @@ fn ports_networks_and_attached_clients_survive_a_restart() {
     assert!(answers(), "and with the next one");
     let cli = world.gantry();
     assert_eq!(cli.inspect("web", format), port.to_string());
-    let other = cli.ok(&["run", "--rm", IMAGE, "hostname", "-i"]);
+    let other = cli.ok(&["run", "--rm", IMAGE, "sh", "-c", "ip -4 -o addr show eth0 | awk '{print $4}' | cut -d/ -f1"]);
     assert_ne!(
         other,
         cli.inspect("web", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"),

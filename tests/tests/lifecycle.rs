@@ -114,7 +114,7 @@ fn rm_refuses_a_running_container_and_force_removes_it() {
     both(|world, cli| {
         let name = world.name("busy");
         cli.ok(&["run", "-d", "--name", &name, IMAGE, "sleep", "600"]);
-        cli.run(&["rm", &name]).fails(1, "container is running");
+        cli.run(&["rm", &name]).fails(1, "running");
         cli.ok(&["rm", "-f", &name]);
         cli.run(&["rm", &name]).fails(1, "no such container");
         cli.ok(&["create", "--name", &name, IMAGE]);

@@ -60,7 +60,7 @@ fn memory_and_swap_limits_are_in_force() {
             &name,
             "sh",
             "-c",
-            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null",
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true",
         ]);
         assert_eq!(inside, "67108864");
         cli.ok(&["rm", "-f", &name]);

@@ -62,8 +62,10 @@ fn containers_reach_each_other_and_published_ports() {
         assert!(page("127.0.0.1", port).is_some());
         let address = cli.inspect(&name, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
         let gateway = format!("{}1", world.daemon.slot().prefix());
-        for url in [format!("http://{address}/"), format!("http://{gateway}:{port}/")] {
-            assert_eq!(cli.ok(&["run", "--rm", IMAGE, "wget", "-qO-", "-T", "5", &url]), "hello from inside", "{url}");
+        for target in [format!("{address} 80"), format!("{gateway} {port}")] {
+            // Not wget: it asks for the port of "http", and a static glibc cannot.
+            let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {target} | tail -1");
+            assert_eq!(cli.ok(&["run", "--rm", IMAGE, "sh", "-c", &script]), "hello from inside", "{target}");
         }
         cli.ok(&["rm", "-f", &name]);
     });
@@ -84,7 +86,7 @@ fn expose_all_publishes_what_the_image_exposes() {
 fn udp_is_published_too() {
     both(|world, cli| {
         let name = world.name("udp");
-        let script = "echo ready; nc -u -l -p 5353 -e cat";
+        let script = "exec udpsvd 0.0.0.0 5353 cat";
         cli.ok(&["run", "-d", "--name", &name, "-p", "127.0.0.1:0:5353/udp", IMAGE, "sh", "-c", script]);
         let port = port(cli, &name, "5353/udp");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -141,14 +143,16 @@ fn the_files_about_names_are_the_containers_own() {
         let out = cli.ok(&[
             &["run", "--rm"],
             &flags[..],
-            &[IMAGE, "sh", "-c", "cat /etc/resolv.conf /etc/hosts; hostname -i"],
+            &[IMAGE, "sh", "-c", "cat /etc/resolv.conf /etc/hosts; ip -4 -o addr show eth0"],
         ]
         .concat());
         assert!(out.contains("nameserver 192.0.2.53"), "{out}");
         assert!(out.lines().any(|line| line.split_whitespace().eq(["192.0.2.7", "db"])), "{out}");
         assert!(out.lines().any(|line| line.split_whitespace().last() == Some("box")), "{out}");
         assert!(out.contains("localhost"), "{out}");
-        assert!(out.lines().last().is_some_and(|line| line.starts_with("10.")), "{out}");
+        let address = out.lines().last().and_then(|line| line.split_whitespace().nth(3)).unwrap_or_default();
+        let address = address.split('/').next().unwrap_or_default();
+        assert!(out.lines().any(|line| line.split_whitespace().eq([address, "box"])), "{out}");
     });
 }
 
