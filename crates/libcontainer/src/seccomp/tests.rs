@@ -1,0 +1,309 @@
+//! Programs run in an interpreter, against the profile's meaning, and on the kernel.
+#![allow(unsafe_code, reason = "a forked child installs the filter and tries raw system calls")]
+
+use super::*;
+
+const AUDIT_64: u32 = 0xc000_003e;
+const AUDIT_32: u32 = 0x4000_0003;
+const ALLOW: u32 = 0x7fff_0000;
+const KILL: u32 = 0x8000_0000;
+
+fn errno(value: u32) -> u32 {
+    0x0005_0000 | value
+}
+
+/// Runs a program as the kernel does; returns the verdict and how many instructions it took.
+fn run(program: &[u8], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
+    let mut data = Vec::new();
+    data.extend(number.to_ne_bytes());
+    data.extend(arch.to_ne_bytes());
+    data.extend([0; 8]);
+    arguments.iter().for_each(|a| data.extend(a.to_ne_bytes()));
+    let (mut at, mut accumulator, mut steps) = (0usize, 0u32, 0);
+    loop {
+        let i = &program[at * 8..at * 8 + 8];
+        let code = u16::from_ne_bytes([i[0], i[1]]);
+        let k = u32::from_ne_bytes([i[4], i[5], i[6], i[7]]);
+        let (yes, no) = (usize::from(i[2]), usize::from(i[3]));
+        at += 1;
+        steps += 1;
+        let branch = |taken: bool| if taken { yes } else { no };
+        match code {
+            0x20 => accumulator = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
+            0x54 => accumulator &= k,
+            0x05 => at += k as usize,
+            0x15 => at += branch(accumulator == k),
+            0x25 => at += branch(accumulator > k),
+            0x35 => at += branch(accumulator >= k),
+            0x06 => return (k, steps),
+            _ => panic!("unexpected instruction {code:#x}"),
+        }
+    }
+}
+
+fn default_program(capabilities: &[&str]) -> Vec<u8> {
+    let profile = default_profile();
+    let capabilities: Vec<String> = capabilities.iter().map(|c| (*c).to_owned()).collect();
+    compile(&profile, &Target::new(&profile, &capabilities, (6, 1))).unwrap()
+}
+
+fn verdict(program: &[u8], arch: Arch, name: &str, first: u64) -> u32 {
+    run(program, arch.audit(), arch.number(name).unwrap(), [first, 0, 0, 0, 0, 0]).0
+}
+
+#[test]
+fn tables_are_sorted_and_agree_with_libc() {
+    for table in [x86_64::TABLE, i386::TABLE, x32::OWN] {
+        assert!(table.is_sorted_by(|a, b| a.0 < b.0));
+    }
+    assert!(x32::MISSING.is_sorted());
+    for (name, number) in [
+        ("read", libc::SYS_read),
+        ("clone3", libc::SYS_clone3),
+        ("socket", libc::SYS_socket),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("fchmodat2", libc::SYS_fchmodat2),
+        ("mseal", libc::SYS_mseal),
+        ("personality", libc::SYS_personality),
+    ] {
+        assert_eq!(Arch::X86_64.number(name), u32::try_from(number).ok(), "{name}");
+    }
+}
+
+#[test]
+fn the_default_refuses_af_alg_vsock_and_io_uring_in_every_entry() {
+    let program = default_program(&[]);
+    for arch in [Arch::X86_64, Arch::I386, Arch::X32] {
+        for family in [38, 40, 0x1_0000_0026, 0xffff_ffff_0000_0028] {
+            assert_eq!(verdict(&program, arch, "socket", family), errno(1), "{arch:?} {family:#x}");
+        }
+        for family in [1, 2, 10, 16, 17, 37, 39, 41] {
+            assert_eq!(verdict(&program, arch, "socket", family), ALLOW, "{arch:?} {family}");
+        }
+        for name in ["io_uring_setup", "io_uring_enter", "io_uring_register", "keyctl", "add_key", "userfaultfd"] {
+            assert_eq!(verdict(&program, arch, name, 0), errno(1), "{arch:?} {name}");
+        }
+        for name in ["read", "write", "openat", "mmap", "exit_group", "execve", "futex", "ptrace"] {
+            assert_eq!(verdict(&program, arch, name, 0), ALLOW, "{arch:?} {name}");
+        }
+    }
+}
+
+#[test]
+fn namespaces_and_mounts_need_their_capability() {
+    let plain = default_program(&[]);
+    let admin = default_program(&["CAP_SYS_ADMIN"]);
+    for arch in [Arch::X86_64, Arch::I386, Arch::X32] {
+        assert_eq!(verdict(&plain, arch, "clone", 0x11), ALLOW);
+        for flag in [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
+            assert_eq!(verdict(&plain, arch, "clone", flag | 0x11), errno(1));
+            assert_eq!(verdict(&admin, arch, "clone", flag | 0x11), ALLOW);
+        }
+        assert_eq!(verdict(&plain, arch, "clone3", 0), errno(38));
+        assert_eq!(verdict(&admin, arch, "clone3", 0), ALLOW);
+        for name in ["mount", "umount2", "unshare", "setns", "bpf", "perf_event_open", "fsopen", "move_mount"] {
+            assert_eq!(verdict(&plain, arch, name, 0), errno(1), "{name}");
+            assert_eq!(verdict(&admin, arch, name, 0), ALLOW, "{name}");
+        }
+        for value in [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
+            assert_eq!(verdict(&plain, arch, "personality", value), ALLOW);
+        }
+        assert_eq!(verdict(&plain, arch, "personality", 0x0004_0000), errno(1));
+    }
+    assert_eq!(verdict(&default_program(&["CAP_BPF"]), Arch::X86_64, "bpf", 0), ALLOW);
+    assert_eq!(verdict(&default_program(&["CAP_PERFMON"]), Arch::X86_64, "perf_event_open", 0), ALLOW);
+}
+
+#[test]
+fn a_foreign_architecture_is_killed_and_common_calls_take_few_steps() {
+    let program = default_program(&[]);
+    assert_eq!(run(&program, 0xc000_00b7, 0, [0; 6]).0, KILL);
+    assert!(program.len() / 8 < 1200, "{} instructions", program.len() / 8);
+    let worst = (0..470).map(|n| run(&program, AUDIT_64, n, [0; 6]).1).max().unwrap();
+    assert!(worst <= 40, "{worst} steps");
+    assert_eq!(run(&program, AUDIT_64, 9999, [0; 6]).0, errno(1));
+    let mut profile = default_profile();
+    profile.architectures = vec![Arch::X86_64];
+    let program = compile(&profile, &Target::new(&profile, &[], (6, 1))).unwrap();
+    assert_eq!(run(&program, AUDIT_32, 3, [0; 6]).0, KILL);
+    assert_eq!(run(&program, AUDIT_64, 0x4000_0000, [0; 6]).0, KILL);
+}
+
+fn holds(argument: &Argument, value: u64) -> bool {
+    match argument.operator {
+        Operator::NotEqual => value != argument.value,
+        Operator::Less => value < argument.value,
+        Operator::LessOrEqual => value <= argument.value,
+        Operator::Equal => value == argument.value,
+        Operator::GreaterOrEqual => value >= argument.value,
+        Operator::Greater => value > argument.value,
+        Operator::MaskedEqual => value & argument.value == argument.second,
+    }
+}
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn word() -> impl Strategy<Value = u64> {
+        prop_oneof![0..4u64, Just(u64::MAX), Just(1 << 32), Just((1 << 32) - 1), Just(1 << 63), any::<u64>()]
+    }
+
+    fn argument() -> impl Strategy<Value = Argument> {
+        let operators = prop::sample::select(vec![
+            Operator::NotEqual,
+            Operator::Less,
+            Operator::LessOrEqual,
+            Operator::Equal,
+            Operator::GreaterOrEqual,
+            Operator::Greater,
+            Operator::MaskedEqual,
+        ]);
+        (0..6u8, operators, word(), word()).prop_map(|(index, operator, value, second)| Argument {
+            index,
+            operator,
+            value,
+            second,
+        })
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![Just(Action::Allow), (1..5u16).prop_map(Action::Errno), Just(Action::Log), Just(Action::Trap)]
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let names = prop::collection::vec((0..x86_64::TABLE.len()).prop_map(|i| x86_64::TABLE[i].0.to_owned()), 1..40);
+        (names, action(), prop::collection::vec(argument(), 0..3)).prop_map(|(names, action, arguments)| Rule {
+            names,
+            action,
+            arguments,
+            includes: Condition::default(),
+            excludes: Condition::default(),
+        })
+    }
+
+    /// The meaning of a profile, without any of the compiler.
+    fn expected(profile: &Profile, name: &str, values: [u64; 6]) -> Action {
+        let of_call: Vec<&Rule> = profile.rules.iter().filter(|r| r.names.iter().any(|n| n == name)).collect();
+        for rule in of_call.iter().filter(|r| !r.arguments.is_empty()) {
+            let mut indexes: Vec<u8> = rule.arguments.iter().map(|a| a.index).collect();
+            indexes.sort_unstable();
+            let repeats = indexes.windows(2).any(|w| w[0] == w[1]);
+            let mut each = rule.arguments.iter().map(|a| holds(a, values[usize::from(a.index)]));
+            if if repeats { each.any(|h| h) } else { each.all(|h| h) } {
+                return rule.action;
+            }
+        }
+        let plain = of_call.iter().find(|r| r.arguments.is_empty() && r.action != profile.default_action);
+        plain.map_or(profile.default_action, |r| r.action)
+    }
+
+    fn verdict_of(action: Action) -> u32 {
+        match action {
+            Action::Allow => ALLOW,
+            Action::Log => 0x7ffc_0000,
+            Action::Errno(value) => errno(u32::from(value)),
+            Action::Trap => 0x0003_0000,
+            _ => unreachable!("not generated"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn any_program_means_what_its_profile_means(
+            rules in prop::collection::vec(rule(), 0..20),
+            default_action in action(),
+            values in prop::collection::vec([word(), word(), word(), word(), word(), word()], 8),
+        ) {
+            let profile = Profile { default_action, architectures: vec![Arch::X86_64, Arch::X32], flags: 0, rules };
+            let program = compile(&profile, &Target::new(&profile, &[], (6, 1)));
+            prop_assume!(program.is_ok());
+            let program = program.unwrap();
+            for arch in [Arch::X86_64, Arch::X32] {
+                for (name, _) in x86_64::TABLE {
+                    let Some(number) = arch.number(name) else { continue };
+                    for values in &values {
+                        let (verdict, _) = run(&program, AUDIT_64, number, *values);
+                        prop_assert_eq!(verdict, verdict_of(expected(&profile, name, *values)), "{:?} {}", arch, name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dockers_json_and_ocis_become_the_same_kind_of_profile() {
+    let docker = br#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"archMap":[
+        {"architecture":"SCMP_ARCH_X86_64","subArchitectures":["SCMP_ARCH_X86"]},
+        {"architecture":"SCMP_ARCH_AARCH64","subArchitectures":["SCMP_ARCH_ARM"]}],
+        "syscalls":[{"names":["read","no_such_call"],"action":"SCMP_ACT_ALLOW","args":null,"comment":"x",
+        "includes":{"minKernel":"4.8"},"excludes":{}},
+        {"name":"reboot","action":"SCMP_ACT_ERRNO","errnoRet":5,"includes":{"caps":["CAP_SYS_BOOT"]}}]}"#;
+    let profile = Profile::parse(docker).unwrap();
+    assert_eq!(profile.architectures, [Arch::X86_64, Arch::I386]);
+    let with = Target::new(&profile, &["CAP_SYS_BOOT".into(), "CAP_CHOWN".into()], (5, 15));
+    let only = Target::new(&profile, &["CAP_SYS_BOOT".into()], (5, 15));
+    assert_eq!(with, only, "capabilities that the profile does not ask about are no part of the key");
+    let program = compile(&profile, &with).unwrap();
+    assert_eq!(verdict(&program, Arch::X86_64, "read", 0), ALLOW);
+    assert_eq!(verdict(&program, Arch::I386, "reboot", 0), errno(5));
+    assert_eq!(verdict(&program, Arch::X86_64, "write", 0), errno(38));
+    let old = compile(&profile, &Target::new(&profile, &[], (4, 4))).unwrap();
+    assert_eq!(verdict(&old, Arch::X86_64, "read", 0), errno(38));
+    let oci = br#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X32","SCMP_ARCH_S390X"],
+        "flags":["SECCOMP_FILTER_FLAG_LOG"],"syscalls":[{"names":["kill"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    let profile = Profile::parse(oci).unwrap();
+    assert_eq!((profile.flags, &profile.architectures[..]), (2, &[Arch::X86_64, Arch::X32][..]));
+}
+
+#[test]
+fn bad_profiles_are_refused_with_a_reason() {
+    let of = |text: &str| Profile::parse(text.as_bytes()).unwrap_err().to_string();
+    assert!(of("{").contains("cannot be read"));
+    assert!(of(r#"{"defaultAction":"X"}"#).contains("unknown action \"X\""));
+    let rule = |r: &str| of(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{r}]}}"#));
+    assert!(rule(r#"{"names":["a"],"action":"SCMP_ACT_NOTIFY"}"#).contains("not supported"));
+    assert!(rule(r#"{"action":"SCMP_ACT_TRAP"}"#).contains("names no system call"));
+    assert!(
+        rule(r#"{"names":["a"],"action":"SCMP_ACT_TRAP","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}"#)
+            .contains("out of range")
+    );
+    assert_eq!(Profile::parse(&vec![b' '; Profile::MAX_SIZE + 1]), Err(Error::TooLarge));
+}
+
+/// Tries calls in a child under the filter; the child's status is the first one that surprised, 0 when none.
+#[test]
+fn the_kernel_takes_the_default_and_enforces_it() {
+    let program = default_program(&[]);
+    // SAFETY: the child makes only raw system calls and leaves by _exit.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        // SAFETY: as above; every pointer is null or not a pointer at all.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            if gantry_linux::seccomp::install_filter(&program, 0).is_err() {
+                libc::_exit(1);
+            }
+            let refused = |result: i64, errno: i32| result == -1 && *libc::__errno_location() == errno;
+            let checks = [
+                refused(libc::syscall(libc::SYS_socket, libc::AF_ALG, libc::SOCK_SEQPACKET, 0), libc::EPERM),
+                refused(libc::syscall(libc::SYS_socket, libc::AF_VSOCK, libc::SOCK_STREAM, 0), libc::EPERM),
+                refused(libc::syscall(libc::SYS_clone3, 0, 0), libc::ENOSYS),
+                refused(libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS), libc::EPERM),
+                refused(libc::syscall(libc::SYS_io_uring_setup, 1, 0), libc::EPERM),
+                libc::syscall(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0) >= 0,
+                libc::syscall(libc::SYS_personality, 0xffff_ffffu64) >= 0,
+            ];
+            let failed = checks.iter().position(|ok| !ok);
+            libc::_exit(failed.map_or(0, |i| i as i32 + 2));
+        }
+    }
+    let mut status = 0;
+    // SAFETY: `status` is valid for the write.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "exit status {} or signal {}", status >> 8, status & 0x7f);
+}
