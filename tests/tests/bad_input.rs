@@ -136,7 +136,7 @@ fn unknown_containers_are_not_found_everywhere() {
             if path.is_empty() { "/containers/no-such".to_owned() } else { format!("/containers/no-such/{path}") };
         let answer = http::unix(&world.daemon.socket(), method, &path, None).expect("an answer");
         assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());
-        assert_eq!(answer.message(), "No such container: no-such", "{method} {path}");
+        assert!(answer.message().contains("No such container: no-such"), "{method} {path}: {}", answer.text());
     }
     let answer = world.daemon.get("/images/no-such/json").expect("an answer");
     assert_eq!(answer.status, 404);

@@ -86,8 +86,9 @@ fn expose_all_publishes_what_the_image_exposes() {
 fn udp_is_published_too() {
     both(|world, cli| {
         let name = world.name("udp");
-        let script = "exec udpsvd 0.0.0.0 5353 cat";
-        cli.ok(&["run", "-d", "--name", &name, "-p", "127.0.0.1:0:5353/udp", IMAGE, "sh", "-c", script]);
+        let program = concat!(env!("CARGO_BIN_EXE_udp-echo"), ":/udp-echo:ro");
+        let flags = ["-v", program, "-p", "127.0.0.1:0:5353/udp"];
+        cli.ok(&[&["run", "-d", "--name", &name], &flags[..], &[IMAGE, "/udp-echo"]].concat());
         let port = port(cli, &name, "5353/udp");
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");

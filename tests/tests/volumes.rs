@@ -76,11 +76,11 @@ fn anonymous_volumes_go_with_rm() {
         assert!(path.is_dir());
         cli.ok(&["rm", "-v", &name]);
         assert!(!path.exists());
-        let before = fs::read_dir(world.daemon.data_root().join("volumes")).map_or(0, |d| d.count());
-        cli.ok(&["run", "--rm", "-v", "/data", IMAGE, "true"]);
-        gantry_tests::eventually("the volume of --rm is gone", || {
-            fs::read_dir(world.daemon.data_root().join("volumes")).map_or(0, |d| d.count()) <= before
-        });
+        let id = cli.ok(&["run", "-d", "--rm", "-v", "/data", IMAGE, "sleep", "600"]);
+        let volume = cli.inspect(&id, "{{range .Mounts}}{{.Name}}{{end}}");
+        cli.ok(&["kill", &id]);
+        let path = world.daemon.data_root().join("volumes").join(&volume);
+        gantry_tests::eventually("the volume of --rm is gone", || !path.exists());
     });
 }
 
