@@ -1,5 +1,6 @@
 //! On the real kernel, below a cgroup of the test's own.
 #![allow(clippy::disallowed_methods, reason = "tests look at the kernel's files directly")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "skips and measurements are said aloud")]
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -169,7 +169,7 @@ mod tests {
             "Invalid value x for cpuset cpus"
         );
         assert_eq!(
-            validate_nano_cpus(1000_000_000_000, &host()).unwrap_err(),
+            validate_nano_cpus(1_000_000_000_000, &host()).unwrap_err(),
             "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
         );
         let good =

@@ -9,10 +9,12 @@ use super::syscalls::{Arch, X32_BIT};
 
 const MAX_INSTRUCTIONS: usize = 4096;
 
+type Cases = Vec<(Vec<Argument>, Action)>;
+
 /// What happens to one call: the first case whose conditions all hold, else the last action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Verdict {
-    cases: Vec<(Vec<Argument>, Action)>,
+    cases: Cases,
     otherwise: Action,
 }
 
@@ -82,7 +84,7 @@ fn start_range(ranges: &mut Vec<(u32, Verdict)>, from: u32, verdict: Verdict) {
 }
 
 fn verdicts(arch: Arch, default: Action, rules: &[&Rule]) -> BTreeMap<u32, Verdict> {
-    let mut found: BTreeMap<u32, (Vec<(Vec<Argument>, Action)>, Option<Action>)> = BTreeMap::new();
+    let mut found: BTreeMap<u32, (Cases, Option<Action>)> = BTreeMap::new();
     // Without arguments, a rule that says what happens anyway says nothing; with them it is an exception from others.
     for rule in rules.iter().filter(|r| r.action != default || !r.arguments.is_empty()) {
         let arguments: Vec<Argument> = rule.arguments.iter().map(|a| narrow(arch, a)).collect();
