@@ -1,1 +1,35 @@
-//! registry
+//! Images in motion: the client of the distribution protocol.
+//!
+//! [`Registry::pull`] brings an image from a registry to an [`ImageSink`], which the caller defines. What a registry
+//! says is hostile input: documents are bounded, digests are checked on the bytes as they came, and credentials go to
+//! the configured host and the token server that it names, nowhere else.
+
+mod auth;
+mod backoff;
+mod challenge;
+mod credentials;
+mod dns;
+mod download;
+mod error;
+mod http;
+mod layers;
+mod manifest;
+mod options;
+mod pipe;
+mod platform;
+mod progress;
+mod pull;
+mod redirect;
+mod registry;
+mod session;
+mod sink;
+
+pub use error::{Error, Result};
+pub use manifest::Descriptor;
+pub use options::{Options, OptionsError};
+pub use pipe::BlobReader;
+pub use platform::Platform;
+pub use progress::ProgressFn;
+pub use pull::{Pull, Pulled};
+pub use registry::Registry;
+pub use sink::{Document, ImageDraft, ImageSink, NewImage, SinkError, Unpacked};

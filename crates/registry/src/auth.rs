@@ -1,0 +1,208 @@
+//! Answers to challenges: basic, and tokens from the server that the registry itself named.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+
+use crate::challenge::Challenge;
+use crate::credentials::{Credentials, bearer};
+use crate::http::{Http, Outgoing, bounded, printable, shown};
+use crate::options::{is_local, is_loopback};
+use crate::redirect::same_origin;
+use crate::{Error, Options, Result};
+
+const TOKEN_LIMIT: usize = 1 << 20;
+/// How long a token lives that does not say.
+const DEFAULT_LIFE: u64 = 60;
+/// A token is not used in its last seconds: it would end under way.
+const MARGIN: u64 = 5;
+
+/// Tokens that are still good.
+#[derive(Default)]
+pub struct Tokens {
+    kept: Mutex<HashMap<Key, (HeaderValue, Instant)>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    realm: String,
+    service: String,
+    scope: String,
+    credentials: Credentials,
+}
+
+/// Who asks for what.
+pub struct Question<'a> {
+    pub http: &'a Http,
+    /// The registry.
+    pub base: &'a Url,
+    /// The repository within it.
+    pub repository: &'a str,
+    pub credentials: &'a Credentials,
+    /// What was shown already and did not do.
+    pub rejected: Option<&'a HeaderValue>,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    access_token: String,
+    expires_in: Option<u64>,
+}
+
+impl Tokens {
+    /// The header that answers the challenge in `headers`; `None` when there is nothing (else) to show.
+    pub async fn answer(&self, question: &Question<'_>, headers: &HeaderMap) -> Result<Option<HeaderValue>> {
+        let challenges = Challenge::all(headers);
+        let find = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
+        let fresh = |header: &HeaderValue| Some(header) != question.rejected;
+        if let Some(challenge) = find("bearer") {
+            if let Some(header) = question.credentials.token() {
+                return Ok(Some(header).filter(fresh));
+            }
+            return self.token(question, challenge).await.map(Some);
+        }
+        if find("basic").is_some() {
+            return Ok(question.credentials.basic().filter(fresh));
+        }
+        Ok(None)
+    }
+
+    async fn token(&self, question: &Question<'_>, challenge: &Challenge) -> Result<HeaderValue> {
+        let parameter = |name: &str| challenge.parameters.get(name).cloned().unwrap_or_default();
+        let realm = realm(question, &parameter("realm"))?;
+        // The scope is ours, not what the registry would like us to ask for.
+        let scope = format!("repository:{}:pull", question.repository);
+        let key = Key {
+            realm: realm.to_string(),
+            service: parameter("service"),
+            scope,
+            credentials: question.credentials.clone(),
+        };
+        let known = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some((header, end)) = known
+            && end > Instant::now()
+            && Some(&header) != question.rejected
+        {
+            return Ok(header);
+        }
+        let (header, life) = request(question, &realm, &key).await?;
+        let now = Instant::now();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, (_, end)| *end > now);
+        kept.insert(key, (header.clone(), now + life));
+        Ok(header)
+    }
+}
+
+async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<(HeaderValue, Duration)> {
+    let mut url = realm.clone();
+    let outgoing = if let Credentials::Identity(refresh) = question.credentials {
+        let mut form = Url::parse("form:").expect("a URL");
+        form.query_pairs_mut()
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("service", &key.service)
+            .append_pair("client_id", "gantry")
+            .append_pair("scope", &key.scope)
+            .append_pair("refresh_token", refresh);
+        Outgoing { method: Method::POST, form: form.query().map(str::to_owned), ..Outgoing::get(url) }
+    } else {
+        url.query_pairs_mut().append_pair("service", &key.service).append_pair("scope", &key.scope);
+        Outgoing { authorization: question.credentials.basic(), ..Outgoing::get(url) }
+    };
+    let answer = question.http.send(&outgoing).await?;
+    let status = answer.status();
+    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let detail = match question.credentials {
+            Credentials::Anonymous => "authentication required",
+            _ => "incorrect username or password",
+        };
+        return Err(Error::Unauthorized { detail: detail.to_owned() });
+    }
+    let subject = format!("token of {}", shown(realm));
+    let retry_after = crate::http::retry_after(answer.headers());
+    if !status.is_success() {
+        return Err(Error::Status { url: shown(realm), status, detail: String::new(), retry_after });
+    }
+    let body = bounded(answer, TOKEN_LIMIT, &subject).await?;
+    // What serde would quote of it could be the token.
+    let answer: TokenAnswer =
+        serde_json::from_slice(&body).map_err(|_| Error::invalid(&subject, "the answer is not a token's JSON"))?;
+    let token = if answer.token.is_empty() { &answer.access_token } else { &answer.token };
+    if token.is_empty() {
+        return Err(Error::invalid(&subject, "the answer has no token in it"));
+    }
+    let header = bearer(token).ok_or_else(|| Error::invalid(&subject, "the token cannot be in a header"))?;
+    let life = answer.expires_in.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, 86400).saturating_sub(MARGIN);
+    Ok((header, Duration::from_secs(life)))
+}
+
+/// The token server that the registry named, if it may be asked.
+fn realm(question: &Question<'_>, text: &str) -> Result<Url> {
+    let refuse = |realm: String, reason| Error::Realm { registry: shown(question.base), realm, reason };
+    let url = Url::parse(text).map_err(|_| refuse(printable(text), "that is not a URL"))?;
+    check(question.base, &url, *question.credentials != Credentials::Anonymous, &question.http.options)
+        .map_err(|reason| refuse(shown(&url), reason))?;
+    Ok(url)
+}
+
+fn check(base: &Url, realm: &Url, credentials: bool, options: &Options) -> std::result::Result<(), &'static str> {
+    let same_host = base.host_str() == realm.host_str();
+    if !matches!(realm.scheme(), "http" | "https") || !realm.has_host() {
+        return Err("only http and https are spoken");
+    }
+    if !realm.username().is_empty() || realm.password().is_some() {
+        return Err("the URL has credentials in it");
+    }
+    if is_local(realm) && !is_local(base) {
+        return Err("it leads from another machine to this one");
+    }
+    if realm.scheme() == "http" && !same_origin(base, realm) && !(options.is_insecure(realm) && base.scheme() == "http")
+    {
+        return Err("it is not encrypted");
+    }
+    // Over plain http anybody on the way could have named it.
+    if credentials && base.scheme() == "http" && !is_loopback(base) && !same_host {
+        return Err("a registry without encryption names another host");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_only_to_realms_that_can_be_trusted() {
+        let options = Options::parse(&["plain.test".to_owned()], &[]).unwrap();
+        let verdict = |base: &str, realm: &str| {
+            check(&Url::parse(base).unwrap(), &Url::parse(realm).unwrap(), true, &options).err().unwrap_or("ok")
+        };
+        for (base, realm) in [
+            ("https://registry-1.docker.io", "https://auth.docker.io/token"),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5001/token"),
+            ("http://127.0.0.1:5000", "https://auth.test/token"),
+            ("http://plain.test", "http://plain.test/token"),
+        ] {
+            assert_eq!(verdict(base, realm), "ok", "{base} {realm}");
+        }
+        for (base, realm) in [
+            ("https://a.test", "http://a.test/token"),
+            ("https://a.test", "http://auth.test/token"),
+            ("https://a.test", "https://127.0.0.1/token"),
+            ("https://a.test", "http://169.254.169.254/latest"),
+            ("https://a.test", "file:///etc/passwd"),
+            ("https://a.test", "https://user:pw@auth.test/"),
+            ("http://plain.test", "https://evil.test/token"),
+            ("http://127.0.0.1:5000", "http://evil.test/token"),
+        ] {
+            assert_ne!(verdict(base, realm), "ok", "{base} {realm}");
+        }
+    }
+}

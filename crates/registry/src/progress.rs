@@ -1,0 +1,112 @@
+//! What `docker pull` shows of each layer, at a pace that a terminal can follow.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gantry_api::progress::Progress;
+
+use crate::Descriptor;
+
+/// Takes the messages of a pull. Called from any thread; it must not block.
+pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
+
+const INTERVAL: Duration = Duration::from_millis(100);
+/// The width of a bar that is drawn here.
+const BAR: u64 = 50;
+
+/// One layer's messages.
+pub struct LayerReport {
+    id: String,
+    size: u64,
+    to: ProgressFn,
+    last: Mutex<Option<Instant>>,
+}
+
+impl LayerReport {
+    pub fn new(layer: &Descriptor, to: ProgressFn) -> Self {
+        Self { id: layer.digest.short().to_owned(), size: layer.size, to, last: Mutex::new(None) }
+    }
+
+    /// A new state.
+    pub fn state(&self, status: impl Into<String>) {
+        (self.to)(Progress::object(&self.id, status));
+    }
+
+    /// How far it is; dropped when the last such message was a moment ago.
+    pub fn so_far(&self, status: &str, current: u64) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            *last = Some(Instant::now());
+            drop(last);
+            self.exactly(status, current);
+        }
+    }
+
+    /// How far it is, in any case.
+    pub fn exactly(&self, status: &str, current: u64) {
+        let progress = bar(current, self.size);
+        (self.to)(Progress { progress, ..Progress::transfer(&self.id, status, current, Some(self.size)) });
+    }
+}
+
+/// The first line of a pull.
+pub fn pulling(repository: &str, tag_or_digest: &str) -> Progress {
+    Progress { id: Some(tag_or_digest.to_owned()), ..Progress::status(format!("Pulling from {repository}")) }
+}
+
+/// The bar for clients that draw none: `[====>    ]  1.2MB/3MB`.
+fn bar(current: u64, total: u64) -> String {
+    let done = (current.min(total) * BAR).checked_div(total).unwrap_or(0);
+    let (done, left) = (usize::try_from(done).unwrap_or(0), usize::try_from(BAR - done).unwrap_or(0));
+    format!("[{}>{}] {:>8}/{}", "=".repeat(done), " ".repeat(left), human(current), human(total))
+}
+
+/// A size with four digits and a decimal unit, as Docker prints it.
+#[allow(clippy::cast_precision_loss, reason = "four digits are shown")]
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for larger in units {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = larger;
+    }
+    let decimals = if value >= 100.0 {
+        1
+    } else if value >= 10.0 {
+        2
+    } else {
+        3
+    };
+    let text = format!("{value:.decimals$}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{}{unit}", if text.is_empty() { "0" } else { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_four_digits() {
+        for (bytes, text) in [(0, "0B"), (999, "999B"), (1000, "1kB"), (1_234_567, "1.235MB"), (123_456_789, "123.5MB")]
+        {
+            assert_eq!(human(bytes), text);
+        }
+    }
+
+    #[test]
+    fn the_first_line_is_dockers() {
+        let line = serde_json::to_string(&pulling("library/debian", "12")).unwrap();
+        assert_eq!(line, r#"{"status":"Pulling from library/debian","id":"12"}"#);
+    }
+
+    #[test]
+    fn bars_end_where_they_should() {
+        assert!(bar(0, 0).starts_with("[>"));
+        assert!(bar(10, 10).starts_with(&format!("[{}>]", "=".repeat(50))));
+    }
+}

@@ -1,0 +1,98 @@
+//! The registries of the world, as one daemon sees them: where each is, and what the tokens for it are.
+
+use std::sync::{Arc, Mutex};
+
+use gantry_api::reference::{DEFAULT_DOMAIN, Reference};
+use gantry_api::system::AuthConfig;
+use reqwest::Url;
+
+use crate::auth::Tokens;
+use crate::credentials::Credentials;
+use crate::http::{Http, Outgoing};
+use crate::session::Session;
+use crate::{Descriptor, Error, Options, Result};
+
+/// Where Docker Hub's images are.
+const HUB: &str = "registry-1.docker.io";
+
+/// The client of all registries. Cheap until it is used, and cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    pub(crate) http: Arc<Http>,
+    tokens: Arc<Tokens>,
+}
+
+/// One place that may have an image.
+pub(crate) struct Source {
+    /// `https://…` unless it is known that it must be something else.
+    url: Url,
+    pub(crate) is_mirror: bool,
+}
+
+impl Registry {
+    /// A client with these settings. Nothing is opened before the first request.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { http: Arc::new(Http::new(options)), tokens: Arc::default() }
+    }
+
+    /// What a name means at its registry, without pulling it.
+    ///
+    /// # Errors
+    /// As for [`Registry::pull`].
+    pub async fn resolve(&self, reference: &Reference, auth: Option<&AuthConfig>) -> Result<Descriptor> {
+        let reference = reference.clone().with_default_tag();
+        let [.., source] = &self.sources(&reference)?[..] else {
+            return Err(Error::invalid(reference.to_string(), "it has no registry"));
+        };
+        let session = self.session(source, &reference, auth).await?;
+        match session.describe().await? {
+            Some(descriptor) => Ok(descriptor),
+            None => Ok(session.manifest(None).await?.0.descriptor),
+        }
+    }
+
+    /// The places to look in, best first; the last is the registry itself.
+    pub(crate) fn sources(&self, reference: &Reference) -> Result<Vec<Source>> {
+        let domain = reference.domain();
+        let is_hub = domain == DEFAULT_DOMAIN;
+        let text = format!("https://{}/", if is_hub { HUB } else { domain });
+        let url = Url::parse(&text).map_err(|error| Error::invalid(domain, format!("not a registry: {error}")))?;
+        let mirrors = self.http.options.mirrors.iter().filter(|_| is_hub);
+        let mut sources: Vec<_> = mirrors.map(|url| Source { url: url.clone(), is_mirror: true }).collect();
+        sources.push(Source { url, is_mirror: false });
+        Ok(sources)
+    }
+
+    pub(crate) async fn session(
+        &self,
+        source: &Source,
+        reference: &Reference,
+        auth: Option<&AuthConfig>,
+    ) -> Result<Session> {
+        // A mirror is another host than the one that the credentials are for.
+        let auth = auth.filter(|_| !source.is_mirror);
+        Ok(Session {
+            http: self.http.clone(),
+            tokens: self.tokens.clone(),
+            base: self.reach(&source.url).await?,
+            reference: reference.clone(),
+            credentials: Credentials::of(auth, reference.domain()),
+            header: Mutex::new(None),
+        })
+    }
+
+    /// With http instead of https where that is allowed and the only thing that is spoken there.
+    async fn reach(&self, url: &Url) -> Result<Url> {
+        if url.scheme() != "https" || !self.http.options.is_insecure(url) {
+            return Ok(url.clone());
+        }
+        let ping = |base: &Url| Outgoing::get(base.join("v2/").expect("a path"));
+        if self.http.send(&ping(url)).await.is_ok() {
+            return Ok(url.clone());
+        }
+        let plain = Url::parse(&url.as_str().replacen("https", "http", 1))
+            .map_err(|error| Error::invalid(url.as_str(), error.to_string()))?;
+        self.http.send(&ping(&plain)).await.map(|_| plain)
+    }
+}

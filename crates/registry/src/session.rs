@@ -1,0 +1,195 @@
+//! One repository at one registry: requests that know how to authenticate, and what the registry's errors mean.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gantry_api::reference::{Digest, Reference};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Deserialize;
+
+use crate::auth::{Question, Tokens};
+use crate::backoff::Backoff;
+use crate::credentials::Credentials;
+use crate::http::{Http, Outgoing, bounded, printable, retry_after, shown};
+use crate::manifest::{ACCEPT, DOCUMENT_LIMIT, Parsed, digest_of};
+use crate::redirect::same_origin;
+use crate::{Descriptor, Document, Error, Result};
+
+/// Most of an error's body that is read.
+const ERROR_LIMIT: usize = 64 << 10;
+/// Attempts at one document.
+const ATTEMPTS: u32 = 3;
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// Shared by all requests of one pull.
+pub struct Session {
+    pub http: Arc<Http>,
+    pub tokens: Arc<Tokens>,
+    /// `https://host[:port]/`.
+    pub base: Url,
+    pub reference: Reference,
+    pub credentials: Credentials,
+    /// What the registry accepted last.
+    pub header: Mutex<Option<HeaderValue>>,
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Session {
+    /// Asks for something of the repository; the answer is a success.
+    pub async fn send(&self, method: Method, path: &str, from: u64) -> Result<Response> {
+        let url = self.url(path)?;
+        let accept = path.starts_with("manifests/").then(|| HeaderValue::from_static(ACCEPT));
+        let shown_before = self.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut request = Outgoing { method, accept, authorization: shown_before, from, ..Outgoing::get(url) };
+        let mut answer = self.http.send(&request).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && same_origin(answer.url(), &self.base) {
+            let question = Question {
+                http: &self.http,
+                base: &self.base,
+                repository: self.reference.path(),
+                credentials: &self.credentials,
+                rejected: request.authorization.as_ref(),
+            };
+            let header = self.tokens.answer(&question, answer.headers()).await?;
+            if header.is_some() {
+                request.authorization.clone_from(&header);
+                answer = self.http.send(&request).await?;
+                *self.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
+            }
+        }
+        if answer.status().is_success() { Ok(answer) } else { Err(self.failure(answer, path).await) }
+    }
+
+    fn url(&self, path: &str) -> Result<Url> {
+        let text = format!("{}v2/{}/{path}", self.base, self.reference.path());
+        Url::parse(&text).map_err(|error| Error::invalid(text, error.to_string()))
+    }
+
+    /// The manifest or index of the reference, or the one with `digest`.
+    pub async fn manifest(&self, digest: Option<&Digest>) -> Result<(Document, Parsed)> {
+        let expected = digest.or(self.reference.digest());
+        let wanted = expected.map(Digest::as_str).or(self.reference.tag()).unwrap_or("latest");
+        let (raw, answer) = self.document(&format!("manifests/{wanted}"), "manifest").await?;
+        let digest = digest_of(&raw);
+        for expected in expected.into_iter().chain(answer.digest.as_ref()) {
+            if *expected != digest {
+                let found = digest.to_string();
+                return Err(Error::Digest { subject: "manifest", expected: expected.clone(), found });
+            }
+        }
+        let (parsed, media_type) = Parsed::read(&raw, &answer.content_type, &self.reference)?;
+        let descriptor = Descriptor { media_type, digest, size: raw.len() as u64 };
+        Ok((Document { descriptor, raw }, parsed))
+    }
+
+    /// A small blob, verified.
+    pub async fn blob(&self, descriptor: &Descriptor, subject: &'static str) -> Result<Vec<u8>> {
+        if descriptor.size > DOCUMENT_LIMIT as u64 {
+            let reason = format!("it is {} bytes, at most {DOCUMENT_LIMIT} are read", descriptor.size);
+            return Err(Error::invalid(subject, reason));
+        }
+        let (raw, _) = self.document(&format!("blobs/{}", descriptor.digest), subject).await?;
+        let digest = digest_of(&raw);
+        if digest != descriptor.digest || raw.len() as u64 != descriptor.size {
+            let found = format!("{digest} ({} bytes)", raw.len());
+            return Err(Error::Digest { subject, expected: descriptor.digest.clone(), found });
+        }
+        Ok(raw)
+    }
+
+    /// What a `HEAD` says of the reference; `None` when the registry does not say enough.
+    pub async fn describe(&self) -> Result<Option<Descriptor>> {
+        let wanted = self.reference.digest().map(Digest::as_str).or(self.reference.tag()).unwrap_or("latest");
+        let answer = self.send(Method::HEAD, &format!("manifests/{wanted}"), 0).await?;
+        let size = answer.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        let head = Head::of(&answer);
+        Ok(head.digest.zip(size).map(|(digest, size)| Descriptor { media_type: head.content_type, digest, size }))
+    }
+
+    async fn document(&self, path: &str, subject: &str) -> Result<(Vec<u8>, Head)> {
+        let mut backoff = Backoff::new(self.http.options.pause, ATTEMPTS);
+        loop {
+            let attempt = async {
+                let answer = self.send(Method::GET, path, 0).await?;
+                let head = Head::of(&answer);
+                Ok((bounded(answer, DOCUMENT_LIMIT, subject).await?, head))
+            };
+            match attempt.await {
+                Ok(found) => return Ok(found),
+                // Nobody there: a person waits, and would rather know. Too many without saying until when: the same.
+                Err(error @ (Error::Network { .. } | Error::TooManyRequests { retry_after: None, .. })) => {
+                    return Err(error);
+                }
+                Err(error) => tokio::time::sleep(backoff.pause(error)?).await,
+            }
+        }
+    }
+
+    async fn failure(&self, answer: Response, path: &str) -> Error {
+        let (status, url, pause) = (answer.status(), shown(answer.url()), retry_after(answer.headers()));
+        let ours = same_origin(answer.url(), &self.base);
+        // An error whose body does not come either is still that error.
+        let body = bounded(answer, ERROR_LIMIT, "error of the registry").await.unwrap_or_default();
+        let first = serde_json::from_slice::<Errors>(&body).ok().and_then(|all| all.errors.into_iter().next());
+        let (code, message) = first.map(|entry| (entry.code, printable(&entry.message))).unwrap_or_default();
+        let or = |usual: &str| if message.is_empty() { usual.to_owned() } else { message.clone() };
+        let repository = self.reference.familiar_repository();
+        match (status.as_u16(), code.as_str()) {
+            (401, _) if ours && self.credentials != Credentials::Anonymous => {
+                Error::Unauthorized { detail: or("authentication required") }
+            }
+            (401, _) if ours => {
+                Error::AccessDenied { repository, detail: format!("unauthorized: {}", or("authentication required")) }
+            }
+            (403, _) if ours => Error::AccessDenied {
+                repository,
+                detail: format!("denied: {}", or("requested access to the resource is denied")),
+            },
+            (404, "NAME_UNKNOWN") => {
+                Error::NameUnknown { repository, detail: or("repository name not known to registry") }
+            }
+            (404, _) if path.starts_with("manifests/") => {
+                Error::ManifestUnknown { reference: self.reference.familiar(), detail: or("manifest unknown") }
+            }
+            (404, _) => Error::invalid(format!("{repository}: {path}"), "blob unknown to registry"),
+            (429, _) => Error::TooManyRequests { detail: or("too many requests to the registry"), retry_after: pause },
+            _ => {
+                let detail = if message.is_empty() { String::new() } else { format!(": {message}") };
+                Error::Status { url, status, detail, retry_after: pause }
+            }
+        }
+    }
+
+    /// The first pause between attempts.
+    pub fn pause(&self) -> Duration {
+        self.http.options.pause
+    }
+}
+
+struct Head {
+    content_type: String,
+    digest: Option<Digest>,
+}
+
+impl Head {
+    fn of(answer: &Response) -> Self {
+        let text = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        Self {
+            content_type: text(CONTENT_TYPE.as_str()).unwrap_or_default().to_owned(),
+            digest: text(CONTENT_DIGEST).and_then(|value| value.parse().ok()),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Credentials: that they arrive where they must, and nowhere else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use gantry_api::system::AuthConfig;
+use gantry_registry::{Options, Registry};
+
+use crate::fake::{Fake, Reply, Seen};
+use crate::image::Image;
+use crate::store::{Request, login, pull};
+
+fn basic(username: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
+}
+
+/// Everything needs a token; `/token` gives `TOKEN` to who shows `expected`, and to nobody when that is empty.
+fn needs_token(fake: &Fake, realm: String, expected: Option<String>) {
+    fake.hook(move |seen, _| {
+        if seen.path == "/token" {
+            let right = expected.as_deref() == seen.header("authorization");
+            return Some(match right {
+                true => Reply::new(200, r#"{"token":"TOKEN","expires_in":300}"#),
+                false => Reply::new(401, ""),
+            });
+        }
+        let challenge = format!(r#"Bearer realm="{realm}",service="fake",scope="repository:other:push""#);
+        match seen.header("authorization") {
+            Some("Bearer TOKEN") => None,
+            _ => {
+                Some(Reply::error(401, "UNAUTHORIZED", "authentication required").header("www-authenticate", challenge))
+            }
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bearer_token_is_fetched_once_and_used_for_everything() {
+    for (auth, expected) in [(login("me", "secret"), Some(basic("me", "secret"))), (None, None)] {
+        let (fake, image) = (Fake::start().await, Image::oci(3));
+        fake.image("app", "1", &image);
+        needs_token(&fake, format!("http://{}/token", fake.address), expected);
+        let registry = Registry::new(Options::default());
+        let request = |auth| Request { auth, registry: Some(registry.clone()), ..Request::default() };
+        request(auth.clone()).pull(&fake.name("app:1")).await.result.unwrap();
+        request(auth).pull(&fake.name("app:1")).await.result.unwrap();
+        assert_eq!(fake.count("/token"), 1, "the token is kept until it expires");
+        let asked = fake.seen().into_iter().find(|seen| seen.path == "/token").unwrap();
+        assert!(asked.query.contains("service=fake") && asked.query.contains("scope=repository%3Aapp%3Apull"));
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_and_missing_ones_are_told_apart() {
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    needs_token(&fake, format!("http://{}/token", fake.address), Some(basic("me", "secret")));
+    let request = Request { auth: login("me", "wrong"), ..Request::default() };
+    let outcome = request.pull(&fake.name("app:1")).await;
+    assert_eq!(outcome.error(), "unauthorized: incorrect username or password");
+    let denied = |_: &Seen, _| Some(Reply::error(401, "UNAUTHORIZED", "authentication required"));
+    fake.hook(denied);
+    let error = pull(&fake.name("app:1")).await.error();
+    let expected = format!(
+        "pull access denied for {}, repository does not exist or may require 'docker login': unauthorized: authentication required",
+        fake.name("app")
+    );
+    assert_eq!(error, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn basic_credentials_are_shown_when_asked_for() {
+    let (fake, image) = (Fake::start().await, Image::oci(2));
+    fake.image("app", "1", &image);
+    fake.hook(|seen, _| {
+        let right = seen.header("authorization") == Some(basic("me", "secret").as_str());
+        (!right).then(|| Reply::new(401, "").header("www-authenticate", r#"Basic realm="here""#))
+    });
+    let request = Request { auth: login("me", "secret"), ..Request::default() };
+    request.pull(&fake.name("app:1")).await.result.unwrap();
+    assert!(fake.seen()[0].header("authorization").is_none(), "nothing is shown unasked");
+    let request = Request { auth: login("me", "wrong"), ..Request::default() };
+    assert_eq!(request.pull(&fake.name("app:1")).await.error(), "unauthorized: authentication required");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_to_another_host_sees_no_credentials() {
+    let (fake, storage, image) = (Fake::start().await, Fake::start().await, Image::oci(2));
+    fake.image("app", "1", &image);
+    storage.image("app", "1", &image);
+    // Storage that asks for credentials itself gets none either.
+    storage.hook(|seen, _| {
+        let challenge = r#"Basic realm="storage""#;
+        seen.path.contains("nothing").then(|| Reply::new(401, "").header("www-authenticate", challenge))
+    });
+    let to = storage.address;
+    fake.hook(move |seen, _| {
+        if seen.header("authorization") != Some(basic("me", "secret").as_str()) {
+            return Some(Reply::new(401, "").header("www-authenticate", r#"Basic realm="here""#));
+        }
+        seen.path
+            .contains("/blobs/")
+            .then(|| Reply::new(307, "").header("location", format!("http://{to}{}?signature=1", seen.path)))
+    });
+    let request = Request { auth: login("me", "secret"), ..Request::default() };
+    request.pull(&fake.name("app:1")).await.result.unwrap();
+    assert!(!storage.seen().is_empty());
+    for seen in storage.seen() {
+        assert!(seen.header("authorization").is_none() && seen.header("referer").is_none(), "{seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_of_the_host_behind_a_redirect_is_not_answered() {
+    let (fake, evil, image) = (Fake::start().await, Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    let challenge = format!(r#"Bearer realm="http://{}/token",service="x""#, evil.address);
+    evil.hook(move |_, _| Some(Reply::new(401, "").header("www-authenticate", challenge.clone())));
+    let to = evil.address;
+    fake.hook(move |seen, _| {
+        seen.path.contains("/blobs/").then(|| Reply::new(302, "").header("location", format!("http://{to}/x")))
+    });
+    let request = Request { auth: login("me", "secret"), ..Request::default() };
+    let error = request.pull(&fake.name("app:1")).await.error();
+    assert!(error.contains("401"), "{error}");
+    assert_eq!(evil.count("/token"), 0);
+}
+
+#[tokio::test]
+async fn a_realm_that_cannot_be_trusted_is_not_asked() {
+    for (realm, says) in [
+        ("http://auth.invalid/token", "not encrypted"),
+        ("file:///etc/passwd", "only http and https"),
+        ("https://me:pw@auth.invalid/token", "credentials in it"),
+        ("no url", "not a URL"),
+    ] {
+        let (fake, image) = (Fake::start().await, Image::oci(1));
+        fake.image("app", "1", &image);
+        needs_token(&fake, realm.to_owned(), None);
+        let request = Request { auth: login("me", "secret"), ..Request::default() };
+        let error = request.pull(&fake.name("app:1")).await.error();
+        assert!(error.contains("refused") && error.contains(says) && !error.contains("secret"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_of_another_host_stay_here() {
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    fake.hook(|seen, _| {
+        let shown = seen.header("authorization").is_some();
+        Some(Reply::new(if shown { 500 } else { 401 }, "").header("www-authenticate", "Basic realm=x"))
+    });
+    let auth =
+        login("me", "secret").map(|auth| AuthConfig { serveraddress: "https://index.docker.io/v1/".into(), ..auth });
+    let error = Request { auth, ..Request::default() }.pull(&fake.name("app:1")).await.error();
+    assert!(error.starts_with("pull access denied"), "{error}");
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let fake = Fake::start().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    fake.hook(move |seen, _| {
+        seen.path.contains("/manifests/").then(|| {
+            let next = count.fetch_add(1, Ordering::SeqCst);
+            Reply::new(302, "").header("location", format!("/v2/app/manifests/{next}"))
+        })
+    });
+    let error = pull(&fake.name("app:1")).await.error();
+    assert!(error.contains("too many redirects"), "{error}");
+    assert!(asked.load(Ordering::SeqCst) < 20);
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_in_a_form() {
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    let realm = format!("http://{}/token", fake.address);
+    fake.hook(move |seen, _| {
+        if seen.path == "/token" {
+            let right = seen.method == http::Method::POST && seen.query.is_empty();
+            return Some(Reply::new(if right { 200 } else { 401 }, r#"{"access_token":"TOKEN"}"#));
+        }
+        let challenge = format!(r#"Bearer realm="{realm}",service="fake""#);
+        (seen.header("authorization") != Some("Bearer TOKEN"))
+            .then(|| Reply::new(401, "").header("www-authenticate", challenge))
+    });
+    let auth = Some(AuthConfig { identitytoken: "refresh".into(), ..AuthConfig::default() });
+    Request { auth, ..Request::default() }.pull(&fake.name("app:1")).await.result.unwrap();
+}

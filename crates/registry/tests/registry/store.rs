@@ -1,0 +1,147 @@
+//! A store in memory, and a pull into it with everything that it said.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gantry_api::progress::Progress;
+use gantry_api::reference::Digest;
+use gantry_api::system::AuthConfig;
+use gantry_registry::{
+    BlobReader, Error, ImageDraft, ImageSink, NewImage, Options, Platform, Pull, Pulled, Registry, SinkError, Unpacked,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What a store has, and what it was asked.
+#[derive(Default)]
+pub struct Store {
+    pub in_order: bool,
+    /// Layers by the digest of their blob.
+    pub layers: Mutex<HashMap<Digest, Vec<u8>>>,
+    pub images: Mutex<Vec<NewImage>>,
+    /// Drafts that are neither committed nor dropped.
+    pub drafts: AtomicUsize,
+    pub order: Mutex<Vec<usize>>,
+    pub names: Mutex<BTreeMap<String, Digest>>,
+    /// The archive of this layer is refused.
+    pub refuse: Option<usize>,
+}
+
+pub struct Sink(pub Arc<Store>);
+
+struct Draft {
+    store: Arc<Store>,
+    image: NewImage,
+    made: Mutex<HashMap<Digest, Vec<u8>>>,
+}
+
+impl ImageSink for Sink {
+    fn begin(&self, image: NewImage) -> Result<Arc<dyn ImageDraft>, SinkError> {
+        self.0.drafts.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(Draft { store: self.0.clone(), image, made: Mutex::default() }))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        self.store.drafts.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl ImageDraft for Draft {
+    fn is_complete(&self) -> bool {
+        self.store.images.lock().unwrap().iter().any(|image| image.id == self.image.id)
+    }
+
+    fn is_present(&self, index: usize) -> bool {
+        self.store.layers.lock().unwrap().contains_key(&self.image.layers[index].digest)
+    }
+
+    fn unpacks_in_parallel(&self) -> bool {
+        !self.store.in_order
+    }
+
+    fn unpack(&self, index: usize, blob: &mut BlobReader) -> Result<Unpacked, SinkError> {
+        if self.store.refuse == Some(index) {
+            blob.read_exact(&mut [0; 10])?;
+            return Err("the archive is hostile".into());
+        }
+        let mut bytes = Vec::new();
+        blob.read_to_end(&mut bytes)?;
+        self.store.order.lock().unwrap().push(index);
+        self.made.lock().unwrap().insert(self.image.layers[index].digest.clone(), bytes);
+        Ok(Unpacked::Fresh)
+    }
+
+    fn commit(self: Arc<Self>) -> Result<bool, SinkError> {
+        let draft = Arc::into_inner(self).ok_or("somebody still holds the draft")?;
+        let made = std::mem::take(&mut *draft.made.lock().unwrap());
+        draft.store.layers.lock().unwrap().extend(made);
+        draft.store.images.lock().unwrap().push(draft.image.clone());
+        let name = draft.image.reference.to_string();
+        Ok(draft.store.names.lock().unwrap().insert(name, draft.image.id.clone()) != Some(draft.image.id.clone()))
+    }
+}
+
+/// What a pull did.
+pub struct Outcome {
+    pub result: Result<Pulled, Error>,
+    pub progress: Vec<Progress>,
+    pub store: Arc<Store>,
+}
+
+impl Outcome {
+    pub fn error(&self) -> String {
+        assert_eq!(self.store.drafts.load(Ordering::SeqCst), 0, "a draft is left");
+        assert!(self.store.images.lock().unwrap().is_empty(), "something was committed");
+        self.result.as_ref().unwrap_err().to_string()
+    }
+
+    pub fn states(&self, id: &str) -> Vec<String> {
+        let mut states: Vec<_> =
+            self.progress.iter().filter(|p| p.id.as_deref() == Some(id)).map(|p| p.status.clone()).collect();
+        states.dedup();
+        states
+    }
+}
+
+/// A pull, with what tests change about it.
+#[derive(Default)]
+pub struct Request {
+    pub platform: Option<&'static str>,
+    pub auth: Option<AuthConfig>,
+    pub store: Arc<Store>,
+    pub cancel: CancellationToken,
+    pub mirrors: Vec<String>,
+    pub registry: Option<Registry>,
+}
+
+impl Request {
+    pub async fn pull(self, name: &str) -> Outcome {
+        let options = Options::parse(&[], &self.mirrors).unwrap().retry_pause(Duration::from_millis(5));
+        let registry = self.registry.unwrap_or_else(|| Registry::new(options));
+        let pull = Pull {
+            reference: name.parse().unwrap(),
+            platform: Some(self.platform.unwrap_or("linux/amd64").parse::<Platform>().unwrap()),
+            auth: self.auth,
+        };
+        let progress = Arc::new(Mutex::new(Vec::new()));
+        let told = progress.clone();
+        let report = Arc::new(move |message| told.lock().unwrap().push(message));
+        let sink = Arc::new(Sink(self.store.clone()));
+        let pulling = registry.pull(pull, sink, report, self.cancel);
+        let result = tokio::time::timeout(Duration::from_secs(30), pulling).await.expect("a pull that ends");
+        let progress = progress.lock().unwrap().clone();
+        Outcome { result, progress, store: self.store }
+    }
+}
+
+pub async fn pull(name: &str) -> Outcome {
+    Request::default().pull(name).await
+}
+
+pub fn login(username: &str, password: &str) -> Option<AuthConfig> {
+    Some(AuthConfig { username: username.into(), password: password.into(), ..AuthConfig::default() })
+}
