@@ -110,11 +110,7 @@ impl Content {
 }
 
 fn missing(error: gantry_linux::Error, digest: &Digest) -> Error {
-    if error.is_not_found() {
-        Error::NotFound { kind: "content", name: digest.to_string() }
-    } else {
-        error.into()
-    }
+    if error.is_not_found() { Error::NotFound { kind: "content", name: digest.to_string() } } else { error.into() }
 }
 
 /// Content that is being written.
@@ -138,10 +134,7 @@ impl Ingest<'_> {
             return Err(Error::Digest { what: "content", wanted: wanted.clone(), found });
         }
         if let Some(size) = size.filter(|size| *size != self.size) {
-            return Err(Error::invalid(
-                format!("content {found}"),
-                format!("{} bytes, want {size}", self.size),
-            ));
+            return Err(Error::invalid(format!("content {found}"), format!("{} bytes, want {size}", self.size)));
         }
         self.file.sync_all().during("sync", self.staged.display())?;
         fs::rename(&self.staged, self.store.path(&found))?;

@@ -107,11 +107,7 @@ impl GraphDb {
     ///
     /// # Errors
     /// The error of `change`, or the database's.
-    pub fn write<T>(
-        &self,
-        durability: Durability,
-        change: impl FnOnce(&Transaction<'_>) -> Result<T>,
-    ) -> Result<T> {
+    pub fn write<T>(&self, durability: Durability, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut writer = lock(&self.writer);
         if writer.durability != durability {
             let level = if durability == Durability::Disk { "FULL" } else { "NORMAL" };

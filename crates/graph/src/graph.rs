@@ -1,157 +1,286 @@
-//! The image store: what images and names there are, read from memory and changed one transaction at a time.
+//! The image store: opened from the database, read from memory, changed one transaction at a time.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use gantry_api::reference::{Digest, Reference};
-use gantry_graphdriver::{Change, GraphDriver};
+use gantry_graphdriver::GraphDriver;
+use gantry_linux::fs::{self, Durability};
 use gantry_linux::mount::RootMount;
 
-use crate::{Content, Descriptor, GraphDb, Image, Result};
+use crate::images::canonical;
+use crate::layers::Layers;
+use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE, WritableRecord};
+use crate::{Content, Error, GraphDb, Image, ImageConfig, Images, Layer, Result};
 
 /// Images, their layers and the writable layers of containers. A handle: clones are the same store.
+///
+/// Everything blocks but [`Graph::images`] and what needs no more than it; nothing is held across calls but what
+/// [`crate::Registration`] pins.
 #[derive(Clone)]
 pub struct Graph {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-/// All images and names at one moment; immutable.
-#[derive(Debug, Clone, Default)]
-pub struct Images {
-    by_id: BTreeMap<Digest, Arc<Image>>,
-    names: BTreeMap<String, Digest>,
-}
-
-/// One step of a removal: what `docker rmi` prints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    /// A name went.
-    Untagged(String),
-    /// An image (`sha256:…`) went.
-    Deleted(Digest),
-}
-
-/// A container that uses an image, as the engine knows it.
-#[derive(Debug, Clone)]
-pub struct Use {
-    /// The image.
-    pub image: Digest,
-    /// The container's id.
-    pub container: String,
-    /// Whether it runs.
-    pub running: bool,
-}
-
-/// The manifest of a pulled image.
-#[derive(Debug, Clone)]
-pub struct Manifest {
-    /// Its bytes as they came, digest verified by the caller.
-    pub raw: Vec<u8>,
-    /// Its media type.
-    pub media_type: String,
-    /// The layers' descriptors, lowest first.
-    pub layers: Vec<Descriptor>,
+pub(crate) struct Inner {
+    pub db: GraphDb,
+    pub content: Content,
+    pub driver: Arc<dyn GraphDriver>,
+    pub layers: Layers,
+    /// One change of images and names at a time.
+    changing: Mutex<()>,
+    /// Held only to clone or swap the pointer.
+    images: RwLock<Arc<Images>>,
+    /// The writable layers by container.
+    pub writable: Mutex<HashMap<String, WritableRecord>>,
 }
 
 impl Graph {
-    /// Opens the store in the data root, and removes what a dead daemon left half made.
-    pub fn open(root: &Path, driver: Arc<dyn GraphDriver>) -> Result<Self> { Err(soon()) }
+    /// Opens the store in the data root and removes what a dead daemon left half made (space comes back with
+    /// [`Graph::sweep`]). The database is `gantry.db`, the content store `content/`.
+    ///
+    /// # Errors
+    /// When the database or the directories cannot be used. A damaged image is left out with a warning: pulling it
+    /// again repairs it.
+    pub fn open(root: &Path, driver: Arc<dyn GraphDriver>) -> Result<Self> {
+        fs::create_dir_all(root)?;
+        let db = GraphDb::open(root.join("gantry.db"))?;
+        db.write(Durability::Process, |db| db.make_directory(IMAGES))?;
+        let content = Content::open(&root.join("content"))?;
+        let stored = driver.list()?.into_iter().collect::<HashSet<_>>();
+        let layers = load_layers(&db, &stored)?;
+        let images = load_images(&db, &content, &layers)?;
+        let writable = load_writable(&db, &stored)?;
+        remove_orphans(&db, &*driver, &stored, &layers, &writable)?;
+        let inner = Inner {
+            layers: Layers::new(Arc::clone(&driver), layers.into_values()),
+            images: RwLock::new(Arc::new(images)),
+            writable: Mutex::new(writable),
+            changing: Mutex::new(()),
+            db,
+            content,
+            driver,
+        };
+        let graph = Self { inner: Arc::new(inner) };
+        graph.collect(&graph.change())?;
+        Ok(graph)
+    }
+
     /// The database, for the engine's own entities.
-    pub fn db(&self) -> &GraphDb { &self.inner.db }
+    #[must_use]
+    pub fn db(&self) -> &GraphDb {
+        &self.inner.db
+    }
+
     /// Manifests and configurations by digest.
-    pub fn content(&self) -> &Content { &self.inner.content }
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.inner.content
+    }
+
     /// The graphdriver.
-    pub fn driver(&self) -> &Arc<dyn GraphDriver> { &self.inner.driver }
-    /// Everything that is there now. Never waits for the disk or a lock.
-    pub fn images(&self) -> Arc<Images> { Arc::default() }
-    /// An image by name, digest, `name@digest`, id or the beginning of one.
-    pub fn image(&self, name: &str) -> Result<Arc<Image>> { Err(soon()) }
-    /// Gives an image a name (tag `latest` when it has none); returns the image that had it before.
-    pub fn tag(&self, name: &Reference, id: &Digest) -> Result<Option<Digest>> { Err(soon()) }
-    /// `docker rmi`: Docker's rules about names, force and use.
-    pub fn remove_image(&self, name: &str, force: bool, users: &[Use]) -> Result<Vec<Removed>> { Err(soon()) }
-    /// Starts the registration of an image that is being pulled. `config` is verified by the caller.
-    pub fn register(&self, config: Vec<u8>, manifest: Option<Manifest>) -> Result<Registration> { Err(soon()) }
-    /// Whether layers of one registration may be unpacked in any order and at once.
-    pub fn unpacks_in_parallel(&self) -> bool { false }
-    /// Makes an image of one archive (compressed or not).
-    pub fn import(&self, archive: &mut dyn Read, import: Import) -> Result<Arc<Image>> { Err(soon()) }
-    /// Makes the writable layer of a container on an image.
-    pub fn create_container_layer(&self, container: &str, image: &Digest) -> Result<()> { Err(soon()) }
-    /// How to mount a container's root.
-    pub fn container_root(&self, container: &str, read_only: bool) -> Result<RootMount> { Err(soon()) }
-    /// How to mount an image's root, read-only (volume copy-up, `cp` from images).
-    pub fn image_root(&self, id: &Digest) -> Result<RootMount> { Err(soon()) }
-    /// What the container changed.
-    pub fn container_changes(&self, container: &str) -> Result<Vec<Change>> { Err(soon()) }
-    /// Writes what the container changed, as a layer archive.
-    pub fn container_diff(&self, container: &str, archive: &mut dyn Write) -> Result<()> { Err(soon()) }
-    /// Bytes of the container's own layer, and of its whole root.
-    pub fn container_size(&self, container: &str) -> Result<(u64, u64)> { Err(soon()) }
-    /// Removes the writable layer: gone at once, its space with the next [`Graph::sweep`]. None there is no error.
-    pub fn remove_container_layer(&self, container: &str) -> Result<()> { Err(soon()) }
-    /// The containers that have a writable layer.
-    pub fn container_layers(&self) -> Vec<String> { Vec::new() }
-    /// Deletes what was removed. Slow: call it from a background thread after removals.
-    pub fn sweep(&self) -> Result<()> { Err(soon()) }
+    #[must_use]
+    pub fn driver(&self) -> &Arc<dyn GraphDriver> {
+        &self.inner.driver
+    }
+
+    /// Everything that is there now. Never waits for the disk or for a change.
+    #[must_use]
+    pub fn images(&self) -> Arc<Images> {
+        Arc::clone(&self.inner.images.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An image by name, `name@digest`, id or the beginning of one.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`].
+    pub fn image(&self, name: &str) -> Result<Arc<Image>> {
+        self.images().resolve(name).cloned()
+    }
+
+    /// Gives an image a name (tag `latest` when it has none); returns the image that had it before, if another.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] when the image is not there.
+    pub fn tag(&self, name: &Reference, id: &Digest) -> Result<Option<Digest>> {
+        let change = self.change();
+        let mut images = (*self.images()).clone();
+        let image = images.get(id).ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
+        let image = Arc::new(Image { last_tagged: now(), ..(**image).clone() });
+        let name = canonical(name);
+        self.inner.db.write(Durability::Disk, |db| {
+            records::put_image(db, &image)?;
+            db.replace(&records::name_path(&name), id.as_str())
+        })?;
+        images.insert(image);
+        let before = images.name(name, id.clone()).filter(|before| before != id);
+        self.publish(&change, images);
+        Ok(before)
+    }
+
+    /// How to mount an image's root, read-only.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`] when it is not there, [`Error::Conflict`] when it has no layers.
+    pub fn image_root(&self, id: &Digest) -> Result<RootMount> {
+        let images = self.images();
+        let image = images.get(id).ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
+        let top = image.layers.last().ok_or_else(|| Error::Conflict(format!("image {} has no layers", id.short())))?;
+        Ok(self.inner.driver.mount(&top.store_id, true)?)
+    }
+
+    /// Whether the layers of one registration may be unpacked in any order and at once.
+    #[must_use]
+    pub fn unpacks_in_parallel(&self) -> bool {
+        self.inner.driver.applies_in_parallel()
+    }
+
+    /// Deletes what was removed. Slow: call it from a background thread after start and after removals.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn sweep(&self) -> Result<()> {
+        Ok(self.inner.driver.sweep(false)?)
+    }
+
+    /// The right to change images and names.
+    pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
+        self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn publish(&self, _change: &MutexGuard<'_, ()>, images: Images) {
+        *self.inner.images.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(images);
+    }
+
+    pub(crate) fn writable(&self) -> MutexGuard<'_, HashMap<String, WritableRecord>> {
+        self.inner.writable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the layers that no image, container or registration needs; returns their chain ids, uppermost first.
+    pub(crate) fn collect(&self, _change: &MutexGuard<'_, ()>) -> Result<Vec<Digest>> {
+        let images = self.images();
+        let mut kept: HashSet<Digest> =
+            images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.clone()).collect();
+        for record in self.writable().values() {
+            let mut at = record.parent.clone();
+            while let Some(chain) = at.filter(|chain| kept.insert(chain.clone())) {
+                at = self.inner.layers.get(&chain).and_then(|layer| layer.parent.clone());
+            }
+        }
+        let mut taken = self.inner.layers.take_unreferenced(|chain| kept.contains(chain));
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        sort_uppermost_first(&mut taken);
+        // Before the driver forgets them: the database may name less than there is, never more.
+        let purged = self.inner.db.write(Durability::Disk, |db| {
+            taken.iter().try_for_each(|layer| db.purge(&records::layer_id(&layer.chain_id)).map(drop))
+        });
+        if let Err(error) = purged {
+            taken.into_iter().for_each(|layer| self.inner.layers.enter(layer));
+            return Err(error);
+        }
+        self.inner.layers.discard_all(&taken);
+        Ok(taken.iter().map(|layer| layer.chain_id.clone()).collect())
+    }
 }
 
-impl Images {
-    /// Every image, by id.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Image>> { self.by_id.values() }
-    /// An image by its id.
-    pub fn get(&self, id: &Digest) -> Option<&Arc<Image>> { self.by_id.get(id) }
-    /// The names of an image: tags (`docker.io/library/debian:12`) and repo digests (`…@sha256:…`), canonical.
-    pub fn names(&self, id: &Digest) -> Vec<Reference> { Vec::new() }
-    /// An image by name, digest, `name@digest`, id or the beginning of one.
-    pub fn resolve(&self, name: &str) -> Result<&Arc<Image>> { Err(soon()) }
+fn sort_uppermost_first(layers: &mut [Arc<Layer>]) {
+    let parents: HashMap<_, _> = layers.iter().map(|l| (l.chain_id.clone(), l.parent.clone())).collect();
+    let depth = |layer: &Arc<Layer>| {
+        let mut at = layer.parent.as_ref();
+        let mut depth = 0;
+        while let Some(parent) = at.and_then(|chain| parents.get(chain)) {
+            depth += 1;
+            at = parent.as_ref();
+        }
+        depth
+    };
+    layers.sort_by_cached_key(|layer| std::cmp::Reverse((depth(layer), layer.chain_id.clone())));
 }
 
-/// What `import` makes beside the layer.
-#[derive(Debug, Clone, Default)]
-pub struct Import {
-    /// The name to give, if any.
-    pub name: Option<Reference>,
-    /// The configuration, with the changes (`-c`) applied.
-    pub config: gantry_api::container::Config,
-    /// The platform; empty means this machine's.
-    pub architecture: String,
-    /// Now, as RFC 3339.
-    pub created: String,
-    /// The comment of the history.
-    pub message: String,
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// An image on its way in. Dropped without [`Registration::commit`], it leaves nothing that no image has.
-pub struct Registration { graph: Graph }
-
-/// How a layer came to be there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unpacked {
-    /// It was unpacked now: its bytes of content.
-    Fresh(u64),
-    /// It was there, or another registration made it meanwhile; the reader was not read to its end.
-    Shared,
+/// The layers whose files are there.
+fn load_layers(db: &GraphDb, stored: &HashSet<String>) -> Result<HashMap<Digest, Arc<Layer>>> {
+    let mut layers = HashMap::new();
+    for entity in db.entities(LAYER)? {
+        let layer: Layer = records::read(&entity)?;
+        if stored.contains(&layer.store_id) {
+            layers.insert(layer.chain_id.clone(), Arc::new(layer));
+        } else {
+            tracing::warn!(layer = %layer.chain_id, "the files of a layer are missing; pull its images again");
+        }
+    }
+    Ok(layers)
 }
 
-impl Registration {
-    /// The image's id.
-    pub fn id(&self) -> &Digest { unreachable!() }
-    /// What the configuration says.
-    pub fn config(&self) -> &crate::ImageConfig { unreachable!() }
-    /// How many layers.
-    pub fn len(&self) -> usize { 0 }
-    /// Whether layer `index` (0 is the lowest) is there already, so that its blob need not be fetched.
-    pub fn is_present(&self, index: usize) -> bool { false }
-    /// Unpacks layer `index` from its blob (gzip, zstd or plain, by its magic bytes), verifies its diff id, and reads
-    /// `blob` to its end so that whoever hashes it has seen all. Blocking; call it from several threads at once. Where
-    /// [`Graph::unpacks_in_parallel`] is false, in order. Waits for another registration that unpacks the same layer.
-    pub fn unpack(&self, index: usize, blob: &mut dyn Read) -> Result<Unpacked> { Err(soon()) }
-    /// Makes the image visible with these names, on disk, in one step. Every layer must be unpacked or present.
-    pub fn commit(self, names: &[Reference]) -> Result<Arc<Image>> { Err(soon()) }
+fn load_images(db: &GraphDb, content: &Content, layers: &HashMap<Digest, Arc<Layer>>) -> Result<Images> {
+    let mut images = Images::default();
+    for entity in db.entities(IMAGE)? {
+        match load_image(&entity.id, records::read(&entity)?, content, layers) {
+            Ok(image) => images.insert(Arc::new(image)),
+            Err(error) => tracing::warn!(image = entity.id, %error, "an image is damaged; pull it again"),
+        }
+    }
+    for (name, id) in db.children(IMAGES)? {
+        if let (Ok(name), Ok(id)) = (Reference::parse(&name), id.parse())
+            && images.get(&id).is_some()
+        {
+            images.name(name, id);
+        }
+    }
+    Ok(images)
 }
 
-fn soon() -> crate::Error { crate::Error::Conflict("not written yet".to_owned()) }
-struct Inner { db: GraphDb, content: Content, driver: Arc<dyn GraphDriver> }
+fn load_image(id: &str, record: ImageRecord, content: &Content, layers: &HashMap<Digest, Arc<Layer>>) -> Result<Image> {
+    let id: Digest = id.parse().map_err(|error| Error::invalid("image id", error))?;
+    let raw = content.read(&id)?;
+    let config = ImageConfig::parse(&raw)?;
+    let missing = |chain: &Digest| Error::NotFound { kind: "layer", name: chain.to_string() };
+    let layers = config.chain_ids().into_iter().map(|chain| layers.get(&chain).cloned().ok_or_else(|| missing(&chain)));
+    let layers = layers.collect::<Result<_>>()?;
+    Ok(Image { id, config, raw: raw.into(), layers, manifest: record.manifest, last_tagged: record.last_tagged })
+}
+
+fn load_writable(db: &GraphDb, stored: &HashSet<String>) -> Result<HashMap<String, WritableRecord>> {
+    let mut writable = HashMap::new();
+    for entity in db.entities(WRITABLE)? {
+        let container = entity.id.trim_start_matches("writable:").to_owned();
+        if stored.contains(&container) {
+            writable.insert(container, records::read(&entity)?);
+        } else {
+            // Its removal was interrupted after the files went.
+            db.write(Durability::Process, |db| db.purge(&entity.id))?;
+        }
+    }
+    Ok(writable)
+}
+
+/// Removes layers that no commit reached. Where the database knows nothing at all it may be the database that was lost:
+/// then nothing is touched.
+fn remove_orphans(
+    db: &GraphDb,
+    driver: &dyn GraphDriver,
+    stored: &HashSet<String>,
+    layers: &HashMap<Digest, Arc<Layer>>,
+    writable: &HashMap<String, WritableRecord>,
+) -> Result<()> {
+    let known: HashSet<&str> = layers.values().map(|layer| layer.store_id.as_str()).collect();
+    let orphans = stored.iter().filter(|id| !known.contains(id.as_str()) && !writable.contains_key(*id));
+    let orphans: Vec<_> = orphans.collect();
+    if !orphans.is_empty() && db.entities(IMAGE)?.is_empty() && known.is_empty() && writable.is_empty() {
+        tracing::warn!(layers = orphans.len(), "the database names no layer, but there are some; they are left alone");
+        return Ok(());
+    }
+    for id in orphans {
+        driver.remove(id)?;
+    }
+    Ok(())
+}

@@ -128,10 +128,7 @@ impl ImageConfig {
             return Err(invalid(format!("rootfs type is {:?}, want \"layers\"", config.rootfs.kind)));
         }
         if config.rootfs.diff_ids.len() > LAYER_LIMIT {
-            return Err(invalid(format!(
-                "{} layers, at most {LAYER_LIMIT} are mounted",
-                config.rootfs.diff_ids.len()
-            )));
+            return Err(invalid(format!("{} layers, at most {LAYER_LIMIT} are mounted", config.rootfs.diff_ids.len())));
         }
         Ok(config)
     }

@@ -5,12 +5,23 @@ mod db;
 mod error;
 mod graph;
 mod image;
+mod images;
+mod import;
+mod layers;
+mod records;
+mod registration;
+mod removal;
+mod writable;
 
 pub use content::{Content, Ingest};
-pub use db::{Entity, GraphDb, ROOT, Transaction, View, join};
+pub use db::{DIRECTORY, Entity, GraphDb, ROOT, Transaction, View, join};
 pub use error::{Error, Result};
 pub use gantry_linux::fs::Durability;
-pub use graph::*;
+pub use graph::Graph;
 pub use image::{
     DOCUMENT_LIMIT, Descriptor, History, Image, ImageConfig, LAYER_LIMIT, Layer, RootFs, chain_id, digest_of,
 };
+pub use images::Images;
+pub use import::Import;
+pub use registration::{Manifest, Registration, Unpacked};
+pub use removal::{Removed, Use};

@@ -98,6 +98,9 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// Another process has the directory.
+    #[error("{} is in use by another daemon: stop it, or choose another data root (--data-root)", .0.display())]
+    InUse(PathBuf),
     /// The driver cannot work here: what is missing.
     #[error("graphdriver {driver} cannot be used on {path}: {reason}")]
     Unsupported {

@@ -1,11 +1,12 @@
 //! Where a driver keeps its layers: `layers/<id>` is whole, `drafts/<id>` is not yet, `trash/…` is no more. A directory
 //! goes from one to the next by a rename, so a crash at any instant leaves each layer in exactly one of them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use gantry_linux::{ResultExt, fs};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use crate::{Error, trash, tree};
@@ -15,14 +16,24 @@ use crate::{Error, trash, tree};
 pub(crate) struct Store {
     root: PathBuf,
     sweeping: Mutex<()>,
+    /// Locked as long as the store is open: two daemons must not share a data root.
+    _lock: File,
 }
 
 impl Store {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: fs_root(root)?, sweeping: Mutex::new(()) };
-        for part in ["layers", "drafts", "trash"] {
-            fs::create_dir_mode(store.root.join(part), 0o700)?;
+        fs::create_dir_mode(root, 0o700)?;
+        let root = fs::canonicalize(root)?;
+        let lock = fs::create(root.join("lock"))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(Error::InUse(root)),
+            other => other.during("lock", root.display())?,
         }
+        for part in ["layers", "drafts", "trash"] {
+            fs::create_dir_mode(root.join(part), 0o700)?;
+        }
+        let store = Self { root, sweeping: Mutex::new(()), _lock: lock };
+        store.discard_drafts()?;
         Ok(store)
     }
 
@@ -110,20 +121,21 @@ impl Store {
         self.discard(&self.root.join("drafts").join(id))
     }
 
+    /// The drafts of a dead daemon.
+    fn discard_drafts(&self) -> Result<(), Error> {
+        for draft in fs::list(self.root.join("drafts"))? {
+            self.discard(&self.root.join("drafts").join(draft))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn sweep(&self, drafts: bool) -> Result<(), Error> {
         let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         if drafts {
-            for draft in fs::list(self.root.join("drafts"))? {
-                self.discard(&self.root.join("drafts").join(draft))?;
-            }
+            self.discard_drafts()?;
         }
         Ok(trash::empty(&self.root.join("trash"))?)
     }
-}
-
-fn fs_root(root: &Path) -> Result<PathBuf, Error> {
-    fs::create_dir_mode(root, 0o700)?;
-    Ok(fs::canonicalize(root)?)
 }
 
 /// Ids become names of directories.

@@ -68,6 +68,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (driver, reason) = open(root.path(), None).unwrap();
         assert_eq!(driver.name(), "overlay", "{reason}");
+        assert!(matches!(open(root.path(), None), Err(Error::InUse(_))));
+        drop(driver);
         assert_eq!(open(root.path(), Some("overlay2")).unwrap().0.name(), "overlay");
     }
 
@@ -76,6 +78,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (driver, _) = open(root.path(), Some("vfs")).unwrap();
         driver.create_writable("one", None).unwrap();
+        drop(driver);
         assert_eq!(open(root.path(), None).unwrap().0.name(), "vfs");
         let error = open(root.path(), Some("zfs")).err().unwrap().to_string();
         assert_eq!(error, "no such graphdriver: zfs; there are overlay, vfs");

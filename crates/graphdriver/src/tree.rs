@@ -179,7 +179,7 @@ pub(crate) fn copy_metadata(from: (BorrowedFd<'_>, &[u8]), stat: &Stat, to: (Bor
 
 /// A step of a [`Walk`].
 pub(crate) enum Step {
-    /// An entry; a directory is entered next, unless [`Walk::skip`] is called.
+    /// An entry; a directory is entered next.
     Entry { dir: Arc<OwnedFd>, name: Vec<u8>, path: Vec<u8>, stat: Stat },
     /// All entries of the directory `path` were seen.
     Leave { path: Vec<u8> },
@@ -199,11 +199,6 @@ impl Walk {
     pub(crate) fn new(root: OwnedFd) -> Result<Self> {
         let names = names(&root).during("list", "layer")?;
         Ok(Self { stack: vec![(Arc::new(root), names.into_iter())], path: Vec::new(), pending: None })
-    }
-
-    /// Does not enter the directory that was the last step.
-    pub(crate) fn skip(&mut self) {
-        self.pending = None;
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Step>> {

@@ -113,9 +113,7 @@ impl<'a> Transaction<'a> {
     pub fn delete(&self, path: &str) -> Result<bool> {
         let (names, name) = split_last(path)?;
         match self.follow(&names)? {
-            Some(parent) => {
-                Ok(self.run("DELETE FROM edge WHERE parent = ?1 AND name = ?2", &[&parent, &name])? > 0)
-            }
+            Some(parent) => Ok(self.run("DELETE FROM edge WHERE parent = ?1 AND name = ?2", &[&parent, &name])? > 0),
             None => Ok(false),
         }
     }

@@ -34,8 +34,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// The database's.
     pub fn entities(&self, kind: &str) -> Result<Vec<Entity>> {
-        let mut query =
-            self.0.prepare_cached("SELECT id, kind, properties FROM entity WHERE kind = ?1 ORDER BY id")?;
+        let mut query = self.0.prepare_cached("SELECT id, kind, properties FROM entity WHERE kind = ?1 ORDER BY id")?;
         let rows = query.query_map([kind], to_entity)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
@@ -88,9 +87,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::NotFound`] when the path leads nowhere.
     pub fn children(&self, path: &str) -> Result<BTreeMap<String, String>> {
-        let id = self
-            .lookup(path)?
-            .ok_or_else(|| Error::NotFound { kind: "database path", name: path.to_owned() })?;
+        let id = self.lookup(path)?.ok_or_else(|| Error::NotFound { kind: "database path", name: path.to_owned() })?;
         self.edges(&id)
     }
 
@@ -144,9 +141,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// [`Error::NotFound`] when the path leads nowhere.
     pub fn walk(&self, path: &str, depth: usize) -> Result<Vec<(String, String)>> {
-        let start = self
-            .lookup(path)?
-            .ok_or_else(|| Error::NotFound { kind: "database path", name: path.to_owned() })?;
+        let start =
+            self.lookup(path)?.ok_or_else(|| Error::NotFound { kind: "database path", name: path.to_owned() })?;
         let mut found = Vec::new();
         let mut open = vec![(path.to_owned(), start, 0)];
         while let Some((path, id, level)) = open.pop() {

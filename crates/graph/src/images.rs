@@ -1,0 +1,111 @@
+//! All images and names at one moment. The store swaps one snapshot for the next; readers keep theirs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_api::reference::{Digest, Reference};
+
+use crate::{Error, Image, Result};
+
+/// All images and names at one moment; immutable.
+#[derive(Debug, Clone, Default)]
+pub struct Images {
+    by_id: BTreeMap<Digest, Arc<Image>>,
+    names: BTreeMap<Reference, Digest>,
+}
+
+impl Images {
+    /// Every image, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Image>> {
+        self.by_id.values()
+    }
+
+    /// How many images there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// An image by its id.
+    #[must_use]
+    pub fn get(&self, id: &Digest) -> Option<&Arc<Image>> {
+        self.by_id.get(id)
+    }
+
+    /// Every name with the id of its image, sorted: tags (`docker.io/library/debian:12`) and repo digests (`…@sha256:…`).
+    pub fn all_names(&self) -> impl Iterator<Item = (&Reference, &Digest)> {
+        self.names.iter()
+    }
+
+    /// The names of an image, sorted; none is a dangling image.
+    #[must_use]
+    pub fn names(&self, id: &Digest) -> Vec<Reference> {
+        self.names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The image that has exactly this name.
+    #[must_use]
+    pub fn by_name(&self, name: &Reference) -> Option<&Arc<Image>> {
+        self.by_id.get(self.names.get(&canonical(name))?)
+    }
+
+    /// An image by what a person says: a name, `name@digest`, an id or the beginning of one.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], or [`Error::Ambiguous`] for a beginning of several ids.
+    pub fn resolve(&self, text: &str) -> Result<&Arc<Image>> {
+        let name = Reference::parse(text).ok();
+        if let Some(image) = name.as_ref().and_then(|name| self.by_name(name)) {
+            return Ok(image);
+        }
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        if let Some(image) = self.by_prefix(digits, text)? {
+            return Ok(image);
+        }
+        let shown = name.map_or_else(|| text.to_owned(), |name| name.with_default_tag().familiar());
+        Err(Error::NoSuchImage(shown))
+    }
+
+    fn by_prefix(&self, digits: &str, text: &str) -> Result<Option<&Arc<Image>>> {
+        if digits.is_empty() || digits.len() > 64 || !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(None);
+        }
+        let mut found = self.by_id.values().filter(|image| image.id.hex().starts_with(digits));
+        let first = found.next();
+        if found.next().is_some() {
+            return Err(Error::Ambiguous(text.to_owned()));
+        }
+        Ok(first)
+    }
+
+    pub(crate) fn insert(&mut self, image: Arc<Image>) {
+        self.by_id.insert(image.id.clone(), image);
+    }
+
+    pub(crate) fn remove(&mut self, id: &Digest) {
+        self.by_id.remove(id);
+        self.names.retain(|_, named| named != id);
+    }
+
+    pub(crate) fn name(&mut self, name: Reference, id: Digest) -> Option<Digest> {
+        self.names.insert(name, id)
+    }
+
+    pub(crate) fn unname(&mut self, name: &Reference) {
+        self.names.remove(name);
+    }
+}
+
+/// The form in which names are kept: by digest where there is one, else by tag.
+pub(crate) fn canonical(name: &Reference) -> Reference {
+    match name.digest() {
+        Some(digest) => name.with_digest(digest.clone()),
+        None => name.clone().with_default_tag(),
+    }
+}

@@ -1,0 +1,311 @@
+//! Layers that are there or on their way, shared between images and between pulls.
+//!
+//! Each layer has one slot: whoever comes first fills it, others wait for the filling, never for the image around it.
+//! Everybody who needs a layer pins it, so that a removal beside a pull leaves it. A layer that nobody pins and nothing
+//! names is removed.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use gantry_api::reference::Digest;
+use gantry_graphdriver::GraphDriver;
+use sha2::{Digest as _, Sha256};
+
+use crate::image::{chain_id, finish};
+use crate::{Error, Layer, Result};
+
+/// Where a layer is in its life.
+#[derive(Debug, Clone)]
+enum State {
+    Absent,
+    /// A thread unpacks or commits it.
+    Busy,
+    /// Unpacked; not a layer yet, because its parent is not.
+    Draft {
+        size: u64,
+    },
+    There(Arc<Layer>),
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    pins: usize,
+}
+
+/// The layers by chain id.
+pub(crate) struct Layers {
+    driver: Arc<dyn GraphDriver>,
+    slots: Mutex<HashMap<Digest, Slot>>,
+    changed: Condvar,
+}
+
+/// What a layer is on top of, and what it must be.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub chain_id: Digest,
+    pub diff_id: Digest,
+    pub parent: Option<Digest>,
+}
+
+impl Plan {
+    /// What must be made for a list of diff ids, lowest first.
+    pub(crate) fn of(diff_ids: &[Digest]) -> Vec<Self> {
+        let mut plans: Vec<Self> = Vec::with_capacity(diff_ids.len());
+        for diff_id in diff_ids {
+            let parent = plans.last().map(|below| below.chain_id.clone());
+            plans.push(Self { chain_id: chain_id(parent.as_ref(), diff_id), diff_id: diff_id.clone(), parent });
+        }
+        plans
+    }
+
+    fn layer(&self, store_id: &str, size: u64) -> Layer {
+        Layer {
+            chain_id: self.chain_id.clone(),
+            diff_id: self.diff_id.clone(),
+            parent: self.parent.clone(),
+            store_id: store_id.to_owned(),
+            size,
+            blobs: Vec::new(),
+        }
+    }
+}
+
+impl Layers {
+    pub(crate) fn new(driver: Arc<dyn GraphDriver>, there: impl IntoIterator<Item = Arc<Layer>>) -> Self {
+        let slot = |layer: Arc<Layer>| (layer.chain_id.clone(), Slot { state: State::There(layer), pins: 0 });
+        Self { driver, slots: Mutex::new(there.into_iter().map(slot).collect()), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, chain: &Digest) -> Option<Arc<Layer>> {
+        match &self.lock().get(chain)?.state {
+            State::There(layer) => Some(Arc::clone(layer)),
+            _ => None,
+        }
+    }
+
+    /// Whether the layer is there or unpacked.
+    pub(crate) fn is_filled(&self, chain: &Digest) -> bool {
+        matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft { .. }, .. }))
+    }
+
+    pub(crate) fn pin(&self, chain: &Digest) {
+        self.lock().entry(chain.clone()).or_insert(Slot { state: State::Absent, pins: 0 }).pins += 1;
+    }
+
+    /// Unpins; a draft that nobody wants any more is removed. The caller collects layers that became unreferenced.
+    pub(crate) fn unpin(&self, chain: &Digest) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(chain) else { return };
+        slot.pins = slot.pins.saturating_sub(1);
+        if slot.pins > 0 {
+            return;
+        }
+        match slot.state {
+            State::Absent => {
+                slots.remove(chain);
+            }
+            State::Draft { .. } => {
+                slots.remove(chain);
+                self.discard(chain.hex());
+            }
+            State::Busy | State::There(_) => {}
+        }
+    }
+
+    fn discard(&self, store_id: &str) {
+        if let Err(error) = self.driver.remove(store_id) {
+            tracing::warn!(%error, layer = store_id, "a layer could not be removed; the next start tries again");
+        }
+    }
+
+    /// Takes the slot for filling, waiting while somebody else does; `None` when it is filled.
+    fn claim(&self, chain: &Digest) -> Option<Claim<'_>> {
+        let mut slots = self.lock();
+        loop {
+            let slot = slots.entry(chain.clone()).or_insert(Slot { state: State::Absent, pins: 0 });
+            match slot.state {
+                State::Absent => {
+                    slot.state = State::Busy;
+                    return Some(Claim { layers: self, chain: chain.clone(), back: State::Absent });
+                }
+                State::Busy => slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner),
+                State::Draft { .. } | State::There(_) => return None,
+            }
+        }
+    }
+
+    /// Unpacks a layer from its blob; returns its size, or `None` when it is filled already (then `blob` is not read).
+    pub(crate) fn unpack(&self, plan: &Plan, blob: &mut dyn Read) -> Result<Option<u64>> {
+        let Some(mut claim) = self.claim(&plan.chain_id) else { return Ok(None) };
+        let id = plan.chain_id.hex();
+        let size = self.fill(id, plan.parent.as_ref(), Some(&plan.diff_id), blob).inspect_err(|_| self.discard(id))?.0;
+        claim.back = State::Draft { size };
+        Ok(Some(size))
+    }
+
+    /// Unpacks a blob into the draft `id`; returns its size and the digest of the uncompressed archive.
+    pub(crate) fn fill(
+        &self,
+        id: &str,
+        parent: Option<&Digest>,
+        wanted: Option<&Digest>,
+        blob: &mut dyn Read,
+    ) -> Result<(u64, Digest)> {
+        // A draft of that name can only be what a failed attempt could not remove.
+        self.driver.remove(id)?;
+        let parent = parent.map(|parent| self.get(parent).map_or(parent.hex().to_owned(), |l| l.store_id.clone()));
+        self.driver.create(id, parent.as_deref())?;
+        let failed = |source| Error::Stream { what: "layer".to_owned(), source };
+        let mut magic = Vec::new();
+        (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
+        let mut blob = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
+        let mut hashed = Hashed { inner: decompress(&magic, &mut blob)?, hash: Sha256::new(), failure: None };
+        let applied = self.driver.apply(id, &mut hashed);
+        if let Some(source) = hashed.failure.take() {
+            return Err(Error::Stream { what: "layer".to_owned(), source });
+        }
+        let size = applied?;
+        let found = finish(hashed.hash.clone());
+        drop(hashed);
+        io::copy(&mut blob, &mut io::sink()).map_err(failed)?;
+        match wanted.filter(|wanted| **wanted != found) {
+            Some(wanted) => Err(Error::Digest { what: "uncompressed layer", wanted: wanted.clone(), found }),
+            None => Ok((size, found)),
+        }
+    }
+
+    /// Makes an unpacked layer a layer, if it is not one yet; its parent must be one.
+    pub(crate) fn commit(&self, plan: &Plan) -> Result<Arc<Layer>> {
+        let mut slots = self.lock();
+        let size = loop {
+            match slots.get_mut(&plan.chain_id) {
+                Some(Slot { state: State::There(layer), .. }) => return Ok(Arc::clone(layer)),
+                Some(Slot { state: State::Busy, .. }) => {
+                    slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+                }
+                Some(slot @ Slot { state: State::Draft { .. }, .. }) => {
+                    let State::Draft { size } = std::mem::replace(&mut slot.state, State::Busy) else { continue };
+                    break size;
+                }
+                Some(Slot { state: State::Absent, .. }) | None => {
+                    return Err(Error::Conflict(format!("layer {} was not unpacked", plan.diff_id)));
+                }
+            }
+        };
+        drop(slots);
+        let mut claim = Claim { layers: self, chain: plan.chain_id.clone(), back: State::Draft { size } };
+        self.driver.commit(plan.chain_id.hex())?;
+        let layer = Arc::new(plan.layer(plan.chain_id.hex(), size));
+        claim.back = State::There(Arc::clone(&layer));
+        Ok(layer)
+    }
+
+    /// Makes the filled draft `id` the layer that `plan` says, unless it is there already; then the draft goes.
+    pub(crate) fn adopt(&self, id: &str, plan: &Plan, size: u64) -> Result<Arc<Layer>> {
+        let Some(mut claim) = self.claim(&plan.chain_id) else {
+            self.discard(id);
+            return self.commit(plan);
+        };
+        self.driver.commit(id).inspect_err(|_| self.discard(id))?;
+        let layer = Arc::new(plan.layer(id, size));
+        claim.back = State::There(Arc::clone(&layer));
+        Ok(layer)
+    }
+
+    /// Replaces what is known of a layer.
+    pub(crate) fn enter(&self, layer: Arc<Layer>) {
+        let mut slots = self.lock();
+        let slot = slots.entry(layer.chain_id.clone()).or_insert(Slot { state: State::Absent, pins: 0 });
+        slot.state = State::There(layer);
+        self.changed.notify_all();
+    }
+
+    /// Takes out every layer that is there, unpinned and not `kept`, and returns them.
+    pub(crate) fn take_unreferenced(&self, kept: impl Fn(&Digest) -> bool) -> Vec<Arc<Layer>> {
+        let mut slots = self.lock();
+        let mut taken = Vec::new();
+        slots.retain(|chain, slot| match &slot.state {
+            State::There(layer) if slot.pins == 0 && !kept(chain) => {
+                taken.push(Arc::clone(layer));
+                false
+            }
+            _ => true,
+        });
+        taken
+    }
+
+    /// Removes layers that were taken out, from the driver.
+    pub(crate) fn discard_all(&self, layers: &[Arc<Layer>]) {
+        for layer in layers {
+            self.discard(&layer.store_id);
+        }
+    }
+}
+
+/// A slot that a thread works on; dropping it gives it back as `back`, also when the work failed.
+struct Claim<'a> {
+    layers: &'a Layers,
+    chain: Digest,
+    back: State,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.layers.lock();
+        let mut orphan = false;
+        if let Some(slot) = slots.get_mut(&self.chain) {
+            orphan = slot.pins == 0 && matches!(self.back, State::Draft { .. });
+            slot.state = self.back.clone();
+        }
+        if orphan {
+            slots.remove(&self.chain);
+            self.layers.discard(self.chain.hex());
+        }
+        self.layers.changed.notify_all();
+    }
+}
+
+/// The uncompressed stream of a blob, by its first bytes.
+fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn Read + 'a>> {
+    match magic {
+        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
+        [0x28, 0xb5, 0x2f, 0xfd] => zstd::Decoder::with_buffer(blob)
+            .map(|decoder| Box::new(decoder) as Box<dyn Read>)
+            .map_err(|source| Error::Stream { what: "layer".to_owned(), source }),
+        [0xfd, b'7', b'z', b'X'] | [b'B', b'Z', b'h', _] => {
+            Err(Error::invalid("archive", "it is compressed by xz or bzip2; use gzip, zstd or none"))
+        }
+        _ => Ok(Box::new(blob)),
+    }
+}
+
+/// Hashes what is read, and keeps the error of the stream itself, which is not the archive's fault.
+struct Hashed<'a> {
+    inner: Box<dyn Read + 'a>,
+    hash: Sha256,
+    failure: Option<io::Error>,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.inner.read(buffer) {
+            Ok(length) => {
+                self.hash.update(&buffer[..length]);
+                Ok(length)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+            Err(error) => {
+                let copy =
+                    error.raw_os_error().map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error);
+                self.failure = Some(error);
+                Err(copy)
+            }
+        }
+    }
+}

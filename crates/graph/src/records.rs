@@ -1,0 +1,69 @@
+//! How images, layers and writable layers are written in the GraphDB.
+//!
+//! | kind | id | document |
+//! |---|---|---|
+//! | `image` | `sha256:…`, the configuration's digest | [`ImageRecord`]; the configuration is in the content store |
+//! | `layer` | `layer:` and the chain id's digits | [`Layer`] |
+//! | `writable` | `writable:` and the container's id | [`WritableRecord`] |
+//!
+//! Names of images are edges `/images/<canonical name>` to their image.
+
+use gantry_api::reference::{Digest, Reference};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Descriptor, Entity, Error, Image, Layer, Result, Transaction, join};
+
+pub(crate) const IMAGE: &str = "image";
+pub(crate) const LAYER: &str = "layer";
+pub(crate) const WRITABLE: &str = "writable";
+pub(crate) const IMAGES: &str = "/images";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub manifest: Option<Descriptor>,
+    #[serde(default)]
+    pub last_tagged: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WritableRecord {
+    pub image: Digest,
+    /// Chain id of the image's uppermost layer.
+    pub parent: Option<Digest>,
+}
+
+pub(crate) fn layer_id(chain: &Digest) -> String {
+    format!("layer:{}", chain.hex())
+}
+
+pub(crate) fn writable_id(container: &str) -> String {
+    format!("writable:{container}")
+}
+
+pub(crate) fn name_path(name: &Reference) -> String {
+    join(IMAGES, &name.to_string())
+}
+
+pub(crate) fn read<T: DeserializeOwned>(entity: &Entity) -> Result<T> {
+    serde_json::from_str(&entity.properties)
+        .map_err(|error| Error::invalid(format!("document of {} {}", entity.kind, entity.id), error))
+}
+
+fn write(db: &Transaction<'_>, id: &str, kind: &str, document: &impl Serialize) -> Result<()> {
+    let document = serde_json::to_string(document).map_err(|error| Error::invalid(format!("{kind} {id}"), error))?;
+    db.put_entity(id, kind, &document)
+}
+
+pub(crate) fn put_layer(db: &Transaction<'_>, layer: &Layer) -> Result<()> {
+    write(db, &layer_id(&layer.chain_id), LAYER, layer)
+}
+
+pub(crate) fn put_image(db: &Transaction<'_>, image: &Image) -> Result<()> {
+    let record = ImageRecord { manifest: image.manifest.clone(), last_tagged: image.last_tagged };
+    write(db, image.id.as_str(), IMAGE, &record)
+}
+
+pub(crate) fn put_writable(db: &Transaction<'_>, container: &str, record: &WritableRecord) -> Result<()> {
+    write(db, &writable_id(container), WRITABLE, record)
+}

@@ -1,0 +1,192 @@
+//! An image on its way in: its layers unpacked in parallel, then all of it visible in one step.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use gantry_api::reference::{Digest, Reference};
+use gantry_linux::fs::Durability;
+
+use crate::graph::now;
+use crate::images::canonical;
+use crate::layers::Plan;
+use crate::records;
+use crate::{DOCUMENT_LIMIT, Descriptor, Error, Graph, Image, ImageConfig, Layer, Result, digest_of};
+
+/// The manifest of a pulled image.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// Its bytes as they came, digest verified by the caller.
+    pub raw: Vec<u8>,
+    /// Its media type.
+    pub media_type: String,
+    /// The layers' descriptors, lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// How a layer came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpacked {
+    /// It was unpacked now: its bytes of content.
+    Fresh(u64),
+    /// It was there, or another registration made it meanwhile; the reader was not read.
+    Shared,
+}
+
+/// An image on its way in. Dropped without [`Registration::commit`], it leaves nothing that no image has.
+pub struct Registration {
+    graph: Graph,
+    id: Digest,
+    config: ImageConfig,
+    raw: Vec<u8>,
+    manifest: Option<Manifest>,
+    plans: Vec<Plan>,
+}
+
+impl Graph {
+    /// Starts the registration of an image. `config` is its configuration, whose digest the caller has verified.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when configuration or manifest are not what they must be.
+    pub fn register(&self, config: Vec<u8>, manifest: Option<Manifest>) -> Result<Registration> {
+        let parsed = ImageConfig::parse(&config)?;
+        if let Some(manifest) = &manifest {
+            if manifest.raw.len() > DOCUMENT_LIMIT {
+                return Err(Error::invalid(
+                    "manifest",
+                    format!("{} bytes, at most {DOCUMENT_LIMIT}", manifest.raw.len()),
+                ));
+            }
+            let (named, wanted) = (manifest.layers.len(), parsed.rootfs.diff_ids.len());
+            if named != wanted {
+                return Err(Error::invalid("manifest", format!("{named} layers, its configuration has {wanted}")));
+            }
+        }
+        let plans = Plan::of(&parsed.rootfs.diff_ids);
+        plans.iter().for_each(|plan| self.inner.layers.pin(&plan.chain_id));
+        Ok(Registration { graph: self.clone(), id: digest_of(&config), config: parsed, raw: config, manifest, plans })
+    }
+}
+
+impl Registration {
+    /// The image's id.
+    #[must_use]
+    pub const fn id(&self) -> &Digest {
+        &self.id
+    }
+
+    /// What the configuration says.
+    #[must_use]
+    pub const fn config(&self) -> &ImageConfig {
+        &self.config
+    }
+
+    /// How many layers it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// Whether it has no layers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+
+    /// Whether layer `index` (0 is the lowest) is there already, so that its blob need not be fetched. Once true it
+    /// stays so while this registration lives.
+    #[must_use]
+    pub fn is_present(&self, index: usize) -> bool {
+        self.plans.get(index).is_some_and(|plan| self.graph.inner.layers.is_filled(&plan.chain_id))
+    }
+
+    /// Unpacks layer `index` from its blob (gzip, zstd or plain, told by its first bytes), verifies its diff id, and
+    /// reads `blob` to its end so that whoever hashes it has seen all of it.
+    ///
+    /// Blocking; call it from several threads at once. Where [`Graph::unpacks_in_parallel`] is false, call it in order.
+    /// While another registration unpacks the same layer this one waits, and takes the layer if that succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Stream`] when `blob` fails (it may be tried again), [`Error::Digest`] or a driver's
+    /// [`gantry_graphdriver::Error::Archive`] when the layer is not what it must be. Nothing of it is left.
+    pub fn unpack(&self, index: usize, blob: &mut dyn Read) -> Result<Unpacked> {
+        let plan = self.plans.get(index).ok_or_else(|| {
+            Error::invalid(format!("layer {index}"), format!("image {} has {}", self.id.short(), self.plans.len()))
+        })?;
+        let unpacked = self.graph.inner.layers.unpack(plan, blob)?;
+        if unpacked.is_some() && !self.graph.unpacks_in_parallel() {
+            self.graph.inner.layers.commit(plan)?;
+        }
+        Ok(unpacked.map_or(Unpacked::Shared, Unpacked::Fresh))
+    }
+
+    /// Makes the image visible with these names (tags, and `name@digest` as pulled), on disk, in one step. Every layer
+    /// must be unpacked or present. A name that another image had is taken from it.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when a layer was not unpacked; the database's and the driver's. Then the image is not there.
+    pub fn commit(self, names: &[Reference]) -> Result<Arc<Image>> {
+        let inner = &self.graph.inner;
+        let mut layers = Vec::with_capacity(self.plans.len());
+        for (index, plan) in self.plans.iter().enumerate() {
+            let layer = inner.layers.commit(plan)?;
+            layers.push(self.with_blob(index, layer));
+        }
+        inner.content.put(&self.raw)?;
+        let manifest = match &self.manifest {
+            Some(manifest) => Some(Descriptor {
+                media_type: manifest.media_type.clone(),
+                digest: inner.content.put(&manifest.raw)?,
+                size: manifest.raw.len() as u64,
+            }),
+            None => None,
+        };
+        let change = self.graph.change();
+        let mut images = (*self.graph.images()).clone();
+        let known = images.get(&self.id);
+        let image = Arc::new(Image {
+            id: self.id.clone(),
+            config: self.config.clone(),
+            raw: self.raw.clone().into(),
+            manifest: manifest.or_else(|| known.and_then(|known| known.manifest.clone())),
+            last_tagged: if names.is_empty() { known.map_or(0, |known| known.last_tagged) } else { now() },
+            layers,
+        });
+        let names: Vec<Reference> = names.iter().map(canonical).collect();
+        inner.db.write(Durability::Disk, |db| {
+            image.layers.iter().try_for_each(|layer| records::put_layer(db, layer))?;
+            records::put_image(db, &image)?;
+            names.iter().try_for_each(|name| db.replace(&records::name_path(name), image.id.as_str()).map(drop))
+        })?;
+        image.layers.iter().for_each(|layer| inner.layers.enter(Arc::clone(layer)));
+        images.insert(Arc::clone(&image));
+        for name in names {
+            images.name(name, image.id.clone());
+        }
+        self.graph.publish(&change, images);
+        Ok(image)
+    }
+
+    /// The layer, with the blob that this image's manifest knows it by.
+    fn with_blob(&self, index: usize, layer: Arc<Layer>) -> Arc<Layer> {
+        let blob = self.manifest.as_ref().and_then(|manifest| manifest.layers.get(index));
+        match blob.filter(|blob| !layer.blobs.contains(blob)) {
+            Some(blob) => {
+                let mut layer = (*layer).clone();
+                layer.blobs.push(blob.clone());
+                Arc::new(layer)
+            }
+            None => layer,
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.plans.iter().rev().for_each(|plan| self.graph.inner.layers.unpin(&plan.chain_id));
+        // Layers that were committed for an image that then was not.
+        let change = self.graph.change();
+        if let Err(error) = self.graph.collect(&change) {
+            tracing::warn!(%error, image = %self.id, "layers of a failed pull stay until the next start");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Removing names and images, by Docker's rules.
+
+use gantry_api::reference::{Digest, Reference};
+use gantry_linux::fs::Durability;
+
+use crate::images::canonical;
+use crate::records;
+use crate::{Error, Graph, Image, Images, Result};
+
+/// One step of a removal: what `docker rmi` prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name went; as people write it.
+    Untagged(String),
+    /// An image or a layer (by chain id) went.
+    Deleted(Digest),
+}
+
+/// A container that uses an image, as the engine knows it.
+#[derive(Debug, Clone)]
+pub struct Use {
+    /// The image.
+    pub image: Digest,
+    /// The container's id.
+    pub container: String,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+impl Graph {
+    /// `docker rmi`. By a name: the name goes, and the image with its last name. By an id: all its names and the image,
+    /// if they are of one repository or `force`. `users` are the containers there are: a running one keeps the image
+    /// whatever `force` says, a stopped one unless `force` (its layers stay as long as it needs them).
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] in Docker's words, [`Error::NoSuchImage`], [`Error::Ambiguous`].
+    pub fn remove_image(&self, name: &str, force: bool, users: &[Use]) -> Result<Vec<Removed>> {
+        let change = self.change();
+        let images = self.images();
+        let image = images.resolve(name)?;
+        let names = images.names(&image.id);
+        let by_name = Reference::parse(name).ok().map(|name| canonical(&name)).filter(|name| names.contains(name));
+        let gone = match &by_name {
+            Some(name) => {
+                let gone = names_to_drop(name, &names);
+                if gone.len() == names.len() && !force {
+                    check_name(name, image, users)?;
+                }
+                gone
+            }
+            None => {
+                check_id(image, &names, force, users)?;
+                names.clone()
+            }
+        };
+        // A forced removal by name leaves an image that is in use without a name.
+        let keep_image = gone.len() < names.len() || (by_name.is_some() && used_by(image, users, true).is_some());
+        let mut removed: Vec<_> = gone.iter().map(|name| Removed::Untagged(name.familiar())).collect();
+        let mut next = (*images).clone();
+        gone.iter().for_each(|name| next.unname(name));
+        if !keep_image {
+            next.remove(&image.id);
+        }
+        self.inner.db.write(Durability::Disk, |db| {
+            gone.iter().try_for_each(|name| db.delete(&records::name_path(name)).map(drop))?;
+            if keep_image { Ok(false) } else { db.purge(image.id.as_str()) }
+        })?;
+        self.publish(&change, next);
+        if !keep_image {
+            removed.push(Removed::Deleted(image.id.clone()));
+            removed.extend(self.collect(&change)?.into_iter().map(Removed::Deleted));
+            self.drop_documents(image)?;
+        }
+        Ok(removed)
+    }
+
+    /// The images without a name.
+    #[must_use]
+    pub fn dangling(&self) -> Vec<Digest> {
+        let images = self.images();
+        let named: std::collections::HashSet<_> = images.all_names().map(|(_, id)| id).collect();
+        images.iter().map(|image| &image.id).filter(|id| !named.contains(id)).cloned().collect()
+    }
+
+    fn drop_documents(&self, image: &Image) -> Result<()> {
+        let images: &Images = &self.images();
+        self.inner.content.delete(&image.id)?;
+        if let Some(manifest) = &image.manifest {
+            let shared =
+                images.iter().any(|other| other.manifest.as_ref().is_some_and(|m| m.digest == manifest.digest));
+            if !shared {
+                self.inner.content.delete(&manifest.digest)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name itself; and when no tag of its repository is left then, the digests that it was pulled by.
+fn names_to_drop(name: &Reference, names: &[Reference]) -> Vec<Reference> {
+    let repository = name.repository();
+    let same = |other: &&Reference| other.repository() == repository;
+    let tag_stays = names.iter().filter(same).any(|other| other != name && other.tag().is_some());
+    let mut gone = vec![name.clone()];
+    if name.tag().is_some() && !tag_stays {
+        gone.extend(names.iter().filter(same).filter(|other| *other != name).cloned());
+    }
+    gone
+}
+
+fn used_by<'a>(image: &Image, users: &'a [Use], any: bool) -> Option<&'a Use> {
+    let mut users = users.iter().filter(|user| user.image == image.id && (any || user.running));
+    let first = users.next()?;
+    // A running one is the harder reason.
+    Some(if first.running { first } else { users.find(|user| user.running).unwrap_or(first) })
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn check_name(name: &Reference, image: &Image, users: &[Use]) -> Result<()> {
+    match used_by(image, users, true) {
+        Some(user) => Err(Error::Conflict(format!(
+            "conflict: unable to remove repository reference {:?} (must force) - container {} is using its referenced \
+             image {}",
+            name.familiar(),
+            short(&user.container),
+            image.id.short()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_id(image: &Image, names: &[Reference], force: bool, users: &[Use]) -> Result<()> {
+    let id = image.id.short();
+    let refuse =
+        |how: &str, why: String| Err(Error::Conflict(format!("conflict: unable to delete {id} ({how}) - {why}")));
+    if let Some(user) = used_by(image, users, !force) {
+        let container = short(&user.container);
+        return if user.running {
+            refuse("cannot be forced", format!("image is being used by running container {container}"))
+        } else {
+            refuse("must be forced", format!("image is being used by stopped container {container}"))
+        };
+    }
+    let repositories: std::collections::BTreeSet<_> = names.iter().map(Reference::repository).collect();
+    let tags = names.iter().filter(|name| name.tag().is_some()).count();
+    if !force && (repositories.len() > 1 || tags > 1) {
+        return refuse("must be forced", "image is referenced in multiple repositories".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The writable layers of containers.
+
+use std::io::Write;
+
+use gantry_api::reference::Digest;
+use gantry_graphdriver::Change;
+use gantry_linux::fs::Durability;
+use gantry_linux::mount::RootMount;
+
+use crate::records::{self, WritableRecord};
+use crate::{Error, Graph, Result};
+
+impl Graph {
+    /// Makes the writable layer of a container on an image. It does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], or [`Error::Conflict`] when the container has one.
+    pub fn create_container_layer(&self, container: &str, image: &Digest) -> Result<()> {
+        let (record, parent) = self.reserve(container, image)?;
+        let made =
+            self.inner.driver.create_writable(container, parent.as_deref()).map_err(Error::from).and_then(|()| {
+                self.inner.db.write(Durability::Process, |db| records::put_writable(db, container, &record))
+            });
+        if made.is_err() {
+            // The first error is the one that matters; the next start removes what this cannot.
+            if let Err(error) = self.remove_container_layer(container) {
+                tracing::warn!(%error, container, "a failed writable layer stays until the next start");
+            }
+        }
+        made
+    }
+
+    /// From here on the image's layers stay, whatever happens to the image.
+    fn reserve(&self, container: &str, image: &Digest) -> Result<(WritableRecord, Option<String>)> {
+        let _change = self.change();
+        let images = self.images();
+        let image = images.get(image).ok_or_else(|| Error::NoSuchImage(image.to_string()))?;
+        let record = WritableRecord { image: image.id.clone(), parent: image.top().cloned() };
+        let mut writable = self.writable();
+        if writable.contains_key(container) {
+            return Err(Error::Conflict(format!("container {container} has a writable layer already")));
+        }
+        writable.insert(container.to_owned(), record.clone());
+        Ok((record, image.layers.last().map(|top| top.store_id.clone())))
+    }
+
+    fn check(&self, container: &str) -> Result<WritableRecord> {
+        let missing = || Error::NotFound { kind: "writable layer of container", name: container.to_owned() };
+        self.writable().get(container).cloned().ok_or_else(missing)
+    }
+
+    /// The containers that have a writable layer.
+    #[must_use]
+    pub fn container_layers(&self) -> Vec<String> {
+        self.writable().keys().cloned().collect()
+    }
+
+    /// How to mount a container's root. Only one writable mount of it may be alive at a time.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn container_root(&self, container: &str, read_only: bool) -> Result<RootMount> {
+        self.check(container)?;
+        Ok(self.inner.driver.mount(container, read_only)?)
+    }
+
+    /// What the container changed, sorted by path.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn container_changes(&self, container: &str) -> Result<Vec<Change>> {
+        self.check(container)?;
+        Ok(self.inner.driver.changes(container)?)
+    }
+
+    /// Writes what the container changed, as a layer archive.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn container_diff(&self, container: &str, archive: &mut dyn Write) -> Result<()> {
+        self.check(container)?;
+        Ok(self.inner.driver.diff(container, archive)?)
+    }
+
+    /// Bytes of the container's own layer, and of its whole root.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn container_size(&self, container: &str) -> Result<(u64, u64)> {
+        let record = self.check(container)?;
+        let own = self.inner.driver.size(container)?;
+        let mut total = own;
+        let mut at = record.parent;
+        while let Some(layer) = at.and_then(|chain| self.inner.layers.get(&chain)) {
+            total += layer.size;
+            at = layer.parent.clone();
+        }
+        Ok((own, total))
+    }
+
+    /// Removes the writable layer: gone at once, its space comes back with the next [`Graph::sweep`]. None there is no
+    /// error. Nothing of it may be mounted any more.
+    ///
+    /// # Errors
+    /// The driver's and the database's.
+    pub fn remove_container_layer(&self, container: &str) -> Result<()> {
+        self.inner.driver.remove(container)?;
+        self.inner.db.write(Durability::Process, |db| db.purge(&records::writable_id(container)))?;
+        let Some(record) = self.writable().remove(container) else { return Ok(()) };
+        if self.images().get(&record.image).is_none() {
+            // It outlived its image: its layers may go now.
+            self.collect(&self.change())?;
+        }
+        Ok(())
+    }
+}
