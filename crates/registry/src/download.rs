@@ -5,7 +5,7 @@ use reqwest::{Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use crate::backoff::Backoff;
-use crate::http::network;
+use crate::http::{network, shown};
 use crate::manifest::finish;
 use crate::pipe::Writer;
 use crate::progress::LayerReport;
@@ -93,7 +93,8 @@ impl Download<'_> {
 
     fn truncated(&self) -> Error {
         let reason = format!("unexpected EOF after {} of {} bytes", self.received, self.descriptor.size);
-        Error::Network { method: "Get", url: format!("{}blobs/{}", self.session.base, self.descriptor.digest), reason }
+        let url = shown(&self.session.url(&format!("blobs/{}", self.descriptor.digest)));
+        Error::Network { method: "Get", url, reason }
     }
 
     fn too_long(&self) -> Error {

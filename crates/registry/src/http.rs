@@ -10,6 +10,8 @@ use crate::dns::Resolver;
 use crate::{Error, Options, Result, redirect};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// For hosts that may be insecure: they are near, and one that speaks no TLS may leave its greeting unanswered.
+const NEAR_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest silence in the middle of a body.
 const READ_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest text of a registry's error that is shown.
@@ -19,7 +21,6 @@ const DETAIL_LIMIT: usize = 512;
 #[derive(Debug)]
 pub struct Http {
     pub(crate) options: Options,
-    resolver: Resolver,
     strict: OnceLock<Client>,
     /// For hosts that may be insecure: any certificate, and no proxy, for they are near.
     lenient: OnceLock<Client>,
@@ -46,7 +47,7 @@ impl Outgoing {
 
 impl Http {
     pub fn new(options: Options) -> Self {
-        Self { options, resolver: Resolver::default(), strict: OnceLock::new(), lenient: OnceLock::new() }
+        Self { options, strict: OnceLock::new(), lenient: OnceLock::new() }
     }
 
     /// Sends a request and follows where it leads. The answer may be an error status.
@@ -100,9 +101,9 @@ impl Http {
             .read_timeout(READ_DEADLINE)
             .pool_idle_timeout(Duration::from_secs(15))
             .pool_max_idle_per_host(self.options.downloads)
-            .dns_resolver(self.resolver.clone());
+            .dns_resolver(Resolver);
         if insecure {
-            builder = builder.danger_accept_invalid_certs(true).no_proxy();
+            builder = builder.danger_accept_invalid_certs(true).no_proxy().connect_timeout(NEAR_DEADLINE);
         }
         let client = builder.build().map_err(|error| network(&Method::GET, url, &error))?;
         Ok(cell.get_or_init(|| client))

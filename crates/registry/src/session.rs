@@ -50,7 +50,7 @@ struct ErrorEntry {
 impl Session {
     /// Asks for something of the repository; the answer is a success.
     pub async fn send(&self, method: Method, path: &str, from: u64) -> Result<Response> {
-        let url = self.url(path)?;
+        let url = self.url(path);
         let accept = path.starts_with("manifests/").then(|| HeaderValue::from_static(ACCEPT));
         let shown_before = self.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = Outgoing { method, accept, authorization: shown_before, from, ..Outgoing::get(url) };
@@ -73,9 +73,10 @@ impl Session {
         if answer.status().is_success() { Ok(answer) } else { Err(self.failure(answer, path).await) }
     }
 
-    fn url(&self, path: &str) -> Result<Url> {
-        let text = format!("{}v2/{}/{path}", self.base, self.reference.path());
-        Url::parse(&text).map_err(|error| Error::invalid(text, error.to_string()))
+    /// Where something of the repository is.
+    pub fn url(&self, path: &str) -> Url {
+        let relative = format!("v2/{}/{path}", self.reference.path());
+        self.base.join(&relative).expect("names, tags and digests are words of a path by their grammar")
     }
 
     /// The manifest or index of the reference, or the one with `digest`.

@@ -234,25 +234,29 @@ fn usual(state: &State, seen: &Seen) -> Reply {
 
 fn response(reply: Reply, method: &Method) -> Response<FakeBody> {
     let mut builder = Response::builder().status(StatusCode::from_u16(reply.status).unwrap());
-    builder = builder.header("content-length", reply.body.len());
+    // Without a length where the reply says that it comes in chunks.
+    if !reply.headers.iter().any(|(name, _)| *name == "transfer-encoding") {
+        builder = builder.header("content-length", reply.body.len());
+    }
     for (name, value) in &reply.headers {
         builder = builder.header(*name, value);
     }
     let body = if *method == Method::HEAD { Bytes::new() } else { reply.body };
-    builder.body(FakeBody { data: body, end: reply.end, started: false }).unwrap()
+    builder.body(FakeBody { data: body, end: reply.end, started: false, flushed: false }).unwrap()
 }
 
 struct FakeBody {
     data: Bytes,
     end: End,
     started: bool,
+    flushed: bool,
 }
 
 impl Body for FakeBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let length = match self.end {
             End::Whole => self.data.len(),
             End::Break(length) | End::Hang(length) => length,
@@ -261,8 +265,14 @@ impl Body for FakeBody {
             self.started = true;
             return Poll::Ready(Some(Ok(Frame::data(self.data.slice(..length)))));
         }
+        let flushed = std::mem::replace(&mut self.flushed, true);
         match self.end {
             End::Whole => Poll::Ready(None),
+            // One moment in which what was said goes out.
+            End::Break(_) if !flushed => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             End::Break(_) => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
             End::Hang(_) => Poll::Pending,
         }

@@ -20,9 +20,13 @@ async fn an_unknown_tag_is_said_in_dockers_words() {
 async fn a_document_over_four_mebibytes_is_refused_with_and_without_a_length() {
     let fake = Fake::start().await;
     let huge = vec![b' '; (4 << 20) + 1];
-    fake.document("app", "1", &huge, "application/vnd.oci.image.index.v1+json");
-    let error = pull(&fake.name("app:1")).await.error();
-    assert!(error.contains("larger than 4194304 bytes"), "{error}");
+    for length in [true, false] {
+        let reply = Reply::new(200, huge.clone()).header("content-type", "application/vnd.oci.image.index.v1+json");
+        let reply = if length { reply } else { reply.header("transfer-encoding", "chunked") };
+        fake.put("/v2/app/manifests/1", reply);
+        let error = pull(&fake.name("app:1")).await.error();
+        assert!(error.contains("larger than 4194304 bytes"), "{error}");
+    }
 }
 
 #[tokio::test]
