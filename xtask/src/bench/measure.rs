@@ -1,7 +1,7 @@
 //! One measurement: wall time and the CPU time of everything that a stack did for it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -42,15 +42,18 @@ impl Account {
         cgroups::cpu_time(&self.own) + self.others.iter().map(|path| cgroups::cpu_time(path)).sum::<Duration>()
     }
 
-    /// Host pids of the stack without this process.
-    pub fn pids(&self) -> Vec<i32> {
-        let own = i32::try_from(std::process::id()).unwrap_or(0);
-        cgroups::pids(&self.own).into_iter().filter(|pid| *pid != own).collect()
+    /// The same with further cgroups.
+    pub fn with(mut self, others: &[PathBuf]) -> Self {
+        let point = self.own.parent().unwrap_or(Path::new("/")).to_owned();
+        self.others.extend(others.iter().map(|path| point.join(path)));
+        self
     }
 
-    /// Host pids of its containers.
-    pub fn container_pids(&self) -> Vec<i32> {
-        self.others.iter().flat_map(|path| cgroups::pids(path)).collect()
+    /// Host pids of the stack and its containers without this process.
+    pub fn pids(&self) -> Vec<i32> {
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        let all = self.others.iter().chain([&self.own]).flat_map(|path| cgroups::pids(path));
+        all.filter(|pid| *pid != own).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod measure;
 mod report;
+mod runtimes;
 mod start;
 
 pub use start::start;

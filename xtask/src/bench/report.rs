@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::measure::{Results, median};
+use super::measure::{Cost, Results, median};
+use super::runtimes::Runtime;
 use super::start::Stack;
 use crate::build;
 
@@ -14,7 +15,7 @@ const BEGIN: &str = "<!-- bench start: begin -->";
 const END: &str = "<!-- bench start: end -->";
 
 /// Medians, wall / CPU in milliseconds, and how many times less ours takes than each peer.
-pub fn table(stacks: &[Stack], results: &Results, rounds: usize, profile: &str) -> String {
+pub fn table(stacks: &[Stack], results: &Results, runtimes: &[Runtime], rounds: usize, profile: &str) -> String {
     let mut text = String::new();
     let mut line = |cells: &[String]| writeln!(text, "| {} |", cells.join(" | ")).unwrap_or_default();
     let mut head = vec!["wall / CPU ms".to_owned()];
@@ -23,11 +24,7 @@ pub fn table(stacks: &[Stack], results: &Results, rounds: usize, profile: &str) 
     line(&head);
     line(&vec!["---".to_owned(); head.len()]);
     for (name, row) in results.0.values() {
-        let cost = |stack: usize| {
-            let costs = row.get(&stack)?;
-            let wall = median(costs.iter().map(|cost| cost.wall).collect());
-            Some((wall, median(costs.iter().map(|cost| cost.cpu).collect())))
-        };
+        let cost = |stack: usize| row.get(&stack).map(|costs| medians(costs));
         let mut cells = vec![name.clone()];
         cells.extend((0..stacks.len()).map(|stack| {
             cost(stack).map_or("–".to_owned(), |(wall, cpu)| format!("{} / {}", millis(wall), millis(cpu)))
@@ -50,7 +47,17 @@ pub fn table(stacks: &[Stack], results: &Results, rounds: usize, profile: &str) 
         }));
         line(&cells);
     }
-    let versions: Vec<String> = stacks.iter().map(|stack| stack.version.clone()).collect();
+    if !runtimes.is_empty() {
+        let of = |runtime: &Runtime| {
+            let (wall, cpu) = medians(&runtime.costs);
+            format!("`{} run` {} / {} ms", runtime.name, millis(wall), millis(cpu))
+        };
+        let all: Vec<String> = runtimes.iter().map(of).collect();
+        let _ =
+            writeln!(text, "\nFor comparison, OCI runtimes alone, without network, image or log: {}.", all.join(", "));
+    }
+    let versions = stacks.iter().map(|stack| &stack.version).chain(runtimes.iter().map(|runtime| &runtime.version));
+    let versions: Vec<&str> = versions.map(String::as_str).collect();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let _ = write!(
@@ -60,6 +67,11 @@ pub fn table(stacks: &[Stack], results: &Results, rounds: usize, profile: &str) 
         kernel.trim()
     );
     text
+}
+
+fn medians(costs: &[Cost]) -> (Duration, Duration) {
+    let of = |part: fn(&Cost) -> Duration| median(costs.iter().map(part).collect());
+    (of(|cost| cost.wall), of(|cost| cost.cpu))
 }
 
 /// Replaces the section in docs/benchmarks.md.

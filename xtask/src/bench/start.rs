@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::measure::{Account, Cost, Results, cost, pss};
 use super::report;
+use super::runtimes::Runtime;
 use crate::interrupt::Interrupt;
 use crate::peers::Peer;
 use crate::{build, setup};
@@ -18,8 +19,10 @@ use crate::{build, setup};
 /// How many containers are started at once, and how many at a time.
 const MANY: usize = 100;
 const AT_A_TIME: usize = 8;
+/// What they run.
+const PROGRAM: &str = "sleep";
 
-/// One that is measured.
+/// One that is measured. Dropping the client stops the daemon, so it comes before the account, which kills.
 pub struct Stack {
     /// For the table's head.
     pub name: String,
@@ -29,23 +32,23 @@ pub struct Stack {
     pub idle: Option<u64>,
     /// Memory that a container costs outside of its own cgroup.
     pub per_container: Option<u64>,
+    client: Box<dyn Fn(&[&str]) -> Command + Sync>,
     account: Account,
     socket: Option<PathBuf>,
-    client: Box<dyn Fn(&[&str]) -> Command + Sync>,
     /// Flags that every `run` and `create` of this stack gets.
     flags: Vec<String>,
 }
 
 /// Rounds may be given: `--rounds N`; `--release` measures what is shipped.
 pub fn start(options: &[&str]) -> Result<()> {
-    let rounds = value(options, "--rounds").map_or(Ok(15), |text| text.parse()).context("--rounds takes a number")?;
+    let rounds = value(options, "--rounds").map_or(Ok(15), str::parse).context("--rounds takes a number")?;
+    let many = value(options, "--many").map_or(Ok(MANY), str::parse).context("--many takes a number")?;
     let profile = if options.contains(&"--release") { "release" } else { build::PROFILE };
     setup::for_tests()?;
     let interrupt = Interrupt::catch()?;
     let binary = build::gantry(profile)?;
     let directory = tempfile::Builder::new().prefix("gantry-bench-").tempdir().context("make a directory")?;
     let archive = archive(directory.path())?;
-    // Fields drop in this order: clients' accounts before the daemons that they name.
     let mut peers = Vec::new();
     for (name, peer) in [("Docker", Peer::docker as fn(&Path) -> Result<Peer>), ("podman", Peer::podman)] {
         let account = Account::new(
@@ -60,18 +63,18 @@ pub fn start(options: &[&str]) -> Result<()> {
             Err(error) => println!("SKIPPED {name}: {error:#}"),
         }
     }
-    let ours = Account::new("bench-gantry", &[])?;
-    ours.enter()?;
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), ..Options::default() });
-    ours.leave()?;
-    let daemon = daemon?;
-    drop(ours);
-    let account = Account::new("bench-gantry", &daemon.slot().cgroup_parent().into_iter().collect::<Vec<_>>())?;
-    let mut stacks = vec![gantry(&daemon, binary, account)?];
+    let mut stacks = vec![gantry(binary)?];
     stacks.extend(peers.into_iter().map(|(peer, account)| stack(peer, account)));
     let mut results = Results::default();
     for stack in &mut stacks {
         stack.prepare(&archive)?;
+    }
+    let mut runtimes = Vec::new();
+    for name in ["runc", "crun"] {
+        match Runtime::prepare(name, directory.path()) {
+            Ok(runtime) => runtimes.push(runtime),
+            Err(error) => println!("SKIPPED {name}: {error:#}"),
+        }
     }
     for round in 0..rounds {
         println!("round {} of {rounds}", round + 1);
@@ -79,30 +82,35 @@ pub fn start(options: &[&str]) -> Result<()> {
             interrupt.check()?;
             stack.round(index, round, &mut results)?;
         }
+        runtimes.iter_mut().try_for_each(Runtime::round)?;
     }
     for (index, stack) in stacks.iter_mut().enumerate() {
         interrupt.check()?;
-        println!("{MANY} containers: {}", stack.name);
-        stack.many(index, &mut results)?;
+        println!("{many} containers: {}", stack.name);
+        stack.many(index, many, &mut results)?;
     }
-    let table = report::table(&stacks, &results, rounds, profile);
+    let table = report::table(&stacks, &results, &runtimes, rounds, profile);
     println!("\n{table}");
     report::write(&table)
 }
 
-fn gantry(daemon: &Daemon, binary: PathBuf, account: Account) -> Result<Stack> {
+fn gantry(binary: PathBuf) -> Result<Stack> {
+    let account = Account::new("bench-gantry", &[])?;
+    account.enter()?;
+    let daemon = Daemon::with(Options { bridge: Some("gbench"), ..Options::default() });
+    account.leave()?;
+    let daemon = daemon?;
     let version = command::succeed(Command::new(&binary).arg("--version"), command::LIMIT)?;
-    let (host, home) = (daemon.host(), daemon.home());
     Ok(Stack {
         name: "Gantry".to_owned(),
         version: version.stdout.trim().to_owned(),
         idle: None,
         per_container: None,
-        account,
+        account: account.with(&daemon.slot().cgroup_parent().into_iter().collect::<Vec<_>>()),
         socket: Some(daemon.socket()),
         client: Box::new(move |arguments| {
-            let mut command = Command::new(&binary);
-            command.args(arguments).env("DOCKER_HOST", &host).env("HOME", &home).env("DOCKER_CONFIG", &home);
+            let mut command = daemon.client(&binary);
+            command.args(arguments);
             command
         }),
         flags: Vec::new(),
@@ -110,8 +118,18 @@ fn gantry(daemon: &Daemon, binary: PathBuf, account: Account) -> Result<Stack> {
 }
 
 fn stack(peer: Peer, account: Account) -> Stack {
-    let parent = if peer.socket.is_none() {
-        vec!["--cgroup-parent".to_owned(), format!("/{}", peer.cgroup.display())]
+    // podman wants to raise limits, which this user may not be allowed to.
+    let flags = if peer.socket.is_none() {
+        [
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=1024:1024",
+            "--cgroup-parent",
+            &format!("/{}", peer.cgroup.display()),
+        ]
+        .map(str::to_owned)
+        .to_vec()
     } else {
         Vec::new()
     };
@@ -123,7 +141,7 @@ fn stack(peer: Peer, account: Account) -> Stack {
         account,
         socket: peer.socket.clone(),
         client: Box::new(move |arguments| peer.command(arguments)),
-        flags: parent,
+        flags,
     }
 }
 
@@ -158,7 +176,7 @@ impl Stack {
             std::thread::sleep(Duration::from_secs(1));
             self.idle = Some(pss(&self.account.pids()));
         }
-        self.create("target", &["sleep", "100000"])?;
+        self.create("target", &[PROGRAM, "100000"])?;
         self.client(&["start", "target"])?;
         // Caches are warm for everybody before anything is measured.
         self.run("bridge")
@@ -178,7 +196,7 @@ impl Stack {
         self.client(&["rm", "-f", &name])?;
         let Some(socket) = &self.socket else { return Ok(()) };
         let name = format!("a{round}");
-        let body = json!({"Image": "bench:latest", "Cmd": ["sleep", "1000"]}).to_string();
+        let body = json!({"Image": "bench:latest", "Cmd": [PROGRAM, "1000"]}).to_string();
         let post = |path: String, body: Option<&[u8]>, status: u16| {
             let answer = http::unix(socket, "POST", &path, body)?;
             if answer.status != status {
@@ -191,14 +209,14 @@ impl Stack {
         self.client(&["rm", "-f", &name])
     }
 
-    fn many(&mut self, stack: usize, results: &mut Results) -> Result<()> {
+    fn many(&mut self, stack: usize, many: usize, results: &mut Results) -> Result<()> {
         let before = self.account.pids();
-        let names: Vec<String> = (0..MANY).map(|number| format!("m{number}")).collect();
+        let names: Vec<String> = (0..many).map(|number| format!("m{number}")).collect();
         let start = || {
             let next = AtomicUsize::new(0);
             let work = || -> Result<()> {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    self.client(&self.with_flags("run", &["-d", "--name", name, "bench", "sleep", "100000"]))?;
+                    self.client(&self.with_flags("run", &["-d", "--name", name, "bench", PROGRAM, "100000"]))?;
                 }
                 Ok(())
             };
@@ -207,14 +225,15 @@ impl Stack {
                 workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a worker panicked")))
             })
         };
-        results.add((7, "100 × `run -d`, 8 at a time"), stack, self.measure(&start)?);
-        let inside = self.account.container_pids();
+        results.add((7, &format!("{many} × `run -d`, {AT_A_TIME} at a time")), stack, self.measure(&start)?);
+        // What the container runs is its own; supervisor, shim or conmon is the engine's.
         let new: Vec<i32> =
-            self.account.pids().into_iter().filter(|pid| !before.contains(pid) && !inside.contains(pid)).collect();
-        self.per_container = Some(pss(&new) / MANY as u64);
-        let mut remove = vec!["rm", "-f"];
+            self.account.pids().into_iter().filter(|pid| !before.contains(pid) && name(*pid) != PROGRAM).collect();
+        self.per_container = Some(pss(&new) / many as u64);
+        // podman would wait for programs that ignore SIGTERM; the others kill at once.
+        let mut remove = if self.socket.is_some() { vec!["rm", "-f"] } else { vec!["rm", "-f", "-t", "0"] };
         remove.extend(names.iter().map(String::as_str));
-        results.add((8, "`rm -f` of the 100"), stack, self.measure(&|| self.client(&remove))?);
+        results.add((8, &format!("`rm -f` of the {many}")), stack, self.measure(&|| self.client(&remove))?);
         self.client(&["rm", "-f", "target"])
     }
 
@@ -243,6 +262,11 @@ impl Stack {
     fn client(&self, arguments: &[&str]) -> Result<()> {
         command::succeed(&mut (self.client)(arguments), Duration::from_secs(120)).map(drop).context(self.name.clone())
     }
+}
+
+/// A process's name; empty when it is gone.
+fn name(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 fn value<'a>(options: &[&'a str], name: &str) -> Option<&'a str> {
