@@ -70,6 +70,16 @@ fn quoted_string(text: &str) -> (String, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_registry_sends_is_read_without_a_panic(text in r#"([a-zé]{0,6}[ =,"\\\t]{0,3}){0,12}"#) {
+            for challenge in parse(&text) {
+                prop_assert!(!challenge.scheme.is_empty());
+            }
+        }
+    }
 
     #[test]
     fn bearer_and_basic_are_read_also_from_one_line() {

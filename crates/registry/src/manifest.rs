@@ -208,6 +208,19 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_registry_sends_is_read_without_a_panic(
+            words in prop::collection::vec("config|layers|manifests|mediaType|[\\[\\]{}:,\"0-9]|null|\"[a-z]{0,5}\"", 0..30),
+        ) {
+            let text = format!("{{\"schemaVersion\":2,{}}}", words.concat());
+            if let Ok((Parsed::Image { layers, .. }, _)) = read(&text, "") {
+                prop_assert!(layers.len() <= LAYER_LIMIT);
+            }
+        }
+    }
 
     fn read(text: &str, content_type: &str) -> Result<(Parsed, String)> {
         Parsed::read(text.as_bytes(), content_type, &"x.test/a:1".parse().unwrap())

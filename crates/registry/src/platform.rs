@@ -86,7 +86,7 @@ impl FromStr for Platform {
         let word =
             |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
         let words: Vec<&str> = lower.split('/').collect();
-        if !words.iter().all(|w| word(w)) {
+        if !words.iter().all(word) {
             return Err(fail());
         }
         match words[..] {

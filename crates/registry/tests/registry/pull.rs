@@ -147,6 +147,26 @@ async fn a_cancelled_pull_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_nobody_waits_for_any_more_leaves_nothing() {
+    let (fake, image) = (Fake::start().await, Image::oci(2));
+    fake.image("app", "1", &image);
+    let (path, body) = (image.blob_path("app", 1), image.layers[1].clone());
+    fake.hook(move |seen, _| (seen.path == path).then(|| Reply::new(200, body.clone()).ends(End::Hang(1000))));
+    let (store, name) = (Arc::new(Store::default()), fake.name("app:1"));
+    let mine = store.clone();
+    let task = tokio::spawn(async move { pull_into(&mine, &name).await });
+    let until = async |done: &dyn Fn() -> bool| {
+        while !done() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    until(&|| !store.order.lock().unwrap().is_empty()).await;
+    task.abort();
+    until(&|| store.drafts.load(Ordering::SeqCst) == 0).await;
+    assert!(store.images.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_archive_ends_the_pull() {
     let (fake, image) = (Fake::start().await, Image::oci(3));
     fake.image("app", "1", &image);
