@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::cgroups::Tracker;
 use crate::http::{self, Response};
 use crate::slot::Slot;
-use crate::{command, paths};
+use crate::{command, paths, until};
 
 /// What differs from the usual daemon.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +60,10 @@ impl Daemon {
         let end = started + Duration::from_secs(20);
         loop {
             if self.socket().exists() && self.get("/_ping").is_ok_and(|answer| answer.status == 200) {
-                return Ok(started.elapsed());
+                let took = started.elapsed();
+                // Supervisors are warmed off the path, so their cgroups may come a moment later.
+                until(Duration::from_secs(3), || self.slot.find_cgroups(&self.tracker.pids()).ok());
+                return Ok(took);
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             if ended.is_some() || Instant::now() > end {

@@ -33,6 +33,21 @@ impl Snapshot {
         Self(view)
     }
 
+    /// Looks when the daemon rests: warm supervisors are made off the path, after it has begun to answer.
+    #[must_use]
+    pub fn settled(daemon: &Daemon) -> Self {
+        let mut last = Self::take(daemon);
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = Self::take(daemon);
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        last
+    }
+
     /// Waits until nothing is there that was not there before, and panics with the difference when it stays. Warm
     /// supervisors come and go off the path, so the first look may be too early.
     #[track_caller]

@@ -84,8 +84,21 @@ impl Slot {
     /// The cgroup below which this place's daemon keeps its containers, relative to a hierarchy's root.
     #[must_use]
     pub fn cgroup_parent(&self) -> Option<PathBuf> {
-        let hash = crate::image::digest(self.root.join("run").as_os_str().as_encoded_bytes());
-        Some(Path::new("gantry").join(&hash[..12]))
+        fs::read_to_string(self.root.join("cgroups")).ok().map(PathBuf::from)
+    }
+
+    /// Finds that cgroup by a process in it that a tracked one has started, and remembers it for [`Slot::purge`].
+    pub fn find_cgroups(&self, tracked: &[i32]) -> Result<()> {
+        for (_, point) in cgroups::hierarchies() {
+            for path in cgroups::children(&point.join("gantry")) {
+                let pids = cgroups::pids(&path);
+                if pids.iter().filter_map(|pid| parent(*pid)).any(|parent| tracked.contains(&parent)) {
+                    let relative = path.strip_prefix(&point).unwrap_or(&path).display().to_string();
+                    return fs::write(self.root.join("cgroups"), relative).context("remember the daemon's cgroups");
+                }
+            }
+        }
+        bail!("no cgroup below gantry/ has a process of this daemon");
     }
 
     /// Removes everything that a daemon may have left here: processes, cgroups, mounts, bridge, tables, files.
@@ -156,6 +169,11 @@ pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     points.filter(|point| point.starts_with(directory)).collect()
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn warn(text: &str) {

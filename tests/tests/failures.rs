@@ -10,7 +10,7 @@ fn starts_that_fail_for_ordinary_reasons_leave_nothing() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
     let port = format!("{}:80", taken.local_addr().expect("an address").port());
     cli.ok(&["run", "--rm", IMAGE, "true"]);
-    let before = Snapshot::take(&world.daemon);
+    let before = Snapshot::settled(&world.daemon);
     for arguments in [
         vec![IMAGE, "no-such-program"],
         vec!["-p", &port, IMAGE, "true"],
@@ -30,31 +30,61 @@ fn starts_that_fail_for_ordinary_reasons_leave_nothing() {
 
 #[test]
 fn an_injected_failure_at_any_step_leaves_nothing() {
-    let steps = std::env::var("GANTRY_FAIL_STEPS").unwrap_or_else(|_| STEPS.join(" "));
     let mut world = World::start(Options::default()).expect("a daemon of its own");
-    for step in steps.split(' ') {
-        world.daemon.stop().expect("stop");
-        world.daemon.set_environment(&[]);
-        world.daemon.launch().expect("start without a failure");
-        world.gantry().ok(&["run", "--rm", "-p", "0:80", IMAGE, "true"]);
+    for step in STEPS {
         world.daemon.stop().expect("stop");
         world.daemon.set_environment(&[("GANTRY_FAIL_AT", step)]);
         world.daemon.launch().expect("start with a failure to come");
-        // Warm supervisors are there before the first look.
-        gantry_tests::eventually("the daemon rests", || {
-            let first = Snapshot::take(&world.daemon);
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            first == Snapshot::take(&world.daemon)
-        });
-        let before = Snapshot::take(&world.daemon);
+        let before = Snapshot::settled(&world.daemon);
         let cli = world.gantry();
         let flags = ["run", "-d", "--name", "fails", "-p", "0:80", "-m", "64m", "-v", "/data", "--tmpfs", "/t"];
         let out = cli.run(&[&flags[..], &[IMAGE, "sleep", "600"]].concat());
         assert!(out.code >= 125, "the failure at {step} was not seen: {out}");
+        assert!(out.stderr.contains(step), "the step {step} is not named: {out}");
         cli.ok(&["rm", "-fv", "fails"]);
         before.assert_restored(&world.daemon);
     }
 }
 
-/// The steps of a start, by the names that the daemon gives them.
-const STEPS: &[&str] = &["network", "rootfs", "cgroup", "mounts", "exec"];
+#[test]
+fn an_exec_that_fails_half_way_leaves_nothing() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    world.gantry().ok(&["run", "-d", "--name", "target", IMAGE, "sleep", "600"]);
+    let before = Snapshot::settled(&world.daemon);
+    let cli = world.gantry();
+    for _ in 0..5 {
+        assert!(cli.run(&["exec", "target", "no-such-program"]).code >= 126);
+        assert!(cli.run(&["exec", "-u", "nobody-here", "target", "true"]).code >= 125);
+        assert!(cli.run(&["exec", "-w", "/etc/passwd", "target", "true"]).code >= 125);
+    }
+    before.assert_restored(&world.daemon);
+    let cli = world.gantry();
+    cli.ok(&["exec", "target", "true"]);
+    cli.ok(&["rm", "-f", "target"]);
+    world.daemon.stop().expect("stop");
+}
+
+/// The steps of a start, by the names that errors give them.
+const STEPS: &[&str] = &[
+    "directory",
+    "socket",
+    "cgroup",
+    "sources",
+    "log",
+    "streams",
+    "clone",
+    "namespaces",
+    "root",
+    "mounts",
+    "devices",
+    "console",
+    "pivot",
+    "hostname",
+    "sysctls",
+    "masks",
+    "user",
+    "limits",
+    "working directory",
+    "credentials",
+    "program",
+];

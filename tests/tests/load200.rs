@@ -32,7 +32,7 @@ fn two_hundred_containers_come_answer_and_go_without_a_trace() {
     world.pull("web").expect("pull");
     let cli = world.gantry();
     cli.ok(&["run", "--rm", "-p", "0:80", IMAGE, "true"]);
-    let before = Snapshot::take(&world.daemon);
+    let before = Snapshot::settled(&world.daemon);
     let started = Instant::now();
     in_parallel(|number| {
         cli.ok(&["run", "-d", "--name", &format!("load-{number}"), "-p", "0:80", "web"]);
@@ -61,7 +61,7 @@ fn a_hundred_short_ones_leave_nothing() {
     let world = World::start(Options::default()).expect("a daemon of its own");
     let cli = world.gantry();
     cli.ok(&["run", "--rm", IMAGE, "true"]);
-    let before = Snapshot::take(&world.daemon);
+    let before = Snapshot::settled(&world.daemon);
     in_parallel(|number| {
         if number < 100 {
             let network = if number % 2 == 0 { "bridge" } else { "none" };

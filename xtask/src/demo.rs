@@ -55,7 +55,7 @@ impl Show {
         say(&format!("data    {}", daemon.data_root().display()));
         say(&format!("socket  {}", daemon.socket().display()));
         say(&format!("bridge  {} ({})", daemon.bridge(), daemon.slot().bip()));
-        let before = Snapshot::take(&daemon);
+        let before = Snapshot::settled(&daemon);
         Ok(Self { binary, interrupt, daemon, registry: None, before })
     }
 
