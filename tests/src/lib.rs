@@ -3,7 +3,6 @@
 //!
 //! It knows the product only as a person does: a binary, a socket, command lines. `xtask demo` and `xtask bench` use it
 //! too, so nothing here panics but what [`world`] and [`Cli`] check for a test.
-#![allow(clippy::disallowed_methods, reason = "tests handle the machine's files plainly")]
 
 pub mod cgroups;
 mod cli;

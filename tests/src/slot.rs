@@ -116,10 +116,9 @@ impl Slot {
         for prefix in PREFIXES {
             purge_network(&format!("{prefix}{}", self.number));
         }
-        if self.root.exists() {
-            if let Err(error) = fs::remove_dir_all(&self.root) {
-                warn(&format!("remove {}: {error}", self.root.display()));
-            }
+        let removed = fs::remove_dir_all(&self.root);
+        if let Err(error) = removed.or_else(|error| if self.root.exists() { Err(error) } else { Ok(()) }) {
+            warn(&format!("remove {}: {error}", self.root.display()));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The one door to everything that is done with this project besides using it: `cargo xtask <verb>`.
 #![allow(clippy::print_stdout, reason = "what a verb prints is its result")]
 #![allow(clippy::print_stderr, reason = "errors go to a person")]
-#![allow(clippy::disallowed_methods, reason = "a development tool, which handles the machine's files plainly")]
 
 mod bench;
 mod build;

@@ -126,10 +126,10 @@ impl NoServices {
 
 impl Drop for NoServices {
     fn drop(&mut self) {
-        if self.ours {
-            if let Err(error) = fs::remove_file(POLICY) {
-                eprintln!("remove {POLICY}: {error}");
-            }
+        if self.ours
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            eprintln!("remove {POLICY}: {error}");
         }
     }
 }

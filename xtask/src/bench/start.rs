@@ -22,6 +22,9 @@ const AT_A_TIME: usize = 8;
 /// What they run.
 const PROGRAM: &str = "sleep";
 
+/// Makes the command that a person would type.
+type Client = Box<dyn Fn(&[&str]) -> Command + Sync>;
+
 /// One that is measured. Dropping the client stops the daemon, so it comes before the account, which kills.
 pub struct Stack {
     /// For the table's head.
@@ -32,7 +35,7 @@ pub struct Stack {
     pub idle: Option<u64>,
     /// Memory that a container costs outside of its own cgroup.
     pub per_container: Option<u64>,
-    client: Box<dyn Fn(&[&str]) -> Command + Sync>,
+    client: Client,
     account: Account,
     socket: Option<PathBuf>,
     /// Flags that every `run` and `create` of this stack gets.
