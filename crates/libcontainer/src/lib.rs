@@ -5,4 +5,11 @@
 
 pub mod cgroups;
 pub mod config;
+pub mod container;
+mod error;
+pub mod paths;
 pub mod seccomp;
+pub mod seed;
+pub mod steps;
+
+pub use error::{Error, Failure, FailureKind, Result};

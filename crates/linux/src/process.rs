@@ -56,15 +56,8 @@ impl CloneFlags {
     /// From bits that travelled; unknown ones are dropped.
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
-        let known = [
-            Self::PARENT,
-            Self::NEWNS,
-            Self::NEWPID,
-            Self::NEWUTS,
-            Self::NEWIPC,
-            Self::NEWNET,
-            Self::NEWCGROUP,
-        ];
+        let known =
+            [Self::PARENT, Self::NEWNS, Self::NEWPID, Self::NEWUTS, Self::NEWIPC, Self::NEWNET, Self::NEWCGROUP];
         Self(known.iter().fold(0, |all, flag| all | (bits & flag.0)))
     }
 }
@@ -251,9 +244,17 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
 /// Closes every descriptor but 0, 1, 2 and `keep`. For a process that was just cloned and that goes on with these alone:
 /// whatever else it holds a descriptor in must never be used or dropped in it.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    close_but(3, keep)
+}
+
+/// As [`close_all_but`], and 0, 1, 2 as well.
+pub fn close_everything_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    close_but(0, keep)
+}
+
+fn close_but(mut first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
-    let mut first = 3;
     for fd in kept {
         if fd > first {
             close_range(first, fd - 1, 0)?;

@@ -15,7 +15,8 @@ pub struct Attributes {
     pub clear: u64,
     /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE`, or 0 to leave the propagation alone.
     pub propagation: u64,
-    userns_fd: u64,
+    /// For `MOUNT_ATTR_IDMAP`; 0 otherwise.
+    pub userns_fd: u64,
 }
 
 impl Attributes {

@@ -1,0 +1,130 @@
+//! The native driver: containers by libcontainer, in supervisors that outlive the daemon.
+
+mod dispatch;
+mod link;
+mod pool;
+mod protocol;
+mod record;
+mod running;
+mod supervisor;
+mod template;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gantry_linux::fs;
+use libcontainer::cgroups::{Hierarchies, Leaf};
+
+use self::dispatch::Dispatch;
+use self::link::system;
+use self::pool::{Plan, Pool};
+use self::record::Record;
+use self::running::{NativeContainer, NativeSandbox, Shared};
+use crate::{Error, ExecDriver, Exit, Running, Sandbox};
+
+pub use template::{FAIL_AT, TEMPLATE_ROLE, is_template, template_main};
+
+/// A cgroup whose members have ended is gone within this time.
+const REMOVAL: Duration = Duration::from_secs(5);
+
+/// How the driver is set up.
+#[derive(Debug, Clone)]
+pub struct NativeOptions {
+    /// Containers' directories are in `c/` below it.
+    pub exec_root: PathBuf,
+    /// Absolute path, in each cgroup hierarchy, of the cgroup above all containers': `/gantry/<hash of exec root>`.
+    pub cgroup_parent: String,
+    /// How many supervisors are kept warm; 2 is a good number.
+    pub warm: usize,
+    /// The binary that becomes the template: `/proc/self/exe`.
+    pub executable: PathBuf,
+}
+
+/// The native driver.
+pub struct Native {
+    options: NativeOptions,
+    shared: Shared,
+}
+
+impl Native {
+    /// Starts the template and the first warm supervisors.
+    pub fn new(options: NativeOptions) -> Result<Self, Error> {
+        let containers = options.exec_root.join("c");
+        fs::create_dir_mode(&containers, 0o700).map_err(system)?;
+        let hierarchies = Hierarchies::discover().map_err(system)?;
+        sweep_warm_leaves(&hierarchies, &options.cgroup_parent);
+        let plan = Plan {
+            exec_root: options.exec_root.clone(),
+            cgroup_parent: options.cgroup_parent.clone(),
+            warm: options.warm,
+            program: pool::seal(&options.executable).map_err(system)?,
+        };
+        let dispatch = Dispatch::start().map_err(system)?;
+        let pool = Pool::start(plan, Arc::clone(&dispatch)).inspect_err(|_| dispatch.stop())?;
+        let exec_root = options.exec_root.clone();
+        Ok(Self { options, shared: Shared { dispatch, pool, hierarchies, exec_root } })
+    }
+
+    fn leaf_of(&self, id: &str, record: &Record) -> Result<Leaf, Error> {
+        let path = record.leaf().unwrap_or_else(|| format!("{}/{id}", self.options.cgroup_parent));
+        Leaf::open(&self.shared.hierarchies, &path).map_err(system)
+    }
+}
+
+/// Removes the leaves of warm supervisors that were killed before they could do so themselves. A leaf in use stays.
+fn sweep_warm_leaves(hierarchies: &Hierarchies, parent: &str) {
+    let Ok(parent_leaf) = Leaf::open(hierarchies, parent) else { return };
+    let mut names = std::collections::BTreeSet::new();
+    for path in parent_leaf.paths() {
+        let found = fs::list(path.directory).unwrap_or_default();
+        names.extend(found.into_iter().filter_map(|name| name.into_string().ok()).filter(|n| n.starts_with("warm-")));
+    }
+    for name in names {
+        let Ok(leaf) = Leaf::open(hierarchies, &format!("{parent}/{name}")) else { continue };
+        if leaf.procs().is_ok_and(|members| members.is_empty()) {
+            // What cannot be removed now is tried again by the next daemon.
+            let _ = leaf.remove(Instant::now());
+        }
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        self.shared.pool.close();
+        self.shared.dispatch.stop();
+    }
+}
+
+impl ExecDriver for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn prepare(&self) -> Result<Box<dyn Sandbox>, Error> {
+        Ok(Box::new(NativeSandbox::new(self.shared.pool.take()?, self.shared.clone())))
+    }
+
+    fn restore(&self, id: &str) -> Result<Arc<dyn Running>, Error> {
+        Ok(NativeContainer::restore(id, &self.shared)?)
+    }
+
+    fn last_exit(&self, id: &str) -> Result<Option<Exit>, Error> {
+        Record::new(&self.options.exec_root, id)?.exit()
+    }
+
+    fn list(&self) -> Result<Vec<String>, Error> {
+        Record::list(&self.options.exec_root).map_err(system)
+    }
+
+    fn forget(&self, id: &str) -> Result<(), Error> {
+        let record = Record::new(&self.options.exec_root, id)?;
+        let leaf = self.leaf_of(id, &record)?;
+        let deadline = Instant::now() + REMOVAL;
+        // The supervisor has removed it unless it was killed; then its container may be alive still.
+        leaf.kill_all(deadline).map_err(system)?;
+        leaf.remove(deadline)
+            .map_err(|errors| Error::System(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+        record.remove().map_err(system)
+    }
+}

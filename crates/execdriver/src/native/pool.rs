@@ -1,0 +1,231 @@
+//! Warm supervisors, kept ahead of need; and the template that they are forked from.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use gantry_linux::{ResultExt, fs, socket};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::dispatch::{Dispatch, Listener};
+use super::link::{Link, system};
+use super::protocol::{self, Spawn};
+use super::template::{FAIL_AT, TEMPLATE_ROLE};
+use crate::Error;
+
+/// A supervisor takes some 20 ms to become warm; on a machine under load more.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A warm supervisor.
+pub struct Warm {
+    /// The connection.
+    pub link: Arc<Link>,
+    /// Its network namespace.
+    pub netns: OwnedFd,
+    /// A `NETLINK_ROUTE` socket in there.
+    pub route: OwnedFd,
+}
+
+/// How the pool makes supervisors.
+pub struct Plan {
+    /// Where containers' directories are.
+    pub exec_root: PathBuf,
+    /// The cgroup above all leaves.
+    pub cgroup_parent: String,
+    /// How many are kept warm.
+    pub warm: usize,
+    /// The binary, in a sealed memfd.
+    pub program: OwnedFd,
+}
+
+/// The pool.
+pub struct Pool {
+    plan: Plan,
+    dispatch: Arc<Dispatch>,
+    state: Mutex<State>,
+    changed: Condvar,
+    me: Weak<Self>,
+}
+
+#[derive(Default)]
+struct State {
+    template: Option<(Child, OwnedFd)>,
+    ready: VecDeque<Warm>,
+    /// Asked for and not warm yet.
+    expected: Vec<Arc<Link>>,
+    /// Why the last one did not become warm.
+    failure: Option<String>,
+    closed: bool,
+}
+
+impl Pool {
+    /// Starts the template and the first supervisors.
+    pub fn start(plan: Plan, dispatch: Arc<Dispatch>) -> Result<Arc<Self>, Error> {
+        let pool = Arc::new_cyclic(|me| Self {
+            plan,
+            dispatch,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            me: Weak::clone(me),
+        });
+        let mut state = pool.state();
+        state.template = Some(pool.start_template()?);
+        pool.refill(&mut state)?;
+        drop(state);
+        Ok(pool)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_template(&self) -> Result<(Child, OwnedFd), Error> {
+        use std::os::fd::AsRawFd;
+        let (ours, theirs) = socket::pair().map_err(system)?;
+        // Without a function to run before exec this is a posix_spawn: the daemon is not copied.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.plan.program.as_raw_fd()));
+        command.arg0(TEMPLATE_ROLE).env_clear().stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(step) = std::env::var_os(FAIL_AT) {
+            command.env(FAIL_AT, step);
+        }
+        let child =
+            command.spawn().map_err(|error| Error::System(format!("start the supervisor template: {error}")))?;
+        socket::set_timeouts(&ours, Some(PATIENCE), None).map_err(system)?;
+        Ok((child, ours))
+    }
+
+    /// Asks for as many as are missing.
+    fn refill(&self, state: &mut State) -> Result<(), Error> {
+        while !state.closed && state.ready.len() + state.expected.len() < self.plan.warm.max(1) {
+            self.spawn(state)?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, state: &mut State) -> Result<(), Error> {
+        let (ours, theirs) = socket::pair().map_err(system)?;
+        let spawn = Spawn {
+            exec_root: self.plan.exec_root.clone(),
+            cgroup_parent: self.plan.cgroup_parent.clone(),
+            name: format!("warm-{}", fs::unique()),
+        };
+        let told = match &state.template {
+            Some((_, template)) => protocol::send(template, &spawn, &[theirs.as_fd()]).is_ok(),
+            None => false,
+        };
+        if !told {
+            // Somebody killed the template. Another one does as well.
+            if let Some((mut child, socket)) = state.template.take() {
+                drop(socket);
+                child.wait().map_err(system)?;
+            }
+            let template = state.template.insert(self.start_template()?);
+            protocol::send(&template.1, &spawn, &[theirs.as_fd()]).map_err(system)?;
+        }
+        let link = Arc::new(Link::new(ours)?);
+        let me: Weak<dyn Listener> = Weak::clone(&self.me) as Weak<dyn Listener>;
+        state.expected.push(Arc::clone(&link));
+        self.dispatch.add(&link, Some(me)).map_err(system)?;
+        Ok(())
+    }
+
+    /// Takes a warm supervisor; waits where none is ready.
+    pub fn take(&self) -> Result<Warm, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state();
+        loop {
+            if let Some(warm) = state.ready.pop_front() {
+                if state.ready.is_empty() {
+                    // The next request should not wait for this one.
+                    self.refill(&mut state)?;
+                }
+                return Ok(warm);
+            }
+            if let Some(why) = state.failure.take() {
+                return Err(Error::System(format!("prepare a supervisor: {why}")));
+            }
+            self.refill(&mut state)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::System("no supervisor became ready; the machine may be overloaded".into()));
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Fills up again, when nobody waits for a start any more.
+    pub fn replenish(&self) {
+        if let Err(error) = self.refill(&mut self.state()) {
+            // The next request tries again, and is told.
+            tracing::warn!(%error, "cannot prepare supervisors");
+        }
+    }
+
+    /// Lets the warm supervisors and the template go, and waits for the template.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.ready.clear();
+        if let Some((mut child, socket)) = state.template.take() {
+            drop(socket);
+            if let Err(error) = child.wait() {
+                tracing::warn!(%error, "cannot wait for the supervisor template");
+            }
+        }
+    }
+}
+
+impl Listener for Pool {
+    fn changed(&self, link: &Arc<Link>) {
+        let warm = link.take_warm();
+        let mut state = self.state();
+        let closed = link.is_closed();
+        let expected = state.expected.iter().position(|other| Arc::ptr_eq(other, link));
+        match (warm, expected) {
+            (Some(Ok((netns, route))), Some(at)) => {
+                state.expected.swap_remove(at);
+                if !closed && !state.closed {
+                    state.ready.push_back(Warm { link: Arc::clone(link), netns, route });
+                }
+            }
+            (Some(Err(why)), Some(at)) => {
+                state.expected.swap_remove(at);
+                state.failure = Some(why);
+            }
+            (None, Some(at)) if closed => {
+                state.expected.swap_remove(at);
+                state.failure = Some("the new supervisor has ended".into());
+            }
+            // Reserved, at work, or not yet there.
+            _ if closed => state.ready.retain(|warm| !Arc::ptr_eq(&warm.link, link)),
+            _ => return,
+        }
+        self.changed.notify_all();
+    }
+}
+
+/// The binary in memory that nobody can change: what supervisors and their containers see as `/proc/self/exe`.
+pub fn seal(executable: &std::path::Path) -> Result<OwnedFd, gantry_linux::Error> {
+    let source = fs::open(executable)?;
+    let size = fs::metadata(executable)?.len();
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC says that it is to be executed where the administrator wants that said; older kernels do not know it.
+    let memfd = rustix::fs::memfd_create("gantry", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("gantry", flags))
+        .during("make memory file", "gantry")?;
+    let mut left = size;
+    while left > 0 {
+        let piece = usize::try_from(left).unwrap_or(usize::MAX);
+        match rustix::fs::sendfile(&memfd, &source, None, piece).during("copy", executable.display())? {
+            0 => break,
+            copied => left -= copied as u64,
+        }
+    }
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&memfd, seals).during("seal memory file", "gantry")?;
+    Ok(memfd)
+}

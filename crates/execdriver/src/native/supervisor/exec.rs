@@ -1,0 +1,187 @@
+//! Further processes in the container: started by the seed, served beside the container's own.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use gantry_linux::mount::bind_fd;
+use gantry_linux::process::{self, Clone, CloneFlags};
+use gantry_linux::{Error as SystemError, ResultExt, socket};
+use libcontainer::container::{Further, Report, receive_report};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
+
+use super::client::Client;
+use super::serve::Work;
+use super::start::split;
+use super::task::{Streams, Task};
+use crate::Exit;
+use crate::native::protocol::{Done, ExecOrder, Kind, Refusal, Tell};
+
+/// An exec whose program does not run yet.
+pub struct Starting {
+    pub(super) reports: OwnedFd,
+    pub(super) pid: Pid,
+    /// Whom the reply goes to; `None` when that daemon is gone.
+    pub(super) connection: Option<usize>,
+    /// It runs, or never will.
+    pub(super) done: bool,
+    request: u64,
+    open_stdin: bool,
+    early_input: Vec<u8>,
+    warnings: Vec<String>,
+}
+
+impl Work {
+    /// Has the seed clone the process; the reply follows when its program runs.
+    pub(super) fn start_exec(
+        &mut self,
+        order: ExecOrder,
+        blob: &[u8],
+        fds: Vec<OwnedFd>,
+        connection: usize,
+        request: u64,
+    ) -> Result<(), Refusal> {
+        let ExecOrder { id, mut process, seccomp, open_stdin, client } = order;
+        if self.tasks.iter().any(|task| task.exec.as_deref() == Some(&id)) {
+            return Err(Refusal::new(Kind::Invalid, format!("exec {id} is running already")));
+        }
+        if self.supervisor.leaf.is_frozen()? {
+            return Err(Refusal::new(Kind::Invalid, "the container is paused; unpause it before exec"));
+        }
+        let (program, early) = split(blob, seccomp.unwrap_or(0))?;
+        process.seccomp = seccomp.map(|_| program.into());
+        let terminal = process.terminal;
+        let mut streams = Streams::open(terminal, open_stdin)?;
+        let (reports, report) = socket::pair()?;
+        let target = self.task(None)?.pidfd.try_clone().during("duplicate", "pidfd")?;
+        let further = Further { process, target, stdio: streams.theirs.take(), report };
+        let pid = self.clone_further(&further)?;
+        drop(further);
+        let mut task = Task::new(Some(id), pid, streams, terminal)?;
+        let mut early_input = early.to_vec();
+        if let (Some(order), Some(stream)) = (client, fds.into_iter().next()) {
+            early_input.truncate(order.early_input);
+            task.clients.push(Client::new(&order, stream));
+        }
+        self.tasks.push(task);
+        self.starting.push(Starting {
+            reports,
+            pid,
+            connection: Some(connection),
+            done: false,
+            request,
+            open_stdin,
+            early_input,
+            warnings: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Clones by the seed. One that is gone, or that cannot go on, is planted anew, in the container's pid namespace.
+    fn clone_further(&mut self, further: &Further) -> Result<Pid, Refusal> {
+        if let Some(seed) = &self.supervisor.seed
+            && let Ok(pid) = seed.further(further)
+        {
+            return Ok(pid);
+        }
+        if let Some(seed) = self.supervisor.seed.take() {
+            seed.uproot();
+        }
+        let target = Some(further.target.as_fd());
+        let seed = libcontainer::seed::Seed::plant(&self.supervisor.leaf, target)?;
+        let pid = seed.further(further);
+        self.supervisor.seed = Some(seed);
+        Ok(pid?)
+    }
+
+    /// Takes the reports of an exec that starts.
+    pub(super) fn hear_from_exec(&mut self, index: usize) {
+        let Some(starting) = self.starting.get_mut(index) else { return };
+        let Some(task) = self.tasks.iter_mut().find(|task| task.pid == starting.pid && task.ended.is_none()) else {
+            starting.done = true;
+            return;
+        };
+        while !starting.done {
+            let result = match receive_report(&starting.reports) {
+                Ok(Some((Report::Warning(warning), _))) => {
+                    starting.warnings.push(warning);
+                    continue;
+                }
+                Ok(Some((Report::Terminal, masters))) => {
+                    let open_stdin = starting.open_stdin;
+                    match masters.into_iter().try_for_each(|master| task.set_terminal(master, open_stdin)) {
+                        Ok(()) => continue,
+                        Err(error) => Err(error.into()),
+                    }
+                }
+                Ok(None) => {
+                    task.feed(&std::mem::take(&mut starting.early_input));
+                    let warnings = std::mem::take(&mut starting.warnings);
+                    Ok(Done::Exec { pid: starting.pid.as_raw_nonzero().get(), warnings })
+                }
+                Ok(Some((Report::Failed(failure), _))) => Err(failure.into()),
+                Err(libcontainer::Error::System(error)) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => {
+                    return;
+                }
+                Err(error) => Err(error.into()),
+            };
+            starting.done = true;
+            if result.is_err() {
+                // What failed has no exit that anybody waits for.
+                task.exec = Some(String::new());
+                let _ = task.signal(rustix::process::Signal::KILL.as_raw());
+            }
+            if let Some(connection) = starting.connection.and_then(|at| self.connections.get_mut(at)) {
+                connection.reply(starting.request, result, &[]);
+            }
+        }
+    }
+
+    /// Tells of the execs that have ended, and forgets them.
+    pub(super) fn finish_execs(&mut self) {
+        let connections = &mut self.connections;
+        self.tasks.retain_mut(|task| {
+            let Some(exec) = task.exec.clone().filter(|_| task.is_finished()) else { return true };
+            task.finish();
+            if let (false, Some((code, finished_at))) = (exec.is_empty(), task.ended) {
+                let exit = Exit { code, oom_killed: false, finished_at };
+                for connection in connections.iter_mut() {
+                    connection.tell(&Tell::ExecExited { exec: exec.clone(), exit: exit.clone() }, &[]);
+                }
+            }
+            false
+        });
+    }
+
+    /// A clone of the container's mount tree, made by a process that goes into its mount namespace for that.
+    pub(super) fn root(&mut self) -> Result<OwnedFd, Refusal> {
+        let target = self.task(None)?.pidfd.try_clone().during("duplicate", "pidfd")?;
+        let (ours, theirs) = socket::pair()?;
+        match process::clone(CloneFlags::NONE)? {
+            Clone::Child => {
+                let sent = clone_root(&target).and_then(|root| socket::send(&theirs, &[], &[root.as_fd()]));
+                if let Err(error) = &sent {
+                    // Then the supervisor sees the end of the stream.
+                    let _ = socket::send(&theirs, error.to_string().as_bytes(), &[]);
+                }
+                process::exit_now(i32::from(sent.is_err()))
+            }
+            Clone::Parent(pid) => {
+                drop(theirs);
+                let packet = socket::receive(&ours)?;
+                process::wait_for(pid)?;
+                let packet = packet.unwrap_or_default();
+                packet.fds.into_iter().next().ok_or_else(|| {
+                    let why = String::from_utf8_lossy(&packet.data);
+                    Refusal::new(Kind::System, format!("clone the container's mounts: {why}"))
+                })
+            }
+        }
+    }
+}
+
+fn clone_root(target: &OwnedFd) -> Result<OwnedFd, SystemError> {
+    process::setns(target, CloneFlags::NEWNS, "the container")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).during("open", "/")?;
+    bind_fd(&root, true, "the container's root")
+}

@@ -1,0 +1,292 @@
+//! From a warm supervisor to one with a running container. What fails half-way is undone before it is reported.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use gantry_linux::mount::bind_fd;
+use gantry_linux::process::{self, CloneFlags};
+use gantry_linux::{Error as SystemError, ResultExt, socket};
+use libcontainer::cgroups::{Leaf, Version};
+use libcontainer::config::{Config, MountKind, Namespace, Resources};
+use libcontainer::container::{First, Report, receive_report};
+use libcontainer::seed::Seed;
+use libcontainer::steps::Steps;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::client::Client;
+use super::log::Log;
+use super::serve::Work;
+use super::task::{Streams, Task};
+use super::{Supervisor, SystemResult};
+use crate::native::protocol::{Done, Kind, Refusal, StartOrder};
+use crate::native::record::{Record, SOCKET};
+
+/// A container whose mounts take longer is given up.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a start has made so far, to be undone when it fails.
+#[derive(Default)]
+struct Made {
+    record: Option<Record>,
+    new_directory: bool,
+    task: Option<Task>,
+}
+
+impl Supervisor {
+    /// Starts the container. On failure nothing of it is left; the supervisor itself is given back by the caller.
+    pub(super) fn start(
+        mut self,
+        order: StartOrder,
+        blob: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Work, Done), (Self, Refusal)> {
+        let mut made = Made::default();
+        let mut steps = Steps::default();
+        match self.try_start(order, blob, fds, &mut made, &mut steps) {
+            Ok((listener, warnings, new_pid_namespace)) => {
+                let (Some(record), Some(task)) = (made.record, made.task) else {
+                    return Err((self, Refusal::new(Kind::System, "start ended without a process")));
+                };
+                let done =
+                    Done::Started { pid: task.pid.as_raw_nonzero().get(), leaf: self.leaf.path().to_owned(), warnings };
+                Ok((Work::new(self, record, listener, task, new_pid_namespace), done))
+            }
+            Err(refusal) => {
+                self.undo(made);
+                Err((self, refusal))
+            }
+        }
+    }
+
+    fn undo(&self, made: Made) {
+        if let Some(task) = made.task {
+            // It may have ended by itself; then the signal has nobody to go to.
+            let _ = task.signal(rustix::process::Signal::KILL.as_raw());
+            let _ = process::wait_for(task.pid);
+        }
+        // Without a pid namespace of its own others may be left.
+        let _ = self.leaf.kill_all(Instant::now() + super::REMOVAL);
+        if let Some(record) = made.record {
+            let _ = if made.new_directory { record.remove() } else { record.remove_socket() };
+        }
+    }
+
+    fn try_start(
+        &mut self,
+        order: StartOrder,
+        blob: &[u8],
+        fds: Vec<OwnedFd>,
+        made: &mut Made,
+        steps: &mut Steps,
+    ) -> Result<(OwnedFd, Vec<String>, bool), Refusal> {
+        let StartOrder { mut config, seccomp, log, open_stdin, stdin_once, clients } = order;
+        let (program, mut early) = split(blob, seccomp.unwrap_or(0))?;
+        config.process.seccomp = seccomp.map(|_| program.into());
+
+        enter(steps, "directory")?;
+        let record =
+            Record::new(&self.exec_root, &config.id).map_err(|error| Refusal::new(Kind::Invalid, error.to_string()))?;
+        made.new_directory = record.make()?;
+        made.record = Some(record.clone());
+        let directory: OwnedFd = record.open()?.into();
+        enter(steps, "socket")?;
+        let listener = listen(&record, &directory, &config.id)?;
+
+        enter(steps, "cgroup")?;
+        self.name_leaf(&record, &config)?;
+
+        enter(steps, "sources")?;
+        let terminal = config.process.terminal;
+        let sources = open_sources(&config)?;
+        let (join, pid_namespace) = self.namespaces(&config)?;
+        enter(steps, "log")?;
+        let log = log.map(Log::open).transpose()?;
+        enter(steps, "streams")?;
+        let mut streams = Streams::open(terminal, open_stdin)?;
+        let cgroups = self.cgroup_views();
+        let new_pid_namespace = config.namespaces.pid == Namespace::New;
+
+        enter(steps, "clone")?;
+        let (reports, report) = socket::pair()?;
+        let stdio = streams.theirs.take();
+        let first = First { config, stage: record.path().to_owned(), stdio, join, sources, cgroups, report };
+        let seed = self.seed()?;
+        let pid = seed.first(&first, pid_namespace.as_ref().map(AsFd::as_fd))?;
+        drop(first);
+        let mut task = Task::new(None, pid, streams, terminal)?;
+        task.stdin_once = stdin_once;
+        task.log = log;
+        let task = made.task.insert(task);
+        let warnings = await_program(task, &reports, open_stdin)?;
+        // Nothing of the output has been read yet: no client misses a byte.
+        for (client, stream) in clients.iter().zip(fds) {
+            let (input, rest) = split(early, client.early_input)?;
+            early = rest;
+            task.attach(Client::new(client, stream), input);
+        }
+        record.clear_exit()?;
+        Ok((listener, warnings, new_pid_namespace))
+    }
+
+    /// Gives the leaf the container's name and limits. cgroup2 cannot rename: there the name is noted.
+    fn name_leaf(&mut self, record: &Record, config: &Config) -> Result<(), Refusal> {
+        match self.hierarchies.version() {
+            Version::V1 => self.rename_leaf(&config.id)?,
+            Version::V2 => record.set_leaf(self.leaf.path())?,
+        }
+        let resources = with_seed(&config.resources);
+        self.leaf.apply(&resources).map_err(|error| Refusal::new(Kind::Invalid, error.to_string()))
+    }
+
+    fn rename_leaf(&mut self, id: &str) -> SystemResult<()> {
+        match self.leaf.rename(id) {
+            Err(error) if is_taken(&error) => {}
+            other => return other,
+        }
+        // The container's last run has ended a moment ago, or its supervisor was killed.
+        let parent = self.leaf.path().rsplit_once('/').map_or("", |(parent, _)| parent);
+        let old = Leaf::open(&self.hierarchies, &format!("{parent}/{id}"))?;
+        old.kill_all(Instant::now() + super::REMOVAL)?;
+        old.remove(Instant::now() + super::REMOVAL).map_err(first_of)?;
+        self.leaf.rename(id)
+    }
+
+    /// The seed, planted anew where the OOM killer took it.
+    pub(super) fn seed(&mut self) -> Result<&Seed, libcontainer::Error> {
+        match self.seed.take() {
+            Some(seed) => Ok(self.seed.insert(seed)),
+            None => {
+                let seed = Seed::plant(&self.leaf, None)?;
+                Ok(self.seed.insert(seed))
+            }
+        }
+    }
+
+    fn namespaces(&self, config: &Config) -> Result<(Vec<(CloneFlags, OwnedFd)>, Option<OwnedFd>), Refusal> {
+        let spaces = &config.namespaces;
+        let mut join = Vec::new();
+        match &spaces.net {
+            Namespace::New => {}
+            Namespace::Host => {
+                join.push((CloneFlags::NEWNET, self.host_netns.try_clone().during("duplicate", "network namespace")?));
+            }
+            Namespace::Path(path) => join.push((CloneFlags::NEWNET, open_namespace(path)?)),
+        }
+        let others = [
+            (&spaces.uts, CloneFlags::NEWUTS),
+            (&spaces.ipc, CloneFlags::NEWIPC),
+            (&spaces.cgroup, CloneFlags::NEWCGROUP),
+        ];
+        for (space, flag) in others {
+            if let Namespace::Path(path) = space {
+                join.push((flag, open_namespace(path)?));
+            }
+        }
+        let pid = match &spaces.pid {
+            Namespace::Path(path) => Some(open_namespace(path)?),
+            Namespace::New | Namespace::Host => None,
+        };
+        Ok((join, pid))
+    }
+
+    fn cgroup_views(&self) -> Vec<(Vec<String>, std::path::PathBuf)> {
+        let names = |name: &str, controllers: &str| -> Vec<String> {
+            if name.is_empty() {
+                return Vec::new();
+            }
+            let links = controllers.split(',').filter(|controller| *controller != name && !controller.contains('='));
+            std::iter::once(name).chain(links).map(str::to_owned).collect()
+        };
+        self.leaf.paths().into_iter().map(|path| (names(&path.name, &path.controllers), path.directory)).collect()
+    }
+}
+
+fn is_taken(error: &SystemError) -> bool {
+    [rustix::io::Errno::EXIST, rustix::io::Errno::NOTEMPTY].iter().any(|errno| errno.raw_os_error() == error.errno())
+}
+
+fn first_of(errors: Vec<SystemError>) -> SystemError {
+    let unknown = || SystemError::new("remove", "cgroup", rustix::io::Errno::BUSY);
+    errors.into_iter().next().unwrap_or_else(unknown)
+}
+
+fn enter(steps: &mut Steps, step: &'static str) -> Result<(), Refusal> {
+    steps.enter(step).map_err(|error| steps.failure(&error).into())
+}
+
+/// The seed is a member of the container's cgroup, and counts.
+pub fn with_seed(resources: &Resources) -> Resources {
+    let pids = resources.pids.map(|most| if most > 0 { most.saturating_add(1) } else { most });
+    Resources { pids, ..resources.clone() }
+}
+
+/// Splits raw bytes of a message at a length that came with it.
+pub fn split(blob: &[u8], length: usize) -> Result<(&[u8], &[u8]), Refusal> {
+    blob.split_at_checked(length).ok_or_else(|| Refusal::new(Kind::System, "message: bytes are missing"))
+}
+
+fn listen(record: &Record, directory: &OwnedFd, id: &str) -> Result<OwnedFd, Refusal> {
+    match socket::connect(directory, SOCKET) {
+        Ok(_) => return Err(Refusal::new(Kind::Invalid, format!("container {id} is running already"))),
+        // A socket that nobody listens on was left by a supervisor that was killed.
+        Err(_) => record.remove_socket()?,
+    }
+    Ok(socket::listen(directory, SOCKET)?)
+}
+
+fn open_namespace(path: &std::path::Path) -> Result<OwnedFd, Refusal> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .during("open namespace", path.display());
+    file.map_err(|error| Refusal::new(Kind::Invalid, error.to_string()))
+}
+
+/// Clones the sources of the binds here, where the host's mounts are seen; the clones are attached nowhere.
+fn open_sources(config: &Config) -> Result<Vec<Option<OwnedFd>>, Refusal> {
+    let clone = |source: &std::path::Path, recursive: bool| -> Result<OwnedFd, Refusal> {
+        let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let fd = fd.map_err(|error| match error {
+            rustix::io::Errno::NOENT => {
+                Refusal::new(Kind::Invalid, format!("bind source path does not exist: {}", source.display()))
+            }
+            error => SystemError::new("open bind source", source.display().to_string(), error).into(),
+        })?;
+        Ok(bind_fd(&fd, recursive, source.display())?)
+    };
+    let source = |kind: &MountKind| match kind {
+        MountKind::Bind { source, recursive, .. } => clone(source, *recursive).map(Some),
+        _ => Ok(None),
+    };
+    config.mounts.iter().map(|mount| source(&mount.kind)).collect()
+}
+
+/// Waits until the program runs; returns the warnings.
+fn await_program(task: &mut Task, reports: &OwnedFd, open_stdin: bool) -> Result<Vec<String>, Refusal> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut warnings = Vec::new();
+    loop {
+        wait_readable(reports, deadline)?;
+        match receive_report(reports) {
+            Ok(None) => return Ok(warnings),
+            Ok(Some((Report::Warning(warning), _))) => warnings.push(warning),
+            Ok(Some((Report::Terminal, fds))) => {
+                for master in fds {
+                    task.set_terminal(master, open_stdin)?;
+                }
+            }
+            Ok(Some((Report::Failed(failure), _))) => return Err(failure.into()),
+            Err(libcontainer::Error::System(error)) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn wait_readable(fd: &OwnedFd, deadline: Instant) -> SystemResult<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = rustix::event::Timespec::try_from(left).unwrap_or_default();
+    match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)) {
+        Ok(0) => Err(SystemError::new("wait for", "the container's program", rustix::io::Errno::TIMEDOUT)),
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(SystemError::new("wait for", "the container's program", error)),
+    }
+}

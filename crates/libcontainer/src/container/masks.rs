@@ -1,0 +1,69 @@
+//! Paths that the container must not see or not change: covered by nothing, or by themselves read-only.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use gantry_linux::mount::{Attributes, bind_fd, filesystem, move_to, set_attributes};
+use gantry_linux::{Error as SystemError, ResultExt};
+use rustix::fs::{FileType, Mode, OFlags, major, minor};
+
+use crate::error::{Error, Result};
+use crate::paths;
+
+/// Opens the host's `/dev/null`, and makes sure that it is that.
+pub fn open_null() -> Result<OwnedFd> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .during("open", "/dev/null")?;
+    let stat = rustix::fs::fstat(&null).during("stat", "/dev/null")?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
+    if !is_null {
+        return Err(Error::Invalid(
+            "/dev/null of the host is not the null device; nothing can be masked with it".into(),
+        ));
+    }
+    Ok(null)
+}
+
+/// Covers each path: a directory by an empty read-only one, anything else by `null`.
+pub fn mask(root: BorrowedFd<'_>, masked: &[String], null: &OwnedFd) -> Result<()> {
+    let mut empty: Option<OwnedFd> = None;
+    for path in masked {
+        let Some(target) = open_if_there(root, path)? else { continue };
+        if !paths::is_directory(&target)? {
+            move_to(bind_fd(null, false, "/dev/null")?, &target, path)?;
+            continue;
+        }
+        // One file system is enough for all of them; the first is used as it is, the others are clones.
+        match &empty {
+            Some(first) => move_to(bind_fd(first, false, "an empty directory")?, &target, path)?,
+            None => {
+                let options = [("nr_blocks".to_owned(), Some("1".to_owned()))];
+                let bits = Attributes::READ_ONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+                let first = filesystem("tmpfs", &options, bits)?;
+                move_to(&first, &target, path)?;
+                empty = Some(first);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes each path read-only, with everything mounted below it.
+pub fn make_read_only(root: BorrowedFd<'_>, read_only: &[String]) -> Result<()> {
+    for path in read_only {
+        let Some(target) = open_if_there(root, path)? else { continue };
+        let tree = bind_fd(target.as_fd(), true, path)?;
+        set_attributes(&tree, true, &Attributes::set(Attributes::READ_ONLY))?;
+        move_to(&tree, &target, path)?;
+    }
+    Ok(())
+}
+
+fn open_if_there(root: BorrowedFd<'_>, path: &str) -> std::result::Result<Option<OwnedFd>, SystemError> {
+    match paths::open(root, Path::new(path), OFlags::PATH) {
+        Ok(target) => Ok(Some(target)),
+        Err(error) if matches!(error.errno(), libc::ENOENT | libc::ENOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

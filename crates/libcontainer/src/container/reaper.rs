@@ -1,0 +1,77 @@
+//! A minimal init as pid 1: forwards signals to the program, reaps what is orphaned, ends as the program ends.
+
+use std::os::fd::AsFd;
+
+use gantry_linux::process::{self, Clone, CloneFlags};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Pid;
+
+use crate::error::Result;
+
+/// Signals that are the reaper's own business or cannot be forwarded.
+const NOT_FORWARDED: [i32; 8] = [
+    libc::SIGCHLD,
+    libc::SIGKILL,
+    libc::SIGSTOP,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
+
+/// Splits: returns in the process that becomes the program; the other one stays as the init and never returns.
+pub fn split(terminal: bool) -> Result<()> {
+    let forwarded: Vec<i32> = (1..=64).filter(|signal| !NOT_FORWARDED.contains(signal)).collect();
+    let watched: Vec<i32> = forwarded.iter().copied().chain([libc::SIGCHLD]).collect();
+    let signals = process::signal_fd(&watched)?;
+    match process::clone(CloneFlags::NONE)? {
+        Clone::Child => {
+            drop(signals);
+            take_foreground(terminal);
+            Ok(())
+        }
+        Clone::Parent(program) => {
+            // The end of the report and of the streams must come from the program alone.
+            let closed = process::close_everything_but(&[signals.as_fd()]);
+            // A name is a courtesy to whoever reads `ps`.
+            let _ = rustix::thread::set_name(c"gantry-init");
+            if closed.is_err() || super::start::end_with_parent().is_err() {
+                process::exit_now(255);
+            }
+            process::exit_now(supervise(program, &signals))
+        }
+    }
+}
+
+/// The program gets a process group of its own, the one in the foreground, as under a shell.
+fn take_foreground(terminal: bool) {
+    if !terminal {
+        return;
+    }
+    let stdin = rustix::stdio::stdin();
+    // Signals are blocked still, so that SIGTTOU does not stop us. Without a foreground group the program runs as well.
+    if rustix::process::setpgid(None, None).is_ok() {
+        let _ = rustix::termios::tcsetpgrp(stdin, rustix::process::getpid());
+    }
+}
+
+fn supervise(program: Pid, signals: &std::os::fd::OwnedFd) -> i32 {
+    loop {
+        let mut watched = [PollFd::new(signals, PollFlags::IN)];
+        if poll(&mut watched, None).is_err_and(|error| error != rustix::io::Errno::INTR) {
+            return 255;
+        }
+        while let Some(signal) = process::next_signal(signals) {
+            if signal != libc::SIGCHLD {
+                // The program may have ended a moment ago.
+                let _ = process::kill(program, signal);
+            }
+        }
+        while let Some(ended) = process::reap() {
+            if ended.pid == program {
+                return ended.code;
+            }
+        }
+    }
+}

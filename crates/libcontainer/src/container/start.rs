@@ -1,0 +1,304 @@
+//! What runs in a cloned process until it is the program: the container's first one, or a further one.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use gantry_linux::process::{self, CloneFlags};
+use gantry_linux::socket;
+use gantry_linux::{Error as SystemError, ResultExt};
+use rustix::fs::{CWD, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::credentials::{become_user, capability_set, confine, set_rlimits};
+use super::mounts::CgroupView;
+use super::user::User;
+use super::{console, devices, environment, masks, mounts, program, reaper, rootfs, sysctl, user};
+use crate::config::{Config, Namespace, Process};
+use crate::error::{Error, Failure, Result};
+use crate::paths::{self, Missing};
+use crate::steps::Steps;
+
+/// What a new process tells whoever asked for it. The end of the stream after no failure means: the program runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// It could not be started; the process has ended.
+    Failed(Failure),
+    /// Something was left out that a container can live without.
+    Warning(String),
+    /// The terminal's master end comes with this packet.
+    Terminal,
+}
+
+/// Receives the next report; `None` when the program runs. Fails with `EAGAIN` when there is none yet.
+pub fn receive_report(socket: impl AsFd) -> Result<Option<(Report, Vec<OwnedFd>)>> {
+    let Some(packet) = socket::try_receive(socket)? else { return Ok(None) };
+    let report = serde_json::from_slice(&packet.data)
+        .map_err(|error| Error::Invalid(format!("report of the new process is not understood: {error}")))?;
+    Ok(Some((report, packet.fds)))
+}
+
+/// Everything that the first process of a container is made from.
+#[derive(Debug)]
+pub struct First {
+    /// The container; its binds' sources are opened already.
+    pub config: Config,
+    /// A directory on the host to mount the root on, in the new mount namespace only.
+    pub stage: PathBuf,
+    /// Standard input, output and error; `None` with a terminal.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// Namespaces to enter: those that are neither new nor the cloner's.
+    pub join: Vec<(CloneFlags, OwnedFd)>,
+    /// Sources of the binds, in the places of `config.mounts`: detached clones, made where the host's mounts are seen.
+    pub sources: Vec<Option<OwnedFd>>,
+    /// The container's cgroup in each hierarchy.
+    pub cgroups: Vec<(Vec<String>, PathBuf)>,
+    /// Where [`Report`]s go.
+    pub report: OwnedFd,
+}
+
+/// Everything that a further process of a running container is made from.
+#[derive(Debug)]
+pub struct Further {
+    /// The process.
+    pub process: Process,
+    /// The container's first process, whose namespaces are entered.
+    pub target: OwnedFd,
+    /// Standard input, output and error; `None` with a terminal.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// Where [`Report`]s go.
+    pub report: OwnedFd,
+}
+
+/// Becomes the first process, in a process that was just cloned with the new namespaces.
+pub fn run_first(first: &First) -> ! {
+    let mut steps = Steps::default();
+    let error = match prepare_first(first, &mut steps) {
+        Ok(ready) => finish(ready, &first.report, &mut steps, first.config.init),
+        Err(error) => error,
+    };
+    give_up(&first.report, &steps.failure(&error))
+}
+
+/// Becomes a further process, in a process that was just cloned in the container's cgroups and pid namespace.
+pub fn run_further(further: &Further) -> ! {
+    let mut steps = Steps::default();
+    let error = match prepare_further(further, &mut steps) {
+        Ok(ready) => finish(ready, &further.report, &mut steps, false),
+        Err(error) => error,
+    };
+    give_up(&further.report, &steps.failure(&error))
+}
+
+/// Reports why there will be no program, and ends the process.
+pub fn give_up(report: &OwnedFd, failure: &Failure) -> ! {
+    // When the report cannot be sent the supervisor is gone, and nobody is left to tell.
+    let _ = send(report, &Report::Failed(failure.clone()), &[]);
+    process::exit_now(1)
+}
+
+fn send(socket: &OwnedFd, report: &Report, fds: &[BorrowedFd<'_>]) -> std::result::Result<(), SystemError> {
+    let bytes = serde_json::to_vec(report).unwrap_or_default();
+    socket::send(socket, &bytes, fds)
+}
+
+/// A process whose surroundings are complete.
+struct Ready<'a> {
+    process: &'a Process,
+    user: User,
+    terminal: Option<OwnedFd>,
+}
+
+fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
+    let config = &first.config;
+    steps.enter("namespaces")?;
+    rustix::process::umask(Mode::empty());
+    for (kind, fd) in &first.join {
+        process::setns(fd, *kind, "the configured path")?;
+    }
+    begin_session()?;
+    set_oom_score(config.process.oom_score_adj)?;
+    rootfs::separate()?;
+
+    steps.enter("root")?;
+    let null = masks::open_null()?;
+    let root = rootfs::mount(&config.root, &first.stage)?;
+
+    steps.enter("mounts")?;
+    let views: Vec<CgroupView> =
+        first.cgroups.iter().map(|(names, path)| CgroupView { names: names.clone(), path: path.clone() }).collect();
+    mounts::mount_all(root.as_fd(), &config.mounts, &first.sources, &views)?;
+
+    steps.enter("devices")?;
+    devices::make_all(root.as_fd(), &config.devices)?;
+    devices::make_links(root.as_fd())?;
+
+    steps.enter("console")?;
+    let terminal = open_terminal(root.as_fd(), &config.process, &first.report)?;
+    match (&terminal, &first.stdio) {
+        (Some(slave), _) => console::bind_to_dev_console(root.as_fd(), slave)?,
+        (None, Some([stdin, stdout, stderr])) => {
+            process::set_stdio([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        }
+        (None, None) => return Err(Error::Invalid("a process needs a terminal or three standard streams".into())),
+    }
+
+    steps.enter("masks")?;
+    masks::make_read_only(root.as_fd(), &config.readonly_paths)?;
+    masks::mask(root.as_fd(), &config.masked_paths, &null)?;
+
+    steps.enter("pivot")?;
+    paths::open_or_make(root.as_fd(), &config.process.cwd, Missing::Directory).or_else(keep_for_later)?;
+    rootfs::pivot(&root)?;
+
+    steps.enter("hostname")?;
+    if config.namespaces.uts == Namespace::New {
+        set_names(config)?;
+    }
+
+    steps.enter("sysctls")?;
+    sysctl::write_all(&config.sysctls)?;
+
+    steps.enter("read-only root")?;
+    if config.readonly_root {
+        rootfs::make_read_only(&root)?;
+    }
+
+    steps.enter("user")?;
+    let user = user::resolve(root.as_fd(), &config.process.user, &config.process.additional_groups)?;
+    Ok(Ready { process: &config.process, user, terminal })
+}
+
+/// A working directory that cannot be made is complained about where it is entered, with the better message; on a
+/// read-only root or below `/proc` it may well be there.
+fn keep_for_later(error: Error) -> Result<OwnedFd> {
+    match error {
+        Error::System(_) => {
+            Ok(rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during("open", "/")?)
+        }
+        other => Err(other),
+    }
+}
+
+fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<'a>> {
+    steps.enter("exec namespaces")?;
+    rustix::process::umask(Mode::empty());
+    begin_session()?;
+    set_oom_score(further.process.oom_score_adj)?;
+    let all = CloneFlags::NEWNS
+        .with(CloneFlags::NEWUTS)
+        .with(CloneFlags::NEWIPC)
+        .with(CloneFlags::NEWNET)
+        .with(CloneFlags::NEWCGROUP);
+    process::setns(&further.target, all, "the container")?;
+    let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .during("open", "/")?;
+
+    steps.enter("exec console")?;
+    let terminal = open_terminal(root.as_fd(), &further.process, &further.report)?;
+    match (&terminal, &further.stdio) {
+        (None, Some([stdin, stdout, stderr])) => {
+            process::set_stdio([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        }
+        (Some(_), _) => {}
+        (None, None) => return Err(Error::Invalid("a process needs a terminal or three standard streams".into())),
+    }
+
+    steps.enter("exec user")?;
+    let user = user::resolve(root.as_fd(), &further.process.user, &further.process.additional_groups)?;
+    Ok(Ready { process: &further.process, user, terminal })
+}
+
+/// A session of its own: no terminal of the daemon's can reach it, and it can take one of its own.
+fn begin_session() -> Result<()> {
+    rustix::process::setsid().during("begin", "session")?;
+    Ok(())
+}
+
+/// Written while `/proc` is still the host's.
+fn set_oom_score(score: Option<i32>) -> Result<()> {
+    let score = score.unwrap_or(0);
+    match gantry_linux::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        // Without CAP_SYS_RESOURCE it cannot go below where it was; then it stays there.
+        Err(error) if error.errno() == libc::EACCES || error.errno() == libc::EPERM => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn open_terminal(root: BorrowedFd<'_>, process: &Process, report: &OwnedFd) -> Result<Option<OwnedFd>> {
+    if !process.terminal {
+        return Ok(None);
+    }
+    let terminal = console::open(root, process.console_size)?;
+    console::control(&terminal.slave)?;
+    let slave = terminal.slave.as_fd();
+    process::set_stdio([slave, slave, slave])?;
+    send(report, &Report::Terminal, &[terminal.master.as_fd()])?;
+    Ok(Some(terminal.slave))
+}
+
+fn set_names(config: &Config) -> Result<()> {
+    if !config.hostname.is_empty() {
+        rustix::system::sethostname(config.hostname.as_bytes()).during("set host name", &config.hostname)?;
+    }
+    if !config.domainname.is_empty() {
+        rustix::system::setdomainname(config.domainname.as_bytes()).during("set domain name", &config.domainname)?;
+    }
+    Ok(())
+}
+
+/// From complete surroundings to the program; returns only with the reason why that failed.
+fn finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool) -> Error {
+    match try_finish(ready, report, steps, init) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool) -> Result<Infallible> {
+    let Ready { process, user, terminal } = ready;
+    steps.enter("limits")?;
+    for warning in set_rlimits(&process.rlimits)? {
+        send(report, &Report::Warning(warning), &[])?;
+    }
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    console::give_to(user.uid, user.gid, terminal.is_some(), &streams);
+    drop(terminal);
+
+    steps.enter("working directory")?;
+    // Nothing but the streams and the report may be open from here on: no path of /proc/self/fd leads to the host.
+    process::close_all_but(&[report.as_fd()])?;
+    let entered = rootfs::enter_directory(&process.cwd);
+
+    steps.enter("credentials")?;
+    let wanted = capability_set(&process.capabilities)?;
+    let variables = environment::variables(&process.env, &user)?;
+    let search_path = environment::search_path(&variables);
+    let left = become_user(&user, wanted)?;
+    if let Err(error) = entered {
+        // On a network file system it may be the user alone who may enter.
+        if !matches!(&error, Error::System(system) if system.errno() == libc::EACCES) {
+            return Err(error);
+        }
+        rootfs::enter_directory(&process.cwd)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+
+    steps.enter("program")?;
+    if init {
+        reaper::split(process.terminal)?;
+    }
+    confine(process, left)?;
+    if !init {
+        end_with_parent()?;
+    }
+    process::reset_signals();
+    Err(program::execute(&process.args, &variables, &search_path))
+}
+
+/// Without its supervisor a container could neither be waited for nor stopped: it ends with it. Forgotten by the kernel
+/// whenever credentials change, so set after that.
+pub(super) fn end_with_parent() -> Result<()> {
+    let signal = Some(rustix::process::Signal::KILL);
+    Ok(rustix::process::set_parent_process_death_signal(signal).during("set", "parent death signal")?)
+}

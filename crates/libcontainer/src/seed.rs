@@ -1,0 +1,308 @@
+//! The seed: a parked process in the container's cgroups from which its processes are cloned.
+//!
+//! Joining cgroups costs 10–15 ms after a pause on cgroup v1, so the seed does it ahead of need; what it clones is born in
+//! them. The clones are children of the seed's parent (`CLONE_PARENT`), which reaps them. After the first process the seed
+//! enters its pid namespace for the clones to come; it is itself never in it, nor in any other of its namespaces.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_linux::process::{self, Clone, CloneFlags};
+use gantry_linux::{Error as SystemError, ResultExt, socket};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroups::Leaf;
+use crate::config::{Config, Namespace, Process};
+use crate::container::{First, Further, give_up, run_first, run_further};
+use crate::error::{Error, Failure, Result};
+
+/// A seed that does not answer within this time is frozen or dead.
+const DEADLINE: Duration = Duration::from_secs(10);
+const HEADER: usize = 32;
+
+/// A parked process.
+#[derive(Debug)]
+pub struct Seed {
+    /// Its pid; a child of the process that planted it.
+    pub pid: Pid,
+    socket: OwnedFd,
+}
+
+/// What the seed does with an order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    First = 1,
+    Further = 2,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FirstPlan {
+    config: Config,
+    stage: PathBuf,
+    stdio: bool,
+    join: Vec<u64>,
+    sources: Vec<usize>,
+    cgroups: Vec<(Vec<String>, PathBuf)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FurtherPlan {
+    process: Process,
+    stdio: bool,
+}
+
+impl Seed {
+    /// Plants a seed in the leaf, and waits until it is there. With `target`, a pidfd of a container's first process, its
+    /// clones are born in that one's pid namespace. The calling process must have a single thread.
+    pub fn plant(leaf: &Leaf, target: Option<BorrowedFd<'_>>) -> Result<Self> {
+        let (ours, theirs) = socket::pair()?;
+        match process::clone(CloneFlags::NONE)? {
+            Clone::Child => {
+                let end = match prepare(leaf, target, &theirs) {
+                    Ok(()) => grow(&theirs),
+                    Err(error) => {
+                        // When this fails too the other side sees the end of the stream.
+                        let _ = socket::send(&theirs, error.to_string().as_bytes(), &[]);
+                        1
+                    }
+                };
+                process::exit_now(end)
+            }
+            Clone::Parent(pid) => {
+                drop(theirs);
+                socket::set_timeouts(&ours, Some(DEADLINE), Some(DEADLINE))?;
+                let seed = Self { pid, socket: ours };
+                match socket::receive(&seed.socket) {
+                    Ok(Some(packet)) if packet.data.is_empty() => Ok(seed),
+                    Ok(Some(packet)) => Err(seed.lost(&String::from_utf8_lossy(&packet.data))),
+                    Ok(None) => Err(seed.lost("it ended")),
+                    Err(error) => Err(seed.lost(&error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        let error = std::io::Error::other(why.to_owned());
+        SystemError::new("use the container's seed process", self.pid.as_raw_nonzero().to_string(), error).into()
+    }
+
+    /// Ends the seed. The parent still reaps it.
+    pub fn uproot(self) {
+        // It may have ended already.
+        let _ = process::kill(self.pid, libc::SIGKILL);
+    }
+
+    /// Has the first process cloned; its reports come on the other end of `first.report`. `pid_namespace` is one to
+    /// be born in that is neither new nor the seed's.
+    pub fn first(&self, first: &First, pid_namespace: Option<BorrowedFd<'_>>) -> Result<Pid> {
+        let flags = clone_flags(&first.config);
+        let plan = FirstPlan {
+            config: first.config.clone(),
+            stage: first.stage.clone(),
+            stdio: first.stdio.is_some(),
+            join: first.join.iter().map(|(flags, _)| flags.bits()).collect(),
+            sources: first.sources.iter().enumerate().filter(|(_, fd)| fd.is_some()).map(|(n, _)| n).collect(),
+            cgroups: first.cgroups.clone(),
+        };
+        let mut fds: Vec<BorrowedFd<'_>> = pid_namespace.into_iter().collect();
+        fds.push(first.report.as_fd());
+        fds.extend(first.stdio.iter().flatten().map(AsFd::as_fd));
+        fds.extend(first.join.iter().map(|(_, fd)| fd.as_fd()));
+        fds.extend(first.sources.iter().flatten().map(AsFd::as_fd));
+        if fds.len() > socket::MOST_FDS {
+            let most = socket::MOST_FDS - 8;
+            return Err(Error::Invalid(format!("{} binds: at most {most} are possible", plan.sources.len())));
+        }
+        let seccomp = first.config.process.seccomp.as_deref().unwrap_or_default();
+        let data = order(Kind::First, flags, pid_namespace.is_some(), &encode(&plan)?, seccomp);
+        self.send(&data, &fds)
+    }
+
+    /// Has a further process cloned; its reports come on the other end of `further.report`.
+    pub fn further(&self, further: &Further) -> Result<Pid> {
+        let plan = FurtherPlan { process: further.process.clone(), stdio: further.stdio.is_some() };
+        let mut fds = vec![further.report.as_fd(), further.target.as_fd()];
+        fds.extend(further.stdio.iter().flatten().map(AsFd::as_fd));
+        let seccomp = further.process.seccomp.as_deref().unwrap_or_default();
+        let data = order(Kind::Further, CloneFlags::NONE, false, &encode(&plan)?, seccomp);
+        self.send(&data, &fds)
+    }
+
+    fn send(&self, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Pid> {
+        socket::send(&self.socket, data, fds).map_err(|error| self.lost(&error.to_string()))?;
+        let reply = socket::receive(&self.socket).map_err(|error| self.lost(&error.to_string()))?;
+        let Some(reply) = reply else { return Err(self.lost("it ended")) };
+        let Ok(number) = <[u8; 4]>::try_from(reply.data.as_slice()) else {
+            return Err(self.lost("its answer is not understood"));
+        };
+        let number = i32::from_ne_bytes(number);
+        match Pid::from_raw(number.max(0)) {
+            Some(pid) => Ok(pid),
+            None => {
+                let error = std::io::Error::from_raw_os_error(-number);
+                Err(SystemError::new("clone", "process of the container", error).into())
+            }
+        }
+    }
+}
+
+fn encode(plan: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(plan).map_err(|error| Error::Invalid(format!("configuration cannot be encoded: {error}")))
+}
+
+/// The order's layout: four numbers (kind, clone flags, whether a pid namespace comes with it, length of the plan), the
+/// plan, the seccomp program. The seed reads the numbers only; the plan is read by the clone, whose memory it burdens.
+fn order(kind: Kind, flags: CloneFlags, pid_namespace: bool, plan: &[u8], seccomp: &[u8]) -> Vec<u8> {
+    let mut data = Vec::with_capacity(HEADER + plan.len() + seccomp.len());
+    for number in [kind as u64, flags.bits(), u64::from(pid_namespace), plan.len() as u64] {
+        data.extend(number.to_ne_bytes());
+    }
+    data.extend(plan);
+    data.extend(seccomp);
+    data
+}
+
+/// The namespaces that a container's first process is cloned with.
+fn clone_flags(config: &Config) -> CloneFlags {
+    let namespaces = &config.namespaces;
+    let wanted = [
+        (&namespaces.pid, CloneFlags::NEWPID),
+        (&namespaces.uts, CloneFlags::NEWUTS),
+        (&namespaces.ipc, CloneFlags::NEWIPC),
+        (&namespaces.cgroup, CloneFlags::NEWCGROUP),
+    ];
+    // The network namespace is the planter's own, made beforehand, or joined.
+    wanted
+        .iter()
+        .filter(|(namespace, _)| **namespace == Namespace::New)
+        .fold(CloneFlags::NEWNS, |flags, (_, flag)| flags.with(*flag))
+}
+
+fn prepare(leaf: &Leaf, target: Option<BorrowedFd<'_>>, socket: &OwnedFd) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .during("set", "parent death signal")?;
+    if let Some(target) = target {
+        process::setns(target, CloneFlags::NEWPID, "the container's first process")?;
+    }
+    leaf.join(0)?;
+    process::close_all_but(&[socket.as_fd()])?;
+    // The kernel's OOM killer should take the container's own processes. Refused without CAP_SYS_RESOURCE: then a new
+    // seed is planted when it is needed.
+    let _ = gantry_linux::fs::write("/proc/self/oom_score_adj", "-1000");
+    let _ = rustix::thread::set_name(c"gantry-seed");
+    socket::send(socket, &[], &[])?;
+    Ok(())
+}
+
+/// Clones as ordered until the planter is gone; returns the exit code.
+fn grow(socket: &OwnedFd) -> i32 {
+    loop {
+        let Ok(Some(packet)) = socket::receive(socket) else { return 0 };
+        let Some(order) = Order::parse(packet) else { return 1 };
+        match clone_for(order, socket) {
+            Ok(true) => {}
+            Ok(false) => return 0,
+            Err(errno) => {
+                if socket::send(socket, &(-errno).to_ne_bytes(), &[]).is_err() {
+                    return 1;
+                }
+            }
+        }
+    }
+}
+
+struct Order {
+    kind: Kind,
+    flags: CloneFlags,
+    pid_namespace: Option<OwnedFd>,
+    plan_length: usize,
+    data: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Order {
+    fn parse(packet: socket::Packet) -> Option<Self> {
+        let number = |index: usize| -> Option<u64> {
+            Some(u64::from_ne_bytes(packet.data.get(index * 8..index * 8 + 8)?.try_into().ok()?))
+        };
+        let kind = if number(0)? == Kind::First as u64 { Kind::First } else { Kind::Further };
+        let (flags, with_pid) = (CloneFlags::from_bits(number(1)?), number(2)? != 0);
+        let plan_length = usize::try_from(number(3)?).ok()?;
+        let mut fds = packet.fds;
+        let pid_namespace = (with_pid && !fds.is_empty()).then(|| fds.remove(0));
+        Some(Self { kind, flags, pid_namespace, plan_length, data: packet.data, fds })
+    }
+}
+
+/// One clone. `Ok(false)`: this seed is of no further use and ends; its planter plants another one on demand.
+fn clone_for(order: Order, socket: &OwnedFd) -> std::result::Result<bool, i32> {
+    if let Some(namespace) = &order.pid_namespace {
+        process::setns(namespace, CloneFlags::NEWPID, "the configured path").map_err(|error| error.errno())?;
+    }
+    let new_pid_namespace = order.flags.bits() & CloneFlags::NEWPID.bits() != 0;
+    match process::clone(order.flags.with(CloneFlags::PARENT)).map_err(|error| error.errno())? {
+        Clone::Child => become_ordered(order),
+        Clone::Parent(pid) => {
+            drop(order);
+            // Entered before the planter knows the pid: it cannot have been reaped and used again yet.
+            let entered = !new_pid_namespace || enter_pid_namespace(pid).is_ok();
+            let sent = socket::send(socket, &pid.as_raw_nonzero().get().to_ne_bytes(), &[]);
+            Ok(entered && sent.is_ok())
+        }
+    }
+}
+
+fn enter_pid_namespace(pid: Pid) -> Result<()> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).during("open", "pidfd")?;
+    Ok(process::setns(&pidfd, CloneFlags::NEWPID, "the container's first process")?)
+}
+
+fn become_ordered(order: Order) -> ! {
+    let Order { kind, plan_length, data, fds, .. } = order;
+    let (plan, seccomp) = data[HEADER..].split_at(plan_length.min(data.len() - HEADER));
+    let seccomp: Option<Arc<[u8]>> = (!seccomp.is_empty()).then(|| seccomp.into());
+    let report = fds.first().and_then(|report| report.try_clone().ok());
+    match kind {
+        Kind::First => {
+            if let Some(first) = first_from(plan, seccomp, fds) {
+                run_first(&first);
+            }
+        }
+        Kind::Further => {
+            if let Some(further) = further_from(plan, seccomp, fds) {
+                run_further(&further);
+            }
+        }
+    }
+    if let Some(report) = report {
+        give_up(&report, &Failure::new("order", &Error::Invalid("the order of a start is not understood".into())));
+    }
+    process::exit_now(1)
+}
+
+fn first_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Option<First> {
+    let FirstPlan { mut config, stage, stdio, join, sources: places, cgroups } = serde_json::from_slice(plan).ok()?;
+    config.process.seccomp = seccomp;
+    let mut fds = fds.into_iter();
+    let report = fds.next()?;
+    let stdio = if stdio { Some([fds.next()?, fds.next()?, fds.next()?]) } else { None };
+    let join = join.into_iter().map(|bits| Some((CloneFlags::from_bits(bits), fds.next()?))).collect::<Option<_>>()?;
+    let mut sources: Vec<Option<OwnedFd>> = config.mounts.iter().map(|_| None).collect();
+    for place in places {
+        *sources.get_mut(place)? = Some(fds.next()?);
+    }
+    Some(First { config, stage, stdio, join, sources, cgroups, report })
+}
+
+fn further_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Option<Further> {
+    let FurtherPlan { mut process, stdio } = serde_json::from_slice(plan).ok()?;
+    process.seccomp = seccomp;
+    let mut fds = fds.into_iter();
+    let (report, target) = (fds.next()?, fds.next()?);
+    let stdio = if stdio { Some([fds.next()?, fds.next()?, fds.next()?]) } else { None };
+    Some(Further { process, target, stdio, report })
+}
