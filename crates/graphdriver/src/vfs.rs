@@ -12,12 +12,12 @@ use std::sync::Arc;
 use gantry_linux::ResultExt;
 use gantry_linux::fs;
 use gantry_linux::mount::RootMount;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 
 use crate::archive::{self, Writer, split};
 use crate::copy::copy_tree;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, undo_draft};
-use crate::store::{Store, measure, note, noted_size};
+use crate::store::{Store, note, noted_size};
 use crate::tree::{self, open_inside};
 use crate::{Change, ChangeKind, Error, GraphDriver};
 
@@ -139,9 +139,18 @@ impl GraphDriver for Vfs {
         if let Some(size) = noted_size(&layer)? {
             return Ok(size);
         }
-        let own = measure(&layer.join("root"))?;
-        let below = self.parent_tree(&layer)?.map_or(Ok(0), |parent| measure(&parent))?;
-        Ok(own.saturating_sub(below))
+        let root = tree::open_root(&layer.join("root"))?;
+        let mut bytes = 0;
+        for (path, kind) in self.compare(&layer)? {
+            if kind != ChangeKind::Deleted {
+                let (_, stat) = tree::look_through(std::slice::from_ref(&root), &path)?
+                    .ok_or_else(|| Error::NotFound(tree::show(&path).to_string()))?;
+                if tree::file_type(&stat) == FileType::RegularFile {
+                    bytes += u64::try_from(stat.st_size).unwrap_or(0);
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     fn remove(&self, id: &str) -> Result<(), Error> {

@@ -1,0 +1,363 @@
+//! The conformance suite: every driver keeps the same promises, seen through a real mount.
+//!
+//! The mounts are detached: they are attached nowhere, and gone with their descriptor.
+#![allow(clippy::disallowed_methods, reason = "the tests look at the files as they are")]
+#![allow(missing_docs, reason = "tests")]
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gantry_graphdriver::{Change, ChangeKind, Error, GraphDriver};
+use gantry_linux::mount::RootMount;
+use rustix::fs::{CWD, FileType, Mode, XattrFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
+};
+use tar::{EntryType, Header};
+
+struct Bench {
+    driver: Arc<dyn GraphDriver>,
+    root: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let driver = gantry_graphdriver::open(root.path(), Some(name)).unwrap().0;
+        Self { driver, root }
+    }
+
+    fn layer(&self, id: &str, parent: Option<&str>, archive: &[u8]) -> Result<u64, Error> {
+        self.driver.create(id, parent)?;
+        let size = self.driver.apply(id, &mut &*archive)?;
+        self.driver.commit(id)?;
+        Ok(size)
+    }
+
+    fn mount(&self, id: &str, read_only: bool) -> Mounted {
+        Mounted(attach(&self.driver.mount(id, read_only).unwrap()))
+    }
+
+    fn writable(&self, id: &str, parent: &str) -> Mounted {
+        self.driver.create_writable(id, Some(parent)).unwrap();
+        self.mount(id, false)
+    }
+
+    fn diff(&self, id: &str) -> Vec<u8> {
+        let mut archive = Vec::new();
+        self.driver.diff(id, &mut archive).unwrap();
+        archive
+    }
+
+    fn changes(&self, id: &str) -> Vec<(String, ChangeKind)> {
+        let changes = self.driver.changes(id).unwrap();
+        assert!(changes.is_sorted(), "{changes:?}");
+        changes.into_iter().map(|Change { path, kind }| (path.display().to_string(), kind)).collect()
+    }
+}
+
+struct Mounted(OwnedFd);
+
+impl Mounted {
+    fn at(&self, path: &str) -> PathBuf {
+        Path::new(&format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(path)
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap()
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.at(path)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn attach(root: &RootMount) -> OwnedFd {
+    match root {
+        RootMount::Bind { source } => {
+            open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).unwrap()
+        }
+        RootMount::Overlay { lower, upper, options } => {
+            let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+            for path in lower {
+                fsconfig_set_string(&context, "lowerdir+", path).unwrap();
+            }
+            if let Some(upper) = upper {
+                fsconfig_set_string(&context, "upperdir", &upper.upper).unwrap();
+                fsconfig_set_string(&context, "workdir", &upper.work).unwrap();
+            }
+            for (key, value) in options {
+                match value {
+                    Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()).unwrap(),
+                    None => fsconfig_set_flag(&context, key.as_str()).unwrap(),
+                }
+            }
+            fsconfig_create(&context).unwrap();
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+        }
+    }
+}
+
+#[derive(Default)]
+struct Archive(Vec<u8>);
+
+impl Archive {
+    fn entry(mut self, kind: EntryType, name: &str, link: &str, data: &[u8], mode: u32) -> Self {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(if mode == 0o750 { 77 } else { 0 });
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_size(data.len() as u64);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(data);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, name: &str, data: &str) -> Self {
+        self.entry(EntryType::Regular, name, "", data.as_bytes(), 0o644)
+    }
+
+    fn dir(self, name: &str, mode: u32) -> Self {
+        self.entry(EntryType::Directory, name, "", b"", mode)
+    }
+
+    fn link(self, name: &str, target: &str) -> Self {
+        self.entry(EntryType::Link, name, target, b"", 0o644)
+    }
+}
+
+fn base() -> Archive {
+    Archive::default()
+        .dir("./", 0o711)
+        .dir("etc", 0o750)
+        .file("etc/one", "one")
+        .file("etc/two", "two")
+        .dir("deep", 0o755)
+        .dir("deep/er", 0o755)
+        .file("deep/er/file", "deep")
+        .entry(EntryType::Symlink, "link", "etc/one", b"", 0o777)
+}
+
+fn layers_show_through(name: &str) {
+    let bench = Bench::new(name);
+    assert_eq!(bench.layer("base", None, &base().0).unwrap(), 10);
+    let upper = Archive::default()
+        .file("etc/.wh.one", "")
+        .file("etc/three", "3")
+        .file("deep/.wh..wh..opq", "")
+        .file("deep/new", "n");
+    bench.layer("upper", Some("base"), &upper.0).unwrap();
+    let mounted = bench.mount("upper", true);
+    assert_eq!(mounted.names(""), ["deep", "etc", "link"]);
+    assert_eq!(mounted.names("etc"), ["three", "two"]);
+    assert_eq!(mounted.names("deep"), ["new"]);
+    assert_eq!(mounted.read("etc/two"), "two");
+    assert_eq!(fs::read_link(mounted.at("link")).unwrap(), Path::new("etc/one"));
+    // Directories that the upper archive implied look as they do below; so does the root.
+    let etc = mounted.at("etc").metadata().unwrap();
+    assert_eq!((etc.permissions().mode() & 0o7777, etc.uid(), etc.mtime()), (0o750, 77, 1_000_000_000));
+    assert_eq!(mounted.at("").metadata().unwrap().permissions().mode() & 0o7777, 0o711);
+    assert_eq!(bench.mount("base", true).names("etc"), ["one", "two"]);
+    assert_eq!((bench.driver.size("base").unwrap(), bench.driver.size("upper").unwrap()), (10, 2));
+    assert_eq!(
+        bench.changes("upper"),
+        [
+            ("/deep".to_owned(), ChangeKind::Modified),
+            ("/deep/er".to_owned(), ChangeKind::Deleted),
+            ("/deep/new".to_owned(), ChangeKind::Added),
+            ("/etc".to_owned(), ChangeKind::Modified),
+            ("/etc/one".to_owned(), ChangeKind::Deleted),
+            ("/etc/three".to_owned(), ChangeKind::Added),
+        ]
+    );
+}
+
+fn writable_layers_keep_changes_to_themselves(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    let mounted = bench.writable("web", "base");
+    assert_eq!(mounted.at("").metadata().unwrap().permissions().mode() & 0o7777, 0o711);
+    assert_eq!(bench.changes("web"), []);
+    fs::write(mounted.at("etc/one"), "changed").unwrap();
+    fs::remove_file(mounted.at("etc/two")).unwrap();
+    fs::write(mounted.at("new"), "new").unwrap();
+    fs::remove_dir_all(mounted.at("deep")).unwrap();
+    fs::create_dir(mounted.at("deep")).unwrap();
+    fs::write(mounted.at("deep/own"), "own").unwrap();
+    assert_eq!(
+        bench.changes("web"),
+        [
+            ("/deep".to_owned(), ChangeKind::Modified),
+            ("/deep/er".to_owned(), ChangeKind::Deleted),
+            ("/deep/own".to_owned(), ChangeKind::Added),
+            ("/etc".to_owned(), ChangeKind::Modified),
+            ("/etc/one".to_owned(), ChangeKind::Modified),
+            ("/etc/two".to_owned(), ChangeKind::Deleted),
+            ("/new".to_owned(), ChangeKind::Added),
+        ]
+    );
+    assert_eq!(bench.driver.size("web").unwrap(), 13);
+    drop(mounted);
+    assert_eq!(bench.mount("base", true).read("etc/one"), "one");
+    // The changes become a layer elsewhere.
+    bench.layer("copy", Some("base"), &bench.diff("web")).unwrap();
+    let copy = bench.mount("copy", true);
+    assert_eq!(copy.names(""), ["deep", "etc", "link", "new"]);
+    assert_eq!((copy.names("deep"), copy.names("etc")), (vec!["own".to_owned()], vec!["one".to_owned()]));
+    assert_eq!(copy.read("etc/one"), "changed");
+    assert_eq!(copy.at("etc").metadata().unwrap().uid(), 77);
+    assert_eq!(bench.diff("web"), bench.diff("web"), "the same tree gives the same bytes");
+}
+
+fn special_files_survive_the_round_trip(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    let mounted = bench.writable("web", "base");
+    let long = "l".repeat(255);
+    fs::write(mounted.at(&long), "long").unwrap();
+    fs::hard_link(mounted.at(&long), mounted.at("etc/hard")).unwrap();
+    fs::set_permissions(mounted.at(&long), fs::Permissions::from_mode(0o4755)).unwrap();
+    rustix::fs::setxattr(mounted.at(&long), "user.kind", b"\0=\n", XattrFlags::empty()).unwrap();
+    rustix::fs::mknodat(&mounted.0, "null", FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
+    rustix::fs::mknodat(&mounted.0, "pipe", FileType::Fifo, Mode::RUSR, 0).unwrap();
+    std::os::unix::fs::symlink("x".repeat(300), mounted.at("far")).unwrap();
+    let sparse = fs::File::create(mounted.at("sparse")).unwrap();
+    sparse.set_len(8 << 20).unwrap();
+    std::os::unix::fs::chown(mounted.at("sparse"), Some(3_000_000), Some(5)).unwrap();
+    drop(mounted);
+    bench.layer("copy", Some("base"), &bench.diff("web")).unwrap();
+    let copy = bench.mount("copy", true);
+    let meta = copy.at(&long).metadata().unwrap();
+    assert_eq!((meta.nlink(), meta.permissions().mode() & 0o7777), (2, 0o4755));
+    assert_eq!(copy.at("etc/hard").metadata().unwrap().ino(), meta.ino());
+    let mut value = [0; 16];
+    let length = rustix::fs::getxattr(copy.at(&long), "user.kind", value.as_mut_slice()).unwrap();
+    assert_eq!(&value[..length], b"\0=\n");
+    assert_eq!(copy.at("null").metadata().unwrap().rdev(), rustix::fs::makedev(1, 3));
+    assert!(copy.at("pipe").metadata().unwrap().file_type().is_fifo());
+    assert_eq!(fs::read_link(copy.at("far")).unwrap().as_os_str().len(), 300);
+    let sparse = copy.at("sparse").metadata().unwrap();
+    assert_eq!((sparse.len(), sparse.uid(), sparse.gid()), (8 << 20, 3_000_000, 5));
+}
+
+fn hard_links_reach_into_layers_below(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    bench.layer("middle", Some("base"), &Archive::default().file("other", "x").0).unwrap();
+    bench.layer("upper", Some("middle"), &Archive::default().link("etc/again", "/etc/one").0).unwrap();
+    let mounted = bench.mount("upper", true);
+    assert_eq!(mounted.read("etc/again"), "one");
+    assert_eq!(mounted.at("etc/again").metadata().unwrap().ino(), mounted.at("etc/one").metadata().unwrap().ino());
+    assert_eq!(mounted.at("etc").metadata().unwrap().uid(), 77);
+    bench.driver.create("bad", Some("base")).unwrap();
+    bench.driver.apply("bad", &mut &*Archive::default().link("l", "etc/none").0).unwrap();
+    assert!(matches!(bench.driver.commit("bad"), Err(Error::Archive(_))));
+    assert!(!bench.driver.exists("bad"));
+}
+
+fn sixty_layers_are_one_root(name: &str) {
+    let bench = Bench::new(name);
+    // As a registry gives them: long ids, unpacked before their parents are committed where that is allowed.
+    let id = |index: usize| format!("{index:064x}");
+    for index in (0..60).rev() {
+        let parent = (index > 0).then(|| id(index - 1));
+        bench.driver.create(&id(index), parent.as_deref()).unwrap();
+        let archive = Archive::default().file(&format!("f{index}"), "x").file("same", &index.to_string());
+        bench.driver.apply(&id(index), &mut &*archive.0).unwrap();
+    }
+    assert!(matches!(bench.driver.commit(&id(1)), Err(Error::NotFound(_))), "its parent is not there");
+    for index in 0..60 {
+        bench.driver.commit(&id(index)).unwrap();
+    }
+    let mounted = bench.writable("web", &id(59));
+    assert_eq!(mounted.names("").len(), 61);
+    assert_eq!(mounted.read("same"), "59");
+    fs::write(mounted.at("f0"), "y").unwrap();
+    assert_eq!(bench.changes("web"), [("/f0".to_owned(), ChangeKind::Modified)]);
+}
+
+fn removed_layers_are_gone_at_once(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    drop(bench.writable("web", "base"));
+    assert_eq!(bench.driver.list().unwrap(), ["base", "web"]);
+    assert!(matches!(bench.driver.create_writable("web", Some("base")), Err(Error::Exists(_))));
+    assert!(matches!(bench.driver.create("base", None), Err(Error::Exists(_))));
+    assert!(matches!(bench.driver.create_writable("x", Some("none")), Err(Error::NotFound(_))));
+    bench.driver.remove("web").unwrap();
+    bench.driver.remove("web").unwrap();
+    assert!(!bench.driver.exists("web"));
+    assert!(matches!(bench.driver.mount("web", false), Err(Error::NotFound(_))));
+    drop(bench.writable("web", "base"));
+    bench.driver.remove("web").unwrap();
+    bench.driver.sweep(false).unwrap();
+    let trash = bench.root.path().join(bench.driver.name()).join("trash");
+    assert_eq!(fs::read_dir(trash).unwrap().count(), 0);
+    assert_eq!(bench.driver.list().unwrap(), ["base"]);
+    for id in ["../base", "", ".", "a/b"] {
+        assert!(bench.driver.create(id, None).is_err(), "{id:?}");
+        bench.driver.remove(id).unwrap();
+    }
+}
+
+fn drafts_of_the_dead_are_removed(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    bench.driver.create("draft", Some("base")).unwrap();
+    bench.driver.apply("draft", &mut &*base().0).unwrap();
+    assert!(!bench.driver.exists("draft"));
+    let Bench { driver, root } = bench;
+    drop(driver);
+    let driver = gantry_graphdriver::open(root.path(), None).unwrap().0;
+    assert_eq!(driver.name(), name);
+    assert_eq!(driver.list().unwrap(), ["base"]);
+    assert!(matches!(driver.commit("draft"), Err(Error::NotFound(_))));
+    driver.create("draft", Some("base")).unwrap();
+    driver.sweep(true).unwrap();
+    assert!(matches!(driver.commit("draft"), Err(Error::NotFound(_))));
+    assert_eq!(fs::read_dir(root.path().join(name).join("drafts")).unwrap().count(), 0);
+}
+
+fn sparse_copies_stay_sparse(name: &str) {
+    let bench = Bench::new(name);
+    bench.driver.create_writable("base", None).unwrap();
+    let mounted = bench.mount("base", false);
+    fs::File::create(mounted.at("sparse")).unwrap().set_len(64 << 20).unwrap();
+    drop(mounted);
+    drop(bench.writable("web", "base"));
+    let blocks = bench.mount("web", true).at("sparse").metadata().unwrap().blocks();
+    assert!(blocks < 64, "{blocks}");
+}
+
+macro_rules! suite {
+    ($($driver:ident: $($promise:ident)*;)*) => {$(
+        mod $driver {
+            $(#[test]
+            fn $promise() {
+                super::$promise(stringify!($driver));
+            })*
+        }
+    )*};
+}
+
+suite! {
+    overlay: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
+        hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
+        drafts_of_the_dead_are_removed sparse_copies_stay_sparse;
+    vfs: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
+        hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
+        drafts_of_the_dead_are_removed sparse_copies_stay_sparse;
+}
