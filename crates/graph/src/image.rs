@@ -124,7 +124,7 @@ impl ImageConfig {
             return Err(invalid(format!("{} bytes, at most {DOCUMENT_LIMIT} are read", raw.len())));
         }
         let config: Self = json::from_slice(raw).map_err(|error| invalid(error.to_string()))?;
-        if !matches!(config.rootfs.kind.as_str(), "layers" | "") {
+        if config.rootfs.kind != "layers" {
             return Err(invalid(format!("rootfs type is {:?}, want \"layers\"", config.rootfs.kind)));
         }
         if config.rootfs.diff_ids.len() > LAYER_LIMIT {

@@ -75,7 +75,8 @@ impl<'a> Entries<'a> {
                 self.drain()?;
                 return Ok(None);
             };
-            let size = header.entry_size().map_err(|error| Error::Archive(error.to_string()))?;
+            let size = number(&header.as_old().size, || header.entry_size())
+                .ok_or_else(|| Error::Archive("a header's size cannot be read".to_owned()))?;
             match header.entry_type() {
                 EntryType::GNULongName => long_name = Some(self.long_name(size)?),
                 EntryType::GNULongLink => long_link = Some(self.long_name(size)?),
@@ -104,6 +105,12 @@ impl<'a> Entries<'a> {
         let link = || overrides.link.clone().or_else(|| header.link_name_bytes().map(Vec::from)).unwrap_or_default();
         let device = || match (header.device_major(), header.device_minor()) {
             (Ok(Some(major)), Ok(Some(minor))) => Ok((major, minor)),
+            // Blank, or a format without them.
+            _ if header.as_ustar().is_none_or(|h| is_blank(&h.dev_major) && is_blank(&h.dev_minor))
+                && header.as_gnu().is_none_or(|h| is_blank(&h.dev_major) && is_blank(&h.dev_minor)) =>
+            {
+                Ok((0, 0))
+            }
             _ => Err(fail("its device numbers cannot be read")),
         };
         let mut size = overrides.size.unwrap_or(size);
@@ -128,17 +135,18 @@ impl<'a> Entries<'a> {
         if header.entry_type() == EntryType::GNUSparse {
             size = self.sparse(header, size, &path)?;
         }
-        let id = |over: Option<u64>, own: std::io::Result<u64>, what: &str| {
-            let id = over.map_or_else(|| own.map_err(|_| fail(&format!("its {what} cannot be read"))), Ok)?;
+        let id = |over: Option<u64>, own: Option<u64>, what: &str| {
+            let id = over.or(own).ok_or_else(|| fail(&format!("its {what} cannot be read")))?;
             u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| fail(&format!("its {what} is {id}")))
         };
+        let old = header.as_old();
+        let mode = number(&old.mode, || header.mode().map(u64::from)).ok_or_else(|| fail("its mode cannot be read"))?;
+        let seconds = || number(&old.mtime, || header.mtime()).and_then(|seconds| i64::try_from(seconds).ok());
         Ok(Entry {
-            mode: header.mode().map_err(|_| fail("its mode cannot be read"))? & 0o7777,
-            uid: id(overrides.uid, header.uid(), "owner")?,
-            gid: id(overrides.gid, header.gid(), "group")?,
-            mtime: overrides.mtime.unwrap_or_else(|| {
-                (header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0), 0)
-            }),
+            mode: u32::try_from(mode & 0o7777).unwrap_or(0),
+            uid: id(overrides.uid, number(&old.uid, || header.uid()), "owner")?,
+            gid: id(overrides.gid, number(&old.gid, || header.gid()), "group")?,
+            mtime: overrides.mtime.unwrap_or_else(|| (seconds().unwrap_or(0), 0)),
             xattrs: overrides.xattrs,
             kind,
             size,
@@ -289,4 +297,13 @@ impl<'a> Entries<'a> {
         while self.input.read(&mut self.buffer).during("read", "layer archive")? > 0 {}
         Ok(())
     }
+}
+
+/// A number of a header; one that was left blank is zero, as everybody reads it.
+fn number(field: &[u8], parse: impl FnOnce() -> std::io::Result<u64>) -> Option<u64> {
+    if is_blank(field) { Some(0) } else { parse().ok() }
+}
+
+fn is_blank(field: &[u8]) -> bool {
+    field.iter().all(|byte| matches!(byte, 0 | b' '))
 }

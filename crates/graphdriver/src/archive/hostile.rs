@@ -441,6 +441,21 @@ fn many_entries_take_no_memory() {
 }
 
 #[test]
+fn blank_numbers_are_zero_and_others_that_cannot_be_read_are_refused() {
+    let place = Place::new();
+    let archive = Archive::default().raw(EntryType::Regular, b"x", b"", b"", |header| {
+        let old = header.as_old_mut();
+        (old.uid, old.gid, old.mode, old.mtime) = ([0; 8], [b' '; 8], [0; 8], [0; 12]);
+    });
+    place.apply(archive).unwrap();
+    let meta = place.diff("x").metadata().unwrap();
+    assert_eq!((meta.uid(), meta.permissions().mode() & 0o7777, meta.mtime()), (0, 0, 0));
+    let bad = |change: fn(&mut Header)| Archive::default().raw(EntryType::Regular, b"x", b"", b"", change);
+    Place::refuses(bad(|header| header.as_old_mut().uid = *b"-1\0\0\0\0\0\0"), "owner");
+    Place::refuses(bad(|header| header.as_old_mut().size = *b"9x\0\0\0\0\0\0\0\0\0\0"), "size");
+}
+
+#[test]
 fn times_of_directories_survive_their_entries() {
     let place = Place::new();
     place.apply(Archive::default().dir("./").dir("d").file("d/f", "x").symlink("d/s", "f")).unwrap();
