@@ -36,6 +36,8 @@ pub struct OverlayUpper {
 
 mod attach;
 mod attr;
+mod private;
 
 pub use attach::{attach, bind, bind_fd, filesystem, move_to};
 pub use attr::{Attributes, set_attributes};
+pub use private::{assemble, in_private_namespace, without_submounts};
