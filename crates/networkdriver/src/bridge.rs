@@ -1,6 +1,8 @@
 //! The bridge driver: a Linux bridge, a pair of links for each container, addresses, ports and the firewall.
 
 mod setup;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -191,8 +193,12 @@ impl Bridge {
 
     /// What comes after the link is made; whoever calls it deletes the link when it fails.
     fn finish(&self, state: &mut State, request: &Join<'_>, held: &Held) -> Result<(), Error> {
-        if !self.options.icc {
-            state.route.transact(vec![route::isolate(&held.host_link)])?;
+        // Where the bridge shows its packets to the firewall, a published port is translated on the bridge itself: the
+        // answer to its own container goes back by the port that it came from, and the firewall sees to `icc`.
+        let filtered = setup::bridge_is_filtered();
+        let (hairpin, isolated) = (filtered && !held.ports.is_empty(), !filtered && !self.options.icc);
+        if hairpin || isolated {
+            state.route.transact(vec![route::port_mode(&held.host_link, hairpin, isolated)])?;
         }
         self.configure(request, held.address.address)?;
         match &mut state.firewall {

@@ -29,6 +29,7 @@ const INFO_SLAVE_DATA: u16 = 5;
 const VETH_PEER: u16 = 1;
 const BRIDGE_FORWARD_DELAY: u16 = 1;
 const BRIDGE_STP: u16 = 5;
+const PORT_HAIRPIN: u16 = 4;
 const PORT_ISOLATED: u16 = 33;
 const ADDRESS_BROADCAST: u16 = 4;
 const ROUTE_DESTINATION: u16 = 1;
@@ -113,14 +114,16 @@ pub fn new_pair(host: &str, bridge: u32, mtu: u32, mac: [u8; 6], netns: Borrowed
         .named("make", format!("link {host}"))
 }
 
-/// Keeps a port of the bridge from talking to other isolated ports.
-pub fn isolate(host: &str) -> Message {
+/// Sets what a port of the bridge may do: get back what it sent (`hairpin`), talk to other isolated ports or not.
+pub fn port_mode(host: &str, hairpin: bool, isolated: bool) -> Message {
     Message::new(libc::RTM_NEWLINK, 0, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, host)
         .nest(libc::IFLA_LINKINFO, |m| {
-            m.text(INFO_SLAVE_KIND, "bridge").nest(INFO_SLAVE_DATA, |m| m.attribute(PORT_ISOLATED, [1]))
+            m.text(INFO_SLAVE_KIND, "bridge").nest(INFO_SLAVE_DATA, |m| {
+                m.attribute(PORT_HAIRPIN, [u8::from(hairpin)]).attribute(PORT_ISOLATED, [u8::from(isolated)])
+            })
         })
-        .named("isolate", format!("link {host}"))
+        .named("set bridge port of", format!("link {host}"))
 }
 
 fn address(kind: u16, flags: u16, index: u32, cidr: Cidr) -> Message {

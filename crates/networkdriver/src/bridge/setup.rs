@@ -155,6 +155,11 @@ fn allow(options: &BridgeOptions) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether packets between ports of a bridge pass the IPv4 firewall (`br_netfilter` is loaded and on).
+pub fn bridge_is_filtered() -> bool {
+    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.trim() == "1")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,274 @@
+//! Nothing is left behind, nothing is lost: failures half-way, churn, restarts of the daemon, other daemons.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use gantry_linux::fs;
+use gantry_linux::netlink::{Socket, enter_new_namespace};
+
+use super::world::{
+    Namespace, ask, bridge, join, link_names, nft_table, on_a_host, options, serve, tcp, try_join, unreachable,
+};
+use crate::{Bridge, BridgeOptions, Error, Host, Join, NetworkDriver as _, NoNetwork, route};
+
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[test]
+fn two_hundred_endpoints_come_and_go_and_leave_nothing() {
+    on_a_host(|| {
+        let bridge = bridge();
+        let (links, table) = (link_names(), nft_table());
+        let (mut joining, mut leaving) = (Vec::new(), Vec::new());
+        let mut containers = Vec::new();
+        for number in 0..200_u16 {
+            let (namespace, name) = (Namespace::new(), format!("c{number}"));
+            let socket = namespace.route();
+            let ports = tcp("0.0.0.0", 20_000 + number, 80);
+            let (netns, route_socket) = (namespace.fd.as_fd(), socket.as_fd());
+            let request = Join { container: &name, netns, route_socket, address: None, mac: None, ports };
+            let start = Instant::now();
+            let endpoint = bridge.join(request).unwrap();
+            joining.push(start.elapsed());
+            containers.push((namespace, endpoint));
+        }
+        assert_eq!(link_names().len(), links.len() + 200);
+        for (number, (_, endpoint)) in containers.iter().enumerate() {
+            let start = Instant::now();
+            bridge.leave(endpoint).unwrap();
+            leaving.push(start.elapsed());
+            if number % 2 == 0 {
+                bridge.disconnect(endpoint).unwrap();
+            }
+        }
+        drop(containers);
+        links_become(&links);
+        assert_eq!(nft_table(), table);
+        assert!(bridge.lock().held.is_empty());
+        TcpListener::bind("0.0.0.0:20000").unwrap();
+        report("join", &mut joining);
+        report("leave", &mut leaving);
+    });
+}
+
+#[allow(clippy::print_stderr, reason = "a measurement to read with --nocapture")]
+fn report(what: &str, times: &mut [Duration]) {
+    times.sort();
+    let (median, p95) = (times[times.len() / 2], times[times.len() * 95 / 100]);
+    eprintln!("{what}: median {} us, 95 % {} us", median.as_micros(), p95.as_micros());
+}
+
+/// Waits, event by event, until the dying namespaces have taken their links with them.
+fn links_become(expected: &[String]) {
+    const LINK_EVENTS: u32 = 1;
+    let mut events = Socket::route().unwrap().into_fd();
+    rustix::net::bind(&events, &rustix::net::netlink::SocketAddrNetlink::new(0, LINK_EVENTS)).unwrap();
+    while link_names() != expected {
+        let mut buffer = [0; 8192];
+        let received = rustix::net::recv(&mut events, &mut buffer, rustix::net::RecvFlags::empty());
+        // A queue that overflowed means that there was something to see.
+        assert!(!matches!(received, Err(rustix::io::Errno::AGAIN)), "links that stay: {:?}", link_names());
+    }
+}
+
+#[test]
+fn a_failure_half_way_leaves_nothing() {
+    on_a_host(|| {
+        let bridge = bridge();
+        let (links, table) = (link_names(), nft_table());
+        let namespace = Namespace::new();
+        let host_socket = Socket::route().unwrap();
+        let error = bridge.join(Join {
+            container: "c",
+            netns: namespace.fd.as_fd(),
+            route_socket: host_socket.as_fd(),
+            address: None,
+            mac: None,
+            ports: tcp("0.0.0.0", 8080, 80),
+        });
+        assert!(error.unwrap_err().to_string().contains("another namespace"));
+        let no_namespace = std::fs::File::open("/dev/null").unwrap();
+        let error = bridge.join(Join {
+            container: "c",
+            netns: no_namespace.as_fd(),
+            route_socket: host_socket.as_fd(),
+            address: None,
+            mac: None,
+            ports: tcp("0.0.0.0", 8080, 80),
+        });
+        assert!(error.unwrap_err().to_string().starts_with("make link gv"));
+        assert_eq!((link_names(), nft_table()), (links, table));
+        assert!(bridge.lock().held.is_empty());
+        TcpListener::bind("0.0.0.0:8080").unwrap();
+        try_join(&bridge, "c", &namespace, tcp("0.0.0.0", 8080, 80)).unwrap();
+    });
+}
+
+#[test]
+fn wrong_requests_are_refused_before_anything_is_made() {
+    on_a_host(|| {
+        let bridge = bridge();
+        let first = join(&bridge, "0123456789abcdef", tcp("0.0.0.0", 8080, 80));
+        let links = link_names();
+        let namespace = Namespace::new();
+        let error = try_join(&bridge, "fedcba9876543210", &namespace, tcp("127.0.0.1", 8080, 80)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "driver failed programming external connectivity on endpoint fedcba987654: Bind for 127.0.0.1:8080 failed: \
+             port is already allocated, by container 0123456789ab"
+        );
+        assert!(matches!(try_join(&bridge, "0123456789abcdef", &namespace, vec![]), Err(Error::Conflict(_))));
+        assert!(matches!(try_join(&bridge, "x", &namespace, tcp("::", 1, 1)), Err(Error::Invalid(_))));
+        let foreign = try_join(&bridge, "x", &namespace, tcp("203.0.113.9", 81, 80)).unwrap_err();
+        assert!(foreign.to_string().contains("no interface of the host"), "{foreign}");
+        let socket = namespace.route();
+        let ask_for = |address, mac| {
+            bridge.join(Join {
+                container: "x",
+                netns: namespace.fd.as_fd(),
+                route_socket: socket.as_fd(),
+                address,
+                mac,
+                ports: vec![],
+            })
+        };
+        assert!(matches!(ask_for(Some(first.endpoint.address), None), Err(Error::Conflict(_))));
+        assert!(matches!(ask_for(None, Some([1, 0, 0, 0, 0, 1])), Err(Error::Invalid(_))));
+        assert_eq!(link_names(), links);
+        let fixed = Ipv4Addr::from(u32::from(first.endpoint.gateway) + 99);
+        let endpoint = ask_for(Some(fixed), Some([2, 0, 0, 0, 0, 9])).unwrap();
+        assert_eq!((endpoint.address, endpoint.mac), (fixed, [2, 0, 0, 0, 0, 9]));
+    });
+}
+
+#[test]
+fn the_next_daemon_takes_over_what_runs_and_clears_what_does_not() {
+    on_a_host(|| {
+        let first = bridge();
+        let kept = join(&first, "kept", tcp("0.0.0.0", 8001, 80));
+        let lost = join(&first, "lost", tcp("0.0.0.0", 8002, 80));
+        let (_kept, _lost) = (serve(&kept, 80), serve(&lost, 80));
+        let subnet = first.info();
+        // As a killed daemon: its sockets close, nothing else happens.
+        drop(first);
+        assert!(ask(LOOPBACK, 8001).is_some(), "ports go on without a daemon");
+        let second = bridge();
+        assert_eq!(second.info(), subnet);
+        assert!(ask(LOOPBACK, 8001).is_some(), "and before it has restored anything");
+        second.restore(&kept.endpoint).unwrap();
+        second.restored().unwrap();
+        assert!(ask(LOOPBACK, 8001).is_some());
+        assert!(unreachable(LOOPBACK, 8002));
+        assert!(TcpListener::bind("127.0.0.1:8001").is_err(), "the port is held again");
+        let links = link_names();
+        assert!(links.contains(&kept.endpoint.host_link) && !links.contains(&lost.endpoint.host_link));
+        let third = join(&second, "new", tcp("0.0.0.0", 8002, 80));
+        assert_ne!(third.endpoint.address, kept.endpoint.address);
+        second.leave(&kept.endpoint).unwrap();
+        assert!(unreachable(LOOPBACK, 8001));
+    });
+}
+
+#[test]
+fn a_running_daemons_table_is_nobody_elses() {
+    on_a_host(|| {
+        let first = bridge();
+        let web = join(&first, "web", tcp("0.0.0.0", 8080, 80));
+        let _server = serve(&web, 80);
+        match Bridge::open(options()) {
+            Err(Error::Conflict(text)) => assert!(text.contains("another daemon"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        let flushed = std::process::Command::new("nft").args(["flush", "ruleset"]).status();
+        assert!(ask(LOOPBACK, 8080).is_some(), "after nft flush ruleset ({flushed:?})");
+    });
+}
+
+#[test]
+fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
+    on_a_host(|| {
+        let before = link_names();
+        bridge().remove().unwrap();
+        assert_eq!(link_names(), before);
+        assert!(nft_table().is_none_or(|text| text.contains("No such file")));
+        let mut socket = Socket::route().unwrap();
+        socket.transact(vec![route::new_bridge("gvtest0", [2, 0, 0, 0, 0, 1], 1400)]).unwrap();
+        let index = route::link(&mut socket, "gvtest0").unwrap().unwrap().index;
+        let own = "10.77.0.1/24".parse().unwrap();
+        socket.transact(vec![route::add_address(index, own)]).unwrap();
+        let adopted = bridge();
+        let info = adopted.info();
+        assert_eq!((info.gateway, info.mtu), (Some(own.address), 1400));
+        let wrong = BridgeOptions { cidr: Some("10.78.0.1/24".parse().unwrap()), ..options() };
+        assert!(matches!(Bridge::open(wrong), Err(Error::Conflict(_))));
+        adopted.remove().unwrap();
+        assert!(link_names().contains(&"gvtest0".into()));
+    });
+}
+
+#[test]
+fn subnet_and_mtu_fit_the_host() {
+    on_a_host(|| {
+        let bridges = ["gva", "gvb", "gvc"].map(|name| Bridge::open(BridgeOptions { name: name.into(), ..options() }));
+        let subnets: Vec<_> = bridges.iter().map(|bridge| bridge.as_ref().unwrap().subnet).collect();
+        for (i, a) in subnets.iter().enumerate() {
+            assert!(subnets[i + 1..].iter().all(|b| !a.overlaps(*b)), "{subnets:?}");
+        }
+        let given = BridgeOptions {
+            name: "gvd".into(),
+            cidr: Some("10.9.0.1/24".parse().unwrap()),
+            mtu: Some(1280),
+            ..options()
+        };
+        let given = Bridge::open(given).unwrap();
+        let c = join(&given, "c", vec![]);
+        let inside = route::link(&mut c.namespace.route(), "eth0").unwrap().unwrap();
+        assert_eq!((inside.mtu, c.endpoint.gateway, c.endpoint.prefix), (1280, Ipv4Addr::new(10, 9, 0, 1), 24));
+    });
+}
+
+#[test]
+fn none_has_loopback_only_and_host_changes_nothing() {
+    on_a_host(|| {
+        let namespace = Namespace::new();
+        let socket = namespace.route();
+        let request = || Join {
+            container: "c",
+            netns: namespace.fd.as_fd(),
+            route_socket: socket.as_fd(),
+            address: None,
+            mac: None,
+            ports: vec![],
+        };
+        Host.join(request()).unwrap();
+        assert!(
+            namespace
+                .inside(|| TcpListener::bind((LOOPBACK, 0)).and_then(|l| std::net::TcpStream::connect(l.local_addr()?)))
+                .is_err()
+        );
+        let endpoint = NoNetwork.join(request()).unwrap();
+        assert_eq!(endpoint.address, Ipv4Addr::UNSPECIFIED);
+        namespace.inside(|| {
+            let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+            std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            assert_eq!(link_names(), ["lo"]);
+        });
+    });
+}
+
+#[test]
+fn sysctls_are_written_in_the_threads_own_namespace() {
+    let path = "/proc/sys/net/ipv4/ip_forward";
+    let before = fs::read_to_string(path).unwrap();
+    std::thread::spawn(move || {
+        enter_new_namespace().unwrap();
+        let on = BridgeOptions { ip_forward: true, ..options() };
+        fs::write(path, "0").unwrap();
+        let bridge = Bridge::open(on).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap().trim(), "1");
+        bridge.remove().unwrap();
+    })
+    .join()
+    .unwrap();
+    assert_eq!(fs::read_to_string(path).unwrap(), before);
+}

@@ -1,0 +1,221 @@
+//! Namespaces, a LAN, and servers that say who they are and whom they see.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gantry_linux::netlink::{Message, Socket, enter_new_namespace, own_namespace};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::route;
+use crate::{Bridge, BridgeOptions, Cidr, Endpoint, Error, Join, NetworkDriver as _, Protocol, PublishPort};
+
+pub const HOST_ON_LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const LONG: Duration = Duration::from_secs(5);
+/// Long enough for a packet between namespaces, short enough to wait for one that must not come.
+const SHORT: Duration = Duration::from_millis(400);
+
+/// Runs the test as the only user of a new host.
+pub fn on_a_host(test: impl FnOnce() + Send + 'static) {
+    let body = || {
+        enter_new_namespace().unwrap();
+        let mut route = Socket::route().unwrap();
+        route.transact(vec![route::raise(route::LOOPBACK, "lo")]).unwrap();
+        test();
+    };
+    if let Err(panic) = std::thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+pub fn options() -> BridgeOptions {
+    BridgeOptions { name: "gvtest0".into(), ip_forward: false, ..BridgeOptions::default() }
+}
+
+pub fn bridge() -> Bridge {
+    Bridge::open(options()).unwrap()
+}
+
+/// Another network namespace, which lives as long as this.
+pub struct Namespace {
+    pub fd: OwnedFd,
+}
+
+impl Namespace {
+    pub fn new() -> Self {
+        let make = || {
+            enter_new_namespace().unwrap();
+            own_namespace().unwrap()
+        };
+        Self { fd: std::thread::spawn(make).join().unwrap() }
+    }
+
+    /// Does something inside.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = || {
+                move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                work()
+            };
+            scope.spawn(inside).join().unwrap()
+        })
+    }
+
+    pub fn route(&self) -> Socket {
+        self.inside(|| Socket::route().unwrap())
+    }
+}
+
+/// A namespace that was joined.
+pub struct Container {
+    pub namespace: Namespace,
+    pub endpoint: Endpoint,
+}
+
+pub fn try_join(
+    bridge: &Bridge,
+    name: &str,
+    namespace: &Namespace,
+    ports: Vec<PublishPort>,
+) -> Result<Endpoint, Error> {
+    let socket = namespace.route();
+    bridge.join(Join {
+        container: name,
+        netns: namespace.fd.as_fd(),
+        route_socket: socket.as_fd(),
+        address: None,
+        mac: None,
+        ports,
+    })
+}
+
+pub fn join(bridge: &Bridge, name: &str, ports: Vec<PublishPort>) -> Container {
+    let namespace = Namespace::new();
+    let endpoint = try_join(bridge, name, &namespace, ports).unwrap();
+    Container { namespace, endpoint }
+}
+
+/// `-p ip:host:container/protocol`.
+pub fn publish(ip: &str, host: u16, container: u16, protocol: Protocol) -> PublishPort {
+    let host_ip = ip.parse().unwrap();
+    PublishPort { container_port: container, protocol, host_ip, host_port: host, host_port_end: host }
+}
+
+pub fn tcp(ip: &str, host: u16, container: u16) -> Vec<PublishPort> {
+    vec![publish(ip, host, container, Protocol::Tcp)]
+}
+
+/// A machine beside the host, which knows the host as its gateway.
+pub fn lan() -> Namespace {
+    let lan = Namespace::new();
+    let mut host = Socket::route().unwrap();
+    let header = [0; 16];
+    let fd = u32::try_from(lan.fd.as_raw_fd()).unwrap();
+    let pair = Message::new(libc::RTM_NEWLINK, 0x600, &header).text(libc::IFLA_IFNAME, "lan0").nest(
+        libc::IFLA_LINKINFO,
+        |m| {
+            m.text(1, "veth").nest(2, |m| {
+                m.nest(1, |m| m.raw(&header).text(libc::IFLA_IFNAME, "lan1").u32(libc::IFLA_NET_NS_FD, fd))
+            })
+        },
+    );
+    host.transact(vec![pair]).unwrap();
+    for (socket, name, address) in [(&mut host, "lan0", HOST_ON_LAN), (&mut lan.route(), "lan1", LAN)] {
+        let link = route::link(socket, name).unwrap().unwrap();
+        let cidr = Cidr { address, prefix: 24 };
+        socket.transact(vec![route::add_address(link.index, cidr), route::raise(link.index, name)]).unwrap();
+    }
+    gantry_linux::fs::write("/proc/sys/net/ipv4/conf/lan0/forwarding", "1").unwrap();
+    let mut inside = lan.route();
+    let index = route::link(&mut inside, "lan1").unwrap().unwrap().index;
+    inside.transact(vec![route::add_default_route(index, HOST_ON_LAN)]).unwrap();
+    lan
+}
+
+/// A server that tells each client its own name and the address that it sees.
+pub struct Server {
+    listener: TcpListener,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves in the calling thread's namespace.
+    pub fn start(name: &str, address: impl Into<IpAddr>, port: u16) -> Self {
+        let listener = TcpListener::bind((address.into(), port)).unwrap();
+        let (accepting, name) = (listener.try_clone().unwrap(), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = accepting.accept() {
+                // A client that has gone away misses its answer.
+                let _gone = stream.write_all(format!("{name} {}", peer.ip()).as_bytes());
+            }
+        });
+        Self { listener, thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).unwrap();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+pub fn serve(container: &Container, port: u16) -> Server {
+    let name = container.endpoint.container.as_str();
+    container.namespace.inside(|| Server::start(name, Ipv4Addr::UNSPECIFIED, port))
+}
+
+/// What the server there says: `name seen-address`.
+pub fn ask(address: impl Into<IpAddr>, port: u16) -> Option<String> {
+    ask_within(SocketAddr::new(address.into(), port), LONG)
+}
+
+/// Whether nobody is reached there.
+pub fn unreachable(address: impl Into<IpAddr>, port: u16) -> bool {
+    ask_within(SocketAddr::new(address.into(), port), SHORT).is_none()
+}
+
+fn ask_within(address: SocketAddr, time: Duration) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, time).ok()?;
+    stream.set_read_timeout(Some(time)).unwrap();
+    stream.shutdown(Shutdown::Write).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// A datagram there and back; the address that the server saw.
+pub fn udp_round_trip(server: &UdpSocket, client: &UdpSocket, to: SocketAddr) -> Option<IpAddr> {
+    for socket in [server, client] {
+        socket.set_read_timeout(Some(LONG)).unwrap();
+    }
+    client.send_to(b"ping", to).ok()?;
+    let mut buffer = [0; 16];
+    let (length, peer) = server.recv_from(&mut buffer).ok()?;
+    server.send_to(&buffer[..length], peer).ok()?;
+    let (length, from) = client.recv_from(&mut buffer).ok()?;
+    (&buffer[..length] == b"ping" && from == to).then_some(peer.ip())
+}
+
+/// The table as `nft` reads it, with every run of white space as one space; none where there is no `nft`.
+#[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
+pub fn nft_table() -> Option<String> {
+    let Ok(output) = Command::new("nft").args(["list", "table", "ip", "gvtest0"]).output() else {
+        eprintln!("SKIPPED: no nft here, install nftables to have the firewall judged by it");
+        return None;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The names of the host's links, sorted.
+pub fn link_names() -> Vec<String> {
+    let links = route::links(&mut Socket::route().unwrap()).unwrap();
+    let mut names: Vec<_> = links.into_iter().map(|link| link.name).collect();
+    names.sort();
+    names
+}
