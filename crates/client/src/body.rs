@@ -1,0 +1,144 @@
+//! Bodies of requests: a few bytes, or a stream that a thread produces.
+
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame};
+use tokio::sync::mpsc;
+
+const CHUNK: usize = 64 * 1024;
+
+/// A request's body.
+pub enum Body {
+    /// Nothing, or a document.
+    Whole(Option<Bytes>),
+    /// As it comes.
+    Stream(mpsc::Receiver<io::Result<Bytes>>),
+}
+
+impl Body {
+    /// Nothing.
+    pub const fn empty() -> Self {
+        Self::Whole(None)
+    }
+
+    /// These bytes.
+    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
+        Self::Whole(Some(bytes.into()))
+    }
+
+    /// What a function writes, in a thread of its own.
+    pub fn written(write: impl FnOnce(&mut BodyWriter) -> io::Result<()> + Send + 'static) -> Self {
+        let (sender, receiver) = mpsc::channel(4);
+        std::thread::spawn(move || {
+            let mut writer = BodyWriter { sender, buffer: Vec::with_capacity(CHUNK) };
+            let ended = write(&mut writer).and_then(|()| writer.flush());
+            if let Err(error) = ended {
+                // When the request is gone nobody needs to know.
+                drop(writer.sender.blocking_send(Err(error)));
+            }
+        });
+        Self::Stream(receiver)
+    }
+
+    /// What a reader gives.
+    pub fn read(mut reader: impl Read + Send + 'static) -> Self {
+        Self::written(move |writer| io::copy(&mut reader, writer).map(drop))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(receiver) => receiver.poll_recv(cx).map(|next| next.map(|bytes| bytes.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Stream(_) => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+/// What a body's thread writes into.
+pub struct BodyWriter {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK)).into();
+        self.sender.blocking_send(Ok(bytes)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// An answer's body, read by a thread that blocks: what tar wants.
+pub struct BodyReader {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl BodyReader {
+    /// A reader, and the other end that is fed by [`feed`].
+    pub fn new() -> (Self, mpsc::Sender<io::Result<Bytes>>) {
+        let (sender, receiver) = mpsc::channel(8);
+        (Self { receiver, current: Bytes::new() }, sender)
+    }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(next) => self.current = next?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        buffer[..count].copy_from_slice(&self.current.split_to(count));
+        Ok(count)
+    }
+}
+
+/// Feeds a thread's reader until either end is done.
+pub async fn feed(mut body: hyper::body::Incoming, sender: mpsc::Sender<io::Result<Bytes>>) {
+    use http_body_util::BodyExt as _;
+    while let Some(frame) = body.frame().await {
+        let item = match frame {
+            Ok(frame) => match frame.into_data() {
+                Ok(data) => Ok(data),
+                Err(_) => continue,
+            },
+            Err(error) => Err(io::Error::other(error)),
+        };
+        if sender.send(item).await.is_err() {
+            return;
+        }
+    }
+}

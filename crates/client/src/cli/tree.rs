@@ -1,0 +1,180 @@
+//! Which names lead to which command: at the top, and under `container`, `image` and the other groups.
+
+use super::Command;
+use crate::commands::{
+    attach, cp, create, diff, events, exec, images, import, info, inspect, jobs, kill, logs, network, pause, port, ps,
+    pull, rename, rm, rmi, run, start, stop, tag, top, version, volume, wait,
+};
+
+/// A name that leads to a command.
+pub struct Entry {
+    /// What is typed.
+    pub name: &'static str,
+    /// Other names.
+    pub aliases: &'static [&'static str],
+    /// Listed first in the program's help.
+    pub common: bool,
+    /// What it is.
+    pub command: &'static Command,
+}
+
+/// A name that leads to commands about one kind of thing.
+pub struct GroupEntry {
+    /// What is typed.
+    pub name: &'static str,
+    /// One line.
+    pub about: &'static str,
+    /// What may follow.
+    pub entries: &'static [Entry],
+}
+
+const fn entry(name: &'static str, command: &'static Command) -> Entry {
+    Entry { name, aliases: &[], common: false, command }
+}
+
+const fn common(name: &'static str, command: &'static Command) -> Entry {
+    Entry { common: true, ..entry(name, command) }
+}
+
+const fn also(name: &'static str, aliases: &'static [&'static str], command: &'static Command) -> Entry {
+    Entry { aliases, ..entry(name, command) }
+}
+
+/// Commands at the top.
+pub static ROOT: &[Entry] = &[
+    common("run", &run::COMMAND),
+    common("exec", &exec::COMMAND),
+    common("ps", &ps::COMMAND),
+    common("pull", &pull::COMMAND),
+    common("images", &images::COMMAND),
+    common("version", &version::COMMAND),
+    common("info", &info::COMMAND),
+    entry("attach", &attach::COMMAND),
+    entry("cp", &cp::COMMAND),
+    entry("create", &create::COMMAND),
+    entry("diff", &diff::COMMAND),
+    entry("events", &events::COMMAND),
+    entry("import", &import::COMMAND),
+    entry("inspect", &inspect::ANY),
+    entry("jobs", &jobs::COMMAND),
+    entry("kill", &kill::COMMAND),
+    entry("logs", &logs::COMMAND),
+    entry("pause", &pause::PAUSE),
+    entry("port", &port::COMMAND),
+    entry("rename", &rename::COMMAND),
+    entry("restart", &stop::RESTART),
+    entry("rm", &rm::COMMAND),
+    entry("rmi", &rmi::COMMAND),
+    entry("start", &start::COMMAND),
+    entry("stop", &stop::STOP),
+    entry("tag", &tag::COMMAND),
+    entry("top", &top::COMMAND),
+    entry("unpause", &pause::UNPAUSE),
+    entry("wait", &wait::COMMAND),
+];
+
+/// Groups of commands.
+pub static GROUPS: &[GroupEntry] = &[
+    GroupEntry {
+        name: "container",
+        about: "Manage containers",
+        entries: &[
+            entry("attach", &attach::COMMAND),
+            entry("cp", &cp::COMMAND),
+            entry("create", &create::COMMAND),
+            entry("diff", &diff::COMMAND),
+            entry("exec", &exec::COMMAND),
+            entry("inspect", &inspect::CONTAINER),
+            entry("kill", &kill::COMMAND),
+            entry("logs", &logs::COMMAND),
+            also("ls", &["list", "ps"], &ps::COMMAND),
+            entry("pause", &pause::PAUSE),
+            entry("port", &port::COMMAND),
+            entry("rename", &rename::COMMAND),
+            entry("restart", &stop::RESTART),
+            also("rm", &["remove"], &rm::COMMAND),
+            entry("run", &run::COMMAND),
+            entry("start", &start::COMMAND),
+            entry("stop", &stop::STOP),
+            entry("top", &top::COMMAND),
+            entry("unpause", &pause::UNPAUSE),
+            entry("wait", &wait::COMMAND),
+        ],
+    },
+    GroupEntry {
+        name: "image",
+        about: "Manage images",
+        entries: &[
+            entry("import", &import::COMMAND),
+            entry("inspect", &inspect::IMAGE),
+            also("ls", &["list"], &images::COMMAND),
+            entry("pull", &pull::COMMAND),
+            also("rm", &["remove"], &rmi::COMMAND),
+            entry("tag", &tag::COMMAND),
+        ],
+    },
+    GroupEntry {
+        name: "network",
+        about: "Manage networks",
+        entries: &[entry("inspect", &inspect::NETWORK), also("ls", &["list"], &network::LIST)],
+    },
+    GroupEntry {
+        name: "system",
+        about: "Manage the engine",
+        entries: &[entry("events", &events::COMMAND), entry("info", &info::COMMAND)],
+    },
+    GroupEntry {
+        name: "volume",
+        about: "Manage volumes",
+        entries: &[
+            entry("create", &volume::CREATE),
+            entry("inspect", &inspect::VOLUME),
+            also("ls", &["list"], &volume::LIST),
+            also("rm", &["remove"], &volume::REMOVE),
+        ],
+    },
+];
+
+/// Docker's commands that are still to come.
+pub static LATER: &[&str] = &[
+    "build",
+    "push",
+    "login",
+    "logout",
+    "search",
+    "commit",
+    "export",
+    "history",
+    "load",
+    "save",
+    "builder",
+    "buildx",
+    "compose",
+    "checkpoint",
+    "context",
+    "manifest",
+    "plugin",
+    "trust",
+    "config",
+    "node",
+    "secret",
+    "service",
+    "stack",
+    "swarm",
+    "prune",
+    "df",
+    "connect",
+    "disconnect",
+    "stats",
+    "update",
+];
+
+/// The command of that name.
+pub fn find(entries: &'static [Entry], name: &str) -> Option<&'static Entry> {
+    entries.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
+}
+
+/// The group of that name.
+pub fn find_group(name: &str) -> Option<&'static GroupEntry> {
+    GROUPS.iter().find(|group| group.name == name)
+}

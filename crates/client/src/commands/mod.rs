@@ -1,0 +1,80 @@
+//! One file per command.
+
+pub mod attach;
+pub mod cp;
+pub mod create;
+pub mod diff;
+pub mod events;
+pub mod exec;
+pub mod images;
+pub mod import;
+pub mod info;
+pub mod inspect;
+pub mod jobs;
+pub mod kill;
+pub mod logs;
+pub mod network;
+pub mod pause;
+pub mod port;
+pub mod ps;
+pub mod pull;
+pub mod rename;
+pub mod rm;
+pub mod rmi;
+pub mod run;
+pub mod start;
+pub mod stop;
+pub mod tag;
+pub mod top;
+pub mod version;
+pub mod volume;
+pub mod wait;
+
+use std::future::Future;
+
+use gantry_api::filters::Filters;
+
+use crate::failure::{Failure, Result};
+use crate::printer;
+
+/// Does the same for each name, all at once, and prints in order each name that worked; the failures come together.
+pub async fn for_each<F>(names: &[String], act: impl Fn(String) -> F) -> Result<u8>
+where
+    F: Future<Output = Result<()>> + 'static,
+{
+    let local = tokio::task::LocalSet::new();
+    let failures = local
+        .run_until(async {
+            let tasks: Vec<_> = names.iter().map(|name| tokio::task::spawn_local(act(name.clone()))).collect();
+            let mut failures = Vec::new();
+            for (name, task) in names.iter().zip(tasks) {
+                match task.await.unwrap_or_else(|error| Err(Failure::new(error.to_string()))) {
+                    Ok(()) => printer::line(name)?,
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            Ok::<_, Failure>(failures)
+        })
+        .await?;
+    Failure::join(failures)?;
+    Ok(0)
+}
+
+/// `--filter name=value` flags.
+pub fn filters(flags: &[String]) -> Result<Filters> {
+    let mut filters = Filters::default();
+    for flag in flags {
+        let Some((name, value)) = flag.split_once('=') else {
+            return Err(Failure::new(format!(
+                "invalid argument {flag:?} for \"-f, --filter\" flag: invalid filter '{flag}'"
+            )));
+        };
+        filters.add(name.trim().to_lowercase(), value.trim());
+    }
+    Ok(filters)
+}
+
+/// The filters as a parameter; empty when nothing is filtered.
+pub fn filter_text(filters: &Filters) -> String {
+    if filters.is_empty() { String::new() } else { filters.to_json() }
+}
