@@ -15,7 +15,7 @@ const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 /// no container can reach, it is another one.
 #[must_use]
 pub fn host_resolv_conf_path(resolv_conf: &str) -> &'static str {
-    let mut servers = values(resolv_conf, "nameserver").filter_map(|value| server(value));
+    let mut servers = values(resolv_conf, "nameserver").filter_map(server);
     let first = servers.next();
     if first == Some(STUB) && servers.next().is_none() { BEHIND_STUB } else { "/etc/resolv.conf" }
 }

@@ -87,7 +87,7 @@ fn a_failure_half_way_leaves_nothing() {
             ports: tcp("0.0.0.0", 8080, 80),
         });
         assert!(error.unwrap_err().to_string().contains("another namespace"));
-        let no_namespace = std::fs::File::open("/dev/null").unwrap();
+        let no_namespace = gantry_linux::fs::open("/dev/null").unwrap();
         let error = bridge.join(Join {
             container: "c",
             netns: no_namespace.as_fd(),
