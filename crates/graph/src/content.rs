@@ -181,7 +181,7 @@ mod tests {
         let (_dir, store) = store();
         let digest = store.put(b"hello").unwrap();
         assert_eq!(store.read(&digest).unwrap(), b"hello");
-        assert_eq!(store.list().unwrap(), [digest.clone()]);
+        assert_eq!(store.list().unwrap(), std::slice::from_ref(&digest));
         store.delete(&digest).unwrap();
         store.delete(&digest).unwrap();
         assert!(matches!(store.read(&digest), Err(Error::NotFound { .. })));

@@ -53,7 +53,13 @@ impl Graph {
         };
         let raw = serde_json::to_vec(&config).map_err(|error| Error::invalid("image configuration", error))?;
         // The registration pins the layer before the draft becomes it.
-        let registration = self.register(raw, None)?;
+        let registration = match self.register(raw, None) {
+            Ok(registration) => registration,
+            Err(error) => {
+                self.inner.driver.remove(&draft)?;
+                return Err(error);
+            }
+        };
         for plan in Plan::of(&config.rootfs.diff_ids) {
             layers.adopt(&draft, &plan, size)?;
         }

@@ -126,21 +126,21 @@ impl Registration {
     /// [`Error::Conflict`] when a layer was not unpacked; the database's and the driver's. Then the image is not there.
     pub fn commit(self, names: &[Reference]) -> Result<Arc<Image>> {
         let inner = &self.graph.inner;
-        let mut layers = Vec::with_capacity(self.plans.len());
-        for (index, plan) in self.plans.iter().enumerate() {
-            let layer = inner.layers.commit(plan)?;
-            layers.push(self.with_blob(index, layer));
+        for plan in &self.plans {
+            inner.layers.commit(plan)?;
         }
-        inner.content.put(&self.raw)?;
-        let manifest = match &self.manifest {
-            Some(manifest) => Some(Descriptor {
-                media_type: manifest.media_type.clone(),
-                digest: inner.content.put(&manifest.raw)?,
-                size: manifest.raw.len() as u64,
-            }),
-            None => None,
-        };
+        self.put_documents()?;
         let change = self.graph.change();
+        // A removal of the same image may have come between.
+        self.put_documents()?;
+        let layers =
+            self.plans.iter().enumerate().map(|(index, plan)| Ok(self.with_blob(index, inner.layers.commit(plan)?)));
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let manifest = self.manifest.as_ref().map(|manifest| Descriptor {
+            media_type: manifest.media_type.clone(),
+            digest: digest_of(&manifest.raw),
+            size: manifest.raw.len() as u64,
+        });
         let mut images = (*self.graph.images()).clone();
         let known = images.get(&self.id);
         let image = Arc::new(Image {
@@ -164,6 +164,17 @@ impl Registration {
         }
         self.graph.publish(&change, images);
         Ok(image)
+    }
+
+    /// Stores what is not there yet.
+    fn put_documents(&self) -> Result<()> {
+        let content = &self.graph.inner.content;
+        for document in std::iter::once(&self.raw).chain(self.manifest.as_ref().map(|manifest| &manifest.raw)) {
+            if content.read(&digest_of(document)).is_err() {
+                content.put(document)?;
+            }
+        }
+        Ok(())
     }
 
     /// The layer, with the blob that this image's manifest knows it by.

@@ -325,7 +325,7 @@ fn a_tag_moves_and_leaves_a_dangling_image() {
     let old = debian().pull(&graph, &["app"]);
     let new = Source::new(&[&[("new", "n")]]).pull(&graph, &["app"]);
     assert_eq!(graph.image("app:latest").unwrap().id, new);
-    assert_eq!(graph.dangling(), [old.clone()]);
+    assert_eq!(graph.dangling(), std::slice::from_ref(&old));
     assert_eq!(graph.tag(&name("app"), &old).unwrap(), Some(new.clone()));
     assert_eq!(graph.tag(&name("app"), &old).unwrap(), None);
     assert!(matches!(graph.tag(&name("x"), &digest_of(b"none")), Err(Error::NoSuchImage(_))));

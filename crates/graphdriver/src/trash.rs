@@ -1,15 +1,17 @@
 //! Deleting trees with a handful of descriptors and no recursion, however deep a container made them.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use gantry_linux::{Result, ResultExt};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::tree::{self, show};
 
 /// Deletes everything in the directory. A directory that still has directories hands them up to `trash` itself before
-/// it goes, so each is opened from the top. What somebody else deletes meanwhile is no error.
+/// it goes, so each is opened from the top. What somebody else deletes meanwhile is no error; what cannot be deleted
+/// does not keep the rest.
 pub(crate) fn empty(trash: &Path) -> Result<()> {
     let top = tree::open_root(trash)?;
     loop {
@@ -17,27 +19,37 @@ pub(crate) fn empty(trash: &Path) -> Result<()> {
         if found.is_empty() {
             return Ok(());
         }
+        let mut failure = None;
         for name in found {
-            match rustix::fs::unlinkat(&top, name.as_slice(), AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => empty_directory(&top, &name).during("delete", show(&name))?,
-                Err(error) => return Err(error).during("delete", show(&name)),
+            let deleted = match unlink(&top, &name) {
+                Err(Errno::ISDIR) => empty_directory(&top, &name),
+                other => other,
+            };
+            if let Err(error) = deleted {
+                failure.get_or_insert((name, error));
             }
+        }
+        if let Some((name, error)) = failure {
+            return Err(error).during("delete", show(&name));
         }
     }
 }
 
-fn empty_directory(top: &std::os::fd::OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+fn empty_directory(top: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
     let dir = match tree::open_dir(top, name) {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
     };
+    unlock(&dir);
     for inner in tree::names(&dir)? {
-        match rustix::fs::unlinkat(&dir, inner.as_slice(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
+        match unlink(&dir, &inner) {
+            Ok(()) => {}
             Err(Errno::ISDIR) => match rustix::fs::unlinkat(&dir, inner.as_slice(), AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::PERM) => {
+                    if let Ok(inner) = tree::open_dir(&dir, &inner) {
+                        unlock(&inner);
+                    }
                     rustix::fs::renameat(&dir, inner.as_slice(), top, gantry_linux::fs::unique().as_str())?;
                 }
                 Err(error) => return Err(error),
@@ -51,10 +63,39 @@ fn empty_directory(top: &std::os::fd::OwnedFd, name: &[u8]) -> rustix::io::Resul
     }
 }
 
+fn unlink(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+    let unlink = || rustix::fs::unlinkat(dir, name, AtFlags::empty());
+    match unlink() {
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::PERM) => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            match tree::stat(dir, name).map(|stat| tree::file_type(&stat)) {
+                // An immutable directory says so before it says what it is.
+                Ok(FileType::Directory) => return Err(Errno::ISDIR),
+                // Only a regular file can carry the flag and be opened without side effects.
+                Ok(FileType::RegularFile) => unlock(&rustix::fs::openat(dir, name, flags, Mode::empty())?),
+                _ => {}
+            }
+            unlink()
+        }
+        other => other,
+    }
+}
+
+/// A privileged container may have made it immutable or append-only. Failing is shown by the deletion.
+fn unlock(file: &OwnedFd) {
+    let locks = IFlags::IMMUTABLE | IFlags::APPEND;
+    if let Ok(flags) = rustix::fs::ioctl_getflags(file)
+        && flags.intersects(locks)
+        && let Err(error) = rustix::fs::ioctl_setflags(file, flags - locks)
+    {
+        tracing::debug!(%error, "an immutable flag stays");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::Mode;
 
     #[test]
     fn a_tree_deeper_than_any_path_is_deleted() {
@@ -64,6 +105,22 @@ mod tests {
             rustix::fs::mkdirat(&dir, "deep", Mode::RWXU).unwrap();
             rustix::fs::mkdirat(&dir, "beside", Mode::RWXU).unwrap();
             dir = tree::open_dir(&dir, b"deep").unwrap();
+        }
+        empty(trash.path()).unwrap();
+        assert!(gantry_linux::fs::list(trash.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_container_made_immutable_is_deleted() {
+        let trash = tempfile::tempdir().unwrap();
+        gantry_linux::fs::create_dir_all(trash.path().join("a/b/c")).unwrap();
+        gantry_linux::fs::write(trash.path().join("a/b/file"), "x").unwrap();
+        for path in ["a/b/file", "a/b/c", "a/b", "a"] {
+            let file = gantry_linux::fs::open(trash.path().join(path)).unwrap();
+            if rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE).is_err() {
+                // Not every file system has the flag.
+                return;
+            }
         }
         empty(trash.path()).unwrap();
         assert!(gantry_linux::fs::list(trash.path()).unwrap().is_empty());

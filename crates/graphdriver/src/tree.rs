@@ -1,5 +1,7 @@
 //! Directory trees by descriptor: opening inside a root, metadata, a sorted walk, and looking through stacked layers.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -289,7 +291,7 @@ fn hides_below(layer: &OwnedFd, path: &[u8]) -> Result<bool> {
 pub(crate) fn names_through(layers: &[OwnedFd], path: &[u8]) -> Result<Vec<Vec<u8>>> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for layer in layers {
         let dir = match openat2(layer, at(path), flags, Mode::empty(), beneath) {
             Ok(dir) => dir,
@@ -298,9 +300,9 @@ pub(crate) fn names_through(layers: &[OwnedFd], path: &[u8]) -> Result<Vec<Vec<u
             Err(error) => return Err(error).during("open", show(path)),
         };
         for name in names(&dir).during("list", show(path))? {
-            if !seen.contains_key(&name) {
-                let there = !is_whiteout(&stat(&dir, &name).during("stat", show(&name))?);
-                seen.insert(name, there);
+            if let Entry::Vacant(new) = seen.entry(name) {
+                let there = !is_whiteout(&stat(&dir, new.key()).during("stat", show(new.key()))?);
+                new.insert(there);
             }
         }
         // This directory itself, or one above it.
