@@ -52,9 +52,10 @@ pub fn root_help(program: &str, globals: &'static [Flag]) -> String {
     text.push_str(&entry_lines(GROUPS.iter().map(|group| (group.name, group.about))));
     text.push_str("\nCommands:\n");
     let mut others: Vec<_> = ROOT.iter().filter(|entry| !entry.common).map(about).collect();
-    others.push(("daemon", "Run the engine"));
-    others.push(("runtime", "Run a container from an OCI bundle, as runc does"));
-    others.sort_unstable();
+    if program == "gantry" {
+        others.push(("daemon", "Run the engine"));
+        others.sort_unstable();
+    }
     text.push_str(&entry_lines(others.into_iter()));
     text.push_str("\nGlobal Options:\n");
     let shown: Vec<_> = globals.iter().filter(|flag| !flag.later && flag.alias_of.is_none()).collect();

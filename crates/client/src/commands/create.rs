@@ -21,17 +21,13 @@ pub static COMMAND: Command = Command::new(
 .flags_first();
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
-    let made = async {
-        let created = flags::request(&flags, false).map_err(Failure::new)?;
-        let daemon = context.daemon().await?;
-        create(&context, &daemon, &flags, &created).await
-    };
-    let id = made.await.map_err(|failure| explain(&context, &flags, failure))?;
-    printer::line(&id)?;
+    let created = flags::request(&flags, false).map_err(|text| explain(&context, &flags, Failure::new(text)))?;
+    let daemon = context.daemon().await?;
+    printer::line(&create(&context, &daemon, &flags, &created).await?)?;
     Ok(0)
 }
 
-/// The failure as `run` and `create` tell it: with the program's name, a hint, and status 125.
+/// The failure as `run` tells it: with the program's name, a hint, and status 125.
 pub fn explain(context: &Context, flags: &Parsed, failure: Failure) -> Failure {
     if failure.message.is_empty() {
         return failure;

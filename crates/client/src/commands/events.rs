@@ -8,6 +8,7 @@ use crate::cli::{Arity, Command, Flag, Parsed};
 use crate::context::Context;
 use crate::daemon::{Query, broken};
 use crate::failure::{Failure, Result};
+use crate::flags::checks;
 use crate::format::rows::unescape;
 use crate::format::time;
 use crate::printer;
@@ -19,7 +20,7 @@ pub static COMMAND: Command =
         Box::pin(run(context, flags))
     })
     .flags(&[&[
-        Flag::many("filter", "filter", "Filter output based on conditions provided").short('f'),
+        Flag::many("filter", "filter", "Filter output based on conditions provided").short('f').check(checks::filter),
         Flag::one("format", "string", "Format output: 'json', or a Go template"),
         Flag::one("since", "string", "Show all events created since timestamp"),
         Flag::one("until", "string", "Stream events until this timestamp"),
@@ -51,7 +52,7 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     let query = Query::new()
         .with_text("since", moment("since")?)
         .with_text("until", moment("until")?)
-        .with_text("filters", filter_text(&filters(flags.list("filter"))?));
+        .with_text("filters", filter_text(&filters(flags.list("filter"))));
     let mut body = context.daemon().await?.get_stream("/events", &query).await?.into_body();
     let mut buffer = Vec::new();
     while let Some(frame) = body.frame().await {

@@ -7,6 +7,7 @@ use crate::cli::{Arity, Command, Flag, Parsed};
 use crate::context::Context;
 use crate::daemon::Query;
 use crate::failure::Result;
+use crate::flags::checks;
 use crate::format::rows::{Columns, Listing};
 use crate::format::{short_id, size, time};
 use crate::printer;
@@ -22,7 +23,7 @@ pub static COMMAND: Command =
     .flags(&[&[
         Flag::switch("all", "Show all images (default hides intermediate images)").short('a'),
         Flag::switch("digests", "Show digests"),
-        Flag::many("filter", "filter", "Filter output based on conditions provided").short('f'),
+        Flag::many("filter", "filter", "Filter output based on conditions provided").short('f').check(checks::filter),
         Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"),
         Flag::switch("no-trunc", "Don't truncate output"),
         Flag::switch("quiet", "Only show image IDs").short('q'),
@@ -44,7 +45,7 @@ const COLUMNS: Columns = &[
 ];
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
-    let mut filters = filters(flags.list("filter"))?;
+    let mut filters = filters(flags.list("filter"));
     if let Some(name) = flags.args.first() {
         filters.add("reference", name);
     }

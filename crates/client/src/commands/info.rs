@@ -22,7 +22,13 @@ pub static COMMAND: Command =
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
     let answer = async { context.without_autostart().daemon().await?.get_bytes("/info", &Query::new()).await };
-    let bytes = answer.await?;
+    let bytes = match answer.await {
+        Err(failure) if flags.text_or_empty("format").is_empty() => {
+            printer::text(&format!("{}\nServer:\n", client()))?;
+            return Err(failure);
+        }
+        answer => answer?,
+    };
     let text = match flags.text_or_empty("format") {
         "" => plain(&gantry_api::json::from_slice(&bytes)?),
         format => {
@@ -40,9 +46,12 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     Ok(0)
 }
 
+fn client() -> String {
+    format!("Client: Gantry\n Version:    {}\n Context:    default\n", env!("CARGO_PKG_VERSION"))
+}
+
 fn plain(info: &Info) -> String {
-    let mut text =
-        format!("Client: Gantry\n Version:    {}\n Context:    default\n\nServer:\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("{}\nServer:\n", client());
     let mut line = |indent: usize, label: &str, value: &str| {
         let _ = writeln!(text, "{:indent$}{label}: {value}", "");
     };

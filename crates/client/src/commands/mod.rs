@@ -61,17 +61,12 @@ where
 }
 
 /// `--filter name=value` flags.
-pub fn filters(flags: &[String]) -> Result<Filters> {
+pub fn filters(flags: &[String]) -> Filters {
     let mut filters = Filters::default();
-    for flag in flags {
-        let Some((name, value)) = flag.split_once('=') else {
-            return Err(Failure::new(format!(
-                "invalid argument {flag:?} for \"-f, --filter\" flag: invalid filter '{flag}'"
-            )));
-        };
+    for (name, value) in flags.iter().filter_map(|flag| flag.split_once('=')) {
         filters.add(name.trim().to_lowercase(), value.trim());
     }
-    Ok(filters)
+    filters
 }
 
 /// The filters as a parameter; empty when nothing is filtered.

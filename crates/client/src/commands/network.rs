@@ -7,6 +7,7 @@ use crate::cli::{Arity, Command, Flag, Parsed};
 use crate::context::Context;
 use crate::daemon::Query;
 use crate::failure::Result;
+use crate::flags::checks;
 use crate::format::rows::{Columns, Listing};
 use crate::format::short_id;
 use crate::printer;
@@ -16,7 +17,9 @@ use crate::template::{HIDDEN, Value};
 pub static LIST: Command =
     Command::new(&["[OPTIONS]"], "List networks", Arity::None, |context, flags| Box::pin(list(context, flags))).flags(
         &[&[
-            Flag::many("filter", "filter", "Provide filter values (e.g. \"driver=bridge\")").short('f'),
+            Flag::many("filter", "filter", "Provide filter values (e.g. \"driver=bridge\")")
+                .short('f')
+                .check(checks::filter),
             Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"),
             Flag::switch("no-trunc", "Do not truncate the output"),
             Flag::switch("quiet", "Only display network IDs").short('q'),
@@ -36,7 +39,7 @@ const COLUMNS: Columns = &[
 ];
 
 async fn list(context: Context, flags: Parsed) -> Result<u8> {
-    let query = Query::new().with_text("filters", filter_text(&filters(flags.list("filter"))?));
+    let query = Query::new().with_text("filters", filter_text(&filters(flags.list("filter"))));
     let mut networks: Vec<Network> = context.daemon().await?.get("/networks", &query).await?;
     networks.sort_by(|a, b| a.name.cmp(&b.name));
     let rows: Vec<_> = networks.iter().map(|network| row(network, flags.on("no-trunc"))).collect();

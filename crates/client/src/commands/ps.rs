@@ -20,7 +20,9 @@ pub static COMMAND: Command =
     Command::new(&["[OPTIONS]"], "List containers", Arity::None, |context, flags| Box::pin(run(context, flags))).flags(
         &[&[
             Flag::switch("all", "Show all containers (default shows just running)").short('a'),
-            Flag::many("filter", "filter", "Filter output based on conditions provided").short('f'),
+            Flag::many("filter", "filter", "Filter output based on conditions provided")
+                .short('f')
+                .check(checks::filter),
             Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"),
             Flag::one("last", "int", "Show n last created containers (includes all states)")
                 .short('n')
@@ -59,7 +61,7 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
         .with_flag("all", flags.on("all") || last > 0)
         .with_flag("size", with_size)
         .with_text("limit", if last > 0 { last.to_string() } else { String::new() })
-        .with_text("filters", filter_text(&filters(flags.list("filter"))?));
+        .with_text("filters", filter_text(&filters(flags.list("filter"))));
     let containers: Vec<ContainerSummary> = context.daemon().await?.get("/containers/json", &query).await?;
     let rows: Vec<_> = containers.iter().map(|container| row(container, flags.on("no-trunc"))).collect();
     let table = if flags.on("size") { format!("{TABLE}\t{{{{.Size}}}}") } else { TABLE.to_owned() };

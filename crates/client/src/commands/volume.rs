@@ -16,7 +16,9 @@ use crate::template::{HIDDEN, Value};
 pub static LIST: Command =
     Command::new(&["[OPTIONS]"], "List volumes", Arity::None, |context, flags| Box::pin(list(context, flags))).flags(
         &[&[
-            Flag::many("filter", "filter", "Provide filter values (e.g. \"dangling=true\")").short('f'),
+            Flag::many("filter", "filter", "Provide filter values (e.g. \"dangling=true\")")
+                .short('f')
+                .check(checks::filter),
             Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"),
             Flag::switch("quiet", "Only display volume names").short('q'),
             Flag::later("cluster", ""),
@@ -69,7 +71,7 @@ const COLUMNS: Columns = &[
 ];
 
 async fn list(context: Context, flags: Parsed) -> Result<u8> {
-    let query = Query::new().with_text("filters", filter_text(&filters(flags.list("filter"))?));
+    let query = Query::new().with_text("filters", filter_text(&filters(flags.list("filter"))));
     let mut answer: VolumeList = context.daemon().await?.get("/volumes", &query).await?;
     answer.volumes.sort_by(|a, b| a.name.cmp(&b.name));
     let rows: Vec<_> = answer.volumes.iter().map(row).collect();

@@ -12,6 +12,11 @@ pub fn no_trust(text: &str) -> Check {
     }
 }
 
+/// `name=value`.
+pub fn filter(text: &str) -> Check {
+    if text.contains('=') { Ok(()) } else { Err("bad format of filter (expected name=value)".to_owned()) }
+}
+
 /// A whole number.
 pub fn int(text: &str) -> Check {
     text.parse::<i64>().map(drop).map_err(|_| format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
