@@ -342,6 +342,63 @@ fn sparse_copies_stay_sparse(name: &str) {
     assert!(blocks < 64, "{blocks}");
 }
 
+fn archives_of_gnu_tar_are_read(name: &str) {
+    let bench = Bench::new(name);
+    let place = tempfile::tempdir().unwrap();
+    let source = place.path().join("source");
+    fs::create_dir_all(source.join("d".repeat(200))).unwrap();
+    fs::write(source.join("d".repeat(200)).join("f".repeat(250)), "long").unwrap();
+    fs::write(source.join("ünicode"), "u").unwrap();
+    std::os::unix::fs::symlink("t".repeat(200), source.join("link")).unwrap();
+    fs::hard_link(source.join("ünicode"), source.join("hard")).unwrap();
+    let sparse = fs::File::create(source.join("sparse")).unwrap();
+    for at in (0..40).map(|piece| piece << 20) {
+        std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", at).unwrap();
+    }
+    for (format, options) in [("gnu", &["-S"][..]), ("pax", &["--xattrs"]), ("ustar", &["--exclude=d*"])] {
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("-C").arg(&source).arg(format!("--format={format}")).args(options).args([
+            "--exclude-caches",
+            "-cf",
+            "-",
+        ]);
+        if format == "ustar" {
+            tar.arg("--exclude=link");
+        }
+        let output = tar.arg(".").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        bench.layer(format, None, &output.stdout).unwrap();
+        let mounted = bench.mount(format, true);
+        assert_eq!(fs::read(mounted.at("sparse")).unwrap(), fs::read(source.join("sparse")).unwrap(), "{format}");
+        assert_eq!(mounted.at("hard").metadata().unwrap().nlink(), 2);
+        if format != "ustar" {
+            assert_eq!(mounted.read(&format!("{}/{}", "d".repeat(200), "f".repeat(250))), "long");
+            assert_eq!(fs::read_link(mounted.at("link")).unwrap().as_os_str().len(), 200);
+        }
+        let time = |path: &Path| path.metadata().unwrap().mtime();
+        assert_eq!(time(&mounted.at("")), time(&source));
+    }
+}
+
+/// GNU tar reads what is written.
+fn gnu_tar_reads_what_is_written(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    let mounted = bench.writable("web", "base");
+    let long = format!("{}/{}", "d".repeat(200), "f".repeat(250));
+    fs::create_dir(mounted.at(&"d".repeat(200))).unwrap();
+    fs::write(mounted.at(&long), "long").unwrap();
+    fs::remove_file(mounted.at("etc/one")).unwrap();
+    drop(mounted);
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("diff.tar"), bench.diff("web")).unwrap();
+    let output = std::process::Command::new("tar").args(["-tf"]).arg(place.path().join("diff.tar")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let names = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(names.lines().collect::<Vec<_>>(), [&format!("{}/", "d".repeat(200)), &long, "etc/", "etc/.wh.one"]);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 macro_rules! suite {
     ($($driver:ident: $($promise:ident)*;)*) => {$(
         mod $driver {
@@ -356,8 +413,10 @@ macro_rules! suite {
 suite! {
     overlay: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
-        drafts_of_the_dead_are_removed sparse_copies_stay_sparse;
+        drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
+        gnu_tar_reads_what_is_written;
     vfs: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
-        drafts_of_the_dead_are_removed sparse_copies_stay_sparse;
+        drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
+        gnu_tar_reads_what_is_written;
 }
