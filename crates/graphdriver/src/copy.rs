@@ -84,7 +84,11 @@ fn copy_by_reading(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> std::
 
 /// Copies a whole tree, the root's own metadata included, into an empty directory.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    let (source, target) = (tree::open_root(from)?, tree::open_root(to)?);
+    copy_tree_at(&tree::open_root(from)?, &tree::open_root(to)?)
+}
+
+/// As [`copy_tree`], of directories that are open.
+pub(crate) fn copy_tree_at(source: &OwnedFd, target: &OwnedFd) -> Result<()> {
     let mut links: HashMap<(u64, u64), Vec<u8>> = HashMap::new();
     let mut walk = Walk::new(source.try_clone().during("duplicate", "descriptor")?)?;
     // Where the walk is, in the copy.
@@ -96,7 +100,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
                 stack.pop();
                 let (above, name) = crate::archive::split(&path);
                 let from =
-                    tree::open_inside(&source, above, OFlags::PATH | OFlags::DIRECTORY).during("open", show(above))?;
+                    tree::open_inside(source, above, OFlags::PATH | OFlags::DIRECTORY).during("open", show(above))?;
                 let stat = tree::stat(&from, name).during("stat", show(&path))?;
                 if let Some(to) = stack.last() {
                     copy_metadata((from.as_fd(), name), &stat, (to.as_fd(), name))?;
@@ -112,7 +116,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
                 }
                 let key = (stat.st_dev, stat.st_ino);
                 if let Some(first) = links.get(&key) {
-                    rustix::fs::linkat(&target, first.as_slice(), to, name.as_slice(), AtFlags::empty())
+                    rustix::fs::linkat(target, first.as_slice(), to, name.as_slice(), AtFlags::empty())
                         .during("link", show(&path))?;
                     continue;
                 }
@@ -123,6 +127,6 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
             }
         }
     }
-    let stat = rustix::fs::fstat(&source).during("stat", from.display())?;
+    let stat = rustix::fs::fstat(source).during("stat", "the root of a copy")?;
     copy_metadata((source.as_fd(), b""), &stat, (target.as_fd(), b""))
 }

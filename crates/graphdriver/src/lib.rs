@@ -6,6 +6,7 @@ mod driver;
 mod overlay;
 mod store;
 mod table;
+pub mod transfer;
 mod trash;
 mod tree;
 mod vfs;

@@ -22,7 +22,7 @@ const HOLE_LIMIT: u64 = 64 << 30;
 
 /// What an entry makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     Link(Vec<u8>),
@@ -34,7 +34,7 @@ pub(super) enum Kind {
 
 /// One entry, its names as they came.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub path: Vec<u8>,
     pub kind: Kind,
     pub mode: u32,
@@ -47,7 +47,7 @@ pub(super) struct Entry {
 }
 
 /// The entries of a stream.
-pub(super) struct Entries<'a> {
+pub(crate) struct Entries<'a> {
     input: &'a mut dyn Read,
     /// Bytes of the current entry's data that are still in the stream, and of its padding.
     data: u64,
@@ -59,12 +59,12 @@ pub(super) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn new(input: &'a mut dyn Read) -> Self {
+    pub(crate) fn new(input: &'a mut dyn Read) -> Self {
         Self { input, data: 0, padding: 0, pieces: None, holes: 0, buffer: vec![0; 128 << 10] }
     }
 
     /// The next entry; what was not read of the one before is skipped. At the end the stream is read to its end.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, Error> {
         let (mut long_name, mut long_link, mut overrides) = (None, None, None);
         loop {
             self.skip()?;
@@ -198,7 +198,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Writes the current entry's data to `file`, which is empty.
-    pub(super) fn copy_data(&mut self, file: &mut File, size: u64, path: &[u8]) -> Result<(), Error> {
+    pub(crate) fn copy_data(&mut self, file: &mut File, size: u64, path: &[u8]) -> Result<(), Error> {
         let show = || String::from_utf8_lossy(path).into_owned();
         match self.pieces.take() {
             None => self.copy_piece(file, self.data, path)?,

@@ -301,7 +301,7 @@ fn metadata(parent: &OwnedFd, name: &[u8], entry: &Entry, link: bool) -> gantry_
 }
 
 /// Labels of the host's security module (`security.selinux` …) and overlayfs's own are not an image's to set.
-fn is_wanted(key: &[u8]) -> bool {
+pub(crate) fn is_wanted(key: &[u8]) -> bool {
     let known = key == b"security.capability"
         || [&b"user."[..], b"trusted.", b"system.posix_acl_"].iter().any(|prefix| key.starts_with(prefix));
     known && !tree::is_private(key)

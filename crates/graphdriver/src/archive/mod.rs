@@ -3,18 +3,18 @@
 //! Unpacking turns an archive into a directory in overlayfs's own form (a whiteout is a character device 0/0, an opaque
 //! directory carries `trusted.overlay.opaque`), whatever the driver: one extractor, one list of hostile cases.
 
-mod entry;
+pub(crate) mod entry;
 mod extract;
 mod finish;
-mod name;
-mod pax;
+pub(crate) mod name;
+pub(crate) mod pax;
 mod spool;
-mod write;
+pub(crate) mod write;
 
 #[cfg(test)]
 mod hostile;
 
-pub(crate) use extract::apply;
+pub(crate) use extract::{apply, is_wanted};
 pub(crate) use finish::finish;
 pub(crate) use name::split;
 pub(crate) use write::Writer;

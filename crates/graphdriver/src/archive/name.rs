@@ -8,7 +8,7 @@ const NAME_LIMIT: usize = 255;
 
 /// The path without leading slashes, empty names and `.`; empty for the root itself. Whatever it says it stays inside
 /// the root: `..` is refused, wherever it would lead.
-pub(super) fn clean(raw: &[u8]) -> Result<Vec<u8>, Error> {
+pub(crate) fn clean(raw: &[u8]) -> Result<Vec<u8>, Error> {
     if raw.len() > PATH_LIMIT {
         return Err(refuse(raw, &format!("{} bytes long, at most {PATH_LIMIT}", raw.len())));
     }
@@ -43,7 +43,7 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The refusal of an entry.
-pub(super) fn refuse(path: &[u8], why: &str) -> Error {
+pub(crate) fn refuse(path: &[u8], why: &str) -> Error {
     let shown = String::from_utf8_lossy(&path[..path.len().min(120)]).into_owned();
     Error::Archive(format!("entry {shown:?}: {why}"))
 }

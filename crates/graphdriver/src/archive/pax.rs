@@ -102,7 +102,7 @@ pub(super) fn write(body: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// Appends an extended attribute.
-pub(super) fn write_xattr(body: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn write_xattr(body: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     write(body, &[XATTR, name].concat(), value);
 }
 

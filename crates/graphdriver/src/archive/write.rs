@@ -21,9 +21,9 @@ const OCTAL_ID_LIMIT: u32 = 0o7_777_777;
 
 /// Writes entries in the order in which they are given.
 pub(crate) struct Writer<'a> {
-    output: &'a mut dyn Write,
+    pub(crate) output: &'a mut dyn Write,
     /// The first path of each file that has several.
-    links: HashMap<(u64, u64), Vec<u8>>,
+    pub(crate) links: HashMap<(u64, u64), Vec<u8>>,
 }
 
 impl<'a> Writer<'a> {
@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
         self.finish_header(header, &path, Vec::new(), 0)
     }
 
-    fn header(
+    pub(crate) fn header(
         &mut self,
         mut header: Header,
         path: &[u8],
@@ -181,11 +181,11 @@ impl<'a> Writer<'a> {
         Ok(self.output.flush().during("write", "layer archive")?)
     }
 
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
         Ok(self.output.write_all(bytes).during("write", "layer archive")?)
     }
 
-    fn pad(&mut self, size: u64) -> Result<(), Error> {
+    pub(crate) fn pad(&mut self, size: u64) -> Result<(), Error> {
         let padding = usize::try_from(size.next_multiple_of(512) - size).unwrap_or(0);
         self.bytes(&[0; 512][..padding])
     }
@@ -198,7 +198,7 @@ fn set_name(header: &mut Header, path: &[u8]) {
     old.name[..length].copy_from_slice(&path[..length]);
 }
 
-fn set_link(header: &mut Header, extra: &mut Vec<u8>, target: &[u8]) {
+pub(crate) fn set_link(header: &mut Header, extra: &mut Vec<u8>, target: &[u8]) {
     if target.len() > 100 || !target.is_ascii() {
         pax::write(extra, b"linkpath", target);
     }

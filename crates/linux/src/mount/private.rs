@@ -11,7 +11,9 @@ use crate::{Error, Result, ResultExt};
 
 /// Runs `work` on a thread with a mount namespace of its own, from which nothing propagates: what it mounts is seen by
 /// nobody, and goes with the thread.
-pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn in_private_namespace<T: Send, E: From<Error> + Send>(
+    work: impl FnOnce() -> std::result::Result<T, E> + Send,
+) -> std::result::Result<T, E> {
     let thread = std::thread::Builder::new().name("mounts".into());
     std::thread::scope(|scope| {
         let thread = thread
@@ -22,19 +24,22 @@ pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> Result<T> + Send) ->
                 work()
             })
             .during("start", "a thread for mounts")?;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(Error::new("run", "a thread for mounts", std::io::Error::other("it crashed"))))
+        thread.join().unwrap_or_else(|_| {
+            Err(Error::new("run", "a thread for mounts", std::io::Error::other("it crashed")).into())
+        })
     })
 }
 
 /// Has `arrange` attach further mounts below the detached mount `root`, and returns the whole tree, detached again:
 /// kernels before 6.15 attach only what is below an attached mount, so that is what it is meanwhile.
-pub fn assemble(root: OwnedFd, arrange: impl FnOnce(&OwnedFd) -> Result<()> + Send) -> Result<OwnedFd> {
+pub fn assemble<E: From<Error> + Send>(
+    root: OwnedFd,
+    arrange: impl FnOnce(&OwnedFd) -> std::result::Result<(), E> + Send,
+) -> std::result::Result<OwnedFd, E> {
     in_private_namespace(move || {
         with_attached(&root, || {
             arrange(&root)?;
-            bind_fd(&root, true, "an assembled root")
+            Ok(bind_fd(&root, true, "an assembled root")?)
         })
     })
 }
@@ -53,7 +58,10 @@ fn alone_while_attached(tree: &OwnedFd) -> Result<OwnedFd> {
 }
 
 /// Has the detached mount attached (over `/`, where it hides nothing that is open) while `work` runs.
-fn with_attached<T>(tree: &OwnedFd, work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn with_attached<T, E: From<Error>>(
+    tree: &OwnedFd,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
     let top = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .during("open", "/")?;
     move_to(tree, &top, "/")?;
@@ -62,7 +70,8 @@ fn with_attached<T>(tree: &OwnedFd, work: impl FnOnce() -> Result<T>) -> Result<
     let path = format!("/proc/self/fd/{}", tree.as_fd().as_raw_fd());
     let undone = unmount(path, UnmountFlags::DETACH).during("unmount", "an assembled root");
     let done = result?;
-    undone.map(|()| done)
+    undone?;
+    Ok(done)
 }
 
 #[cfg(test)]
