@@ -192,6 +192,12 @@ impl Link {
         self.changed.notify_all();
     }
 
+    /// Ends the connection: a supervisor without a container leaves then.
+    pub fn hang_up(&self) {
+        // It may have ended already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.state().closed

@@ -28,6 +28,16 @@ pub struct Warm {
     pub netns: OwnedFd,
     /// A `NETLINK_ROUTE` socket in there.
     pub route: OwnedFd,
+    /// It has a container, and stays when this is dropped.
+    pub used: bool,
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        if !self.used {
+            self.link.hang_up();
+        }
+    }
 }
 
 /// How the pool makes supervisors.
@@ -189,7 +199,7 @@ impl Listener for Pool {
             (Some(Ok((netns, route))), Some(at)) => {
                 state.expected.swap_remove(at);
                 if !closed && !state.closed {
-                    state.ready.push_back(Warm { link: Arc::clone(link), netns, route });
+                    state.ready.push_back(Warm { link: Arc::clone(link), netns, route, used: false });
                 }
             }
             (Some(Err(why)), Some(at)) => {

@@ -73,7 +73,7 @@ impl Sandbox for NativeSandbox {
         self.warm.route.as_fd()
     }
 
-    fn start(self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error> {
+    fn start(mut self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error> {
         let record = Record::new(&self.shared.exec_root, &start.config.id)?;
         let program = start.config.process.seccomp.clone();
         let mut blob: Vec<&[u8]> = vec![program.as_deref().unwrap_or_default()];
@@ -91,6 +91,7 @@ impl Sandbox for NativeSandbox {
         let container = order.config.id.clone();
         let (done, _) = link.ask(Ask::Start(Box::new(order)), &blob, &fds)?;
         let Done::Started { pid, leaf, warnings } = done else { return Err(unexpected(&done)) };
+        self.warm.used = true;
         link.set_record(&record);
         for warning in warnings {
             tracing::warn!(%container, "{warning}");
@@ -106,6 +107,10 @@ fn order_of(client: &Attach) -> ClientOrder {
         stdout: client.stdout,
         stderr: client.stderr,
     }
+}
+
+fn is_gone(error: &gantry_linux::Error) -> bool {
+    error.is_not_found() || error.errno() == rustix::io::Errno::NODEV.raw_os_error()
 }
 
 fn unexpected(done: &Done) -> Error {
@@ -163,7 +168,11 @@ impl Running for NativeContainer {
     }
 
     fn kill_all(&self) -> Result<(), Error> {
-        self.leaf.kill_all(Instant::now() + PATIENCE).map_err(system)
+        match self.leaf.kill_all(Instant::now() + PATIENCE) {
+            // Its supervisor has removed the cgroup: everything in it has ended.
+            Err(error) if is_gone(&error) => Ok(()),
+            other => other.map_err(system),
+        }
     }
 
     fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
