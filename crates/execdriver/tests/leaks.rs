@@ -42,6 +42,21 @@ fn look(rig: &Rig) -> Kernel {
     }
 }
 
+/// The kernel's view once it does not change any more: with two supervisors ready and known to the driver.
+fn steady(rig: &Rig) -> Kernel {
+    eventually("two warm", || warm_leaves(rig) == 2);
+    let mut last = look(rig);
+    for _ in 0..100 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let now = look(rig);
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+    last
+}
+
 fn settle(rig: &Rig, before: &Kernel, what: &str) {
     let mut now = look(rig);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -62,9 +77,8 @@ fn fifty_runs_leave_nothing() {
     let rig = Rig::new();
     ready(&rig);
     rig.script("true");
-    eventually("two warm", || warm_leaves(&rig) == 2);
     rig.driver().forget("c0").unwrap();
-    let before = look(&rig);
+    let before = steady(&rig);
     for number in 0..50 {
         let config = rig.config(if number % 3 == 0 { "true" } else { "exec sleep 60" });
         let container = rig.start(&config);
@@ -163,8 +177,7 @@ fn a_failure_at_each_step_leaves_nothing() {
 fn fail_at(step: &str) {
     let rig = Rig::new();
     ready(&rig);
-    eventually("two warm", || warm_leaves(&rig) == 2);
-    let before = look(&rig);
+    let before = steady(&rig);
     for terminal in [false, true, false] {
         let mut config = rig.config("sleep 60");
         config.process.terminal = terminal;
