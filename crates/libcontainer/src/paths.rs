@@ -132,7 +132,7 @@ fn create(root: std::os::fd::BorrowedFd<'_>, parent: &Path, name: &OsStr, kind: 
 }
 
 /// Opens the directory that a path's last component is in, and returns that component.
-pub fn open_parent<'a>(root: impl AsFd, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
+pub fn open_parent(root: impl AsFd, path: &Path) -> Result<(OwnedFd, &OsStr)> {
     let name = path.file_name().ok_or_else(|| Error::Invalid(format!("{}: not the path of a file", path.display())))?;
     let parent = path.parent().unwrap_or(Path::new("/"));
     Ok((open_or_make(root, parent, Missing::Directory)?, name))

@@ -1,6 +1,11 @@
 //! A driver of its own, a busybox root, and containers in it: what the tests of the native driver share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
-#![allow(clippy::disallowed_methods, clippy::exit, reason = "tests use the standard library plainly")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::exit,
+    clippy::print_stderr,
+    reason = "tests use the standard library plainly"
+)]
 
 use std::io::Read;
 use std::os::fd::OwnedFd;

@@ -127,7 +127,7 @@ impl Work {
             starting.done = true;
             if result.is_err() {
                 // What failed has no exit that anybody waits for.
-                task.exec = Some(String::new());
+                task.reported = false;
                 let _ = task.signal(rustix::process::Signal::KILL.as_raw());
             }
             if let Some(connection) = starting.connection.and_then(|at| self.connections.get_mut(at)) {
@@ -142,7 +142,7 @@ impl Work {
         self.tasks.retain_mut(|task| {
             let Some(exec) = task.exec.clone().filter(|_| task.is_finished()) else { return true };
             task.finish();
-            if let (false, Some((code, finished_at))) = (exec.is_empty(), task.ended) {
+            if let (true, Some((code, finished_at))) = (task.reported, task.ended) {
                 let exit = Exit { code, oom_killed: false, finished_at };
                 for connection in connections.iter_mut() {
                     connection.tell(&Tell::ExecExited { exec: exec.clone(), exit: exit.clone() }, &[]);

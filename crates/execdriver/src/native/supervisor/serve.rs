@@ -210,7 +210,8 @@ impl Work {
 
     /// The container's task, or that of an exec; one that has ended is not found.
     pub(super) fn task(&mut self, exec: Option<&str>) -> Result<&mut Task, Refusal> {
-        let found = self.tasks.iter_mut().find(|task| task.exec.as_deref() == exec && task.ended.is_none());
+        let found =
+            self.tasks.iter_mut().find(|task| task.exec.as_deref() == exec && task.reported && task.ended.is_none());
         found.ok_or_else(|| match exec {
             Some(exec) => Refusal::new(Kind::NotFound, format!("exec {exec} is not running")),
             None => Refusal::new(Kind::NotFound, "the container is not running"),

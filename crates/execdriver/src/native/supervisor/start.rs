@@ -25,6 +25,9 @@ use crate::native::record::{Record, SOCKET};
 /// A container whose mounts take longer is given up.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Namespaces to enter, each with its kind.
+type Joins = Vec<(CloneFlags, OwnedFd)>;
+
 /// What a start has made so far, to be undone when it fails.
 #[derive(Default)]
 struct Made {
@@ -40,13 +43,13 @@ impl Supervisor {
         order: StartOrder,
         blob: &[u8],
         fds: Vec<OwnedFd>,
-    ) -> Result<(Work, Done), (Self, Refusal)> {
+    ) -> Result<(Work, Done), (Box<Self>, Refusal)> {
         let mut made = Made::default();
         let mut steps = Steps::default();
         match self.try_start(order, blob, fds, &mut made, &mut steps) {
             Ok((listener, warnings, new_pid_namespace)) => {
                 let (Some(record), Some(task)) = (made.record, made.task) else {
-                    return Err((self, Refusal::new(Kind::System, "start ended without a process")));
+                    return Err((Box::new(self), Refusal::new(Kind::System, "start ended without a process")));
                 };
                 let done =
                     Done::Started { pid: task.pid.as_raw_nonzero().get(), leaf: self.leaf.path().to_owned(), warnings };
@@ -54,7 +57,7 @@ impl Supervisor {
             }
             Err(refusal) => {
                 self.undo(made);
-                Err((self, refusal))
+                Err((Box::new(self), refusal))
             }
         }
     }
@@ -163,7 +166,7 @@ impl Supervisor {
         }
     }
 
-    fn namespaces(&self, config: &Config) -> Result<(Vec<(CloneFlags, OwnedFd)>, Option<OwnedFd>), Refusal> {
+    fn namespaces(&self, config: &Config) -> Result<(Joins, Option<OwnedFd>), Refusal> {
         let spaces = &config.namespaces;
         let mut join = Vec::new();
         match &spaces.net {

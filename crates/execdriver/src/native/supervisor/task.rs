@@ -35,6 +35,8 @@ pub struct Task {
     pub log: Option<Log>,
     /// Standard input closes when a client that brought one has no more.
     pub stdin_once: bool,
+    /// Its end is told; not that of an exec whose program never ran.
+    pub reported: bool,
     /// How it ended: code and time.
     pub ended: Option<(i32, SystemTime)>,
     terminal: bool,
@@ -132,6 +134,7 @@ impl Task {
             clients: Vec::new(),
             log: None,
             stdin_once: true,
+            reported: true,
             ended: None,
             terminal,
             master: None,
