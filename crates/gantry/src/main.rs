@@ -1,1 +1,20 @@
-fn main() {}
+//! The binary: looks at its arguments and at the name that it was called by, and becomes the client, the daemon, or the
+//! template of the supervisors. Nothing else lives here.
+
+mod daemon;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // First, before anything is allocated that its thousand children would share.
+    if gantry_execdriver::native::is_template() {
+        return gantry_execdriver::native::template_main();
+    }
+    let called_docker =
+        args.first().is_some_and(|name| std::path::Path::new(name).file_name() == Some("docker".as_ref()));
+    if args.get(1).is_some_and(|role| role == "daemon") && !called_docker {
+        return daemon::main(&args);
+    }
+    gantry_client::main(args)
+}

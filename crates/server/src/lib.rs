@@ -1,1 +1,14 @@
-//! server
+//! The doors of the daemon: listeners, the route table, the version prefix, hijacking. Each route builds one job.
+
+mod body;
+mod connection;
+mod error;
+mod handlers;
+mod request;
+mod respond;
+mod router;
+mod routes;
+mod serve;
+
+pub use routes::{ROUTES, Route};
+pub use serve::ServeApi;

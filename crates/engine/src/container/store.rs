@@ -1,0 +1,181 @@
+//! The store of containers: memory for readers, the GraphDB for the next daemon. Names are edges below `/containers`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use gantry_graph::{Durability, Entity, Graph};
+
+use super::{Container, Record};
+use crate::error::{Error, Result};
+
+/// Kind of the containers' entities.
+const KIND: &str = "container";
+/// The entity below which container names are edges.
+const NAMES: &str = "containers";
+
+/// All containers.
+pub struct Store {
+    graph: Graph,
+    index: RwLock<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    by_id: BTreeMap<String, Arc<Container>>,
+    by_name: HashMap<String, String>,
+}
+
+impl Store {
+    /// Loads every container; documents that cannot be read are left alone and returned by id with the reason.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn load(graph: Graph) -> Result<(Self, Vec<(String, String)>)> {
+        graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}")))?;
+        let mut index = Index::default();
+        let mut unreadable = Vec::new();
+        for Entity { id, properties, .. } in graph.db().entities(KIND)? {
+            match serde_json::from_str::<Record>(&properties) {
+                Ok(record) => {
+                    index.by_name.insert(record.name.clone(), id.clone());
+                    index.by_id.insert(id, Arc::new(Container::new(record)));
+                }
+                Err(error) => unreadable.push((id, error.to_string())),
+            }
+        }
+        Ok((Self { graph, index: RwLock::new(index) }, unreadable))
+    }
+
+    /// Every container, in the order of ids.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Container>> {
+        self.read().by_id.values().cloned().collect()
+    }
+
+    /// Finds by id, name (with or without slash) or unique beginning of an id.
+    ///
+    /// # Errors
+    /// Docker's `No such container`; when a beginning is not unique.
+    pub fn get(&self, name: &str) -> Result<Arc<Container>> {
+        let index = self.read();
+        let plain = name.strip_prefix('/').unwrap_or(name);
+        if let Some(found) = index.by_id.get(plain) {
+            return Ok(Arc::clone(found));
+        }
+        if let Some(found) = index.by_name.get(plain).and_then(|id| index.by_id.get(id)) {
+            return Ok(Arc::clone(found));
+        }
+        if !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let mut matching = index.by_id.range(plain.to_owned()..).take_while(|(id, _)| id.starts_with(plain));
+            if let Some((_, found)) = matching.next() {
+                if matching.next().is_some() {
+                    return Err(Error::invalid(format!(
+                        "multiple IDs found with provided prefix: {plain}: give more of its digits"
+                    )));
+                }
+                return Ok(Arc::clone(found));
+            }
+        }
+        Err(Error::not_found(format!("No such container: {name}")))
+    }
+
+    /// The exec `id` and its container.
+    #[must_use]
+    pub fn exec(&self, id: &str) -> Option<(Arc<Container>, Arc<crate::exec::ExecInstance>)> {
+        self.all().into_iter().find_map(|container| container.exec(id).map(|exec| (container, exec)))
+    }
+
+    /// Adds a new container with its name.
+    ///
+    /// # Errors
+    /// When the name is in use, with Docker's words.
+    pub fn add(&self, record: Record) -> Result<Arc<Container>> {
+        let (id, name) = (record.id.clone(), record.name.clone());
+        {
+            let mut index = self.write();
+            if let Some(holder) = index.by_name.get(&name) {
+                return Err(name_in_use(&name, holder));
+            }
+            index.by_name.insert(name.clone(), id.clone());
+        }
+        let saved = to_json(&record).and_then(|document| {
+            Ok(self.graph.db().write(Durability::Process, |tx| {
+                tx.put_entity(&id, KIND, &document)?;
+                tx.set(&format!("/{NAMES}/{name}"), &id)
+            })?)
+        });
+        let mut index = self.write();
+        if let Err(error) = saved {
+            index.by_name.remove(&name);
+            return Err(error);
+        }
+        let container = Arc::new(Container::new(record));
+        index.by_id.insert(id, Arc::clone(&container));
+        Ok(container)
+    }
+
+    /// Writes a changed record and makes it what readers see; the name stays.
+    ///
+    /// # Errors
+    /// When the database cannot be written; readers then see the old record.
+    pub fn save(&self, container: &Container, record: Record) -> Result<()> {
+        let document = to_json(&record)?;
+        self.graph.db().write(Durability::Process, |tx| tx.put_entity(&record.id, KIND, &document))?;
+        container.publish(record);
+        Ok(())
+    }
+
+    /// Gives a container another name, in one step.
+    ///
+    /// # Errors
+    /// When the name is in use.
+    pub fn rename(&self, container: &Container, new: &str) -> Result<()> {
+        let record = container.record();
+        let mut index = self.write();
+        if let Some(holder) = index.by_name.get(new) {
+            return Err(name_in_use(new, holder));
+        }
+        let old = record.name.clone();
+        let renamed = Record { name: new.to_owned(), ..Record::clone(&record) };
+        let document = to_json(&renamed)?;
+        self.graph.db().write(Durability::Process, |tx| {
+            tx.rename(&format!("/{NAMES}/{old}"), &format!("/{NAMES}/{new}"))?;
+            tx.put_entity(&renamed.id, KIND, &document)
+        })?;
+        index.by_name.remove(&old);
+        index.by_name.insert(new.to_owned(), renamed.id.clone());
+        container.publish(renamed);
+        Ok(())
+    }
+
+    /// Forgets a container and frees its name.
+    ///
+    /// # Errors
+    /// When the database cannot be written; the container is then still there.
+    pub fn remove(&self, container: &Container) -> Result<()> {
+        self.graph.db().write(Durability::Process, |tx| tx.purge(container.id()))?;
+        let mut index = self.write();
+        index.by_id.remove(container.id());
+        index.by_name.retain(|_, id| id != container.id());
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn to_json(record: &Record) -> Result<String> {
+    serde_json::to_string(record).map_err(|e| Error::system(format!("write record of {}: {e}", record.id)))
+}
+
+fn name_in_use(name: &str, holder: &str) -> Error {
+    Error::conflict(format!(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to remove (or \
+         rename) that container to be able to reuse that name."
+    ))
+}

@@ -1,0 +1,184 @@
+//! The engine: the store of containers, the drivers, and the one place where jobs run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use gantry_execdriver::Exit;
+use gantry_graph::Graph;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use tracing::{Level, debug, info, warn};
+
+use crate::container::store::Store;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::job::{Class, Context, Environment, Job};
+use crate::lifecycle;
+use crate::networks::Networks;
+use crate::options::{Drivers, Options};
+use crate::spec::seccomp::Programs;
+use crate::table::JobTable;
+use crate::volumes::Volumes;
+
+/// The daemon's core.
+pub struct Engine {
+    pub(crate) options: Options,
+    pub(crate) drivers: Drivers,
+    pub(crate) containers: Store,
+    pub(crate) graph: Graph,
+    pub(crate) volumes: Volumes,
+    pub(crate) networks: Networks,
+    pub(crate) events: Events,
+    pub(crate) jobs: JobTable,
+    pub(crate) seccomp: Programs,
+    pub(crate) host: crate::spec::host::Host,
+    pub(crate) registry: gantry_registry::Registry,
+    pub(crate) pulls: crate::images::Pulls,
+    /// Ends of containers, reported by the execdriver's thread.
+    pub(crate) exits: mpsc::UnboundedSender<(String, Exit)>,
+    /// Work that goes on after its job: teardown, restarts.
+    pub(crate) background: TaskTracker,
+    stopping: AtomicBool,
+    sweep: tokio::sync::Notify,
+    /// What the last start found wrong, for `info`.
+    pub(crate) warnings: Mutex<Vec<String>>,
+}
+
+impl Engine {
+    /// Opens the data root with these drivers and takes up the containers that an earlier daemon left.
+    ///
+    /// # Errors
+    /// When the data root cannot be used.
+    pub async fn start(options: Options, drivers: Drivers) -> Result<Arc<Self>> {
+        let (exits, ended) = mpsc::unbounded_channel();
+        let engine = blocking(move || Self::open(options, drivers, exits)).await?;
+        tokio::spawn(lifecycle::exit::watch(Arc::downgrade(&engine), ended));
+        tokio::spawn(sweep(Arc::downgrade(&engine)));
+        lifecycle::recover::all(&engine).await;
+        engine.sweep.notify_one();
+        Ok(engine)
+    }
+
+    fn open(options: Options, drivers: Drivers, exits: mpsc::UnboundedSender<(String, Exit)>) -> Result<Arc<Self>> {
+        gantry_linux::fs::create_dir_mode(&options.data_root, 0o710)?;
+        gantry_linux::fs::create_dir_mode(options.data_root.join("containers"), 0o710)?;
+        let graph = Graph::open(&options.data_root, Arc::clone(&drivers.graph))?;
+        let (containers, unreadable) = Store::load(graph.clone())?;
+        let warnings = unreadable
+            .into_iter()
+            .map(|(id, reason)| format!("the record of container {id} cannot be read and was left alone: {reason}"))
+            .inspect(|warning| warn!("{warning}"))
+            .collect();
+        let registry = gantry_registry::Registry::new(crate::images::registry_options(&options)?);
+        Ok(Arc::new(Self {
+            volumes: Volumes::open(options.data_root.join("volumes"), graph.clone())?,
+            networks: Networks::new(&options),
+            host: crate::spec::host::Host::discover()?,
+            options,
+            drivers,
+            containers,
+            graph,
+            registry,
+            exits,
+            events: Events::default(),
+            jobs: JobTable::default(),
+            seccomp: Programs::default(),
+            pulls: crate::images::Pulls::default(),
+            background: TaskTracker::new(),
+            stopping: AtomicBool::new(false),
+            sweep: tokio::sync::Notify::new(),
+            warnings: Mutex::new(warnings),
+        }))
+    }
+
+    /// Runs a job to its end.
+    ///
+    /// A job that changes state goes on when the caller stops waiting; others end with the caller.
+    ///
+    /// # Errors
+    /// As the job; `Unavailable` when the daemon is shutting down.
+    pub async fn run<J: Job>(self: &Arc<Self>, job: J, environment: Environment) -> Result<J::Output> {
+        if self.stopping.load(Ordering::Acquire) && environment.parent.is_none() {
+            return Err(Error::unavailable(format!("{}: the daemon is shutting down", J::NAME)));
+        }
+        let engine = Arc::clone(self);
+        if !J::CLASS.outlives_caller() {
+            return engine.execute(job, environment).await;
+        }
+        let task = tokio::spawn(async move { engine.execute(job, environment).await });
+        task.await.unwrap_or_else(|panic| Err(Error::system(format!("{}: the job crashed: {panic}", J::NAME))))
+    }
+
+    async fn execute<J: Job>(self: Arc<Self>, job: J, environment: Environment) -> Result<J::Output> {
+        let arguments = job.arguments();
+        let place = self.jobs.enter(J::NAME, J::CLASS, arguments.clone(), &environment);
+        let (id, parent, caller) = (place.id, environment.parent, environment.caller.clone());
+        debug!(job = J::NAME, id, parent, %caller, arguments, "job started");
+        let context = Context { engine: Arc::clone(&self), id, environment, cancelled: place.cancelled.clone() };
+        let result = job.run(context).await;
+        let error = result.as_ref().err().map(ToString::to_string);
+        let took = place.end(error.clone());
+        let status = error.as_deref().unwrap_or("ok");
+        if J::CLASS == Class::Read || !tracing::enabled!(Level::INFO) {
+            debug!(job = J::NAME, id, parent, ?took, status, "job ended");
+        } else {
+            info!(job = J::NAME, id, parent, %caller, arguments, ?took, status, "job ended");
+        }
+        result
+    }
+
+    /// Refuses new jobs, cancels the long ones, and waits for what is under way. Containers go on.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.jobs.cancel_all();
+        self.background.close();
+        let deadline = std::time::Duration::from_secs(10);
+        if tokio::time::timeout(deadline, self.background.wait()).await.is_err() {
+            warn!("background work did not end within {deadline:?}");
+        }
+    }
+
+    /// Whether the daemon is leaving.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The settings.
+    #[must_use]
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Lets the space of removed layers come back soon.
+    pub(crate) fn sweep_soon(&self) {
+        self.sweep.notify_one();
+    }
+}
+
+/// Deletes removed layers, off every path that somebody waits for.
+async fn sweep(engine: std::sync::Weak<Engine>) {
+    loop {
+        let Some(strong) = engine.upgrade() else { return };
+        // Not held while waiting, so that the engine can go.
+        let notified = {
+            let engine = strong;
+            engine.sweep.notified().await;
+            engine
+        };
+        let result = blocking(move || {
+            notified.graph.sweep()?;
+            lifecycle::remove::sweep_directories(&notified)
+        });
+        if let Err(error) = result.await {
+            warn!("give back the space of removed layers: {error}");
+        }
+    }
+}
+
+/// Runs blocking work on a thread that may block.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| Err(Error::system(format!("a task crashed: {panic}"))))
+}

@@ -1,0 +1,174 @@
+//! Images in the engine's hands: finding them, and the bridge between the registry's pull and the graph.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gantry_api::progress::Progress;
+use gantry_api::reference::Reference;
+use gantry_graph::{Descriptor, Graph, Image, Manifest, Registration, Use};
+use gantry_registry::{BlobReader, ImageDraft, ImageSink, NewImage, SinkError, Unpacked};
+use tokio::sync::watch;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::options::Options;
+
+/// Pulls that are under way, by name and platform: a second caller follows the first one's.
+#[derive(Default)]
+pub struct Pulls(pub(crate) Mutex<HashMap<String, Arc<Broadcast>>>);
+
+/// The messages of one pull, for everybody who waits for it.
+pub struct Broadcast {
+    messages: Mutex<Vec<Progress>>,
+    length: watch::Sender<(usize, bool)>,
+}
+
+impl Broadcast {
+    pub(crate) fn new() -> Self {
+        Self { messages: Mutex::default(), length: watch::Sender::new((0, false)) }
+    }
+
+    pub(crate) fn push(&self, message: Progress) {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.push(message);
+        self.length.send_modify(|state| state.0 = messages.len());
+    }
+
+    pub(crate) fn end(&self) {
+        self.length.send_modify(|state| state.1 = true);
+    }
+
+    /// Whether anybody follows.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.length.receiver_count() > 0
+    }
+
+    pub(crate) async fn unfollowed(&self) {
+        self.length.closed().await;
+    }
+
+    pub(crate) fn follow(&self) -> watch::Receiver<(usize, bool)> {
+        self.length.subscribe()
+    }
+
+    /// Messages from number `from` on.
+    pub(crate) fn since(&self, from: usize) -> Vec<Progress> {
+        let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.get(from..).unwrap_or_default().to_vec()
+    }
+}
+
+/// An image by what a caller typed, with Docker's words when there is none.
+///
+/// # Errors
+/// `No such image: x`.
+pub fn find(engine: &Engine, name: &str) -> Result<Arc<Image>> {
+    engine.graph.image(name).map_err(|error| match error {
+        gantry_graph::Error::NoSuchImage(_) => {
+            let shown = Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.with_default_tag().familiar());
+            Error::not_found(format!("No such image: {shown}"))
+        }
+        other => other.into(),
+    })
+}
+
+/// Which containers use which image.
+pub fn users(engine: &Engine) -> Vec<Use> {
+    let records = engine.containers.all();
+    let uses = records.iter().filter_map(|container| {
+        let record = container.record();
+        let image = record.image_id.parse().ok()?;
+        Some(Use { image, container: record.id.clone(), running: record.state.has_processes() })
+    });
+    uses.collect()
+}
+
+/// What the daemon was told about registries.
+///
+/// # Errors
+/// A setting that cannot be.
+pub fn registry_options(options: &Options) -> Result<gantry_registry::Options> {
+    gantry_registry::Options::parse(&options.insecure_registries, &options.registry_mirrors)
+        .map_err(|error| Error::invalid(error.to_string()))
+}
+
+impl From<gantry_registry::Error> for Error {
+    fn from(error: gantry_registry::Error) -> Self {
+        Self { kind: error.kind(), message: error.to_string() }
+    }
+}
+
+/// The graph as the registry sees it.
+pub struct GraphSink(pub Graph);
+
+impl ImageSink for GraphSink {
+    fn begin(&self, image: NewImage) -> std::result::Result<Arc<dyn ImageDraft>, SinkError> {
+        let mut names = vec![image.reference.with_digest(image.digest.clone())];
+        let tagged = image.reference.tag().map(|tag| image.reference.with_tag(tag)).transpose()?;
+        let tag = tagged.filter(|_| image.reference.digest().is_none());
+        names.extend(tag.clone());
+        let present = self.0.images().get(&image.id).is_some();
+        let before = tag.as_ref().and_then(|tag| self.0.image(&tag.to_string()).ok()).map(|held| held.id.clone());
+        let descriptor = |layer: &gantry_registry::Descriptor| Descriptor {
+            media_type: layer.media_type.clone(),
+            digest: layer.digest.clone(),
+            size: layer.size,
+        };
+        let manifest = Manifest {
+            raw: image.manifest.raw,
+            media_type: image.manifest.descriptor.media_type.clone(),
+            layers: image.layers.iter().map(descriptor).collect(),
+        };
+        let changed = if tag.is_some() { before.as_ref() != Some(&image.id) } else { !present };
+        if let Some(index) = &image.index {
+            self.0.content().put(&index.raw)?;
+        }
+        let registration = self.0.register(image.config, Some(manifest))?;
+        let registration = Mutex::new(Some(Arc::new(registration)));
+        Ok(Arc::new(Draft { graph: self.0.clone(), registration, names, changed, present }))
+    }
+}
+
+struct Draft {
+    graph: Graph,
+    registration: Mutex<Option<Arc<Registration>>>,
+    names: Vec<Reference>,
+    changed: bool,
+    present: bool,
+}
+
+impl Draft {
+    fn registration(&self) -> std::result::Result<Arc<Registration>, SinkError> {
+        let held = self.registration.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        held.ok_or_else(|| "the image was committed already".into())
+    }
+}
+
+impl ImageDraft for Draft {
+    fn is_complete(&self) -> bool {
+        self.present
+    }
+
+    fn is_present(&self, index: usize) -> bool {
+        self.registration().is_ok_and(|registration| registration.is_present(index))
+    }
+
+    fn unpacks_in_parallel(&self) -> bool {
+        self.graph.unpacks_in_parallel()
+    }
+
+    fn unpack(&self, index: usize, blob: &mut BlobReader) -> std::result::Result<Unpacked, SinkError> {
+        Ok(match self.registration()?.unpack(index, blob)? {
+            gantry_graph::Unpacked::Fresh(_) => Unpacked::Fresh,
+            gantry_graph::Unpacked::Shared => Unpacked::Shared,
+        })
+    }
+
+    fn commit(self: Arc<Self>) -> std::result::Result<bool, SinkError> {
+        let registration = self.registration.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let registration = registration.ok_or("the image was committed already")?;
+        let registration = Arc::into_inner(registration).ok_or("a layer is still being unpacked")?;
+        registration.commit(&self.names)?;
+        Ok(self.changed)
+    }
+}

@@ -1,0 +1,36 @@
+//! `delete`: removes a container.
+
+use crate::error::{Error, Result};
+use crate::job::{Class, Context, Job};
+use crate::lifecycle;
+
+/// Removes a container.
+pub struct Delete {
+    /// Name or id.
+    pub container: String,
+    /// Even if it runs.
+    pub force: bool,
+    /// With its anonymous volumes.
+    pub volumes: bool,
+    /// Only the link of this name (legacy).
+    pub link: bool,
+}
+
+impl Job for Delete {
+    const NAME: &'static str = "delete";
+    const DOC: &'static str = "removes a container";
+    const CLASS: Class = Class::Change;
+    type Output = ();
+
+    fn arguments(&self) -> String {
+        self.container.clone()
+    }
+
+    async fn run(self, context: Context) -> Result<()> {
+        if self.link {
+            return Err(Error::not_implemented("links are not supported yet"));
+        }
+        let container = context.engine.containers.get(&self.container)?;
+        lifecycle::remove::remove(&context.engine, &container, self.force, self.volumes).await
+    }
+}

@@ -1,0 +1,56 @@
+//! `exec_create`: prepares a further process in a running container.
+
+use std::sync::Arc;
+
+use gantry_api::exec::ExecConfig;
+
+use crate::container::State;
+use crate::error::{Error, Result};
+use crate::exec::ExecInstance;
+use crate::job::{Class, Context, Job};
+use crate::names;
+
+/// Prepares an exec; returns its id.
+pub struct ExecCreate {
+    /// Name or id.
+    pub container: String,
+    /// What to run.
+    pub config: ExecConfig,
+}
+
+impl Job for ExecCreate {
+    const NAME: &'static str = "exec_create";
+    const DOC: &'static str = "prepares a further process in a running container";
+    const CLASS: Class = Class::Change;
+    type Output = String;
+
+    fn arguments(&self) -> String {
+        format!("{} {}", self.container, self.config.cmd.clone().unwrap_or_default().join(" "))
+    }
+
+    async fn run(self, context: Context) -> Result<String> {
+        let container = context.engine.containers.get(&self.container)?;
+        let record = container.record();
+        let command = self.config.cmd.clone().unwrap_or_default();
+        if command.is_empty() {
+            return Err(Error::invalid("No exec command specified"));
+        }
+        match record.state {
+            State::Running(_) => {}
+            State::Paused(_) => {
+                return Err(Error::conflict(format!(
+                    "Container {} is paused, unpause the container before exec",
+                    record.id
+                )));
+            }
+            _ => return Err(Error::conflict(format!("container {} is not running", record.id))),
+        }
+        let id = names::random_id()?;
+        container.add_exec(Arc::new(ExecInstance::new(id.clone(), record.id.clone(), self.config)));
+        let mut attributes = record.event_attributes();
+        attributes.insert("execID".into(), id.clone());
+        let action = format!("exec_create: {}", command.join(" "));
+        context.engine.events.publish("container", &action, container.id(), attributes);
+        Ok(id)
+    }
+}

@@ -1,0 +1,46 @@
+//! `history`: how an image was made.
+
+use gantry_api::image::HistoryItem;
+
+use crate::error::Result;
+use crate::job::{Class, Context, Job};
+
+/// Shows an image's history, newest first.
+pub struct History {
+    /// Name, digest or id.
+    pub image: String,
+}
+
+impl Job for History {
+    const NAME: &'static str = "history";
+    const DOC: &'static str = "shows how an image was made";
+    const CLASS: Class = Class::Read;
+    type Output = Vec<HistoryItem>;
+
+    fn arguments(&self) -> String {
+        self.image.clone()
+    }
+
+    async fn run(self, context: Context) -> Result<Vec<HistoryItem>> {
+        let image = crate::images::find(&context.engine, &self.image)?;
+        let (tags, _) = super::images::names(&context.engine, &image);
+        let mut items: Vec<HistoryItem> = image
+            .history()
+            .into_iter()
+            .map(|(step, size)| HistoryItem {
+                id: "<missing>".into(),
+                created: step.created.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_second()),
+                created_by: step.created_by,
+                tags: None,
+                size: i64::try_from(size).unwrap_or(i64::MAX),
+                comment: step.comment,
+            })
+            .collect();
+        items.reverse();
+        if let Some(newest) = items.first_mut() {
+            newest.id = image.id.to_string();
+            newest.tags = Some(tags).filter(|tags| !tags.is_empty());
+        }
+        Ok(items)
+    }
+}

@@ -1,0 +1,57 @@
+//! `image_inspect`: everything about one image.
+
+use gantry_api::image::{self, ImageMetadata, RootFs};
+use gantry_api::inspect::GraphDriverData;
+
+use crate::error::Result;
+use crate::job::{Class, Context, Job};
+
+/// Shows an image.
+pub struct ImageInspect {
+    /// Name, digest or id.
+    pub image: String,
+}
+
+impl Job for ImageInspect {
+    const NAME: &'static str = "image_inspect";
+    const DOC: &'static str = "shows everything about an image";
+    const CLASS: Class = Class::Read;
+    type Output = image::ImageInspect;
+
+    fn arguments(&self) -> String {
+        self.image.clone()
+    }
+
+    async fn run(self, context: Context) -> Result<image::ImageInspect> {
+        let engine = context.engine;
+        let image = crate::images::find(&engine, &self.image)?;
+        let (repo_tags, repo_digests) = super::images::names(&engine, &image);
+        let config = &image.config;
+        let size = i64::try_from(image.size()).unwrap_or(i64::MAX);
+        let last = jiff::Timestamp::from_second(image.last_tagged).unwrap_or_default();
+        let author = config.author.clone();
+        Ok(image::ImageInspect {
+            id: image.id.to_string(),
+            repo_tags,
+            repo_digests,
+            comment: config.comment.clone(),
+            created: config.created.clone(),
+            docker_version: config.docker_version.clone(),
+            author,
+            config: config.config.clone().unwrap_or_default(),
+            architecture: config.architecture.clone(),
+            variant: config.variant.clone(),
+            os: config.os.clone(),
+            os_version: config.os_version.clone(),
+            size,
+            virtual_size: size,
+            graph_driver: GraphDriverData { data: None, name: engine.drivers.graph.name().into() },
+            root_fs: RootFs {
+                kind: "layers".into(),
+                layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
+            },
+            metadata: ImageMetadata { last_tag_time: last.to_string() },
+            ..image::ImageInspect::default()
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! `images`: the list that `docker images` shows.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use gantry_api::filters::Filters;
+use gantry_api::image::ImageSummary;
+use gantry_graph::Image;
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::job::{Class, Context, Job};
+
+/// Lists images.
+pub struct Images {
+    /// Only of this repository or name (before API 1.25: `filter=`).
+    pub name: Option<String>,
+    /// As the query says them.
+    pub filters: Option<String>,
+}
+
+impl Job for Images {
+    const NAME: &'static str = "images";
+    const DOC: &'static str = "lists images";
+    const CLASS: Class = Class::Read;
+    type Output = Vec<ImageSummary>;
+
+    async fn run(self, context: Context) -> Result<Vec<ImageSummary>> {
+        let known = ["before", "dangling", "label", "reference", "since", "until"];
+        let mut filters = Filters::parse(self.filters.as_deref(), &known)?;
+        if let Some(name) = self.name.filter(|name| !name.is_empty()) {
+            filters.add("reference", name);
+        }
+        list(&context.engine, &filters)
+    }
+}
+
+/// Seconds since 1970 of an image's creation; 0 where it does not say.
+pub(super) fn created(image: &Image) -> i64 {
+    image.config.created.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_second())
+}
+
+fn list(engine: &Engine, filters: &Filters) -> Result<Vec<ImageSummary>> {
+    let images = engine.graph.images();
+    let moment = |name: &str| crate::images::find(engine, name).map(|image| created(&image));
+    let before = filters.get("before").map(moment).collect::<Result<Vec<_>>>()?;
+    let since = filters.get("since").map(moment).collect::<Result<Vec<_>>>()?;
+    let dangling = filters.boolean("dangling")?;
+    let mut all: Vec<Arc<Image>> = images.iter().cloned().collect();
+    all.sort_by_key(|image| Reverse(created(image)));
+    let mut list = Vec::new();
+    for image in all {
+        let (tags, digests) = names(engine, &image);
+        let labels = image.config.config.as_ref().and_then(|config| config.labels.clone());
+        let references: Vec<&str> = filters.get("reference").collect();
+        let shown_tags: Vec<String> = if references.is_empty() {
+            tags.clone()
+        } else {
+            tags.iter()
+                .filter(|tag| references.iter().any(|pattern| reference_matches(tag, pattern)))
+                .cloned()
+                .collect()
+        };
+        let wanted = filters.labels(&labels.clone().unwrap_or_default())
+            && before.iter().all(|moment| created(&image) < *moment)
+            && since.iter().all(|moment| created(&image) > *moment)
+            && dangling.is_none_or(|dangling| tags.is_empty() == dangling)
+            && (references.is_empty() || !shown_tags.is_empty());
+        if wanted {
+            list.push(ImageSummary {
+                id: image.id.to_string(),
+                parent_id: String::new(),
+                repo_tags: shown_tags,
+                repo_digests: digests,
+                created: created(&image),
+                size: i64::try_from(image.size()).unwrap_or(i64::MAX),
+                shared_size: -1,
+                labels,
+                containers: -1,
+            });
+        }
+    }
+    Ok(list)
+}
+
+/// Tags and repo digests as people write them.
+pub(super) fn names(engine: &Engine, image: &Image) -> (Vec<String>, Vec<String>) {
+    let names = engine.graph.images().names(&image.id);
+    let (digests, tags): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.digest().is_some());
+    let familiar = |list: Vec<&gantry_api::reference::Reference>| list.iter().map(|name| name.familiar()).collect();
+    (familiar(tags), familiar(digests))
+}
+
+/// Whether `name:tag` matches a pattern with `*` and `?`; a pattern without a tag matches every tag.
+fn reference_matches(name: &str, pattern: &str) -> bool {
+    let repository = match name.rfind(':') {
+        Some(colon) if !name[colon..].contains('/') => &name[..colon],
+        _ => name,
+    };
+    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), repository.as_bytes())
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.first(), text.first()) {
+        (None, None) => true,
+        (Some(b'*'), _) => {
+            glob(&pattern[1..], text) || text.first().is_some_and(|byte| *byte != b'/') && glob(pattern, &text[1..])
+        }
+        (Some(b'?'), Some(byte)) if *byte != b'/' => glob(&pattern[1..], &text[1..]),
+        (Some(wanted), Some(byte)) if wanted == byte => glob(&pattern[1..], &text[1..]),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reference_patterns_match_with_and_without_a_tag() {
+        for (pattern, yes) in
+            [("debian", true), ("debian:1*", true), ("deb*", true), ("debian:11", false), ("*/debian", false)]
+        {
+            assert_eq!(reference_matches("debian:12", pattern), yes, "{pattern}");
+        }
+        assert!(reference_matches("localhost:5000/a", "localhost:5000/a"));
+    }
+}

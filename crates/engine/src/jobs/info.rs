@@ -1,0 +1,125 @@
+//! `info`: what the daemon has, and how it is set up.
+
+use std::collections::BTreeMap;
+
+use gantry_api::system::{self, IndexConfig, Plugins, RegistryConfig, Runtime, Swarm};
+use gantry_linux::fs;
+use jiff::Timestamp;
+
+use super::version::VERSION;
+use crate::container::State;
+use crate::engine::{Engine, blocking};
+use crate::error::Result;
+use crate::job::{Class, Context, Job};
+
+/// The daemon's state and settings.
+pub struct Info;
+
+impl Job for Info {
+    const NAME: &'static str = "info";
+    const DOC: &'static str = "tells what the daemon has and how it is set up";
+    const CLASS: Class = Class::Read;
+    type Output = system::Info;
+
+    async fn run(self, context: Context) -> Result<system::Info> {
+        let engine = context.engine;
+        blocking(move || Ok(describe(&engine))).await
+    }
+}
+
+fn describe(engine: &Engine) -> system::Info {
+    let states: Vec<State> = engine.containers.all().iter().map(|container| container.record().state.clone()).collect();
+    let count = |wanted: fn(&State) -> bool| i64::try_from(states.iter().filter(|s| wanted(s)).count()).unwrap_or(0);
+    let options = &engine.options;
+    let paused = count(|state| matches!(state, State::Paused(_)));
+    let running = count(|state| matches!(state, State::Running(_) | State::Restarting(_)));
+    let mut driver_status: Vec<[String; 2]> =
+        engine.drivers.graph.status().into_iter().map(|(name, value)| [name, value]).collect();
+    driver_status.push(["Chosen because".into(), engine.drivers.graph_reason.clone()]);
+    let warnings = engine.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    system::Info {
+        id: engine.networks.id("daemon"),
+        containers: i64::try_from(states.len()).unwrap_or(0),
+        containers_running: running,
+        containers_paused: paused,
+        containers_stopped: count(|state| !state.is_active()),
+        images: i64::try_from(engine.graph.images().iter().count()).unwrap_or(0),
+        driver: engine.drivers.graph.name().into(),
+        driver_status,
+        plugins: Plugins {
+            volume: vec!["local".into()],
+            network: vec!["bridge".into(), "host".into(), "null".into()],
+            authorization: None,
+            log: vec!["json-file".into(), "none".into()],
+        },
+        memory_limit: true,
+        swap_limit: true,
+        cpu_cfs_period: true,
+        cpu_cfs_quota: true,
+        cpu_shares: true,
+        cpu_set: true,
+        pids_limit: true,
+        oom_kill_disable: true,
+        ipv4_forwarding: fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
+        debug: options.debug,
+        n_fd: fs::list("/proc/self/fd").map_or(-1, |fds| i64::try_from(fds.len()).unwrap_or(-1)),
+        n_goroutines: fs::list("/proc/self/task").map_or(-1, |tasks| i64::try_from(tasks.len()).unwrap_or(-1)),
+        system_time: Timestamp::now().to_string(),
+        logging_driver: options.log_driver.clone(),
+        cgroup_driver: "cgroupfs".into(),
+        cgroup_version: match engine.host.hierarchies.version() {
+            libcontainer::cgroups::Version::V1 => "1",
+            libcontainer::cgroups::Version::V2 => "2",
+        }
+        .into(),
+        n_events_listener: i64::try_from(engine.events.listeners()).unwrap_or(0),
+        kernel_version: engine.host.kernel.clone(),
+        operating_system: engine.host.system.clone(),
+        os_version: engine.host.system_version.clone(),
+        os_type: "linux".into(),
+        architecture: std::env::consts::ARCH.into(),
+        index_server_address: "https://index.docker.io/v1/".into(),
+        registry_config: Some(registries(options)),
+        n_cpu: i64::from(engine.host.cpus),
+        mem_total: engine.host.memory,
+        docker_root_dir: options.data_root.to_string_lossy().into_owned(),
+        name: engine.host.name.clone(),
+        labels: options.labels.clone(),
+        server_version: VERSION.into(),
+        runtimes: BTreeMap::from([(engine.drivers.exec.name().to_owned(), Runtime::default())]),
+        default_runtime: engine.drivers.exec.name().into(),
+        swarm: Swarm { local_node_state: "inactive".into(), ..Swarm::default() },
+        live_restore_enabled: true,
+        init_binary: "built in".into(),
+        security_options: vec!["name=seccomp,profile=builtin".into(), "name=cgroupns".into()],
+        warnings: Some(warnings).filter(|list| !list.is_empty()),
+        http_proxy: proxy("HTTP_PROXY"),
+        https_proxy: proxy("HTTPS_PROXY"),
+        no_proxy: proxy("NO_PROXY"),
+        ..system::Info::default()
+    }
+}
+
+fn proxy(name: &str) -> String {
+    std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase())).unwrap_or_default()
+}
+
+fn registries(options: &crate::options::Options) -> RegistryConfig {
+    let hub = IndexConfig {
+        name: "docker.io".into(),
+        mirrors: options.registry_mirrors.clone(),
+        secure: true,
+        official: true,
+    };
+    let insecure = options.insecure_registries.iter();
+    let (cidrs, hosts): (Vec<_>, Vec<_>) = insecure.cloned().partition(|registry| registry.contains('/'));
+    let mut index_configs = BTreeMap::from([("docker.io".to_owned(), hub)]);
+    for name in hosts {
+        index_configs.insert(name.clone(), IndexConfig { name, ..IndexConfig::default() });
+    }
+    RegistryConfig {
+        insecure_registry_cidrs: cidrs.into_iter().chain(["127.0.0.0/8".to_owned(), "::1/128".into()]).collect(),
+        index_configs,
+        mirrors: options.registry_mirrors.clone(),
+    }
+}

@@ -1,0 +1,37 @@
+//! `resize`: sets the size of a container's terminal.
+
+use crate::engine::blocking;
+use crate::error::{Error, Result};
+use crate::job::{Class, Context, Job};
+
+/// Resizes the terminal of a container's first process.
+pub struct Resize {
+    /// Name or id.
+    pub container: String,
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+impl Job for Resize {
+    const NAME: &'static str = "resize";
+    const DOC: &'static str = "sets the size of a container's terminal";
+    const CLASS: Class = Class::Read;
+    type Output = ();
+
+    fn arguments(&self) -> String {
+        format!("{} {}x{}", self.container, self.columns, self.rows)
+    }
+
+    async fn run(self, context: Context) -> Result<()> {
+        let container = context.engine.containers.get(&self.container)?;
+        let Some(running) = container.running() else {
+            return Err(Error::conflict(format!("container {} is not running", container.id())));
+        };
+        let attributes = container.record().event_attributes();
+        blocking(move || Ok(running.resize(self.rows, self.columns)?)).await?;
+        context.engine.events.publish("container", "resize", container.id(), attributes);
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! Starting: a warm supervisor, a place on the network, the files, the description; undone when any of it fails.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_execdriver::{Error as ExecError, LogFile, Running, Sandbox, Start};
+use gantry_networkdriver::{Endpoint, Join, NetworkDriver};
+use jiff::Timestamp;
+use tracing::warn;
+
+use crate::container::state::{Ended, Run, StartFailure};
+use crate::container::{Container, Record, State};
+use crate::engine::{Engine, blocking};
+use crate::error::{Error, Result};
+use crate::{files, networks, spec};
+
+/// Starts a container.
+///
+/// # Errors
+/// `NotModified` when it runs; the step that failed otherwise, also recorded in the container's state.
+pub async fn start(engine: &Arc<Engine>, container: &Arc<Container>) -> Result<()> {
+    let _guard = container.operation.lock().await;
+    start_locked(engine, container).await
+}
+
+/// The same for a caller that holds the container's lock.
+pub(super) async fn start_locked(engine: &Arc<Engine>, container: &Arc<Container>) -> Result<()> {
+    let record = container.record();
+    match &record.state {
+        State::Running(_) => return Err(Error::not_modified("")),
+        State::Paused(_) => {
+            return Err(Error::conflict("cannot start a paused container, try unpause instead"));
+        }
+        State::Removing(_) | State::Dead(_) => {
+            return Err(Error::conflict("container is marked for removal and cannot be started"));
+        }
+        State::Created { .. } | State::Restarting(_) | State::Exited(_) => {}
+    }
+    container.cancel_restart();
+    container.clear_execs();
+    container.arrivals_settled().await;
+    let (engine, container) = (Arc::clone(engine), Arc::clone(container));
+    blocking(move || {
+        let record = Record { stopped_by_user: false, endpoint: None, ..Record::clone(&record) };
+        run(&engine, &container, record)
+    })
+    .await
+}
+
+fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> Result<()> {
+    let running = match launch(engine, container, &mut record) {
+        Ok(running) => running,
+        Err(failure) => {
+            record_failure(engine, container, record, &failure);
+            return Err(failure.into());
+        }
+    };
+    record.state = State::Running(Run { pid: running.pid(), started_at: Timestamp::now() });
+    let attributes = record.event_attributes();
+    if let Err(error) = engine.containers.save(container, record.clone()) {
+        // It runs, and readers must know; the next daemon finds it by its supervisor.
+        warn!("record that container {} runs: {error}", record.id);
+        container.publish(record);
+    }
+    container.set_running(Some(Arc::clone(&running)));
+    container.set_phase(|phase| {
+        phase.active = true;
+        phase.error = None;
+    });
+    engine.events.publish("container", "start", container.id(), attributes);
+    follow(engine, container.id(), &running);
+    Ok(())
+}
+
+/// Has the end of a container reported to the engine.
+pub(super) fn follow(engine: &Engine, id: &str, running: &Arc<dyn Running>) {
+    let (exits, id) = (engine.exits.clone(), id.to_owned());
+    running.on_exit(Box::new(move |exit| {
+        // The receiver is gone only when the daemon is: the next one learns it from the exit record.
+        let _ = exits.send((id, exit));
+    }));
+}
+
+/// A failed start: what the caller is told, and the exit code that is recorded.
+struct Failure {
+    error: Error,
+    code: i32,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, code: 128 }
+    }
+}
+
+impl From<ExecError> for Failure {
+    fn from(error: ExecError) -> Self {
+        let code = match &error {
+            ExecError::CommandNotFound(_) => 127,
+            ExecError::CommandNotExecutable(_) => 126,
+            _ => 128,
+        };
+        Self { error: Error::from(error).context("failed to start container"), code }
+    }
+}
+
+type Launched = std::result::Result<Arc<dyn Running>, Failure>;
+
+fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launched {
+    let driver = engine.networks.driver(engine, &record.host_config.network_mode)?;
+    let sandbox = engine.drivers.exec.prepare()?;
+    if let Some(driver) = driver {
+        record.endpoint = Some(join(engine, driver, record, &*sandbox)?);
+    }
+    let started = launch_joined(engine, container, record, sandbox);
+    if started.is_err()
+        && let (Some(driver), Some(endpoint)) = (driver, record.endpoint.take())
+        && let Err(error) = driver.leave(&endpoint)
+    {
+        warn!("undo the failed start of container {}: {error}", record.id);
+    }
+    started
+}
+
+fn launch_joined(engine: &Engine, container: &Container, record: &Record, sandbox: Box<dyn Sandbox>) -> Launched {
+    files::write(engine, record)?;
+    let root = engine.graph.container_root(&record.id, false).map_err(Error::from)?;
+    let config = spec::build(engine, record, root)?;
+    Ok(sandbox.start(Start {
+        config,
+        log: log_file(engine, record)?,
+        open_stdin: record.config.open_stdin,
+        stdin_once: record.config.stdin_once,
+        attached: container.take_waiting(),
+    })?)
+}
+
+fn join(engine: &Engine, driver: &Arc<dyn NetworkDriver>, record: &Record, sandbox: &dyn Sandbox) -> Result<Endpoint> {
+    let host_config = &record.host_config;
+    let exposed: Vec<String> = record.config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
+    let settings = record.networks.get(&host_config.network_mode);
+    let address = settings
+        .and_then(|settings| settings.ipam_config.as_ref())
+        .map(|ipam| ipam.ipv4_address.as_str())
+        .filter(|address| !address.is_empty())
+        .map(|address| address.parse().map_err(|_| Error::invalid(format!("invalid IPv4 address: {address}"))))
+        .transpose()?;
+    let mac = settings.map(|settings| settings.mac_address.as_str()).filter(|mac| !mac.is_empty());
+    let mac = mac.or(Some(record.config.mac_address.as_str()).filter(|mac| !mac.is_empty()));
+    let ports = networks::ports(
+        host_config.port_bindings.as_ref(),
+        host_config.publish_all_ports,
+        &exposed,
+        engine.options.publish_address,
+    )?;
+    let request = Join {
+        container: &record.id,
+        netns: sandbox.netns(),
+        route_socket: sandbox.route_socket(),
+        address,
+        mac: mac.map(networks::parse_mac).transpose()?,
+        ports,
+    };
+    driver.join(request).map_err(|error| {
+        let error = Error::from(error);
+        if error.message.contains("port is already allocated") {
+            let name = &record.name;
+            let endpoint = engine.networks.id(&record.id);
+            return error.context(format!(
+                "failed to set up container networking: driver failed programming external connectivity on endpoint \
+                 {name} ({endpoint})"
+            ));
+        }
+        error.context("failed to set up container networking")
+    })
+}
+
+/// Where the container's output goes; `None` with the log driver `none`.
+pub(crate) fn log_file(engine: &Engine, record: &Record) -> Result<Option<LogFile>> {
+    let log = &record.host_config.log_config;
+    if log.kind == "none" {
+        return Ok(None);
+    }
+    let option =
+        |name: &str| log.config.iter().flatten().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
+    let max_size = match option("max-size").unwrap_or("20m") {
+        "-1" => None,
+        text => Some(parse_size(text).ok_or_else(|| Error::invalid(format!("invalid log option max-size={text}")))?),
+    };
+    let max_files = option("max-file").map_or(Ok(5), str::parse);
+    let max_files = max_files.ok().filter(|count| *count > 0);
+    let max_files = max_files.ok_or_else(|| Error::invalid("invalid log option max-file: want a number above 0"))?;
+    Ok(Some(LogFile { path: record.log_path(&engine.options.data_root), max_size, max_files }))
+}
+
+/// `10m`, `64k`, `1g`, plain bytes.
+fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match lower[digits.len()..].trim_end_matches('b') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok().filter(|number| *number > 0)?.checked_mul(factor)
+}
+
+fn record_failure(engine: &Engine, container: &Container, mut record: Record, failure: &Failure) {
+    let message = failure.error.message.clone();
+    record.endpoint = None;
+    record.state = match &record.state {
+        State::Created { .. } => {
+            State::Created { failure: Some(StartFailure { code: failure.code, message: message.clone() }) }
+        }
+        earlier => State::Exited(Ended { code: failure.code, error: message.clone(), ..earlier.to_ended() }),
+    };
+    let mut attributes: BTreeMap<String, String> = record.event_attributes();
+    attributes.insert("exitCode".into(), failure.code.to_string());
+    if let Err(error) = engine.containers.save(container, record) {
+        warn!("record the failed start of container {}: {error}", container.id());
+    }
+    engine.events.publish("container", "die", container.id(), attributes);
+    container.set_phase(|phase| {
+        phase.ends += 1;
+        phase.active = false;
+        phase.code = failure.code;
+        phase.error = Some(message);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_logs_are_read_with_their_units() {
+        for (text, bytes) in
+            [("10", Some(10)), ("64k", Some(65536)), ("1MB", Some(1 << 20)), ("0", None), ("x", None), ("1t", None)]
+        {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What a daemon is told when it starts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_execdriver::ExecDriver;
+use gantry_graphdriver::GraphDriver;
+use gantry_networkdriver::NetworkDriver;
+
+/// The daemon's settings.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `/var/lib/gantry`.
+    pub data_root: PathBuf,
+    /// `/run/gantry`.
+    pub exec_root: PathBuf,
+    /// DNS servers of containers that ask for none.
+    pub dns: Vec<String>,
+    /// DNS search domains.
+    pub dns_search: Vec<String>,
+    /// DNS options.
+    pub dns_options: Vec<String>,
+    /// Log driver of containers that ask for none: `json-file` or `none`.
+    pub log_driver: String,
+    /// Its options: `max-size`, `max-file`.
+    pub log_options: BTreeMap<String, String>,
+    /// Labels of the daemon, `key=value`.
+    pub labels: Vec<String>,
+    /// Registries that may be spoken to in the clear or with unknown certificates: hosts and CIDRs.
+    pub insecure_registries: Vec<String>,
+    /// Mirrors of Docker Hub.
+    pub registry_mirrors: Vec<String>,
+    /// Address on which ports are published that name none.
+    pub publish_address: std::net::Ipv4Addr,
+    /// Run an init in containers that do not say.
+    pub init: bool,
+    /// `/dev/shm` of containers that do not say, bytes.
+    pub shm_size: i64,
+    /// Resource limits of containers that do not say, as `nofile=1024:2048`.
+    pub ulimits: Vec<gantry_api::hostconfig::Ulimit>,
+    /// Show debugging output.
+    pub debug: bool,
+    /// The addresses that are served, for `info` and messages.
+    pub hosts: Vec<String>,
+}
+
+/// The drivers that the binary chose.
+pub struct Drivers {
+    /// Layers.
+    pub graph: Arc<dyn GraphDriver>,
+    /// Why this graphdriver.
+    pub graph_reason: String,
+    /// Processes.
+    pub exec: Arc<dyn ExecDriver>,
+    /// The default bridge; `None` with `--bridge none`.
+    pub bridge: Option<Arc<dyn NetworkDriver>>,
+    /// `host`.
+    pub host: Arc<dyn NetworkDriver>,
+    /// `none`.
+    pub none: Arc<dyn NetworkDriver>,
+}

@@ -1,0 +1,284 @@
+//! From a container's record to libcontainer's description of it.
+
+pub mod host;
+pub mod mounts;
+pub mod resources;
+pub mod seccomp;
+pub mod security;
+
+use std::path::Path;
+
+use gantry_api::container::Config as ApiConfig;
+use gantry_api::exec::ExecConfig;
+use gantry_api::hostconfig::HostConfig;
+use gantry_api::hostconfig::Ulimit;
+use gantry_linux::mount::RootMount;
+use libcontainer::config::{Config, Mount, MountFlags, MountKind, Namespace, Namespaces, Process, Propagation};
+
+use crate::container::Record;
+use crate::container::store::Store;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Describes a container that is about to start.
+///
+/// # Errors
+/// A setting that cannot be had.
+pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config> {
+    let host_config = &record.host_config;
+    let (devices, device_rules) = security::devices(host_config)?;
+    let namespaces = namespaces(host_config, &engine.containers)?;
+    let mut sysctls: Vec<(String, String)> = Vec::new();
+    if namespaces.net == Namespace::New {
+        // Ports below 1024 and ping need no privilege inside a network namespace of one's own.
+        sysctls.push(("net.ipv4.ip_unprivileged_port_start".into(), "0".into()));
+        sysctls.push(("net.ipv4.ping_group_range".into(), "0 2147483647".into()));
+    }
+    for (name, value) in host_config.sysctls.iter().flatten() {
+        sysctls.retain(|(other, _)| other != name);
+        sysctls.push((name.clone(), value.clone()));
+    }
+    Ok(Config {
+        id: record.id.clone(),
+        hostname: record.hostname().to_owned(),
+        domainname: record.config.domainname.clone(),
+        root,
+        readonly_root: host_config.readonly_rootfs,
+        mounts: all_mounts(engine, record, &namespaces)?,
+        namespaces,
+        devices,
+        masked_paths: security::masked_paths(host_config),
+        readonly_paths: security::readonly_paths(host_config),
+        sysctls,
+        resources: libcontainer::config::Resources { device_rules, ..resources::resources(host_config) },
+        process: process(engine, record)?,
+        init: host_config.init.unwrap_or(engine.options.init),
+    })
+}
+
+fn process(engine: &Engine, record: &Record) -> Result<Process> {
+    let (config, host_config) = (&record.config, &record.host_config);
+    let security = security::security_options(host_config)?;
+    let capabilities = security::capabilities(host_config)?;
+    let mut args = vec![record.path.clone()];
+    args.extend(record.args.iter().cloned());
+    Ok(Process {
+        args,
+        env: environment(config, record.hostname(), config.tty),
+        cwd: working_directory(&config.working_dir).into(),
+        user: config.user.clone(),
+        additional_groups: host_config.group_add.clone().unwrap_or_default(),
+        terminal: config.tty,
+        console_size: Some(host_config.console_size).filter(|size| *size != [0, 0]).map(|[rows, cols]| (rows, cols)),
+        seccomp: engine.seccomp.get(&security.seccomp, &capabilities)?,
+        capabilities,
+        no_new_privileges: security.no_new_privileges,
+        rlimits: resources::rlimits(&ulimits(host_config, &engine.options.ulimits))?,
+        oom_score_adj: Some(host_config.oom_score_adj).filter(|score| *score != 0),
+    })
+}
+
+/// The process of an exec: the container's own policy, the caller's program.
+///
+/// # Errors
+/// As [`build`].
+pub fn exec_process(engine: &Engine, record: &Record, exec: &ExecConfig) -> Result<Process> {
+    let mut process = process(engine, record)?;
+    process.args = exec.cmd.clone().unwrap_or_default();
+    process.env = environment(&record.config, record.hostname(), exec.tty);
+    merge_environment(&mut process.env, exec.env.as_deref().unwrap_or_default());
+    if !exec.user.is_empty() {
+        process.user.clone_from(&exec.user);
+    }
+    if !exec.working_dir.is_empty() {
+        process.cwd = working_directory(&exec.working_dir).into();
+    }
+    process.terminal = exec.tty;
+    process.console_size = exec.console_size.filter(|size| *size != [0, 0]).map(|[rows, cols]| (rows, cols));
+    if exec.privileged {
+        process.capabilities = security::all();
+        process.seccomp = None;
+    }
+    Ok(process)
+}
+
+fn working_directory(asked: &str) -> &str {
+    if asked.is_empty() { "/" } else { asked }
+}
+
+/// Docker's order: PATH, HOSTNAME, TERM, then what image and caller say.
+fn environment(config: &ApiConfig, hostname: &str, tty: bool) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    if tty {
+        env.push("TERM=xterm".into());
+    }
+    merge_environment(&mut env, config.env.as_deref().unwrap_or_default());
+    env
+}
+
+/// Replaces variables of the same name; one without `=` is taken away.
+pub fn merge_environment(env: &mut Vec<String>, more: &[String]) {
+    let name = |text: &str| text.split_once('=').map_or(text, |(name, _)| name).to_owned();
+    for addition in more {
+        let position = env.iter().position(|have| name(have) == name(addition));
+        match (position, addition.contains('=')) {
+            (Some(at), true) => env[at].clone_from(addition),
+            (Some(at), false) => {
+                env.remove(at);
+            }
+            (None, true) => env.push(addition.clone()),
+            (None, false) => {}
+        }
+    }
+}
+
+fn ulimits(host_config: &HostConfig, defaults: &[Ulimit]) -> Vec<Ulimit> {
+    let mut all = host_config.ulimits.clone().unwrap_or_default();
+    for default in defaults {
+        if !all.iter().any(|ulimit| ulimit.name == default.name) {
+            all.push(default.clone());
+        }
+    }
+    all
+}
+
+/// Which namespaces are new, the host's, or another container's.
+///
+/// # Errors
+/// A mode that does not exist; a container that is not there or does not run.
+pub fn namespaces(host_config: &HostConfig, store: &Store) -> Result<Namespaces> {
+    let of = |kind: &str, mode: &str, file: &str| -> Result<Namespace> {
+        match mode {
+            "host" => Ok(Namespace::Host),
+            _ => match mode.strip_prefix("container:") {
+                Some(other) => {
+                    let other = store.get(other)?;
+                    let Some(running) = other.running() else {
+                        return Err(Error::conflict(format!(
+                            "cannot join {kind} of a non running container: {}",
+                            other.id()
+                        )));
+                    };
+                    Ok(Namespace::Path(format!("/proc/{}/ns/{file}", running.pid()).into()))
+                }
+                None => Ok(Namespace::New),
+            },
+        }
+    };
+    match host_config.ipc_mode.as_str() {
+        "" | "private" | "shareable" | "none" | "host" => {}
+        mode if mode.starts_with("container:") => {
+            return Err(Error::not_implemented(format!("--ipc {mode} is not supported yet")));
+        }
+        mode => return Err(Error::invalid(format!("invalid IPC mode: {mode}"))),
+    }
+    if !matches!(host_config.uts_mode.as_str(), "" | "host") {
+        return Err(Error::invalid(format!("invalid UTS mode: {}", host_config.uts_mode)));
+    }
+    if !matches!(host_config.pid_mode.as_str(), "" | "host") && !host_config.pid_mode.starts_with("container:") {
+        return Err(Error::invalid(format!("invalid PID mode: {}", host_config.pid_mode)));
+    }
+    if !matches!(host_config.userns_mode.as_str(), "" | "host") {
+        return Err(Error::invalid(format!("invalid user namespace mode: {}", host_config.userns_mode)));
+    }
+    let cgroup = match host_config.cgroupns_mode.as_str() {
+        "" | "private" => Namespace::New,
+        "host" => Namespace::Host,
+        mode => return Err(Error::invalid(format!("invalid cgroup namespace mode: {mode}"))),
+    };
+    Ok(Namespaces {
+        pid: of("PID", &host_config.pid_mode, "pid")?,
+        uts: of("UTS", &host_config.uts_mode, "uts")?,
+        ipc: of("IPC", &host_config.ipc_mode, "ipc")?,
+        net: of("network", &host_config.network_mode, "net")?,
+        cgroup: if host_config.privileged && host_config.cgroupns_mode.is_empty() { Namespace::Host } else { cgroup },
+    })
+}
+
+const NO_SUID_DEV_EXEC: MountFlags = MountFlags {
+    read_only: false,
+    recursive_read_only: false,
+    nosuid: true,
+    nodev: true,
+    noexec: true,
+    noatime: false,
+    relatime: false,
+    strictatime: false,
+};
+
+fn filesystem(destination: &str, fstype: &str, options: &[(&str, Option<&str>)], flags: MountFlags) -> Mount {
+    let owned = |(name, value): &(&str, Option<&str>)| ((*name).to_owned(), value.map(str::to_owned));
+    Mount {
+        destination: destination.into(),
+        kind: MountKind::Filesystem { fstype: fstype.into(), options: options.iter().map(owned).collect() },
+        flags,
+    }
+}
+
+fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Result<Vec<Mount>> {
+    let host_config = &record.host_config;
+    let read_only = MountFlags { read_only: !host_config.privileged, ..NO_SUID_DEV_EXEC };
+    let no_exec = NO_SUID_DEV_EXEC;
+    let device = MountFlags { nodev: false, ..no_exec };
+    let own = mounts::mounts(&record.mounts, host_config)?;
+    let taken = |destination: &str| own.iter().any(|mount| mount.destination == Path::new(destination));
+    let mut all = vec![
+        filesystem("/proc", "proc", &[], no_exec),
+        filesystem(
+            "/dev",
+            "tmpfs",
+            &[("mode", Some("755")), ("size", Some("65536k"))],
+            MountFlags { nosuid: true, strictatime: true, ..MountFlags::default() },
+        ),
+        filesystem(
+            "/dev/pts",
+            "devpts",
+            &[("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some("5"))],
+            MountFlags { nosuid: true, noexec: true, ..MountFlags::default() },
+        ),
+        filesystem("/sys", "sysfs", &[], read_only),
+        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: read_only },
+    ];
+    if namespaces.ipc == Namespace::Host {
+        for path in ["/dev/mqueue", "/dev/shm"].into_iter().filter(|path| Path::new(path).is_dir() && !taken(path)) {
+            all.push(bind(path.into(), path, MountFlags { nodev: true, ..device }));
+        }
+    } else {
+        all.push(filesystem("/dev/mqueue", "mqueue", &[], no_exec));
+        if host_config.ipc_mode != "none" && !taken("/dev/shm") {
+            let size = host_config.shm_size.to_string();
+            all.push(filesystem("/dev/shm", "tmpfs", &[("mode", Some("1777")), ("size", Some(&size))], no_exec));
+        }
+    }
+    let directory = record.directory(&engine.options.data_root);
+    for (file, destination) in crate::files::FILES {
+        if !taken(destination) {
+            let flags = MountFlags { read_only: host_config.readonly_rootfs, ..MountFlags::default() };
+            all.push(bind(directory.join(file), destination, flags));
+        }
+    }
+    all.extend(own);
+    Ok(all)
+}
+
+fn bind(source: std::path::PathBuf, destination: &str, flags: MountFlags) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: MountKind::Bind { source, recursive: true, propagation: Propagation::RPrivate },
+        flags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_replaced_in_place_and_a_bare_name_takes_it_away() {
+        let mut env = vec!["A=1".to_owned(), "B=2".to_owned()];
+        merge_environment(&mut env, &["A=3".into(), "B".into(), "C=4".into(), "D".into()]);
+        assert_eq!(env, ["A=3", "C=4"]);
+    }
+}

@@ -1,0 +1,173 @@
+//! The standard streams of jobs: bytes to the caller, bytes from the caller, and the caller's whole connection.
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Result};
+
+/// What a job says before its first byte; the caller turns it into a header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// The stream is a terminal's: raw, without frames.
+    pub terminal: bool,
+}
+
+/// A job's standard output.
+pub struct Outlet {
+    opened: Option<oneshot::Sender<Opening>>,
+    bytes: mpsc::Sender<Bytes>,
+}
+
+/// The caller's end of an [`Outlet`].
+pub struct OutletReader {
+    /// Resolves when the job accepts to stream; fails when it ends before.
+    pub opened: oneshot::Receiver<Opening>,
+    /// The bytes.
+    pub bytes: mpsc::Receiver<Bytes>,
+}
+
+/// Pieces that may wait for a slow caller.
+const DEPTH: usize = 16;
+
+impl Outlet {
+    /// Both ends.
+    #[must_use]
+    pub fn new() -> (Self, OutletReader) {
+        let (opened, opening) = oneshot::channel();
+        let (sender, bytes) = mpsc::channel(DEPTH);
+        (Self { opened: Some(opened), bytes: sender }, OutletReader { opened: opening, bytes })
+    }
+
+    /// Accepts: everything that could be refused was checked.
+    pub fn open(&mut self, opening: Opening) {
+        if let Some(opened) = self.opened.take() {
+            // A caller that is gone is noticed at the first byte.
+            let _ = opened.send(opening);
+        }
+    }
+
+    /// Sends bytes; false when the caller is gone.
+    pub async fn send(&mut self, bytes: impl Into<Bytes>) -> bool {
+        self.open(Opening::default());
+        self.bytes.send(bytes.into()).await.is_ok()
+    }
+
+    /// Sends one JSON document and a newline; false when the caller is gone.
+    pub async fn send_json(&mut self, value: &impl serde::Serialize) -> bool {
+        self.send(json_line(value)).await
+    }
+
+    /// Resolves when the caller is gone.
+    pub async fn closed(&self) {
+        self.bytes.closed().await;
+    }
+
+    /// A writer for threads that may block.
+    #[must_use]
+    pub fn into_writer(mut self) -> OutletWriter {
+        self.open(Opening::default());
+        OutletWriter { bytes: self.bytes }
+    }
+
+    /// A sender for several threads.
+    #[must_use]
+    pub fn sender(&self) -> mpsc::Sender<Bytes> {
+        self.bytes.clone()
+    }
+}
+
+/// One JSON document and a newline.
+///
+/// # Panics
+/// Never: plain data serialises.
+#[must_use]
+pub fn json_line(value: &impl serde::Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(value).expect("plain data serialises");
+    line.extend_from_slice(b"\r\n");
+    line.into()
+}
+
+/// Writes to an [`Outlet`] from a thread that may block.
+pub struct OutletWriter {
+    bytes: mpsc::Sender<Bytes>,
+}
+
+impl Write for OutletWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away");
+        self.bytes.blocking_send(Bytes::copy_from_slice(buffer)).map_err(gone)?;
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A job's standard input: a request's body, read by a thread that may block.
+pub struct Inlet {
+    bytes: mpsc::Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl Inlet {
+    /// Both ends; an error that is sent is what the reader gets.
+    #[must_use]
+    pub fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
+        let (sender, bytes) = mpsc::channel(DEPTH);
+        (sender, Self { bytes, rest: Bytes::new() })
+    }
+}
+
+impl Read for Inlet {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.bytes.blocking_recv() {
+                Some(piece) => self.rest = piece?,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.rest.len());
+        buffer[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
+    }
+}
+
+/// The caller's whole connection.
+pub struct Connection {
+    /// A stream socket, non-blocking.
+    pub stream: OwnedFd,
+    /// What was read from it already.
+    pub early: Vec<u8>,
+}
+
+/// Resolves to the caller's connection once the answer's head was sent.
+pub type Upgrade = Pin<Box<dyn Future<Output = Result<Connection>> + Send>>;
+
+/// A connection that a job can take over.
+pub struct Hijack {
+    opened: oneshot::Sender<Opening>,
+    upgrade: Upgrade,
+}
+
+impl Hijack {
+    /// With the receiver of the job's consent.
+    #[must_use]
+    pub fn new(upgrade: Upgrade) -> (Self, oneshot::Receiver<Opening>) {
+        let (opened, opening) = oneshot::channel();
+        (Self { opened, upgrade }, opening)
+    }
+
+    /// Accepts, and takes the connection over.
+    ///
+    /// # Errors
+    /// When the caller is gone.
+    pub async fn take(self, opening: Opening) -> Result<Connection> {
+        self.opened.send(opening).map_err(|_| Error::system("take over the connection: the client has gone away"))?;
+        self.upgrade.await
+    }
+}

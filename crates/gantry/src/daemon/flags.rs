@@ -1,0 +1,304 @@
+//! The daemon's flags, which are Docker's, and `daemon.json` under them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Parser};
+use gantry_api::hostconfig::Ulimit;
+use gantry_engine::Options;
+use gantry_linux::fs;
+
+/// Where `daemon.json` is looked for when nobody says.
+const CONFIG_FILE: &str = "/etc/gantry/daemon.json";
+
+/// The resident process: accepts requests, keeps containers and images.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "gantry daemon", version, disable_help_subcommand = true)]
+pub struct Flags {
+    /// Address to serve: unix:///path or tcp://127.0.0.1:port; may be given several times
+    #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
+    pub hosts: Vec<String>,
+    /// Directory of images, containers and volumes
+    #[arg(long, default_value = "/var/lib/gantry", value_name = "DIR")]
+    pub data_root: PathBuf,
+    /// Directory of what a reboot may take away: sockets, exit records
+    #[arg(long, default_value = "/run/gantry", value_name = "DIR")]
+    pub exec_root: PathBuf,
+    /// Pid file; gantry.pid in the exec root where not given
+    #[arg(short = 'p', long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Group of the unix socket
+    #[arg(short = 'G', long, default_value = "docker", value_name = "GROUP")]
+    pub group: String,
+    /// File of settings
+    #[arg(long, default_value = CONFIG_FILE, value_name = "FILE")]
+    pub config_file: PathBuf,
+    /// Bridge that containers are connected to; none for no network
+    #[arg(short = 'b', long, default_value = "gantry0", value_name = "NAME")]
+    pub bridge: String,
+    /// Address and subnet of the bridge
+    #[arg(long, value_name = "CIDR")]
+    pub bip: Option<String>,
+    /// MTU of containers' links; that of the route to the outside where not given
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
+    /// Address that published ports listen on where none is said
+    #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
+    pub ip: Ipv4Addr,
+    /// Load the firewall table
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub iptables: bool,
+    /// Turn net.ipv4.ip_forward on when it is off
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub ip_forward: bool,
+    /// Driver of layers: overlay or vfs; the environment variable DOCKER_DRIVER says the same
+    #[arg(short = 's', long, value_name = "NAME")]
+    pub storage_driver: Option<String>,
+    /// Driver of processes
+    #[arg(long, default_value = "native", value_name = "NAME")]
+    pub exec_driver: String,
+    /// Options of the driver of processes: native.warm=N keeps N supervisors ready
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub exec_opt: Vec<String>,
+    /// Registry that may be spoken to without TLS: host, host:port or CIDR
+    #[arg(long, value_name = "REGISTRY")]
+    pub insecure_registry: Vec<String>,
+    /// Mirror of Docker Hub
+    #[arg(long, value_name = "URL")]
+    pub registry_mirror: Vec<String>,
+    /// DNS server of containers
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<String>,
+    /// DNS option of containers
+    #[arg(long, value_name = "OPTION")]
+    pub dns_opt: Vec<String>,
+    /// DNS search domain of containers
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// Log driver of containers: json-file or none
+    #[arg(long, default_value = "json-file", value_name = "NAME")]
+    pub log_driver: String,
+    /// Option of the log driver: max-size, max-file
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub log_opt: Vec<String>,
+    /// Label of the daemon
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Run an init in containers that do not say
+    #[arg(long)]
+    pub init: bool,
+    /// Size of /dev/shm of containers that do not say
+    #[arg(long, default_value = "64m", value_name = "BYTES")]
+    pub default_shm_size: String,
+    /// Resource limit of containers that do not say: nofile=1024:2048
+    #[arg(long, value_name = "ULIMIT")]
+    pub default_ulimit: Vec<String>,
+    /// Show debugging output
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+    /// debug, info, warn, error or fatal
+    #[arg(short = 'l', long, default_value = "info", value_name = "LEVEL", value_parser = ["debug", "info", "warn", "error", "fatal"])]
+    pub log_level: String,
+}
+
+impl Flags {
+    /// Puts the settings of `daemon.json` under the flags; a setting that is in both is an error, as in Docker.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a key that does not exist, a value of the wrong type.
+    pub fn with_config_file(mut self, matches: &ArgMatches) -> Result<Self> {
+        let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let text = match fs::read(&self.config_file) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() && !given("config_file") => return Ok(self),
+            Err(error) => return Err(error.into()),
+        };
+        let file = self.config_file.display().to_string();
+        let settings: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&text).with_context(|| format!("read {file}"))?;
+        for (key, value) in settings {
+            let id = match key.as_str() {
+                "insecure-registries" => "insecure_registry".to_owned(),
+                "registry-mirrors" => "registry_mirror".to_owned(),
+                "labels" => "label".to_owned(),
+                "dns-opts" => "dns_opt".to_owned(),
+                "log-opts" => "log_opt".to_owned(),
+                "exec-opts" => "exec_opt".to_owned(),
+                "hosts" | "group" | "pidfile" => key.clone(),
+                other => other.replace('-', "_"),
+            };
+            if given(&id) {
+                bail!("{file}: the setting {key} is given as a flag as well: keep one of them");
+            }
+            self.set(&id, value).with_context(|| format!("{file}: {key}"))?;
+        }
+        Ok(self)
+    }
+
+    fn set(&mut self, id: &str, value: serde_json::Value) -> Result<()> {
+        use serde_json::from_value as read;
+        match id {
+            "hosts" => self.hosts = read(value)?,
+            "data_root" => self.data_root = read(value)?,
+            "exec_root" => self.exec_root = read(value)?,
+            "pidfile" => self.pidfile = Some(read(value)?),
+            "group" => self.group = read(value)?,
+            "bridge" => self.bridge = read(value)?,
+            "bip" => self.bip = Some(read(value)?),
+            "mtu" => self.mtu = Some(read(value)?),
+            "ip" => self.ip = read(value)?,
+            "iptables" => self.iptables = read(value)?,
+            "ip_forward" => self.ip_forward = read(value)?,
+            "storage_driver" => self.storage_driver = Some(read(value)?),
+            "exec_driver" => self.exec_driver = read(value)?,
+            "exec_opt" => self.exec_opt = read(value)?,
+            "insecure_registry" => self.insecure_registry = read(value)?,
+            "registry_mirror" => self.registry_mirror = read(value)?,
+            "dns" => self.dns = read(value)?,
+            "dns_opt" => self.dns_opt = read(value)?,
+            "dns_search" => self.dns_search = read(value)?,
+            "log_driver" => self.log_driver = read(value)?,
+            "log_opt" => {
+                let map: BTreeMap<String, String> = read(value)?;
+                self.log_opt = map.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+            }
+            "label" => self.label = read(value)?,
+            "init" => self.init = read(value)?,
+            "default_shm_size" => self.default_shm_size = read(value)?,
+            "debug" => self.debug = read(value)?,
+            "log_level" => self.log_level = read(value)?,
+            _ => bail!("there is no such setting"),
+        }
+        Ok(())
+    }
+
+    /// Where the pid file is.
+    #[must_use]
+    pub fn pidfile(&self) -> PathBuf {
+        self.pidfile.clone().unwrap_or_else(|| self.exec_root.join("gantry.pid"))
+    }
+
+    /// The addresses to serve.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        if self.hosts.is_empty() {
+            return vec![format!("unix://{}/gantry.sock", self.exec_root.display())];
+        }
+        self.hosts.clone()
+    }
+
+    /// How many supervisors are kept warm.
+    ///
+    /// # Errors
+    /// An option that does not exist.
+    pub fn warm(&self) -> Result<usize> {
+        let mut warm = 2;
+        for option in &self.exec_opt {
+            match option.split_once('=') {
+                Some(("native.warm", number)) => {
+                    warm = number.parse().with_context(|| format!("--exec-opt {option}: no number"))?;
+                }
+                // Docker's; only this driver is there.
+                Some(("native.cgroupdriver", "cgroupfs")) => {}
+                Some(("native.cgroupdriver", other)) => {
+                    bail!("--exec-opt: cgroup driver {other} is not supported: use cgroupfs")
+                }
+                _ => bail!("--exec-opt {option}: there is no such option"),
+            }
+        }
+        Ok(warm)
+    }
+
+    /// The engine's settings.
+    ///
+    /// # Errors
+    /// A value that is none.
+    pub fn engine_options(&self) -> Result<Options> {
+        let pair = |text: &String| match text.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => bail!("--log-opt {text}: write it as key=value"),
+        };
+        Ok(Options {
+            data_root: self.data_root.clone(),
+            exec_root: self.exec_root.clone(),
+            dns: self.dns.clone(),
+            dns_search: self.dns_search.clone(),
+            dns_options: self.dns_opt.clone(),
+            log_driver: self.log_driver.clone(),
+            log_options: self.log_opt.iter().map(pair).collect::<Result<_>>()?,
+            labels: self.label.clone(),
+            insecure_registries: self.insecure_registry.clone(),
+            registry_mirrors: self.registry_mirror.clone(),
+            publish_address: self.ip,
+            init: self.init,
+            shm_size: bytes(&self.default_shm_size)?,
+            ulimits: self.default_ulimit.iter().map(|text| ulimit(text)).collect::<Result<_>>()?,
+            debug: self.debug,
+            hosts: self.hosts(),
+        })
+    }
+}
+
+fn bytes(text: &str) -> Result<i64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: i64 = match lower[digits.len()..].trim_end_matches('b') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => bail!("--default-shm-size {text}: want a number with k, m or g"),
+    };
+    let number = digits.parse::<i64>().with_context(|| format!("--default-shm-size {text}"))?;
+    number.checked_mul(factor).with_context(|| format!("--default-shm-size {text} is too large"))
+}
+
+fn ulimit(text: &str) -> Result<Ulimit> {
+    let (name, values) =
+        text.split_once('=').with_context(|| format!("--default-ulimit {text}: write it as name=soft:hard"))?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let number = |value: &str| value.parse::<i64>().with_context(|| format!("--default-ulimit {text}: no number"));
+    Ok(Ulimit { name: name.to_owned(), soft: number(soft)?, hard: number(hard)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, FromArgMatches};
+
+    fn parse(args: &[&str], json: Option<&str>) -> Result<Flags> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("daemon.json");
+        if let Some(json) = json {
+            fs::write(&file, json)?;
+        }
+        let mut all = vec!["daemon".to_owned()];
+        if json.is_some() {
+            all.push(format!("--config-file={}", file.display()));
+        }
+        all.extend(args.iter().map(ToString::to_string));
+        let matches = Flags::command().try_get_matches_from(all)?;
+        Flags::from_arg_matches(&matches)?.with_config_file(&matches)
+    }
+
+    #[test]
+    fn settings_come_from_flags_or_from_the_file_and_not_from_both() {
+        let flags = parse(&["--mtu", "1400"], Some(r#"{"data-root": "/x", "log-opts": {"max-size": "1m"}}"#)).unwrap();
+        assert_eq!(
+            (flags.mtu, flags.data_root.to_str(), flags.log_opt[0].as_str()),
+            (Some(1400), Some("/x"), "max-size=1m")
+        );
+        assert!(parse(&["--mtu", "1400"], Some(r#"{"mtu": 1500}"#)).unwrap_err().to_string().contains("mtu"));
+        assert!(parse(&[], Some(r#"{"nonsense": 1}"#)).is_err());
+        assert!(parse(&[], Some("{")).is_err());
+    }
+
+    #[test]
+    fn truth_flags_take_a_value() {
+        assert!(!parse(&["--ip-forward=false"], None).unwrap().ip_forward);
+        assert!(parse(&["--iptables"], None).unwrap().iptables);
+    }
+}

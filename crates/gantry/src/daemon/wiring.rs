@@ -1,0 +1,131 @@
+//! The tables of drivers, and the doors: what the flags name becomes what the engine uses.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use gantry_engine::Drivers;
+use gantry_execdriver::ExecDriver;
+use gantry_execdriver::native::{Native, NativeOptions};
+use gantry_linux::fs;
+use gantry_networkdriver::{Bridge, BridgeOptions, Host, NetworkDriver, NoNetwork};
+use gantry_transport::{DEFAULT_SOCKET, Endpoint, Listener};
+use tracing::warn;
+
+use super::flags::Flags;
+
+/// Opens every driver that the flags name.
+///
+/// # Errors
+/// A driver that does not exist or cannot work here.
+pub fn drivers(flags: &Flags) -> Result<Drivers> {
+    let exec = exec_driver(flags)?;
+    let name = flags.storage_driver.clone().or_else(|| std::env::var("DOCKER_DRIVER").ok());
+    let (graph, graph_reason) = gantry_graphdriver::open(&flags.data_root, name.as_deref())?;
+    let bridge: Option<Arc<dyn NetworkDriver>> = match flags.bridge.as_str() {
+        "none" => None,
+        name => Some(Arc::new(
+            Bridge::open(bridge_options(flags, name)?).with_context(|| format!("set up the bridge {name}"))?,
+        )),
+    };
+    Ok(Drivers { graph, graph_reason, exec, bridge, host: Arc::new(Host), none: Arc::new(NoNetwork) })
+}
+
+fn exec_driver(flags: &Flags) -> Result<Arc<dyn ExecDriver>> {
+    match flags.exec_driver.as_str() {
+        "native" => {
+            let options = NativeOptions {
+                exec_root: flags.exec_root.clone(),
+                cgroup_parent: format!("/gantry/{}", short_hash(&flags.exec_root)),
+                warm: flags.warm()?,
+                executable: "/proc/self/exe".into(),
+            };
+            Ok(Arc::new(Native::new(options)?))
+        }
+        other => bail!("no such execdriver: {other}; there is native"),
+    }
+}
+
+/// A few digits that differ between exec roots (FNV-1a).
+fn short_hash(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{:012x}", hash & 0xffff_ffff_ffff)
+}
+
+fn bridge_options(flags: &Flags, name: &str) -> Result<BridgeOptions> {
+    let cidr = flags.bip.as_deref().map(str::parse).transpose().context("--bip")?;
+    Ok(BridgeOptions {
+        name: name.to_owned(),
+        cidr,
+        mtu: flags.mtu,
+        firewall: flags.iptables,
+        ip_forward: flags.ip_forward,
+        publish_address: flags.ip,
+        ..BridgeOptions::default()
+    })
+}
+
+/// Opens the doors.
+///
+/// # Errors
+/// An address that cannot be served.
+pub fn listeners(flags: &Flags) -> Result<Vec<Listener>> {
+    let group = match group_id(&flags.group)? {
+        Some(id) => Some(id),
+        None if flags.group == "docker" => None,
+        None => bail!("--group {}: there is no such group", flags.group),
+    };
+    flags
+        .hosts()
+        .iter()
+        .map(|host| {
+            let endpoint: Endpoint = host.parse().with_context(|| format!("-H {host}"))?;
+            Ok(Listener::bind(&endpoint, 0o660, group)?)
+        })
+        .collect()
+}
+
+/// A group's id from `/etc/group`; a static binary must not ask the C library.
+fn group_id(name: &str) -> Result<Option<u32>> {
+    if let Ok(id) = name.parse() {
+        return Ok(Some(id));
+    }
+    let text = fs::read_to_string("/etc/group").unwrap_or_default();
+    let line = text.lines().find(|line| line.split(':').next() == Some(name));
+    Ok(line.and_then(|line| line.split(':').nth(2)).and_then(|id| id.parse().ok()))
+}
+
+/// The link at Docker's own socket; removed with the daemon.
+pub struct DockerSocket(PathBuf);
+
+impl Drop for DockerSocket {
+    fn drop(&mut self) {
+        // A link that stays is stale, and the next daemon replaces it.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Puts a link where Docker's clients look, when the default daemon serves its default socket and that place is free.
+pub fn link_docker_socket(flags: &Flags) -> Option<DockerSocket> {
+    let default = PathBuf::from("/run/gantry/gantry.sock");
+    if !flags.hosts.is_empty() || flags.exec_root.join("gantry.sock") != default {
+        return None;
+    }
+    let place = PathBuf::from(DEFAULT_SOCKET);
+    match fs::read_link(&place) {
+        Ok(target) if target == default => fs::remove_file(&place).ok()?,
+        Ok(_) => return None,
+        Err(_) if fs::symlink_metadata(&place).is_ok() => return None,
+        Err(_) => {}
+    }
+    match fs::symlink(&default, &place) {
+        Ok(()) => Some(DockerSocket(place)),
+        Err(error) => {
+            warn!("link {} to the daemon's socket: {error}", place.display());
+            None
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! One connection: requests in, answers out, the headers that every answer has.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_engine::{Caller, Engine, Environment};
+use gantry_transport::{Peer, Stream};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, UPGRADE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::error::Result;
+use crate::request::Request;
+use crate::respond::{Response, set};
+use crate::router;
+
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What `Api-Version` says: the newest that is spoken.
+const NEWEST: &str = "1.56";
+
+/// Serves a connection until it ends or `cancelled`.
+pub async fn serve(stream: Stream, peer: Peer, engine: Arc<Engine>, cancelled: CancellationToken) {
+    let caller = match peer {
+        Peer::Process { uid, pid, .. } => {
+            Caller::Process { uid, pid: pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0) }
+        }
+        Peer::Address(address) => Caller::Address(address),
+    };
+    let service = service_fn(move |request| {
+        let (engine, caller) = (Arc::clone(&engine), caller.clone());
+        async move { Ok::<_, Infallible>(answer(request, engine, caller).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = cancelled.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        // A client that goes away in the middle is no fault of ours.
+        debug!("a connection ended: {error}");
+    }
+}
+
+async fn answer(request: hyper::Request<Incoming>, engine: Arc<Engine>, caller: Caller) -> Response {
+    let result = match router::find(request.method(), request.uri().path()) {
+        Ok(found) => handle(found, request, engine, caller).await,
+        Err(failure) => Err(failure),
+    };
+    let mut response = result.unwrap_or_else(crate::error::Failure::into_response);
+    set(&mut response, "api-version", NEWEST);
+    set(&mut response, "ostype", "linux");
+    set(&mut response, "docker-experimental", "false");
+    set(&mut response, "server", concat!("Gantry/", env!("CARGO_PKG_VERSION"), " (linux)"));
+    response
+}
+
+async fn handle(
+    found: router::Found,
+    mut request: hyper::Request<Incoming>,
+    engine: Arc<Engine>,
+    caller: Caller,
+) -> Result<Response> {
+    let headers = request.headers();
+    let upgrades = headers.contains_key(UPGRADE)
+        && headers
+            .get(CONNECTION)
+            .is_some_and(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains("upgrade"));
+    let upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let query = router::parse_query(request.uri().query())?;
+    let (parts, body) = request.into_parts();
+    let handler = found.route.handler;
+    handler(Request {
+        engine,
+        environment: Environment { version: found.version, caller, parent: None },
+        headers: parts.headers,
+        upgrade,
+        parameters: found.parameters,
+        query,
+        body: Some(body),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_header_says_the_newest_version() {
+        assert_eq!(super::NEWEST, gantry_api::ApiVersion::NEWEST.to_string());
+    }
+}

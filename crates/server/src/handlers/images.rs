@@ -1,0 +1,115 @@
+//! `/images/…`.
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use gantry_api::reference::{Digest, Reference};
+use gantry_api::system::AuthConfig;
+use gantry_engine::jobs;
+use hyper::StatusCode;
+
+use crate::error::{Failure, Result};
+use crate::request::Request;
+use crate::respond::{Response, empty, ok, streamed};
+
+pub async fn list(request: Request) -> Result<Response> {
+    let job = jobs::Images { name: request.query("filter"), filters: request.query("filters") };
+    Ok(ok(&request.run(job).await?))
+}
+
+pub async fn pull_or_import(request: Request) -> Result<Response> {
+    match request.query("fromImage").filter(|image| !image.is_empty()) {
+        Some(image) => pull(request, &image).await,
+        None => import(request).await,
+    }
+}
+
+async fn pull(request: Request, image: &str) -> Result<Response> {
+    let tag = request.query("tag").unwrap_or_default();
+    let parsed = Reference::parse(image).map_err(|error| Failure::invalid(error.to_string()))?;
+    let reference = match tag.as_str() {
+        "" => parsed,
+        text if text.starts_with("sha256:") => match text.parse::<Digest>() {
+            Ok(digest) => parsed.with_digest(digest),
+            Err(error) => return Err(Failure::invalid(error.to_string())),
+        },
+        text => parsed.with_tag(text).map_err(|error| Failure::invalid(error.to_string()))?,
+    };
+    let platform = request.query("platform").unwrap_or_default();
+    let auth = registry_auth(&request)?;
+    streamed(&request, "application/json", |outlet| jobs::Pull { reference, platform, auth, outlet }).await
+}
+
+/// `X-Registry-Auth`: base64url, with or without padding, of a JSON document.
+fn registry_auth(request: &Request) -> Result<Option<AuthConfig>> {
+    const LENIENT: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let Some(header) = request.headers.get("x-registry-auth").filter(|header| !header.is_empty()) else {
+        return Ok(None);
+    };
+    let engine = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+    let text: Vec<u8> = header
+        .as_bytes()
+        .iter()
+        .map(|b| match b {
+            b'+' => b'-',
+            b'/' => b'_',
+            b => *b,
+        })
+        .collect();
+    let decoded = engine.decode(text).map_err(|e| Failure::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
+    if decoded.is_empty() || decoded == b"{}" {
+        return Ok(None);
+    }
+    let parsed = gantry_api::json::from_slice(&decoded);
+    parsed.map(Some).map_err(|e| Failure::invalid(format!("invalid X-Registry-Auth header: {e}")))
+}
+
+async fn import(mut request: Request) -> Result<Response> {
+    match request.query("fromSrc").as_deref() {
+        Some("-") => {}
+        Some(url) if !url.is_empty() => {
+            return Err(Failure::new(
+                gantry_api::ErrorKind::NotImplemented,
+                format!("import of the URL {url} is not supported yet: fetch it and import from standard input"),
+            ));
+        }
+        _ => return Err(Failure::invalid("one of fromImage and fromSrc is needed")),
+    }
+    let body = request.inlet();
+    let (repository, tag) = name_of(&request.query("repo").unwrap_or_default(), request.query("tag"));
+    let (message, changes) = (request.query("message").unwrap_or_default(), request.query_all("changes"));
+    let platform = request.query("platform").unwrap_or_default();
+    let job = |outlet| jobs::Import { repository, tag, message, changes, platform, body, outlet };
+    streamed(&request, "application/json", job).await
+}
+
+/// The repository may carry its tag.
+fn name_of(repository: &str, tag: Option<String>) -> (String, String) {
+    let tag = tag.unwrap_or_default();
+    match repository.rfind(':') {
+        Some(colon) if tag.is_empty() && !repository[colon..].contains('/') => {
+            (repository[..colon].to_owned(), repository[colon + 1..].to_owned())
+        }
+        _ => (repository.to_owned(), tag),
+    }
+}
+
+pub async fn inspect(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::ImageInspect { image: request.parameter("name") }).await?))
+}
+
+pub async fn history(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::History { image: request.parameter("name") }).await?))
+}
+
+pub async fn tag(request: Request) -> Result<Response> {
+    let (repository, tag) = name_of(&request.query("repo").unwrap_or_default(), request.query("tag"));
+    request.run(jobs::ImageTag { image: request.parameter("name"), repository, tag }).await?;
+    Ok(empty(StatusCode::CREATED))
+}
+
+pub async fn delete(request: Request) -> Result<Response> {
+    let job = jobs::ImageDelete { image: request.parameter("name"), force: request.flag("force") };
+    Ok(ok(&request.run(job).await?))
+}

@@ -1,0 +1,161 @@
+//! A request as handlers see it: the path's parameters, the query, the bounded body, who asks.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gantry_api::ErrorKind;
+use gantry_engine::stream::Inlet;
+use gantry_engine::{Engine, Environment, Job};
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::error::{Failure, Result};
+
+/// The largest JSON body that is read.
+const BODY_LIMIT: usize = 4 << 20;
+
+/// A parsed request.
+pub struct Request {
+    /// Who serves it.
+    pub engine: Arc<Engine>,
+    /// The environment of its job.
+    pub environment: Environment,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The connection, where the client asked for an upgrade.
+    pub upgrade: Option<OnUpgrade>,
+    pub(crate) parameters: HashMap<&'static str, String>,
+    pub(crate) query: HashMap<String, Vec<String>>,
+    pub(crate) body: Option<Incoming>,
+}
+
+impl Request {
+    /// Runs a job for this request.
+    pub async fn run<J: Job>(&self, job: J) -> Result<J::Output> {
+        Ok(self.engine.run(job, self.environment.clone()).await?)
+    }
+
+    /// A parameter of the path.
+    pub fn parameter(&self, name: &str) -> String {
+        self.parameters.get(name).cloned().unwrap_or_default()
+    }
+
+    /// A parameter of the query, `None` where it is absent.
+    pub fn query(&self, name: &str) -> Option<String> {
+        self.query.get(name).and_then(|values| values.first().cloned())
+    }
+
+    /// Every value of a parameter of the query.
+    pub fn query_all(&self, name: &str) -> Vec<String> {
+        self.query.get(name).cloned().unwrap_or_default()
+    }
+
+    /// A parameter of the query as Docker reads truth: everything but nothing, 0, no, false and none is true.
+    pub fn flag(&self, name: &str) -> bool {
+        let value = self.query(name).unwrap_or_default().trim().to_ascii_lowercase();
+        !matches!(value.as_str(), "" | "0" | "no" | "false" | "none")
+    }
+
+    /// A number of the query, `None` where it is absent or empty.
+    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>> {
+        match self.query(name).filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => match text.parse() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(Failure::invalid(format!("invalid value for {name}: {text:?} is no number that fits"))),
+            },
+        }
+    }
+
+    /// The JSON body.
+    pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let bytes = self.json_bytes().await?;
+        gantry_api::json::from_slice(&bytes).map_err(|error| bad_json(&error))
+    }
+
+    /// The JSON body, or the default where there is none.
+    pub async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Ok(T::default());
+        }
+        gantry_api::json::from_slice(&bytes).map_err(|error| bad_json(&error))
+    }
+
+    /// The bytes of a JSON body that must be there.
+    pub async fn json_bytes(&mut self) -> Result<Bytes> {
+        if let Some(kind) = self.headers.get(hyper::header::CONTENT_TYPE) {
+            let kind = String::from_utf8_lossy(kind.as_bytes()).into_owned();
+            let essence = kind.split(';').next().unwrap_or_default().trim();
+            if !essence.is_empty() && !essence.eq_ignore_ascii_case("application/json") {
+                return Err(Failure::invalid(format!(
+                    "unsupported Content-Type header ({kind}): must be 'application/json'"
+                )));
+            }
+        }
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Err(Failure::invalid("invalid JSON: got EOF while reading request body"));
+        }
+        Ok(bytes)
+    }
+
+    async fn bytes(&mut self) -> Result<Bytes> {
+        let Some(mut body) = self.body.take() else { return Ok(Bytes::new()) };
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Failure::invalid(format!("read the request's body: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if whole.len() + data.len() > BODY_LIMIT {
+                return Err(Failure::new(
+                    ErrorKind::TooLarge,
+                    format!("the request's body is larger than {} MiB", BODY_LIMIT >> 20),
+                ));
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.into())
+    }
+
+    /// The body as it comes.
+    pub fn take_inlet(&mut self) -> mpsc::Receiver<io::Result<Bytes>> {
+        let (sender, receiver) = mpsc::channel(16);
+        if let Some(body) = self.body.take() {
+            tokio::spawn(forward(body, sender));
+        }
+        receiver
+    }
+
+    /// The body as a job's standard input.
+    pub fn inlet(&mut self) -> Inlet {
+        let (sender, inlet) = Inlet::new();
+        if let Some(body) = self.body.take() {
+            tokio::spawn(forward(body, sender));
+        }
+        inlet
+    }
+}
+
+async fn forward(mut body: Incoming, to: mpsc::Sender<io::Result<Bytes>>) {
+    while let Some(frame) = body.frame().await {
+        let piece = match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) => Ok(data),
+            Ok(Err(_)) => continue,
+            Err(error) => Err(io::Error::other(format!("read the request's body: {error}"))),
+        };
+        let failed = piece.is_err();
+        if to.send(piece).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn bad_json(error: &gantry_api::json::Error) -> Failure {
+    Failure::invalid(format!("invalid JSON: {error}"))
+}
