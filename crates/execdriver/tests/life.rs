@@ -112,6 +112,15 @@ fn standard_input_arrives_whole_and_its_end_too() {
     container.wait().unwrap();
 }
 
+fn read_until(stream: &mut impl Read, text: &mut String, wanted: &str) {
+    let mut buffer = [0; 1024];
+    while !text.contains(wanted) {
+        let length = stream.read(&mut buffer).unwrap();
+        assert!(length > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+}
+
 #[test]
 fn a_terminal_has_a_size_and_echoes() {
     let rig = Rig::new();
@@ -125,14 +134,10 @@ fn a_terminal_has_a_size_and_echoes() {
             start.open_stdin = true;
         })
         .unwrap();
-    stream.write_all(b"word\n").unwrap();
     let mut text = String::new();
-    let mut buffer = [0; 1024];
-    while !text.contains("got word") {
-        let length = stream.read(&mut buffer).unwrap();
-        assert!(length > 0, "{text}");
-        text.push_str(&String::from_utf8_lossy(&buffer[..length]));
-    }
+    read_until(&mut stream, &mut text, "33 77");
+    stream.write_all(b"word\n").unwrap();
+    read_until(&mut stream, &mut text, "got word");
     assert!(text.contains("/dev/pts/0\r\n33 77\r\n"), "{text:?}");
     container.resize(40, 100).unwrap();
     stream.write_all(b"\n").unwrap();

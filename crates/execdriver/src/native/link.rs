@@ -195,7 +195,20 @@ impl Link {
     /// Ends the connection: a supervisor without a container leaves then.
     pub fn hang_up(&self) {
         // It may have ended already.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+
+    /// Waits until the supervisor has left, or the deadline; whether it has.
+    pub fn await_end(&self, deadline: Instant) -> bool {
+        let mut state = self.state();
+        while !state.closed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// Whether the connection has ended.

@@ -19,6 +19,12 @@ use crate::Error;
 
 /// A supervisor takes some 20 ms to become warm; on a machine under load more.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Warm supervisors take a moment to leave.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// After the last start, the pool is filled up when this long no other has followed; but it never waits longer than
+/// [`LONGEST_QUIET`].
+const QUIET: Duration = Duration::from_millis(40);
+const LONGEST_QUIET: Duration = Duration::from_millis(200);
 
 /// A warm supervisor.
 pub struct Warm {
@@ -69,6 +75,9 @@ struct State {
     expected: Vec<Arc<Link>>,
     /// Why the last one did not become warm.
     failure: Option<String>,
+    /// When the pool is filled up, and since when that waits.
+    refill_at: Option<Instant>,
+    refill_since: Option<Instant>,
     closed: bool,
 }
 
@@ -86,6 +95,9 @@ impl Pool {
         state.template = Some(pool.start_template()?);
         pool.refill(&mut state)?;
         drop(state);
+        let filler = Arc::clone(&pool);
+        let spawned = std::thread::Builder::new().name("warm-up".into()).spawn(move || filler.fill_up());
+        spawned.map_err(|error| Error::System(format!("start thread: {error}")))?;
         Ok(pool)
     }
 
@@ -167,23 +179,57 @@ impl Pool {
         }
     }
 
-    /// Fills up again, when nobody waits for a start any more.
+    /// Fills up again soon. A new supervisor joins its cgroups, for which the kernel holds up every clone and every exit of
+    /// the machine for some milliseconds: that is done when no start and no short-lived container is in its way.
     pub fn replenish(&self) {
-        if let Err(error) = self.refill(&mut self.state()) {
-            // The next request tries again, and is told.
-            tracing::warn!(%error, "cannot prepare supervisors");
+        let now = Instant::now();
+        let mut state = self.state();
+        let latest = state.refill_since.get_or_insert(now).checked_add(LONGEST_QUIET);
+        state.refill_at = Some(latest.map_or(now, |latest| latest.min(now + QUIET)));
+        self.changed.notify_all();
+    }
+
+    /// The thread that fills up when it is quiet, until the pool is closed.
+    fn fill_up(&self) {
+        let mut state = self.state();
+        while !state.closed {
+            let now = Instant::now();
+            state = match state.refill_at {
+                Some(at) if at <= now => {
+                    state.refill_at = None;
+                    state.refill_since = None;
+                    if let Err(error) = self.refill(&mut state) {
+                        // The next request tries again, and is told.
+                        tracing::warn!(%error, "cannot prepare supervisors");
+                    }
+                    continue;
+                }
+                Some(at) => self.changed.wait_timeout(state, at - now).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
-    /// Lets the warm supervisors and the template go, and waits for the template.
+    /// Lets the template and the warm supervisors go, and waits until they have given back what they hold.
     pub fn close(&self) {
         let mut state = self.state();
         state.closed = true;
-        state.ready.clear();
-        if let Some((mut child, socket)) = state.template.take() {
+        self.changed.notify_all();
+        let template = state.template.take();
+        let mut links: Vec<Arc<Link>> = state.ready.drain(..).map(|warm| Arc::clone(&warm.link)).collect();
+        links.append(&mut state.expected);
+        drop(state);
+        if let Some((mut child, socket)) = template {
             drop(socket);
             if let Err(error) = child.wait() {
                 tracing::warn!(%error, "cannot wait for the supervisor template");
+            }
+        }
+        let deadline = Instant::now() + FAREWELL;
+        for link in links {
+            link.hang_up();
+            if !link.await_end(deadline) {
+                tracing::warn!("a warm supervisor does not leave");
             }
         }
     }
