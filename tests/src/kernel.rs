@@ -29,7 +29,7 @@ impl Snapshot {
         view.insert("firewall elements", firewall(&daemon.bridge()));
         view.insert("descriptors of the daemon", count(descriptors(daemon.pid())));
         view.insert("directories under the exec root", names(&daemon.slot().root().join("run/c")));
-        view.insert("log directories", names(&daemon.data_root().join("containers")));
+        view.insert("log directories", visible(&daemon.data_root().join("containers")));
         Self(view)
     }
 
@@ -81,6 +81,11 @@ fn count(number: usize) -> BTreeSet<String> {
 fn names(directory: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The same without what is on its way out.
+fn visible(directory: &Path) -> BTreeSet<String> {
+    names(directory).into_iter().filter(|name| !name.starts_with('.')).collect()
 }
 
 fn namespaces(pids: &[i32]) -> usize {

@@ -54,8 +54,8 @@ fn an_exec_that_fails_half_way_leaves_nothing() {
     let cli = world.gantry();
     for _ in 0..5 {
         assert!(cli.run(&["exec", "target", "no-such-program"]).code >= 126);
-        assert!(cli.run(&["exec", "-u", "nobody-here", "target", "true"]).code >= 125);
-        assert!(cli.run(&["exec", "-w", "/etc/passwd", "target", "true"]).code >= 125);
+        assert!(cli.run(&["exec", "-u", "nobody-here", "target", "true"]).code > 0);
+        assert!(cli.run(&["exec", "-w", "/etc/passwd", "target", "true"]).code > 0);
     }
     before.assert_restored(&world.daemon);
     let cli = world.gantry();

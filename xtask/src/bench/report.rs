@@ -15,7 +15,7 @@ const BEGIN: &str = "<!-- bench start: begin -->";
 const END: &str = "<!-- bench start: end -->";
 
 /// Medians, wall / CPU in milliseconds, and how many times less ours takes than each peer.
-pub fn table(stacks: &[Stack], results: &Results, runtimes: &[Runtime], rounds: usize, profile: &str) -> String {
+pub fn table(stacks: &[Stack], results: &Results, runtimes: &[Runtime], rounds: usize, build: &str) -> String {
     let mut text = String::new();
     let mut line = |cells: &[String]| writeln!(text, "| {} |", cells.join(" | ")).unwrap_or_default();
     let mut head = vec!["wall / CPU ms".to_owned()];
@@ -62,7 +62,7 @@ pub fn table(stacks: &[Stack], results: &Results, runtimes: &[Runtime], rounds: 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let _ = write!(
         text,
-        "\nMedians of {rounds} interleaved rounds (one of the rows with 100), profile `{profile}`. {}; Linux {}, {cores} cores.\n",
+        "\nMedians of {rounds} interleaved rounds (one of the rows with 100), build: {build}. {}; Linux {}, {cores} cores.\n",
         versions.join("; "),
         kernel.trim()
     );

@@ -47,6 +47,7 @@ pub fn start(options: &[&str]) -> Result<()> {
     let rounds = value(options, "--rounds").map_or(Ok(15), str::parse).context("--rounds takes a number")?;
     let many = value(options, "--many").map_or(Ok(MANY), str::parse).context("--many takes a number")?;
     let profile = if options.contains(&"--release") { "release" } else { build::PROFILE };
+    let label = if std::env::var_os("GANTRY_BIN").is_some() { "given by GANTRY_BIN" } else { profile };
     setup::for_tests()?;
     let interrupt = Interrupt::catch()?;
     let binary = build::gantry(profile)?;
@@ -92,7 +93,7 @@ pub fn start(options: &[&str]) -> Result<()> {
         println!("{many} containers: {}", stack.name);
         stack.many(index, many, &mut results)?;
     }
-    let table = report::table(&stacks, &results, &runtimes, rounds, profile);
+    let table = report::table(&stacks, &results, &runtimes, rounds, label);
     println!("\n{table}");
     report::write(&table)
 }
