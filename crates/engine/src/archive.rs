@@ -159,3 +159,59 @@ pub fn translate(error: transfer::Error) -> Error {
         E::System(_) => Error::system(message),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests prepare files plainly")]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_volume_gets_what_the_image_has_and_its_owner_and_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, volume) = (dir.path().join("image"), dir.path().join("name/_data"));
+        for path in [image.join("data/sub"), volume.clone(), dir.path().join("name/_filling/left by a crash")] {
+            std::fs::create_dir_all(path).unwrap();
+        }
+        std::fs::write(image.join("data/sub/f"), "x").unwrap();
+        std::os::unix::fs::chown(image.join("data"), Some(33), Some(34)).unwrap();
+        std::fs::set_permissions(image.join("data"), std::fs::Permissions::from_mode(0o2770)).unwrap();
+        std::os::unix::fs::symlink(dir.path(), image.join("out")).unwrap();
+
+        for (destination, filled) in [("/none", 0), ("/data/sub/f", 0), ("/out/name", 0), ("/data", 1)] {
+            fill(mount::bind(&image, false).unwrap(), destination, &volume).unwrap();
+            assert_eq!(fs::list(&volume).unwrap().len(), filled, "{destination}");
+            assert_eq!(fs::list(volume.parent().unwrap()).unwrap(), ["_data"]);
+        }
+        assert_eq!(std::fs::read_to_string(volume.join("sub/f")).unwrap(), "x");
+        let metadata = fs::metadata(&volume).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (33, 34, 0o2770));
+    }
+
+    #[test]
+    fn mounts_are_attached_below_a_root_that_runs_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["root", "volume/inner", "nested"] {
+            std::fs::create_dir_all(dir.path().join(path)).unwrap();
+        }
+        for file in ["volume/f", "nested/g", "hosts"] {
+            std::fs::write(dir.path().join(file), file).unwrap();
+        }
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("root/etc")).unwrap();
+        let bind = |path: &str| mount::bind(&dir.path().join(path), false).unwrap();
+        let below = [("/data", "volume"), ("/data/inner", "nested"), ("/etc/hosts", "hosts")]
+            .map(|(destination, source)| Below { destination: destination.into(), tree: bind(source) });
+        let tree = mount::assemble(bind("root"), |root| attach_all(root, below.into())).unwrap();
+        let read = |path: &str| {
+            let mut packed = Vec::new();
+            transfer::pack(tree.as_fd(), path.as_bytes(), b"x", &mut packed).unwrap();
+            String::from_utf8_lossy(&packed[512..]).trim_matches('\0').to_owned()
+        };
+        assert_eq!(read("/data/f"), "volume/f");
+        assert_eq!(read("/data/inner/g"), "nested/g");
+        // A link of the image that leads to the host leads into the image.
+        assert_eq!(read("/etc/hosts"), "hosts");
+        assert_eq!(fs::list(dir.path()).unwrap().len(), 4);
+    }
+}

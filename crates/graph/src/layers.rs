@@ -272,7 +272,10 @@ impl Drop for Claim<'_> {
 }
 
 /// The uncompressed stream of a blob, by its first bytes.
-fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn Read + 'a>> {
+///
+/// # Errors
+/// When it is compressed in a way that is not taken.
+pub fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn Read + 'a>> {
     match magic {
         [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
         [0x28, 0xb5, 0x2f, 0xfd] => zstd::Decoder::with_buffer(blob)

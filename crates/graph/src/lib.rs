@@ -23,5 +23,6 @@ pub use image::{
 };
 pub use images::Images;
 pub use import::Import;
+pub use layers::decompress;
 pub use registration::{Manifest, Registration, Unpacked};
 pub use removal::{Removed, Use};

@@ -1,7 +1,7 @@
 //! `container_copy`, `container_put`, `container_stat_path`, `export`: a container's files as tar streams. How the root
 //! is had, and how it stays safe from the container, is in [`crate::archive`] and [`gantry_graphdriver::transfer`].
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub struct ArchivePut {
     pub no_overwrite_dir_non_dir: bool,
     /// Everything belongs to the container's user instead of to whom the archive says.
     pub copy_uid_gid: bool,
-    /// The archive, uncompressed.
+    /// The archive: gzip, zstd or plain.
     pub body: Inlet,
 }
 
@@ -264,14 +264,40 @@ fn put(job: ArchivePut, engine: &Engine, container: &Container, root: &OwnedFd) 
         None
     };
     let options = transfer::Options { no_overwrite_dir_non_dir, owner };
+    let mut magic = [0; 4];
+    let length =
+        read_up_to(&mut body, &mut magic).map_err(|error| Error::system(format!("read the archive: {error}")))?;
+    let mut body = BufReader::with_capacity(64 << 10, io::Cursor::new(&magic[..length]).chain(body));
+    let mut body = gantry_graph::decompress(&magic[..length], &mut body)?;
     let unpacked = transfer::unpack(root.as_fd(), path.as_bytes(), &mut body, options);
     publish(engine, container, "extract-to-dir", &path);
     match unpacked {
         Ok(_) => Ok(()),
         Err(transfer::Error::NotDirectory(_)) => Err(Error::invalid("extraction point is not a directory")),
         Err(transfer::Error::ReadOnly(_)) => Err(Error::forbidden(read_only(container, &path))),
+        Err(transfer::Error::System(error)) if is_damage(&error.source) => {
+            Err(Error::invalid(format!("refused archive: {error}")))
+        }
         Err(error) => Err(missing(error, &name, &path)),
     }
+}
+
+/// Whether a compressed stream was found to be damaged or cut short.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof)
+        && error.raw_os_error().is_none()
+}
+
+/// Fills the buffer unless the stream ends before.
+fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..])? {
+            0 => break,
+            length => filled += length,
+        }
+    }
+    Ok(filled)
 }
 
 /// What is read-only: a volume that the path is in, or the root.

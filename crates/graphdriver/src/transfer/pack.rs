@@ -176,8 +176,11 @@ fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
+/// Name and value of an extended attribute.
+type Attribute = (Vec<u8>, Vec<u8>);
+
 /// The extended attributes that are an image's to have.
-fn xattrs(entry: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+fn xattrs(entry: &OwnedFd, path: &[u8]) -> Result<Vec<Attribute>, Error> {
     let own = proc_path(entry);
     let mut list = vec![0_u8; 64 << 10];
     let length = match rustix::fs::listxattr(own.as_str(), list.as_mut_slice()) {
