@@ -12,6 +12,7 @@ use crate::container::state::{Ended, Run, StartFailure};
 use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
+use super::remove;
 use crate::{files, networks, spec};
 
 /// Starts a container.
@@ -39,12 +40,20 @@ pub(super) async fn start_locked(engine: &Arc<Engine>, container: &Arc<Container
     container.cancel_restart();
     container.clear_execs();
     container.arrivals_settled().await;
-    let (engine, container) = (Arc::clone(engine), Arc::clone(container));
-    blocking(move || {
+    let (worker, subject) = (Arc::clone(engine), Arc::clone(container));
+    let auto_remove = record.host_config.auto_remove;
+    let started = blocking(move || {
         let record = Record { stopped_by_user: false, endpoint: None, ..Record::clone(&record) };
-        run(&engine, &container, record)
+        run(&worker, &subject, record)
     })
-    .await
+    .await;
+    if started.is_err()
+        && auto_remove
+        && let Err(error) = remove::remove_locked(engine, container, true).await
+    {
+        warn!("remove container {} (--rm) after its failed start: {error}", container.id());
+    }
+    started
 }
 
 fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> Result<()> {

@@ -99,8 +99,10 @@ impl Client {
         }
     }
 
-    /// It takes no more output.
+    /// It takes no more output, and is told so.
     pub fn leave(&mut self) {
+        // It may be gone already, which is all that is wanted.
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
         self.queue = Vec::new();
         self.sent = 0;
         self.gone = true;
@@ -125,7 +127,8 @@ impl Client {
         Some(&buffer[..length])
     }
 
-    /// Tells it that there is nothing more, so that it has every byte before the connection ends.
+    /// Sends what is left and lets the connection go. It ends when nobody holds it any more: a daemon that watches it
+    /// keeps it until the exit is recorded, so that a client that sees the end can ask for the exit code.
     pub fn finish(mut self) {
         if self.gone {
             return;
@@ -134,7 +137,5 @@ impl Client {
         // Input that nobody read would turn the end of the connection into an error at the other side.
         let mut buffer = [0u8; 4096];
         while self.read(&mut buffer).is_some_and(|data| !data.is_empty()) {}
-        // It may be gone already, which is all that is wanted.
-        let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
     }
 }
