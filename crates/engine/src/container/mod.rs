@@ -58,8 +58,6 @@ pub struct Phase {
     pub active: bool,
     /// Its last exit code.
     pub code: i32,
-    /// Why its last start failed.
-    pub error: Option<String>,
     /// It is gone.
     pub removed: bool,
 }

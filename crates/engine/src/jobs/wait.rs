@@ -1,6 +1,6 @@
 //! `wait`: tells when a container ends, and how.
 
-use gantry_api::container::{WaitError, WaitResponse};
+use gantry_api::container::WaitResponse;
 
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
@@ -69,8 +69,7 @@ impl Job for Wait {
             }
             phase = met => phase.map(|phase| phase.clone()).map_err(|_| Error::system("the container is gone"))?,
         };
-        let error = phase.error.map(|message| WaitError { message });
-        let answer = WaitResponse { status_code: i64::from(phase.code), error };
+        let answer = WaitResponse { status_code: i64::from(phase.code), error: None };
         self.outlet.send_json(&answer).await;
         Ok(())
     }

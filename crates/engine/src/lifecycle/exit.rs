@@ -70,7 +70,6 @@ pub async fn handle(engine: &Arc<Engine>, container: &Arc<Container>, exit: Exit
         phase.ends += 1;
         phase.active = delay.is_some();
         phase.code = exit.code;
-        phase.error = None;
     });
     if let Some(delay) = delay {
         restart::schedule(engine, container, delay);

@@ -72,10 +72,7 @@ fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> 
         container.publish(record);
     }
     container.set_running(Some(Arc::clone(&running)));
-    container.set_phase(|phase| {
-        phase.active = true;
-        phase.error = None;
-    });
+    container.set_phase(|phase| phase.active = true);
     engine.events.publish("container", "start", container.id(), attributes);
     follow(engine, container.id(), &running);
     Ok(())
@@ -176,18 +173,7 @@ fn join(engine: &Engine, driver: &Arc<dyn NetworkDriver>, record: &Record, sandb
         mac: mac.map(networks::parse_mac).transpose()?,
         ports,
     };
-    driver.join(request).map_err(|error| {
-        let error = Error::from(error);
-        if error.message.contains("port is already allocated") {
-            let name = &record.name;
-            let endpoint = engine.networks.id(&record.id);
-            return error.context(format!(
-                "failed to set up container networking: driver failed programming external connectivity on endpoint \
-                 {name} ({endpoint})"
-            ));
-        }
-        error.context("failed to set up container networking")
-    })
+    driver.join(request).map_err(|error| Error::from(error).context("failed to set up container networking"))
 }
 
 /// Where the container's output goes; `None` with the log driver `none`.
@@ -241,7 +227,6 @@ fn record_failure(engine: &Engine, container: &Container, mut record: Record, fa
         phase.ends += 1;
         phase.active = false;
         phase.code = failure.code;
-        phase.error = Some(message);
     });
 }
 
