@@ -105,7 +105,7 @@ fn row(image: &ImageSummary, (repository, tag, digest): (String, String, String)
         ("Size", size::human(image.size).into()),
         ("Tag", tag.into()),
         ("UniqueSize", bytes(unique).into()),
-        ("VirtualSize", size::human(image.size).into()),
+        ("VirtualSize", size::finer(image.size).into()),
     ];
     Value::Map(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -53,7 +53,7 @@ fn client() -> String {
 fn plain(info: &Info) -> String {
     let mut text = format!("{}\nServer:\n", client());
     let mut line = |indent: usize, label: &str, value: &str| {
-        let _ = writeln!(text, "{:indent$}{label}: {value}", "");
+        let _ = writeln!(text, "{}", format!("{:indent$}{label}: {value}", "").trim_end());
     };
     line(1, "Containers", &info.containers.to_string());
     line(2, "Running", &info.containers_running.to_string());

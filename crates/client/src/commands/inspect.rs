@@ -167,7 +167,7 @@ async fn find(daemon: &Daemon, kinds: &[Kind], name: &str, flags: &Parsed) -> Re
             Err(failure) => return Err(failure),
         }
     }
-    Err(Failure::new(format!("error: no such object: {name}")))
+    Err(Failure::new(format!("Error: No such object: {name}")))
 }
 
 fn is_bad_name(failure: &Failure) -> bool {

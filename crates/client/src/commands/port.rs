@@ -32,7 +32,7 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
             let key = format!("{number}/{}", protocol.to_lowercase());
             match ports.get(&key) {
                 Some(Some(bindings)) if !bindings.is_empty() => lines.extend(bindings.iter().map(shown)),
-                _ => return Err(Failure::new(format!("Error: No public port '{key}' published for {name}"))),
+                _ => return Err(Failure::new(format!("Error: No public port '{port}' published for {name}"))),
             }
         }
         None => {

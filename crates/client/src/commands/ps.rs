@@ -103,6 +103,7 @@ fn row(container: &ContainerSummary, whole: bool) -> Value {
         ("Mounts", mounts.join(",").into()),
         ("Names", names.join(",").into()),
         ("Networks", networks.join(",").into()),
+        ("Platform", Value::Null),
         ("Ports", ports(&container.ports).into()),
         ("RunningFor", time::ago(container.created).into()),
         ("Size", sizes(container).into()),

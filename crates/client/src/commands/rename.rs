@@ -18,6 +18,9 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     }
     let daemon = context.daemon().await?;
     let query = Query::new().with("name", new.trim());
-    daemon.post(&format!("/containers/{}/rename", segment(old.trim())), &query).await?;
+    if let Err(failure) = daemon.post(&format!("/containers/{}/rename", segment(old.trim())), &query).await {
+        crate::printer::error_line(&failure.message);
+        return Err(Failure::new(format!("Error: failed to rename container named {old}")));
+    }
     Ok(0)
 }

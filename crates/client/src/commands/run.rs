@@ -1,16 +1,21 @@
 //! `run`: create, attach, start, and stay until it ends.
 
+use std::time::Duration;
+
 use gantry_api::container::WaitResponse;
 
 use super::attach::{Session, detach_keys, exit_status, wait};
 use super::create::{create, explain};
 use crate::cli::{Arity, Command, Parsed};
 use crate::context::Context;
-use crate::daemon::{Daemon, Query};
+use crate::daemon::{Daemon, Query, collect};
 use crate::failure::{Failure, Result};
 use crate::flags::{self, Created};
 use crate::printer;
 use crate::terminal;
+
+/// The longest wait for a container that failed to start to be removed.
+const REMOVAL: Duration = Duration::from_secs(3);
 
 /// The command.
 pub static COMMAND: Command = Command::new(
@@ -62,6 +67,10 @@ async fn attached(context: &Context, daemon: &Daemon, flags: &Parsed, created: &
     let waiting = wait(daemon, id, condition).await.map_err(failed)?;
     if let Err(failure) = start(daemon, id, flags.text_or_empty("detach-keys")).await {
         drop(stream);
+        if created.request.host_config.auto_remove {
+            // Its name is free again when we return; a daemon that never says so holds us up no longer than this.
+            let _ = tokio::time::timeout(REMOVAL, collect(waiting)).await;
+        }
         return Err(failed(failure));
     }
     if !session.stdin && !session.stdout && !session.stderr {

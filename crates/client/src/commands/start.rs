@@ -47,7 +47,7 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     if failed.is_empty() {
         return Ok(0);
     }
-    Err(Failure::new(format!("failed to start containers: {}", failed.join(", "))))
+    Err(Failure::new(format!("Error: failed to start containers: {}", failed.join(", "))))
 }
 
 async fn attached(context: &Context, daemon: &Daemon, flags: &Parsed) -> Result<u8> {

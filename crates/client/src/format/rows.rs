@@ -24,7 +24,11 @@ impl Listing<'_> {
         match (format, own) {
             ("" | "table", _) if quiet => lines(self.quiet, rows),
             ("" | "table", _) => self.table(self.table, rows),
-            ("json", _) => lines("{{json .}}", rows),
+            // Rows are escaped for HTML, as Go does it where nobody turns it off.
+            ("json", _) => {
+                let text = lines("{{json .}}", rows)?;
+                Ok(text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"))
+            }
             (_, Some(template)) => self.table(template, rows),
             ("raw", _) => Err(Failure::new("the format \"raw\" is not supported yet")),
             (template, None) => lines(template, rows),

@@ -8,6 +8,11 @@ pub fn human(bytes: i64) -> String {
     scaled(bytes, 1000.0, &DECIMAL, 3)
 }
 
+/// Thousands, four digits: `1.982MB`.
+pub fn finer(bytes: i64) -> String {
+    scaled(bytes, 1000.0, &DECIMAL, 4)
+}
+
 /// 1024s, four digits: `15.55GiB`.
 pub fn binary(bytes: i64) -> String {
     scaled(bytes, 1024.0, &BINARY, 4)
