@@ -20,7 +20,16 @@ struct Unpack<'a> {
     archive: bool,
 }
 
-/// Extracts the stream; returns how many bytes of files it had.
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Unpacked {
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Device nodes that were left out: they are made in archive mode only.
+    pub devices: Vec<PathBuf>,
+}
+
+/// Extracts the stream.
 ///
 /// # Errors
 /// What could not be made, with its path; names that lead outside.
@@ -30,29 +39,30 @@ pub fn unpack(
     name: Option<&str>,
     directory: &Path,
     archive: bool,
-) -> io::Result<u64> {
+) -> io::Result<Unpacked> {
     let job = Unpack { source, name, archive };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| named(directory, error))?;
     let mut tar = Archive::new(stream);
     let mut times = Vec::new();
-    let mut total = 0;
+    let mut done = Unpacked::default();
     for entry in tar.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         let Some(path) = job.target(&path)? else { continue };
-        total += job.entry(&root, &path, &mut entry, &mut times).map_err(|error| told(&path, &error))?;
+        if matches!(entry.header().entry_type(), EntryType::Block | EntryType::Char) && !archive {
+            done.devices.push(path);
+            continue;
+        }
+        done.bytes += job.entry(&root, &path, &mut entry, &mut times).map_err(|error| told(&path, &error))?;
     }
     // Innermost first: making an entry changes its directory's time.
     for (path, time) in times.into_iter().rev() {
-        let directory = beneath(&root, &path).map_err(|error| named(&path, error))?;
-        rustix::fs::utimensat(directory, "", &time, AtFlags::EMPTY_PATH).or_else(|error| match error {
-            // Kernels before 5.8 want a name: the time of a directory is not worth a failure.
-            Errno::NOENT | Errno::INVAL => Ok(()),
-            error => Err(named(&path, error)),
-        })?;
+        let parent = beneath(&root, path.parent().unwrap_or(Path::new(""))).map_err(|error| named(&path, error))?;
+        let name = path.file_name().unwrap_or(OsStr::new("."));
+        rustix::fs::utimensat(parent, name, &time, AtFlags::SYMLINK_NOFOLLOW).map_err(|error| named(&path, error))?;
     }
-    Ok(total)
+    Ok(done)
 }
 
 fn named(path: &Path, error: Errno) -> io::Error {
@@ -125,37 +135,17 @@ impl Unpack<'_> {
         }
         let mode = entry.header().mode()? & if self.archive { 0o7777 } else { 0o1777 };
         let time = timestamps(entry.header().mtime()?);
-        let size = match kind {
-            EntryType::Directory => {
-                if there.is_none() {
-                    rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
-                }
-                times.push((path.to_owned(), time.clone()));
-                0
+        if kind == EntryType::Link {
+            self.hard_link(root, &parent, name, entry)?;
+            return Ok(0);
+        }
+        if kind == EntryType::Directory {
+            if there.is_none() {
+                rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))?;
             }
-            EntryType::Symlink => {
-                let target = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
-                rustix::fs::symlinkat(target.as_ref(), &parent, name)?;
-                0
-            }
-            EntryType::Link => {
-                self.hard_link(root, &parent, name, entry)?;
-                return Ok(0);
-            }
-            EntryType::Fifo => {
-                rustix::fs::mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
-                0
-            }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))?;
-                io::copy(entry, &mut std::fs::File::from(file))?
-            }
-            EntryType::Block | EntryType::Char => {
-                return Err(io::Error::other("device nodes are not copied out of containers"));
-            }
-            other => return Err(io::Error::other(format!("unknown kind of entry {other:?}"))),
-        };
+            times.push((path.to_owned(), time.clone()));
+        }
+        let size = make(&parent, name, entry)?;
         self.finish(&parent, name, kind, mode, entry, &time)?;
         Ok(size)
     }
@@ -199,6 +189,32 @@ impl Unpack<'_> {
     }
 }
 
+/// Makes what is no directory, readable by nobody else until it is whole; returns the bytes of a file.
+fn make<R: Read>(parent: &OwnedFd, name: &OsStr, entry: &mut Entry<'_, R>) -> io::Result<u64> {
+    let hidden = Mode::from_raw_mode(0o600);
+    match entry.header().entry_type() {
+        EntryType::Directory => {}
+        EntryType::Symlink => {
+            let target = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?;
+            rustix::fs::symlinkat(target.as_ref(), parent, name)?;
+        }
+        EntryType::Fifo => rustix::fs::mknodat(parent, name, FileType::Fifo, hidden, 0)?,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(parent, name, flags, hidden)?;
+            return io::copy(entry, &mut std::fs::File::from(file));
+        }
+        kind @ (EntryType::Block | EntryType::Char) => {
+            let kind = if kind == EntryType::Block { FileType::BlockDevice } else { FileType::CharacterDevice };
+            let (major, minor) = (entry.header().device_major()?, entry.header().device_minor()?);
+            let device = rustix::fs::makedev(major.unwrap_or(0), minor.unwrap_or(0));
+            rustix::fs::mknodat(parent, name, kind, hidden, device)?;
+        }
+        other => return Err(io::Error::other(format!("unknown kind of entry {other:?}"))),
+    }
+    Ok(0)
+}
+
 fn timestamps(seconds: u64) -> Timestamps {
     let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
@@ -229,7 +245,7 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    fn extract(entries: &[(&str, EntryType, &str)], name: &str) -> (tempfile::TempDir, io::Result<u64>) {
+    fn extract(entries: &[(&str, EntryType, &str)], name: &str) -> (tempfile::TempDir, io::Result<Unpacked>) {
         let directory = tempfile::tempdir().unwrap();
         let result = unpack(archive(entries).as_slice(), Some("s"), Some(name), directory.path(), false);
         (directory, result)
@@ -245,7 +261,7 @@ mod tests {
             ("s/h", EntryType::Link, "s/f"),
         ];
         let (directory, result) = extract(&tree, "new");
-        assert_eq!(result.unwrap(), 5);
+        assert_eq!(result.unwrap().bytes, 5);
         let new = directory.path().join("new");
         assert_eq!(std::fs::read(new.join("h")).unwrap(), b"hello");
         assert_eq!(std::fs::read_link(new.join("l")).unwrap(), Path::new("/etc/passwd"));

@@ -2,8 +2,8 @@
 
 use super::Command;
 use crate::commands::{
-    attach, cp, create, diff, events, exec, images, import, info, inspect, jobs, kill, logs, network, pause, port, ps,
-    pull, rename, rm, rmi, run, start, stop, tag, top, version, volume, wait,
+    attach, cp, create, diff, events, exec, export, history, images, import, info, inspect, jobs, kill, logs, network,
+    pause, port, ps, pull, rename, rm, rmi, run, start, stats, stop, tag, top, version, volume, wait,
 };
 
 /// A name that leads to a command.
@@ -54,6 +54,8 @@ pub static ROOT: &[Entry] = &[
     entry("create", &create::COMMAND),
     entry("diff", &diff::COMMAND),
     entry("events", &events::COMMAND),
+    entry("export", &export::COMMAND),
+    entry("history", &history::COMMAND),
     entry("import", &import::COMMAND),
     entry("inspect", &inspect::ANY),
     entry("jobs", &jobs::COMMAND),
@@ -66,6 +68,7 @@ pub static ROOT: &[Entry] = &[
     entry("rm", &rm::COMMAND),
     entry("rmi", &rmi::COMMAND),
     entry("start", &start::COMMAND),
+    entry("stats", &stats::COMMAND),
     entry("stop", &stop::STOP),
     entry("tag", &tag::COMMAND),
     entry("top", &top::COMMAND),
@@ -84,6 +87,7 @@ pub static GROUPS: &[GroupEntry] = &[
             entry("create", &create::COMMAND),
             entry("diff", &diff::COMMAND),
             entry("exec", &exec::COMMAND),
+            entry("export", &export::COMMAND),
             entry("inspect", &inspect::CONTAINER),
             entry("kill", &kill::COMMAND),
             entry("logs", &logs::COMMAND),
@@ -95,6 +99,7 @@ pub static GROUPS: &[GroupEntry] = &[
             also("rm", &["remove"], &rm::COMMAND),
             entry("run", &run::COMMAND),
             entry("start", &start::COMMAND),
+            entry("stats", &stats::COMMAND),
             entry("stop", &stop::STOP),
             entry("top", &top::COMMAND),
             entry("unpause", &pause::UNPAUSE),
@@ -105,6 +110,7 @@ pub static GROUPS: &[GroupEntry] = &[
         name: "image",
         about: "Manage images",
         entries: &[
+            entry("history", &history::COMMAND),
             entry("import", &import::COMMAND),
             entry("inspect", &inspect::IMAGE),
             also("ls", &["list"], &images::COMMAND),
@@ -143,8 +149,6 @@ pub static LATER: &[&str] = &[
     "logout",
     "search",
     "commit",
-    "export",
-    "history",
     "load",
     "save",
     "builder",
@@ -165,7 +169,6 @@ pub static LATER: &[&str] = &[
     "df",
     "connect",
     "disconnect",
-    "stats",
     "update",
 ];
 

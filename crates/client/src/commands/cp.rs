@@ -44,6 +44,11 @@ const LINKS: usize = 40;
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
     let source = split(&flags.args[0]);
     let destination = split(&flags.args[1]);
+    for (container, path) in [source, destination] {
+        if let (Some(container), "") = (container, path) {
+            return Err(Failure::new(format!("{container}: a path must follow the colon")));
+        }
+    }
     match (source, destination) {
         ((Some(_), _), (Some(_), _)) => Err(Failure::new("copying between containers is not supported")),
         ((None, _), (None, _)) => Err(Failure::new("must specify at least one container source")),
@@ -127,17 +132,25 @@ async fn from_container(
     let feeding = tokio::spawn(body::feed(stream, sender));
     let archive_mode = flags.on("archive");
     // The stream's topmost name: that of what the daemon archived, unless only what is inside was asked for.
-    let top = base_of(&path).map(str::to_owned);
+    let top = match base_of(&path) {
+        // What that is only the daemon knows; the root has no name at all.
+        Some("..") => Some(found.name).filter(|name| name != "/"),
+        base => base.map(str::to_owned),
+    };
     let directory = PathBuf::from(&plan.directory);
     let name = plan.name.clone();
-    let bytes = tokio::task::spawn_blocking(move || {
+    let done = tokio::task::spawn_blocking(move || {
         archive::unpack(reader, top.as_deref(), name.as_deref(), &directory, archive_mode)
     })
     .await
     .map_err(|error| Failure::new(error.to_string()))?
     .map_err(|error| Failure::new(error.to_string()))?;
     feeding.abort();
-    report(flags, bytes, destination);
+    for device in &done.devices {
+        let device = Path::new(&plan.directory).join(device);
+        printer::error_line(&format!("{}: a device node is copied with --archive only", device.display()));
+    }
+    report(flags, done.bytes, destination);
     Ok(0)
 }
 

@@ -73,28 +73,7 @@ fn plain(info: &Info) -> String {
     line(2, "Network", &info.plugins.network.join(" "));
     line(2, "Log", &info.plugins.log.join(" "));
     line(1, "Swarm", if info.swarm.local_node_state.is_empty() { "inactive" } else { &info.swarm.local_node_state });
-    let runtimes: Vec<_> = info.runtimes.keys().map(String::as_str).collect();
-    line(1, "Runtimes", &runtimes.join(" "));
-    line(1, "Default Runtime", &info.default_runtime);
-    line(1, "Init Binary", &info.init_binary);
-    if !info.security_options.is_empty() {
-        line(1, "Security Options", "");
-        for option in &info.security_options {
-            security(&mut line, option);
-        }
-    }
-    line(1, "Kernel Version", &info.kernel_version);
-    line(1, "Operating System", &info.operating_system);
-    line(1, "OSType", &info.os_type);
-    line(1, "Architecture", &info.architecture);
-    line(1, "CPUs", &info.n_cpu.to_string());
-    line(1, "Total Memory", &size::binary(info.mem_total));
-    line(1, "Name", &info.name);
-    line(1, "ID", &info.id);
-    line(1, "Docker Root Dir", &info.docker_root_dir);
-    line(1, "Debug Mode", &info.debug.to_string());
-    line(1, "Experimental", &info.experimental_build.to_string());
-    line(1, "Live Restore Enabled", &info.live_restore_enabled.to_string());
+    machine(&mut line, info);
     let labels = info.labels.iter().map(|label| format!("  {label}\n"));
     let labels: String = labels.collect();
     if !labels.is_empty() {
@@ -118,6 +97,31 @@ fn plain(info: &Info) -> String {
         let _ = writeln!(text, "{warning}");
     }
     text
+}
+
+fn machine(line: &mut impl FnMut(usize, &str, &str), info: &Info) {
+    let runtimes: Vec<_> = info.runtimes.keys().map(String::as_str).collect();
+    line(1, "Runtimes", &runtimes.join(" "));
+    line(1, "Default Runtime", &info.default_runtime);
+    line(1, "Init Binary", &info.init_binary);
+    if !info.security_options.is_empty() {
+        line(1, "Security Options", "");
+        for option in &info.security_options {
+            security(line, option);
+        }
+    }
+    line(1, "Kernel Version", &info.kernel_version);
+    line(1, "Operating System", &info.operating_system);
+    line(1, "OSType", &info.os_type);
+    line(1, "Architecture", &info.architecture);
+    line(1, "CPUs", &info.n_cpu.to_string());
+    line(1, "Total Memory", &size::binary(info.mem_total));
+    line(1, "Name", &info.name);
+    line(1, "ID", &info.id);
+    line(1, "Docker Root Dir", &info.docker_root_dir);
+    line(1, "Debug Mode", &info.debug.to_string());
+    line(1, "Experimental", &info.experimental_build.to_string());
+    line(1, "Live Restore Enabled", &info.live_restore_enabled.to_string());
 }
 
 /// `name=seccomp,profile=builtin` on two lines.

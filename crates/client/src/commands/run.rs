@@ -73,8 +73,12 @@ async fn attached(context: &Context, daemon: &Daemon, flags: &Parsed, created: &
         }
         return Err(failed(failure));
     }
-    if !session.stdin && !session.stdout && !session.stderr {
+    if !session.stdout && !session.stderr {
+        // Nothing is shown of it, so it is not waited for beyond its input.
         printer::line(id)?;
+        if let Some(stream) = stream {
+            session.run(daemon, id, Some(stream), waiting).await?;
+        }
         return Ok(0);
     }
     let status: Option<WaitResponse> = session.run(daemon, id, stream, waiting).await?;
@@ -100,7 +104,7 @@ pub fn start_status(message: &str) -> u8 {
         || has("system cannot find the file specified")
     {
         127
-    } else if has("permission denied") || has("is a directory") {
+    } else if has("permission denied") || has("is a directory") || has("exec format error") {
         126
     } else {
         125

@@ -179,7 +179,7 @@ fn mode(flags: &Parsed, name: &str, known: &[&str]) -> Result<String, String> {
     let mode = flags.text_or_empty(name);
     let fits =
         |one: &&str| if one.ends_with(':') { mode.len() > one.len() && mode.starts_with(*one) } else { mode == *one };
-    if mode.is_empty() || known.iter().any(|one| fits(&one)) {
+    if mode.is_empty() || known.iter().any(fits) {
         return Ok(mode.to_owned());
     }
     let shown = match name {

@@ -59,14 +59,14 @@ pub fn parse(text: &str) -> Result<Vec<Node>, String> {
     let mut parser = Parser { tokens: lex(text)?, at: 0, variables: vec![String::new()], loops: 0 };
     let (nodes, end) = parser.block()?;
     match end {
-        End::Eof => Ok(nodes),
-        End::End => Err(parser.fail("unexpected {{end}}")),
-        End::Else(_) => Err(parser.fail("unexpected {{else}}")),
+        Ending::Eof => Ok(nodes),
+        Ending::End => Err(parser.fail("unexpected {{end}}")),
+        Ending::Else(_) => Err(parser.fail("unexpected {{else}}")),
     }
 }
 
 /// What a block ended with.
-enum End {
+enum Ending {
     Eof,
     End,
     /// `{{else}}`, `{{else if …}}`, `{{else with …}}`.
@@ -104,7 +104,7 @@ impl Parser {
     }
 
     /// Nodes up to `end`, `else` or the end of the text.
-    fn block(&mut self) -> Result<(Vec<Node>, End), String> {
+    fn block(&mut self) -> Result<(Vec<Node>, Ending), String> {
         let mut nodes = Vec::new();
         while let Some(token) = self.next() {
             if let Kind::Text(text) = token.kind {
@@ -120,7 +120,7 @@ impl Parser {
                 "end" => {
                     self.at += 1;
                     self.close()?;
-                    return Ok((nodes, End::End));
+                    return Ok((nodes, Ending::End));
                 }
                 "else" => {
                     self.at += 1;
@@ -134,7 +134,7 @@ impl Parser {
                     } else {
                         self.close()?;
                     }
-                    return Ok((nodes, End::Else(then)));
+                    return Ok((nodes, Ending::Else(then)));
                 }
                 "if" | "with" | "range" => {
                     self.at += 1;
@@ -154,7 +154,7 @@ impl Parser {
                 }
             }
         }
-        Ok((nodes, End::Eof))
+        Ok((nodes, Ending::Eof))
     }
 
     fn close(&mut self) -> Result<(), String> {
@@ -175,13 +175,13 @@ impl Parser {
         self.loops -= usize::from(keyword == "range");
         let (body, end) = body?;
         let otherwise = match end {
-            End::Eof => return Err(self.fail("unexpected EOF")),
-            End::End => Vec::new(),
-            End::Else(Some(then)) => vec![self.control(&then)?],
-            End::Else(None) => match self.block()? {
-                (nodes, End::End) => nodes,
-                (_, End::Eof) => return Err(self.fail("unexpected EOF")),
-                (_, End::Else(_)) => return Err(self.fail("expected end; found {{else}}")),
+            Ending::Eof => return Err(self.fail("unexpected EOF")),
+            Ending::End => Vec::new(),
+            Ending::Else(Some(then)) => vec![self.control(&then)?],
+            Ending::Else(None) => match self.block()? {
+                (nodes, Ending::End) => nodes,
+                (_, Ending::Eof) => return Err(self.fail("unexpected EOF")),
+                (_, Ending::Else(_)) => return Err(self.fail("expected end; found {{else}}")),
             },
         };
         self.variables.truncate(scope);
