@@ -88,6 +88,7 @@ fn logs_rotate_where_limits_are_given_and_follow_survives_it() {
         let flags = ["--log-opt", "max-size=20k", "--log-opt", "max-file=3"];
         cli.ok(&[&["create", "-i", "--name", &name], &flags[..], &[IMAGE, "sh", "-c", script]].concat());
         let mut run = cli.spawn(&["start", "-ai", &name]);
+        eventually("it runs", || cli.inspect(&name, "{{.State.Running}}") == "true");
         let follower = cli.spawn(&["logs", "-f", &name]);
         run.write("go\n");
         let (code, lines) = run.end();
