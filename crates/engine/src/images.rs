@@ -64,10 +64,14 @@ impl Broadcast {
 /// `No such image: x`.
 pub fn find(engine: &Engine, name: &str) -> Result<Arc<Image>> {
     engine.graph.image(name).map_err(|error| match error {
-        gantry_graph::Error::NoSuchImage(_) => {
-            let shown = Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.with_default_tag().familiar());
-            Error::not_found(format!("No such image: {shown}"))
-        }
+        gantry_graph::Error::NoSuchImage(_) => match Reference::parse(name) {
+            Ok(reference) => Error::not_found(format!("No such image: {}", reference.with_default_tag().familiar())),
+            // An id that is not there is a name that cannot be.
+            Err(_) if name.trim_start_matches("sha256:").bytes().all(|b| b.is_ascii_hexdigit()) => {
+                Error::not_found(format!("No such image: {name}"))
+            }
+            Err(error) => error.into(),
+        },
         other => other.into(),
     })
 }

@@ -118,8 +118,7 @@ pub fn set_mode(path: impl AsRef<Path>, mode: u32) -> Result<()> {
 
 /// Renames, replacing what is there.
 pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
-    fs::rename(&from, &to)
-        .during("rename", format_args!("{} to {}", from.as_ref().display(), to.as_ref().display()))
+    fs::rename(&from, &to).during("rename", format_args!("{} to {}", from.as_ref().display(), to.as_ref().display()))
 }
 
 /// Removes a file; one that is not there is an error.

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::error::Result;
-use crate::request::Request;
-use crate::respond::{Response, set};
+use crate::raw;
+use crate::request::{Payload, Request};
+use crate::respond::{Response, Takeover, set};
 use crate::router;
 
 /// How long a client may take to send a request's head.
@@ -33,6 +34,21 @@ pub async fn serve(stream: Stream, peer: Peer, engine: Arc<Engine>, cancelled: C
         }
         Peer::Address(address) => Caller::Address(address),
     };
+    let begins_raw = tokio::select! {
+        begins_raw = tokio::time::timeout(HEAD_TIMEOUT, raw::begins_raw(&stream)) => begins_raw,
+        () = cancelled.cancelled() => return,
+    };
+    match begins_raw {
+        Ok(Ok(false)) => {}
+        Ok(Ok(true)) => {
+            if let Err(error) = raw::answer(stream, &engine, &caller).await {
+                debug!("a raw connection ended: {error}");
+            }
+            return;
+        }
+        // It sent nothing, or is gone.
+        Ok(Err(_)) | Err(_) => return,
+    }
     let service = service_fn(move |request| {
         let (engine, caller) = (Arc::clone(&engine), caller.clone());
         async move { Ok::<_, Infallible>(answer(request, engine, caller).await) }
@@ -61,7 +77,11 @@ async fn answer(request: hyper::Request<Incoming>, engine: Arc<Engine>, caller: 
         Ok(found) => handle(found, request, engine, caller).await,
         Err(failure) => Err(failure),
     };
-    let mut response = result.unwrap_or_else(crate::error::Failure::into_response);
+    dress(result.unwrap_or_else(crate::error::Failure::into_response))
+}
+
+/// Adds the headers that every answer has.
+pub fn dress(mut response: Response) -> Response {
     set(&mut response, "api-version", NEWEST);
     set(&mut response, "ostype", "linux");
     set(&mut response, "docker-experimental", "false");
@@ -80,7 +100,7 @@ async fn handle(
         && headers
             .get(CONNECTION)
             .is_some_and(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase().contains("upgrade"));
-    let upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let upgrade = upgrades.then(|| Takeover::Upgrade(hyper::upgrade::on(&mut request)));
     let query = router::parse_query(request.uri().query())?;
     let (parts, body) = request.into_parts();
     let handler = found.route.handler;
@@ -91,7 +111,7 @@ async fn handle(
         upgrade,
         parameters: found.parameters,
         query,
-        body: Some(body),
+        body: Payload::Incoming(body),
     })
     .await
 }

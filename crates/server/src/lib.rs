@@ -4,6 +4,7 @@ mod body;
 mod connection;
 mod error;
 mod handlers;
+mod raw;
 mod request;
 mod respond;
 mod router;

@@ -11,11 +11,11 @@ use gantry_engine::{Engine, Environment, Job};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::error::{Failure, Result};
+use crate::respond::Takeover;
 
 /// The largest JSON body that is read.
 const BODY_LIMIT: usize = 4 << 20;
@@ -28,11 +28,23 @@ pub struct Request {
     pub environment: Environment,
     /// Its headers.
     pub headers: HeaderMap,
-    /// The connection, where the client asked for an upgrade.
-    pub upgrade: Option<OnUpgrade>,
+    /// The connection, where the client can let a job have it.
+    pub upgrade: Option<Takeover>,
     pub(crate) parameters: HashMap<&'static str, String>,
     pub(crate) query: HashMap<String, Vec<String>>,
-    pub(crate) body: Option<Incoming>,
+    pub(crate) body: Payload,
+}
+
+/// The body of a request.
+#[derive(Default)]
+pub enum Payload {
+    /// None, or taken.
+    #[default]
+    Empty,
+    /// Still to come.
+    Incoming(Incoming),
+    /// Read by the raw door.
+    Whole(Bytes),
 }
 
 impl Request {
@@ -107,7 +119,11 @@ impl Request {
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {
-        let Some(mut body) = self.body.take() else { return Ok(Bytes::new()) };
+        let mut body = match std::mem::take(&mut self.body) {
+            Payload::Empty => return Ok(Bytes::new()),
+            Payload::Whole(bytes) => return Ok(bytes),
+            Payload::Incoming(body) => body,
+        };
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Failure::invalid(format!("read the request's body: {error}")))?;
@@ -123,19 +139,10 @@ impl Request {
         Ok(whole.into())
     }
 
-    /// The body as it comes.
-    pub fn take_inlet(&mut self) -> mpsc::Receiver<io::Result<Bytes>> {
-        let (sender, receiver) = mpsc::channel(16);
-        if let Some(body) = self.body.take() {
-            tokio::spawn(forward(body, sender));
-        }
-        receiver
-    }
-
     /// The body as a job's standard input.
     pub fn inlet(&mut self) -> Inlet {
         let (sender, inlet) = Inlet::new();
-        if let Some(body) = self.body.take() {
+        if let Payload::Incoming(body) = std::mem::take(&mut self.body) {
             tokio::spawn(forward(body, sender));
         }
         inlet

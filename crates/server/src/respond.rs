@@ -1,16 +1,17 @@
 //! Answers: JSON, nothing, a stream that a job writes, a connection that a job takes over.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use gantry_api::stream::{MULTIPLEXED, RAW};
 use gantry_engine::stream::{Connection, Hijack, Opening, Outlet, OutletReader};
 use gantry_engine::{Engine, Environment, Job};
 use gantry_transport::{Hijacked, Stream};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
 use hyper::{StatusCode, header::HeaderName};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 use crate::body::Body;
 use crate::error::{Failure, Result};
@@ -87,69 +88,59 @@ pub fn stream_type(request: &Request, opening: Opening) -> &'static str {
     if multiplexed { MULTIPLEXED } else { RAW }
 }
 
-/// Runs a job that takes the connection over; with `Upgrade` by status 101, else by streaming both bodies.
+/// How a job gets the client's connection once the answer's head is sent.
+pub enum Takeover {
+    /// The client asked for an upgrade: status 101, and hyper hands the connection over.
+    Upgrade(OnUpgrade),
+    /// It did not: status 200, and the raw door hands the connection over.
+    Raw(oneshot::Receiver<Connection>),
+}
+
+/// Runs a job that takes the connection over.
 pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnce(Hijack) -> J) -> Result<Response> {
-    let Some(upgrade) = request.upgrade.take() else { return relayed(request, job).await };
-    let connection = async move {
-        let gone = |reason: String| gantry_engine::Error::system(format!("take over the connection: {reason}"));
-        let upgraded = upgrade.await.map_err(|e| gone(e.to_string()))?;
-        let hijacked = Hijacked::from_upgraded(upgraded).map_err(|_| gone("it is of an unknown kind".into()))?;
-        let (stream, early) = hijacked.into_parts();
-        let stream = match stream {
-            Stream::Unix(stream) => stream.into_std().map(Into::into),
-            Stream::Tcp(stream) => stream.into_std().map(Into::into),
-        };
-        Ok(Connection { stream: stream.map_err(|e| gone(e.to_string()))?, early: early.into() })
+    let Some(takeover) = request.upgrade.take() else {
+        return Err(Failure::invalid("this request streams both ways: send it on a connection of its own"));
     };
-    let (hijack, opened) = Hijack::new(Box::pin(connection));
+    let status = match takeover {
+        Takeover::Upgrade(_) => StatusCode::SWITCHING_PROTOCOLS,
+        Takeover::Raw(_) => StatusCode::OK,
+    };
+    let (hijack, opened) = Hijack::new(Box::pin(take_over(takeover)));
     let task = spawn(&request.engine, job(hijack), request.environment.clone());
     let Ok(opening) = opened.await else {
         finished(task).await?;
         return Ok(empty(StatusCode::OK));
     };
-    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let mut response = empty(status);
     let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(stream_type(&request, opening)));
     Ok(response)
 }
 
-/// For clients that do not ask for an upgrade: the job gets one end of a socket pair, the bodies flow through the other.
-async fn relayed<J: Job<Output = ()>>(mut request: Request, job: impl FnOnce(Hijack) -> J) -> Result<Response> {
-    let failed = |e: std::io::Error| Failure::new(gantry_api::ErrorKind::System, format!("make a socket pair: {e}"));
-    let (ours, theirs) = tokio::net::UnixStream::pair().map_err(failed)?;
-    let theirs = theirs.into_std().map_err(failed)?.into();
-    let (hijack, opened) = Hijack::new(Box::pin(async move { Ok(Connection { stream: theirs, early: Vec::new() }) }));
-    let task = spawn(&request.engine, job(hijack), request.environment.clone());
-    let Ok(opening) = opened.await else {
-        finished(task).await?;
-        return Ok(empty(StatusCode::OK));
-    };
-    let (mut reader, mut writer) = ours.into_split();
-    let mut input = request.take_inlet();
-    tokio::spawn(async move {
-        while let Some(Ok(piece)) = input.recv().await {
-            if writer.write_all(&piece).await.is_err() {
-                return;
-            }
+async fn take_over(takeover: Takeover) -> gantry_engine::Result<Connection> {
+    let gone = |reason: String| gantry_engine::Error::system(format!("take over the connection: {reason}"));
+    match takeover {
+        Takeover::Upgrade(upgrade) => {
+            let upgraded = upgrade.await.map_err(|e| gone(e.to_string()))?;
+            let hijacked = Hijacked::from_upgraded(upgraded).map_err(|_| gone("it is of an unknown kind".into()))?;
+            let (stream, early) = hijacked.into_parts();
+            let stream = into_descriptor(stream).map_err(|e| gone(e.to_string()))?;
+            Ok(Connection { stream, early: early.into() })
         }
-        // The end of the body is the end of standard input; a stream that ended meanwhile needs none.
-        let _ = writer.shutdown().await;
-    });
-    let (sender, bytes) = tokio::sync::mpsc::channel(16);
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 32 << 10];
-        while let Ok(length @ 1..) = reader.read(&mut buffer).await {
-            if sender.send(Bytes::copy_from_slice(&buffer[..length])).await.is_err() {
-                return;
-            }
-        }
-    });
-    let mut response = hyper::Response::new(Body::Streamed(bytes));
-    let content_type = HeaderValue::from_static(stream_type(&request, opening));
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    Ok(response)
+        Takeover::Raw(connection) => connection.await.map_err(|_| gone("the client has gone away".into())),
+    }
+}
+
+/// The socket itself, for a job to give away.
+pub fn into_descriptor(stream: Stream) -> std::io::Result<OwnedFd> {
+    match stream {
+        Stream::Unix(stream) => stream.into_std().map(Into::into),
+        Stream::Tcp(stream) => stream.into_std().map(Into::into),
+    }
 }
 
 /// Sets a header whose value was computed.

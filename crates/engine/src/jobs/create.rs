@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gantry_api::ErrorKind;
 use gantry_api::container::{Config, CreateRequest, CreateResponse};
 use gantry_api::hostconfig::{HostConfig, LogConfig};
 use gantry_api::volume::VolumeCreate;
@@ -55,12 +56,40 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 
 fn create(engine: &Engine, job: Create) -> Result<CreateResponse> {
     let Create { name, platform, request } = job;
-    let CreateRequest { mut config, mut host_config, networking_config } = request;
     let name = name.map(|name| name.strip_prefix('/').unwrap_or(&name).to_owned());
     if let Some(name) = &name {
         check_name(name)?;
     }
-    let image = image_of(engine, &config.image, platform.as_deref())?;
+    let image = image_of(engine, &request.config.image, platform.as_deref())?;
+    // Clients take "not found" for the image, and pull it; what else is missing is told as a bad request.
+    let (mut record, wanted) = plan(engine, &image, request).map_err(|error| match error.kind {
+        ErrorKind::NotFound => Error::invalid(error.message),
+        _ => error,
+    })?;
+    if let Err(error) = make(engine, &image, &mut record, wanted, name) {
+        undo(engine, &record);
+        return Err(error);
+    }
+    engine.events.publish("container", "create", &record.id, record.event_attributes());
+    let foreign = platform.is_none_or(|platform| platform.is_empty()).then(|| foreign_platform(&image)).flatten();
+    Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().collect() })
+}
+
+/// Docker's warning about an image for another machine.
+fn foreign_platform(image: &Image) -> Option<String> {
+    let (os, architecture) = (&image.config.os, &image.config.architecture);
+    let host = super::version::architecture();
+    (!architecture.is_empty() && architecture != host).then(|| {
+        format!(
+            "The requested image's platform ({os}/{architecture}) does not match the detected host platform \
+             (linux/{host}) and no specific platform was requested"
+        )
+    })
+}
+
+/// Checks everything, and makes nothing.
+fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Record, Vec<Wanted>)> {
+    let CreateRequest { mut config, mut host_config, networking_config } = request;
     let hostname_given = !config.hostname.is_empty();
     merge(&mut config, image.config.config.as_ref());
     let (path, args) = command(&config)?;
@@ -70,8 +99,7 @@ fn create(engine: &Engine, job: Create) -> Result<CreateResponse> {
     let networks = endpoints(networking_config.endpoints_config, &host_config)?;
     validate(engine, &config, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;
-
-    let mut record = Record {
+    let record = Record {
         id: names::random_id()?,
         name: String::new(),
         created: Timestamp::now(),
@@ -92,13 +120,7 @@ fn create(engine: &Engine, job: Create) -> Result<CreateResponse> {
     // An unusable setting is refused here, not at the start.
     spec::mounts::mounts(&[], &record.host_config)?;
     crate::lifecycle::start::log_file(engine, &record)?;
-    let made = make(engine, &image, &mut record, wanted, name);
-    if let Err(error) = made {
-        undo(engine, &record);
-        return Err(error);
-    }
-    engine.events.publish("container", "create", &record.id, record.event_attributes());
-    Ok(CreateResponse { id: record.id, warnings: Vec::new() })
+    Ok((record, wanted))
 }
 
 fn image_of(engine: &Engine, name: &str, platform: Option<&str>) -> Result<Arc<Image>> {
@@ -329,7 +351,7 @@ fn make(engine: &Engine, image: &Image, record: &mut Record, wanted: Vec<Wanted>
     for attempt in 0..20 {
         record.name = names::random_name(attempt)?;
         match engine.containers.add(record.clone()) {
-            Err(error) if error.kind == gantry_api::ErrorKind::Conflict => {}
+            Err(error) if error.kind == ErrorKind::Conflict => {}
             other => return other.map(|_| ()),
         }
     }

@@ -61,17 +61,22 @@ fn list(engine: &Engine, filters: &Filters) -> Result<Vec<ImageSummary>> {
                 .cloned()
                 .collect()
         };
+        let shown_digests = digests.into_iter().filter(|name| {
+            let repository = name.split('@').next().unwrap_or_default();
+            references.is_empty() || references.iter().any(|pattern| reference_matches(repository, pattern))
+        });
+        let shown_digests: Vec<String> = shown_digests.collect();
         let wanted = filters.labels(&labels.clone().unwrap_or_default())
             && before.iter().all(|moment| created(&image) < *moment)
             && since.iter().all(|moment| created(&image) > *moment)
             && dangling.is_none_or(|dangling| tags.is_empty() == dangling)
-            && (references.is_empty() || !shown_tags.is_empty());
+            && (references.is_empty() || !shown_tags.is_empty() || !shown_digests.is_empty());
         if wanted {
             list.push(ImageSummary {
                 id: image.id.to_string(),
                 parent_id: String::new(),
                 repo_tags: shown_tags,
-                repo_digests: digests,
+                repo_digests: shown_digests,
                 created: created(&image),
                 size: i64::try_from(image.size()).unwrap_or(i64::MAX),
                 shared_size: -1,

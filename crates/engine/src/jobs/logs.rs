@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
-use crate::container::Container;
+use crate::container::{Container, State};
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
@@ -66,10 +66,12 @@ async fn stream(
     let mut phases = container.phases();
     loop {
         // Looked at before reading: an end that is seen here has all its lines in the file.
-        let over = {
+        let (active, removed) = {
             let phase = phases.borrow_and_update();
-            !phase.active || phase.removed
+            (phase.active, phase.removed)
         };
+        // One that never ran is waited for.
+        let over = removed || (!active && !matches!(container.record().state, State::Created { failure: None }));
         let (batch, returned) = blocking(move || Ok((reader.batch()?, reader))).await?;
         reader = returned;
         if !batch.is_empty() {

@@ -8,11 +8,11 @@ use gantry_networkdriver::{Endpoint, Join, NetworkDriver};
 use jiff::Timestamp;
 use tracing::warn;
 
+use super::remove;
 use crate::container::state::{Ended, Run, StartFailure};
 use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
-use super::remove;
 use crate::{files, networks, spec};
 
 /// Starts a container.
