@@ -154,10 +154,12 @@ impl Show {
         let root = self.daemon.slot().root().to_owned();
         let bridge = self.daemon.bridge();
         let removed = self.daemon.remove_containers();
-        let restored = until(Duration::from_secs(10), || (Snapshot::take(&self.daemon) == self.before).then_some(()));
+        // Whoever pressed Ctrl-C does not want to wait for connections to time out.
+        let limit = if self.interrupt.check().is_ok() { Duration::from_secs(10) } else { Duration::ZERO };
+        let restored = until(limit, || (Snapshot::take(&self.daemon) == self.before).then_some(()));
         if restored.is_some() {
             say("containers removed: mounts, links, namespaces, cgroups, firewall and descriptors as before");
-        } else {
+        } else if !limit.is_zero() {
             say("the kernel's view is not what it was before the first container:");
             say(&self.before.difference(&Snapshot::take(&self.daemon)));
         }
