@@ -18,7 +18,7 @@ const LINE_LIMIT: usize = 1 << 20;
 pub async fn show(body: Incoming, output: Output, quiet: bool) -> Result<()> {
     let mut view = View::new(output, quiet);
     let outcome = read(body, |message| view.show(message)).await;
-    view.finish();
+    view.finish()?;
     outcome
 }
 
@@ -66,6 +66,8 @@ struct View {
     quiet: bool,
     bars: Option<MultiProgress>,
     lines: HashMap<String, ProgressBar>,
+    /// What is said about the whole while bars move; it belongs below them.
+    held: Vec<Progress>,
 }
 
 impl View {
@@ -76,7 +78,7 @@ impl View {
                 Output::Err => ProgressDrawTarget::stderr(),
             })
         });
-        Self { output, quiet, bars, lines: HashMap::new() }
+        Self { output, quiet, bars, lines: HashMap::new(), held: Vec::new() }
     }
 
     fn show(&mut self, message: &Progress) -> Result<()> {
@@ -85,8 +87,8 @@ impl View {
         }
         match (&self.bars, &message.id) {
             (Some(_), Some(id)) if !id.is_empty() && message.stream.is_none() => self.bar(id, message),
-            (Some(bars), _) => bars.suspend(|| self.plain(message))?,
-            (None, _) => self.plain(message)?,
+            (Some(_), _) if !self.lines.is_empty() => self.held.push(message.clone()),
+            _ => self.plain(message)?,
         }
         Ok(())
     }
@@ -103,12 +105,14 @@ impl View {
         let detail = message.detail.unwrap_or_default();
         match (detail.current, detail.total) {
             (Some(current), Some(total)) if total > 0 => {
-                bar.set_style(style("{prefix}: {msg} [{bar:40}] {bytes}/{total_bytes}").progress_chars("=> "));
+                bar.set_style(
+                    style("{prefix}: {msg} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}").progress_chars("=> "),
+                );
                 bar.set_length(total);
                 bar.set_position(current);
             }
             (Some(current), _) if current > 0 => {
-                bar.set_style(style("{prefix}: {msg} {bytes}"));
+                bar.set_style(style("{prefix}: {msg} {decimal_bytes}"));
                 bar.set_position(current);
             }
             _ => bar.set_style(style("{prefix}: {msg}")),
@@ -131,11 +135,13 @@ impl View {
         Ok(self.output.write(line.as_bytes())?)
     }
 
-    /// Leaves the last state of each bar on the screen.
-    fn finish(&self) {
-        for bar in self.lines.values() {
+    /// Leaves the last state of each bar on the screen, and the rest below.
+    fn finish(&mut self) -> Result<()> {
+        for (_, bar) in self.lines.drain() {
             bar.abandon();
         }
+        self.bars = None;
+        std::mem::take(&mut self.held).iter().try_for_each(|message| self.plain(message))
     }
 }
 

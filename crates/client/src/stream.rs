@@ -1,6 +1,6 @@
 //! Streams of a container to and from the person: frames apart, input until its end, resizes, signals, detaching.
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use gantry_api::stream::{HEADER, MULTIPLEXED, RAW, Stream, parse_header};
 use gantry_transport::Hijacked;
 use http::HeaderMap;
@@ -45,27 +45,35 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Writes what is complete of it.
-    pub async fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+    /// What is complete, or a part of a long frame that is here already.
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<(Stream, BytesMut)>> {
         self.buffer.extend_from_slice(bytes);
+        let mut pieces = Vec::new();
         loop {
             if let Some((stream, left)) = self.rest {
                 let count = left.min(self.buffer.len());
-                if count == 0 && left > 0 {
-                    return Ok(());
+                if count == 0 {
+                    return Ok(pieces);
                 }
-                let piece = self.buffer.split_to(count);
-                write(stream, &piece).await?;
+                pieces.push((stream, self.buffer.split_to(count)));
                 self.rest = (left > count).then_some((stream, left - count));
                 continue;
             }
-            let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(()) };
+            let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(pieces) };
             let Some((stream, length)) = parse_header(*header) else {
                 return Err(Failure::new(format!("unrecognized stream: {}", header[0])));
             };
-            let _ = self.buffer.split_to(HEADER);
+            self.buffer.advance(HEADER);
             self.rest = (length > 0).then_some((stream, length as usize));
         }
+    }
+
+    /// Writes what is complete of it.
+    pub async fn feed(&mut self, bytes: &[u8]) -> Result<()> {
+        for (stream, piece) in self.push(bytes)? {
+            write(stream, &piece).await?;
+        }
+        Ok(())
     }
 }
 
@@ -196,4 +204,53 @@ fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::stream::header;
+
+    use super::*;
+
+    fn frames() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (stream, text) in
+            [(Stream::Stdout, "one"), (Stream::Stderr, "two"), (Stream::Stdout, ""), (Stream::Stdout, "3")]
+        {
+            bytes.extend_from_slice(&header(stream, u32::try_from(text.len()).unwrap()));
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn frames_come_apart_whatever_pieces_they_come_in() {
+        let bytes = frames();
+        for size in 1..=bytes.len() {
+            let mut frames = Frames::default();
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            for piece in bytes.chunks(size) {
+                for (stream, piece) in frames.push(piece).unwrap() {
+                    if stream == Stream::Stderr { &mut err } else { &mut out }.extend_from_slice(&piece);
+                }
+            }
+            assert_eq!((out.as_slice(), err.as_slice()), (b"one3".as_slice(), b"two".as_slice()), "{size}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        let error = Frames::default().push(b"hello world").unwrap_err();
+        assert_eq!(error.message, "unrecognized stream: 104");
+    }
+
+    #[test]
+    fn the_content_type_says_whether_there_are_frames() {
+        let headers = |value: &'static str| {
+            HeaderMap::from_iter([(http::header::CONTENT_TYPE, http::HeaderValue::from_static(value))])
+        };
+        assert_eq!(is_framed(&headers(MULTIPLEXED)), Some(true));
+        assert_eq!(is_framed(&headers(RAW)), Some(false));
+        assert_eq!(is_framed(&HeaderMap::new()), None);
+    }
 }

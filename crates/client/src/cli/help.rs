@@ -13,12 +13,34 @@ pub fn command_help(path: &str, command: &Command) -> String {
     if !command.details.is_empty() {
         let _ = write!(text, "\n{}\n", command.details);
     }
+    let names = names(program_of(path), command);
+    if names.len() > 1 {
+        let _ = write!(text, "\nAliases:\n  {}\n", names.join(", "));
+    }
     let flags: Vec<_> = command.all_flags().filter(|flag| !flag.later && flag.alias_of.is_none()).collect();
     if !flags.is_empty() {
         text.push_str("\nOptions:\n");
         text.push_str(&flag_lines(&flags));
     }
     text
+}
+
+fn program_of(path: &str) -> &str {
+    path.split(' ').next().unwrap_or(path)
+}
+
+/// Every name of a command, those in groups first.
+fn names(program: &str, command: &Command) -> Vec<String> {
+    let is = |entry: &&Entry| std::ptr::eq(entry.command, command);
+    let mut names = Vec::new();
+    for group in GROUPS {
+        for entry in group.entries.iter().filter(is) {
+            let all = std::iter::once(&entry.name).chain(entry.aliases);
+            names.extend(all.map(|name| format!("{program} {} {name}", group.name)));
+        }
+    }
+    names.extend(ROOT.iter().filter(is).map(|entry| format!("{program} {}", entry.name)));
+    names
 }
 
 /// `Usage:  docker run …`, one line for each form.

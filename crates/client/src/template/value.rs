@@ -28,12 +28,14 @@ impl Value {
         serde_json::to_string(value).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// The entry of a map.
+    /// The entry of a map. Scripts name the fields of Docker's Go types, which differ from the keys of the JSON in case
+    /// only (`APIVersion`, `ApiVersion`): where no key is spelled so, the case does not matter.
     pub fn get(&self, key: &str) -> Option<&Self> {
         match self {
             Self::Map(pairs) => {
                 let named = |(name, _): &&(String, Self)| name == key || name.strip_prefix(HIDDEN) == Some(key);
-                pairs.iter().find(named).map(|(_, value)| value)
+                let folded = |(name, _): &&(String, Self)| name.eq_ignore_ascii_case(key);
+                pairs.iter().find(named).or_else(|| pairs.iter().find(folded)).map(|(_, value)| value)
             }
             _ => None,
         }

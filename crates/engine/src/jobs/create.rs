@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_api::ErrorKind;
 use gantry_api::container::{Config, CreateRequest, CreateResponse};
-use gantry_api::hostconfig::{HostConfig, LogConfig};
+use gantry_api::hostconfig::HostConfig;
 use gantry_api::volume::VolumeCreate;
 use gantry_graph::Image;
 use gantry_linux::fs;
@@ -200,9 +200,12 @@ fn fill_in(engine: &Engine, config: &Config, host_config: &mut HostConfig) -> Re
     if host_config.shm_size == 0 {
         host_config.shm_size = options.shm_size;
     }
-    if host_config.log_config.kind.is_empty() {
-        let log_options = Some(options.log_options.clone()).filter(|map| !map.is_empty());
-        host_config.log_config = LogConfig { kind: options.log_driver.clone(), config: log_options };
+    let log = &mut host_config.log_config;
+    if log.kind.is_empty() {
+        log.kind.clone_from(&options.log_driver);
+    }
+    if log.kind == options.log_driver && log.config.as_ref().is_none_or(BTreeMap::is_empty) {
+        log.config = Some(options.log_options.clone()).filter(|map| !map.is_empty());
     }
     if !matches!(host_config.log_config.kind.as_str(), "json-file" | "none" | "local") {
         let driver = &host_config.log_config.kind;

@@ -1,8 +1,9 @@
 //! The profile of a container that asked for none: what ordinary programs need, the rest only with the capability
 //! that guards it. The meaning is that of Docker's default.
 //!
-//! 32-bit programs may run. `socketcall` takes its arguments from memory, where a filter cannot look: it stays
-//! allowed for old programs, so that AF_ALG and AF_VSOCK are refused to `socket` only. The kernel's own checks remain.
+//! 32-bit programs may run. `socketcall` takes the family of a new socket from memory, where a filter cannot look, so
+//! that AF_ALG and AF_VSOCK could be had through it: making a socket that way is refused, its other calls are allowed.
+//! Kernel and C libraries have had the direct calls since Linux 4.3.
 
 use super::profile::{Action, Argument, Condition, Operator, Profile, Rule};
 use super::syscalls::Arch;
@@ -11,6 +12,8 @@ const EPERM: u16 = 1;
 const ENOSYS: u16 = 38;
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
+/// `SYS_SOCKET` of `linux/net.h`, the first argument of socketcall(2).
+const SOCKETCALL_SOCKET: u64 = 1;
 
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET: a namespace needs CAP_SYS_ADMIN, because a user
 /// namespace would give all capabilities inside it.
@@ -48,7 +51,7 @@ const ALLOWED: &[&[&str]] = &[
     // Sockets, except how they are made.
     &["accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recv", "recvfrom",
       "recvmmsg", "recvmmsg_time64", "recvmsg", "send", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
-      "socketcall", "socketpair"],
+      "socketpair"],
     // System V and POSIX IPC.
     &["ipc", "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedreceive_time64", "mq_timedsend",
       "mq_timedsend_time64", "mq_unlink", "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop", "semtimedop",
@@ -139,9 +142,10 @@ pub fn default_profile() -> Profile {
 }
 
 /// The kernel takes the lower half of the register as the family: so does the comparison, or it could be got round.
-fn sockets() -> [Rule; 3] {
+fn sockets() -> [Rule; 4] {
     let refuse = |family| with(rule(&["socket"], Action::Errno(EPERM)), Operator::MaskedEqual, 0xffff_ffff, family);
-    [refuse(AF_ALG), refuse(AF_VSOCK), rule(&["socket"], Action::Allow)]
+    let multiplexed = with(rule(&["socketcall"], Action::Allow), Operator::NotEqual, SOCKETCALL_SOCKET, 0);
+    [refuse(AF_ALG), refuse(AF_VSOCK), rule(&["socket"], Action::Allow), multiplexed]
 }
 
 /// clone3 has its flags in memory: "no such call" makes the C library fall back to clone.

@@ -87,6 +87,9 @@ fn the_default_refuses_af_alg_vsock_and_io_uring_in_every_entry() {
             assert_eq!(verdict(&program, arch, name, 0), ALLOW, "{arch:?} {name}");
         }
     }
+    // The multiplexed call of old 32-bit programs makes no socket, and does the rest.
+    assert_eq!(verdict(&program, Arch::I386, "socketcall", 1), errno(1));
+    assert_eq!(verdict(&program, Arch::I386, "socketcall", 3), ALLOW);
 }
 
 #[test]
