@@ -1,5 +1,9 @@
 //! `attach`, and the session that `run` and `start` share with it: streams, terminal, signals, exit status.
 
+use std::cell::Cell;
+use std::pin::pin;
+use std::time::Duration;
+
 use gantry_api::container::WaitResponse;
 use gantry_api::inspect::ContainerInspect;
 use gantry_transport::Hijacked;
@@ -72,10 +76,39 @@ pub fn exit_status(answer: &WaitResponse) -> Result<u8> {
     Ok(u8::try_from(answer.status_code & 0xff).unwrap_or(125))
 }
 
+/// How often a daemon that went away is looked for, and how many times after the streams have ended.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+const PATIENCE: u32 = 100;
+
 /// Begins to wait: the answer's head is there when the daemon watches, its body when the container ended.
 pub async fn wait(daemon: &Daemon, id: &str, condition: &str) -> Result<Response<Incoming>> {
     let query = Query::new().with("condition", condition);
     daemon.post_stream(&format!("/containers/{}/wait", segment(id)), &query, Body::empty(), &[]).await
+}
+
+/// Waits to the end. A daemon that went away is asked again when it is back, which it should be soon once the streams
+/// are `over`; until then the container talks to us without it.
+async fn status(daemon: &Daemon, id: &str, waiting: Response<Incoming>, over: &Cell<bool>) -> Result<WaitResponse> {
+    let mut answer = collect(waiting).await;
+    let mut ticks = tokio::time::interval(ASK_AGAIN);
+    let mut patience = PATIENCE;
+    loop {
+        let failure = match answer {
+            Ok(bytes) => return Ok(gantry_api::json::from_slice(&bytes)?),
+            Err(failure) => failure,
+        };
+        if failure.status.is_some() {
+            return Err(failure);
+        }
+        if over.get() {
+            patience = patience.checked_sub(1).ok_or(failure)?;
+        }
+        ticks.tick().await;
+        answer = match wait(daemon, id, "not-running").await {
+            Ok(waiting) => collect(waiting).await,
+            Err(failure) => Err(failure),
+        };
+    }
 }
 
 /// What is attached, and how.
@@ -127,18 +160,24 @@ impl Session {
             output: self.stdout || self.stderr,
             detach: (self.tty && self.stdin && terminal::stdin_is_terminal()).then(|| self.keys.clone()),
         };
+        let over = Cell::new(false);
         let streams = async {
-            match stream {
+            let ended = match stream {
                 Some(stream) => stream::connect(stream, wiring).await,
                 None => Ok(Ended::Output),
-            }
+            };
+            over.set(true);
+            ended
         };
         let ended = async {
-            if streams.await? == Ended::Detached {
-                return Ok(None);
-            }
-            let answer = collect(waiting).await?;
-            Ok(Some(gantry_api::json::from_slice(&answer)?))
+            let mut status = pin!(status(daemon, id, waiting, &over));
+            let mut streams = pin!(streams);
+            // Both from the beginning: an exit is not missed while the daemon is replaced under a running container.
+            let known = tokio::select! {
+                ended = &mut streams => return if ended? == Ended::Detached { Ok(None) } else { status.await.map(Some) },
+                known = &mut status => known,
+            };
+            if streams.await? == Ended::Detached { Ok(None) } else { known.map(Some) }
         };
         let outcome = tokio::select! {
             ended = ended => ended,
