@@ -110,8 +110,7 @@ async fn any(context: Context, flags: Parsed) -> Result<u8> {
 
 async fn of_kinds(context: Context, flags: Parsed, kinds: &'static [Kind]) -> Result<u8> {
     let template = match flags.text_or_empty("format") {
-        "" => None,
-        "json" => Some("{{json .}}".to_owned()),
+        "" | "json" => None,
         template => Some(unescape(template)),
     };
     let template = template
@@ -129,6 +128,10 @@ async fn of_kinds(context: Context, flags: Parsed, kinds: &'static [Kind]) -> Re
     }
     let mut text = String::new();
     match template {
+        None if flags.text("format") == Some("json") => {
+            text = Value::List(found).to_json();
+            text.push('\n');
+        }
         None => {
             // Also when nothing was found: what reads it wants a list.
             let empty = found.is_empty();
