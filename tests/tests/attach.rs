@@ -136,7 +136,7 @@ fn control_c_interrupts_the_program_inside() {
     both(|world, cli| {
         let name = world.name("ctrl");
         let line = format!(
-            "run -it --rm --name {name} {IMAGE} sh -c 'trap \"echo interrupted\" INT; echo ready; sleep 100; echo over; exit 3'"
+            "run -it --rm --name {name} {IMAGE} sh -c 'trap \"echo interrupted; exit 3\" INT; echo ready; while :; do sleep 0.1; done'"
         );
         let terminal = Terminal::start(&cli.line(&line)).expect("tmux");
         terminal.shows("ready");

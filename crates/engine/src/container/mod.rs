@@ -137,6 +137,16 @@ impl Container {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), settled).await;
     }
 
+    /// Its first process. A start that is under way is waited for: its output may have reached the caller before its
+    /// success was recorded.
+    pub(crate) async fn running_or_starting(&self) -> Option<Arc<dyn Running>> {
+        if let Some(running) = self.running() {
+            return Some(running);
+        }
+        let _guard = self.operation.lock().await;
+        self.running()
+    }
+
     /// The clients that attached before the start.
     pub(crate) fn take_waiting(&self) -> Vec<Attach> {
         std::mem::take(&mut lock(&self.live).waiting)

@@ -30,6 +30,7 @@ impl Job for ExecCreate {
 
     async fn run(self, context: Context) -> Result<String> {
         let container = context.engine.containers.get(&self.container)?;
+        container.running_or_starting().await;
         let record = container.record();
         let command = self.config.cmd.clone().unwrap_or_default();
         if command.is_empty() {

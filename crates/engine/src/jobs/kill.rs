@@ -30,8 +30,9 @@ impl Job for Kill {
         let engine = &context.engine;
         let container = engine.containers.get(&self.container)?;
         let signal = parse_signal(if self.signal.is_empty() { "SIGKILL" } else { &self.signal })?;
+        let running = container.running_or_starting().await;
         let record = container.record();
-        let (Some(running), true) = (container.running(), record.state.has_processes()) else {
+        let (Some(running), true) = (running, record.state.has_processes()) else {
             return Err(Error::conflict(format!(
                 "cannot kill container: {}: container {} is not running",
                 self.container, record.id

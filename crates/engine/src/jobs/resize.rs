@@ -26,7 +26,7 @@ impl Job for Resize {
 
     async fn run(self, context: Context) -> Result<()> {
         let container = context.engine.containers.get(&self.container)?;
-        let Some(running) = container.running() else {
+        let Some(running) = container.running_or_starting().await else {
             return Err(Error::conflict(format!("container {} is not running", container.id())));
         };
         let attributes = container.record().event_attributes();

@@ -11,6 +11,7 @@ use crate::container::Container;
 use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::spec::host::Host;
 use crate::stream::{Opening, Outlet};
 
 /// Streams statistics.
@@ -40,7 +41,6 @@ impl Job for Stats {
 
     async fn run(mut self, context: Context) -> Result<()> {
         let container = context.engine.containers.get(&self.container)?;
-        let cpus = context.engine.host.cpus;
         self.outlet.open(Opening::default());
         let mut ticker = tokio::time::interval(INTERVAL);
         let mut previous = Value::Null;
@@ -52,7 +52,7 @@ impl Job for Stats {
                 () = self.outlet.closed() => return Ok(()),
                 () = context.cancelled.cancelled() => return Ok(()),
             }
-            let sample = sample(&container, cpus, &previous).await?;
+            let sample = sample(&context.engine.host, &container, &previous).await?;
             previous = sample["cpu_stats"].clone();
             let whole = self.one_shot || round > 0 || self.stream || container.running().is_none();
             if !whole {
@@ -66,13 +66,15 @@ impl Job for Stats {
     }
 }
 
-async fn sample(container: &Container, cpus: u32, previous: &Value) -> Result<Value> {
+async fn sample(host: &Host, container: &Container, previous: &Value) -> Result<Value> {
     let record = container.record();
     let Some(running) = container.running() else {
         return Ok(json!({ "id": record.id, "name": format!("/{}", record.name) }));
     };
     let pid = running.pid();
-    let (usage, system, network) = blocking(move || Ok((running.stats()?, system_cpu(cpus), network(pid)))).await?;
+    let (mut usage, system, network) = blocking(move || Ok((running.stats()?, system_cpu(), network(pid)))).await?;
+    // The kernel's "no limit" is more than any machine has.
+    usage.memory_limit = usage.memory_limit.min(u64::try_from(host.memory).unwrap_or(u64::MAX));
     Ok(json!({
         "id": record.id,
         "name": format!("/{}", record.name),
@@ -80,7 +82,7 @@ async fn sample(container: &Container, cpus: u32, previous: &Value) -> Result<Va
         "preread": "0001-01-01T00:00:00Z",
         "num_procs": 0,
         "pids_stats": { "current": usage.pids_current, "limit": usage.pids_limit },
-        "cpu_stats": cpu(&usage, system, cpus),
+        "cpu_stats": cpu(&usage, system, host.cpus),
         "precpu_stats": if previous.is_null() { json!({"cpu_usage": {"total_usage": 0}}) } else { previous.clone() },
         "memory_stats": memory(&usage),
         "blkio_stats": { "io_service_bytes_recursive": blkio(&usage.blkio_bytes), "io_serviced_recursive": blkio(&usage.blkio_ops) },
@@ -126,7 +128,7 @@ fn blkio(entries: &[(u32, u32, String, u64)]) -> Value {
 }
 
 /// CPU time of the whole host, nanoseconds; 0 where `/proc/stat` cannot be read.
-fn system_cpu(_cpus: u32) -> u64 {
+fn system_cpu() -> u64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
     line.split_whitespace().take(8).filter_map(|text| text.parse::<u64>().ok()).sum::<u64>() * 10_000_000
