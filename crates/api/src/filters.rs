@@ -114,9 +114,9 @@ impl Filters {
     /// The newer JSON form.
     #[must_use]
     pub fn to_json(&self) -> String {
-        Value::from_iter(self.0.iter().map(|(name, values)| {
-            (name.clone(), Value::from(values.iter().cloned().collect::<Vec<_>>()))
-        }))
+        Value::from_iter(
+            self.0.iter().map(|(name, values)| (name.clone(), Value::from(values.iter().cloned().collect::<Vec<_>>()))),
+        )
         .to_string()
     }
 }

@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn keys_match_in_any_case_and_null_is_absent() {
         let read: Outer =
-            from_slice(br#"{"cmd": "echo hi", "INNER": {"nAme": "x", "List": null}, "Count": null, "other": 1}"#).unwrap();
+            from_slice(br#"{"cmd": "echo hi", "INNER": {"nAme": "x", "List": null}, "Count": null, "other": 1}"#)
+                .unwrap();
         assert_eq!(read.cmd, Some(vec!["echo hi".into()]));
         assert_eq!(read.inner, Inner { name: "x".into(), list: None });
     }

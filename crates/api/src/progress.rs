@@ -65,12 +65,7 @@ impl Progress {
     /// The state of one object, without numbers.
     #[must_use]
     pub fn object(id: impl Into<String>, status: impl Into<String>) -> Self {
-        Self {
-            id: Some(id.into()),
-            status: status.into(),
-            detail: Some(ProgressDetail::default()),
-            ..Self::default()
-        }
+        Self { id: Some(id.into()), status: status.into(), detail: Some(ProgressDetail::default()), ..Self::default() }
     }
 
     /// The state of one object, with numbers.

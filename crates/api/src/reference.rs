@@ -252,9 +252,7 @@ impl FromStr for Reference {
 fn split_domain(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
         Some((first, rest))
-            if first == "localhost"
-                || first.contains(['.', ':'])
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+            if first == "localhost" || first.contains(['.', ':']) || first.bytes().any(|b| b.is_ascii_uppercase()) =>
         {
             (if first == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { first }, rest)
         }
@@ -347,7 +345,9 @@ mod tests {
     #[test]
     fn what_breaks_the_grammar_is_refused() {
         let id = "a".repeat(64);
-        for bad in ["", ":tag", "/x", "x/", "a//b", "a:", "a@sha256:1", "-a", "a-", "a___b", "a..b", "a:b:c", "a b", &id] {
+        for bad in
+            ["", ":tag", "/x", "x/", "a//b", "a:", "a@sha256:1", "-a", "a-", "a___b", "a..b", "a:b:c", "a b", &id]
+        {
             assert!(Reference::parse(bad).is_err(), "{bad:?}");
         }
         assert!(matches!(Reference::parse("Debian"), Err(ReferenceError::UpperCase(_))));

@@ -124,10 +124,8 @@ impl Reader {
             if self.partial.ends_with(b"\n") {
                 out.extend(self.query.render(&self.partial).unwrap_or_default());
                 self.partial.clear();
-            } else if read == 0 || self.partial.len() == before {
-                if !self.rotate()? {
-                    break;
-                }
+            } else if (read == 0 || self.partial.len() == before) && !self.rotate()? {
+                break;
             }
         }
         Ok(out)

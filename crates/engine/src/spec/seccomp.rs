@@ -13,9 +13,10 @@ const KEPT: usize = 64;
 
 /// Compiled programs by profile and capabilities.
 #[derive(Default)]
-pub struct Programs(Mutex<HashMap<(SeccompChoiceKey, Vec<String>), Arc<[u8]>>>);
+pub struct Programs(Mutex<Compiled>);
 
-type SeccompChoiceKey = Option<String>;
+/// By the caller's profile (`None` is ours) and the sorted capabilities.
+type Compiled = HashMap<(Option<String>, Vec<String>), Arc<[u8]>>;
 
 impl Programs {
     /// The program of a choice; `None` is unconfined.
@@ -49,7 +50,7 @@ impl Programs {
         Ok(Some(program))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(SeccompChoiceKey, Vec<String>), Arc<[u8]>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Compiled> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
