@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gantry_tests::{command, http, paths, until};
+use gantry_tests::{cgroups, command, http, paths, until};
 
 use crate::setup;
 
@@ -129,6 +129,13 @@ impl Drop for Peer {
             rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).ok();
         }
         fs::remove_dir_all(&self.root).ok();
+        for (_, point) in cgroups::hierarchies() {
+            let path = point.join(&self.cgroup);
+            cgroups::kill(&path);
+            if path.exists() {
+                cgroups::remove(&path);
+            }
+        }
     }
 }
 
