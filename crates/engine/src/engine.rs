@@ -39,7 +39,7 @@ pub struct Engine {
     /// Work that goes on after its job: teardown, restarts.
     pub(crate) background: TaskTracker,
     stopping: AtomicBool,
-    sweep: tokio::sync::Notify,
+    sweep: Arc<tokio::sync::Notify>,
     /// What the last start found wrong, for `info`.
     pub(crate) warnings: Mutex<Vec<String>>,
 }
@@ -53,7 +53,7 @@ impl Engine {
         let (exits, ended) = mpsc::unbounded_channel();
         let engine = blocking(move || Self::open(options, drivers, exits)).await?;
         tokio::spawn(lifecycle::exit::watch(Arc::downgrade(&engine), ended));
-        tokio::spawn(sweep(Arc::downgrade(&engine)));
+        tokio::spawn(sweep(Arc::downgrade(&engine), Arc::clone(&engine.sweep)));
         lifecycle::recover::all(&engine).await;
         engine.sweep.notify_one();
         Ok(engine)
@@ -86,7 +86,7 @@ impl Engine {
             pulls: crate::images::Pulls::default(),
             background: TaskTracker::new(),
             stopping: AtomicBool::new(false),
-            sweep: tokio::sync::Notify::new(),
+            sweep: Arc::default(),
             warnings: Mutex::new(warnings),
         }))
     }
@@ -105,7 +105,8 @@ impl Engine {
         if !J::CLASS.outlives_caller() {
             return engine.execute(job, environment).await;
         }
-        let task = tokio::spawn(async move { engine.execute(job, environment).await });
+        // Tracked, so that a shutdown waits for it.
+        let task = self.background.spawn(async move { engine.execute(job, environment).await });
         task.await.unwrap_or_else(|panic| Err(Error::system(format!("{}: the job crashed: {panic}", J::NAME))))
     }
 
@@ -156,22 +157,17 @@ impl Engine {
     }
 }
 
-/// Deletes removed layers, off every path that somebody waits for.
-async fn sweep(engine: std::sync::Weak<Engine>) {
+/// Deletes removed layers, directories and volumes, off every path that somebody waits for.
+async fn sweep(engine: std::sync::Weak<Engine>, wanted: Arc<tokio::sync::Notify>) {
     loop {
-        let Some(strong) = engine.upgrade() else { return };
-        // Not held while waiting, so that the engine can go.
-        let notified = {
-            let engine = strong;
-            engine.sweep.notified().await;
-            engine
-        };
+        wanted.notified().await;
+        let Some(engine) = engine.upgrade() else { return };
         let result = blocking(move || {
-            notified.graph.sweep()?;
-            lifecycle::remove::sweep_directories(&notified)
+            let layers = engine.graph.sweep().map_err(Error::from);
+            lifecycle::remove::sweep_directories(&engine).and(layers)
         });
         if let Err(error) = result.await {
-            warn!("give back the space of removed layers: {error}");
+            warn!("give back the space of what was removed: {error}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Execs: further processes in a running container.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use gantry_api::exec::{ExecConfig, ExecInspect, ExecProcess};
 use gantry_execdriver::RunningExec;
@@ -16,7 +17,11 @@ pub struct ExecInstance {
     pub config: ExecConfig,
     state: Mutex<ExecState>,
     ended: watch::Sender<bool>,
+    ended_at: OnceLock<Instant>,
 }
+
+/// How long an ended exec can still be asked for its exit code.
+const KEPT: Duration = Duration::from_secs(300);
 
 /// What it is doing.
 #[derive(Clone)]
@@ -38,7 +43,14 @@ impl ExecInstance {
     /// A new one.
     #[must_use]
     pub fn new(id: String, container: String, config: ExecConfig) -> Self {
-        Self { id, container, config, state: Mutex::new(ExecState::Created), ended: watch::Sender::new(false) }
+        Self {
+            id,
+            container,
+            config,
+            state: Mutex::new(ExecState::Created),
+            ended: watch::Sender::new(false),
+            ended_at: OnceLock::new(),
+        }
     }
 
     /// Claims it for a start; false when it was started before.
@@ -61,7 +73,12 @@ impl ExecInstance {
 
     pub(crate) fn ended(&self, code: i32) {
         *self.lock() = ExecState::Ended { code };
+        self.ended_at.get_or_init(Instant::now);
         self.ended.send_replace(true);
+    }
+
+    pub(crate) fn ended_long_ago(&self) -> bool {
+        self.ended_at.get().is_some_and(|at| at.elapsed() > KEPT)
     }
 
     /// Becomes true when it has ended.

@@ -78,7 +78,7 @@ pub struct Reader {
     path: PathBuf,
     query: Query,
     current: Option<BufReader<File>>,
-    /// Older files that are still to be read, oldest first.
+    /// Files that are still to be read after it, oldest first; the one that is being written is the last.
     older: VecDeque<File>,
     /// The beginning of a line whose end was not written yet.
     partial: Vec<u8>,
@@ -100,7 +100,7 @@ impl Reader {
         if let Some(count) = query.tail {
             seek_to_tail(&mut files, &query, count)?;
         }
-        let current = files.pop_back().map(BufReader::new);
+        let current = files.pop_front().map(BufReader::new);
         Ok(Self { path, query, current, older: files, partial: Vec::new() })
     }
 
@@ -111,12 +111,11 @@ impl Reader {
     pub fn batch(&mut self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         while out.len() < BATCH {
-            if let Some(oldest) = self.older.pop_front() {
-                self.drain(BufReader::new(oldest), &mut out)?;
-                continue;
-            }
             if self.current.is_none() {
-                self.current = open_if_there(&self.path)?.map(BufReader::new);
+                self.current = match self.older.pop_front() {
+                    Some(oldest) => Some(BufReader::new(oldest)),
+                    None => open_if_there(&self.path)?.map(BufReader::new),
+                };
             }
             let Some(current) = self.current.as_mut() else { break };
             let before = self.partial.len();
@@ -131,38 +130,26 @@ impl Reader {
         Ok(out)
     }
 
-    /// Reads a file to its end that nobody writes any more.
-    fn drain(&self, mut file: BufReader<File>, out: &mut Vec<u8>) -> Result<()> {
-        let mut line = Vec::new();
-        while file.read_until(b'\n', &mut line).map_err(|e| self.failed(&e))? > 0 {
-            out.extend(self.query.render(&line).unwrap_or_default());
-            line.clear();
-        }
-        Ok(())
-    }
-
     /// At the end of the current file: goes on with the next one if the writer has. The writer never writes to a file
     /// after it has renamed it, so one more look after the rename was seen finds its last lines.
     fn rotate(&mut self) -> Result<bool> {
+        if !self.older.is_empty() {
+            self.current = None;
+            return Ok(true);
+        }
+        let failed = |e: std::io::Error| Error::system(format!("read log {}: {e}", self.path.display()));
         let Some(current) = self.current.as_mut() else { return Ok(false) };
-        let inode = |file: &File| file.metadata().map(|m| (m.dev(), m.ino()));
-        let here = inode(current.get_ref()).map_err(|e| self.failed(&e))?;
+        let here = current.get_ref().metadata().map(|m| (m.dev(), m.ino())).map_err(failed)?;
         let Ok(there) = fs::metadata(&self.path) else { return Ok(false) };
         if here == (there.dev(), there.ino()) {
             return Ok(false);
         }
-        let mut rest = Vec::new();
-        let current = self.current.as_mut().expect("looked at above");
-        current.read_to_end(&mut rest).map_err(|e| Error::system(format!("read log {}: {e}", self.path.display())))?;
-        if !rest.is_empty() {
-            // Written between our last read and the rename: put it back in front.
-            let end = current.stream_position().map_err(|e| Error::system(e.to_string()))?;
-            let start = end - rest.len() as u64;
-            current.seek(SeekFrom::Start(start)).map_err(|e| Error::system(e.to_string()))?;
+        if !current.fill_buf().map_err(failed)?.is_empty() {
+            // Written between our last read and the rename.
             return Ok(true);
         }
         self.older = self.newer_than(here)?;
-        self.current = open_if_there(&self.path)?.map(BufReader::new);
+        self.current = None;
         Ok(true)
     }
 

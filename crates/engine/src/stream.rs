@@ -3,9 +3,12 @@
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 
@@ -30,6 +33,8 @@ pub struct OutletReader {
     pub bytes: mpsc::Receiver<Bytes>,
 }
 
+/// A caller that neither sends nor takes a byte for so long is given up: a job may hold a container's lock meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Pieces that may wait for a slow caller.
 const DEPTH: usize = 16;
 
@@ -91,16 +96,19 @@ pub fn json_line(value: &impl serde::Serialize) -> Bytes {
     line.into()
 }
 
-/// Writes to an [`Outlet`] from a thread that may block.
+/// Writes to an [`Outlet`] from a thread of the runtime that may block.
 pub struct OutletWriter {
     bytes: mpsc::Sender<Bytes>,
 }
 
 impl Write for OutletWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away");
-        self.bytes.blocking_send(Bytes::copy_from_slice(buffer)).map_err(gone)?;
-        Ok(buffer.len())
+        let send = self.bytes.send(Bytes::copy_from_slice(buffer));
+        match Handle::current().block_on(tokio::time::timeout(PATIENCE, send)) {
+            Ok(Ok(())) => Ok(buffer.len()),
+            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away")),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client has taken nothing for a minute")),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -108,10 +116,11 @@ impl Write for OutletWriter {
     }
 }
 
-/// A job's standard input: a request's body, read by a thread that may block.
+/// A job's standard input: a request's body, read by a thread of the runtime that may block.
 pub struct Inlet {
     bytes: mpsc::Receiver<io::Result<Bytes>>,
     rest: Bytes,
+    cancelled: CancellationToken,
 }
 
 impl Inlet {
@@ -119,14 +128,28 @@ impl Inlet {
     #[must_use]
     pub fn new() -> (mpsc::Sender<io::Result<Bytes>>, Self) {
         let (sender, bytes) = mpsc::channel(DEPTH);
-        (sender, Self { bytes, rest: Bytes::new() })
+        (sender, Self { bytes, rest: Bytes::new(), cancelled: CancellationToken::new() })
+    }
+
+    /// Ends with an error when `cancelled`.
+    pub fn cancel_with(&mut self, cancelled: CancellationToken) {
+        self.cancelled = cancelled;
     }
 }
 
 impl Read for Inlet {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() {
-            match self.bytes.blocking_recv() {
+            let next = async {
+                tokio::select! {
+                    piece = self.bytes.recv() => Ok(piece),
+                    () = tokio::time::sleep(PATIENCE) => {
+                        Err(io::Error::new(io::ErrorKind::TimedOut, "the client has sent nothing for a minute"))
+                    }
+                    () = self.cancelled.cancelled() => Err(io::Error::other("the job was cancelled")),
+                }
+            };
+            match Handle::current().block_on(next)? {
                 Some(piece) => self.rest = piece?,
                 None => return Ok(0),
             }

@@ -8,10 +8,13 @@ use gantry_api::volume::{Volume, VolumeCreate};
 use gantry_graph::{Durability, Graph};
 use gantry_linux::fs;
 use jiff::Timestamp;
+use tracing::warn;
 
 use crate::error::{Error, Result};
 
 const KIND: &str = "volume";
+/// Below the root: the data of removed volumes. No name of a volume begins with a dot.
+const REMOVED: &str = ".removed";
 
 /// All volumes.
 pub struct Volumes {
@@ -29,9 +32,12 @@ impl Volumes {
         fs::create_dir_mode(&root, 0o701)?;
         let mut known = BTreeMap::new();
         for entity in graph.db().entities(KIND)? {
-            let volume: Volume = serde_json::from_str(&entity.properties)
-                .map_err(|e| Error::system(format!("read the description of volume {}: {e}", entity.id)))?;
-            known.insert(volume.name.clone(), Arc::new(volume));
+            match serde_json::from_str::<Volume>(&entity.properties) {
+                Ok(volume) => {
+                    known.insert(volume.name.clone(), Arc::new(volume));
+                }
+                Err(error) => warn!("the description of {} cannot be read and was left alone: {error}", entity.id),
+            }
         }
         Ok(Self { root, graph, known: Mutex::new(known) })
     }
@@ -94,7 +100,8 @@ impl Volumes {
         Ok((volume, true))
     }
 
-    /// Removes a volume and its data; that nobody uses it is the caller's to check.
+    /// Removes a volume: gone at once, its data deleted by the next [`Volumes::sweep`]. That nobody uses it is the
+    /// caller's to check.
     ///
     /// # Errors
     /// When it is not there or its description cannot be removed; its data is then untouched.
@@ -103,9 +110,21 @@ impl Volumes {
         if !known.contains_key(name) {
             return Err(Error::not_found(format!("get {name}: no such volume")));
         }
+        // Aside first: a volume of that name made later must never find the old data.
+        let aside = self.root.join(REMOVED);
+        fs::create_dir_mode(&aside, 0o700)?;
+        fs::rename(self.root.join(name), aside.join(format!("{name}.{}", fs::unique())))?;
         self.graph.db().write(Durability::Process, |tx| tx.purge(&entity_id(name)))?;
         known.remove(name);
-        Ok(fs::remove_dir_all(self.root.join(name))?)
+        Ok(())
+    }
+
+    /// Deletes the data of removed volumes.
+    ///
+    /// # Errors
+    /// The first that cannot be deleted; the others are.
+    pub fn sweep(&self) -> gantry_linux::Result<()> {
+        fs::remove_children(self.root.join(REMOVED))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Volume>>> {

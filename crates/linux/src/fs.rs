@@ -139,6 +139,28 @@ pub fn remove_dir_all(path: impl AsRef<Path>) -> Result<()> {
     }
 }
 
+/// Removes everything in a directory, going on after a failure; one that is not there is fine. The first failure is
+/// returned.
+pub fn remove_children(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let names = match list(path) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        other => other?,
+    };
+    let mut first = Ok(());
+    for name in names {
+        let child = path.join(name);
+        let removed = match symlink_metadata(&child) {
+            Ok(metadata) if !metadata.is_dir() => remove_file(&child),
+            _ => remove_dir_all(&child),
+        };
+        if first.is_ok() {
+            first = removed;
+        }
+    }
+    first
+}
+
 /// The metadata of what the path leads to.
 pub fn metadata(path: impl AsRef<Path>) -> Result<Metadata> {
     fs::metadata(&path).during("stat", path.as_ref().display())

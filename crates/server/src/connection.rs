@@ -21,7 +21,7 @@ use crate::respond::{Response, Takeover, set};
 use crate::router;
 
 /// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What `Api-Version` says: the newest that is spoken.
 const NEWEST: &str = "1.56";

@@ -11,13 +11,13 @@ use gantry_engine::stream::Connection;
 use gantry_engine::{Caller, Engine, Environment};
 use gantry_transport::Stream;
 use http_body_util::BodyExt;
-use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, StatusCode};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use crate::connection::dress;
+use crate::connection::{HEAD_TIMEOUT, dress};
 use crate::error::{Failure, Result};
 use crate::request::{Payload, Request};
 use crate::respond::{Response, Takeover, into_descriptor};
@@ -51,7 +51,9 @@ pub async fn begins_raw(stream: &Stream) -> std::io::Result<bool> {
 /// Serves such a connection.
 pub async fn answer(mut stream: Stream, engine: &Arc<Engine>, caller: &Caller) -> std::io::Result<()> {
     let (take, taken) = oneshot::channel();
-    let (result, early) = match read_request(&mut stream, engine, caller, taken).await? {
+    let read = tokio::time::timeout(HEAD_TIMEOUT, read_request(&mut stream, engine, caller, taken));
+    let read = read.await.map_err(|_| std::io::Error::other("the request did not come whole in time"))?;
+    let (result, early) = match read? {
         Ok((handler, request, early)) => (handler(request).await, early),
         Err(failure) => (Err(failure), Vec::new()),
     };
@@ -90,6 +92,9 @@ async fn read_request(
             return Ok(Err(Failure::invalid("the request's head is cut off or too long")));
         }
     };
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(Err(Failure::invalid("send the body with Content-Length, or ask for an upgrade (Upgrade: tcp)")));
+    }
     let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     let end = head + length.unwrap_or(0).min(LIMIT);
     while bytes.len() < end {

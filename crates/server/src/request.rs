@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::ErrorKind;
@@ -19,6 +20,8 @@ use crate::respond::Takeover;
 
 /// The largest JSON body that is read.
 const BODY_LIMIT: usize = 4 << 20;
+/// How long a client may take between two pieces of a JSON body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A parsed request.
 pub struct Request {
@@ -125,7 +128,8 @@ impl Request {
             Payload::Incoming(body) => body,
         };
         let mut whole = Vec::new();
-        while let Some(frame) = body.frame().await {
+        let stalled = |_| Failure::invalid("read the request's body: it stalled");
+        while let Some(frame) = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(stalled)? {
             let frame = frame.map_err(|error| Failure::invalid(format!("read the request's body: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + data.len() > BODY_LIMIT {

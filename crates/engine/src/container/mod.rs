@@ -5,7 +5,7 @@ pub mod record;
 pub mod state;
 pub mod store;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use gantry_execdriver::{Attach, Running};
@@ -40,8 +40,11 @@ impl Drop for Arrival<'_> {
 #[derive(Default)]
 struct Live {
     running: Option<Arc<dyn Running>>,
-    /// Clients that attached before the start.
-    waiting: Vec<Attach>,
+    /// Clients that attached before the start, by number.
+    waiting: BTreeMap<u64, Attach>,
+    next_waiting: u64,
+    /// `restart` is between its stop and its start: `--rm` must not remove it.
+    restarting: bool,
     execs: HashMap<String, Arc<ExecInstance>>,
     /// Ends a restart that waits for its delay.
     restart: Option<tokio_util::sync::CancellationToken>,
@@ -60,6 +63,8 @@ pub struct Phase {
     pub code: i32,
     /// It is gone.
     pub removed: bool,
+    /// Why its removal failed.
+    pub removal_error: Option<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,19 +113,34 @@ impl Container {
         lock(&self.live).running = running;
     }
 
-    /// Attaches a client now, or keeps it for the start.
-    pub(crate) fn attach(&self, attach: Attach) -> Result<(), gantry_execdriver::Error> {
+    /// Attaches a client now, or keeps it for the start: then under the number that is returned.
+    pub(crate) fn attach(&self, attach: Attach) -> Result<Option<u64>, gantry_execdriver::Error> {
         let mut live = lock(&self.live);
         match live.running.clone() {
             Some(running) => {
                 drop(live);
-                running.attach(attach)
+                running.attach(attach).map(|()| None)
             }
             None => {
-                live.waiting.push(attach);
-                Ok(())
+                let number = live.next_waiting;
+                live.next_waiting += 1;
+                live.waiting.insert(number, attach);
+                Ok(Some(number))
             }
         }
+    }
+
+    /// A client that waited for the start has gone away.
+    pub(crate) fn forget_waiting(&self, number: u64) {
+        lock(&self.live).waiting.remove(&number);
+    }
+
+    pub(crate) fn set_restarting(&self, restarting: bool) {
+        lock(&self.live).restarting = restarting;
+    }
+
+    pub(crate) fn is_restarting(&self) -> bool {
+        lock(&self.live).restarting
     }
 
     /// Announces a client that will attach once its connection is taken over.
@@ -149,7 +169,7 @@ impl Container {
 
     /// The clients that attached before the start.
     pub(crate) fn take_waiting(&self) -> Vec<Attach> {
-        std::mem::take(&mut lock(&self.live).waiting)
+        std::mem::take(&mut lock(&self.live).waiting).into_values().collect()
     }
 
     pub(crate) fn add_exec(&self, exec: Arc<ExecInstance>) {
@@ -168,9 +188,17 @@ impl Container {
         lock(&self.live).execs.get(id).cloned()
     }
 
-    /// Execs end with their container.
-    pub(crate) fn clear_execs(&self) {
-        lock(&self.live).execs.clear();
+    /// Drops execs that ended a while ago, or all of them; returns their ids.
+    pub(crate) fn forget_execs(&self, all: bool) -> Vec<String> {
+        let mut forgotten = Vec::new();
+        lock(&self.live).execs.retain(|id, exec| {
+            let keep = !all && !exec.ended_long_ago();
+            if !keep {
+                forgotten.push(id.clone());
+            }
+            keep
+        });
+        forgotten
     }
 
     /// Works out the next delay before a restart from the last one.

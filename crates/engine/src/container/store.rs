@@ -7,6 +7,7 @@ use gantry_graph::{Durability, Entity, Graph};
 
 use super::{Container, Record};
 use crate::error::{Error, Result};
+use crate::exec::ExecInstance;
 
 /// Kind of the containers' entities.
 const KIND: &str = "container";
@@ -23,6 +24,8 @@ pub struct Store {
 struct Index {
     by_id: BTreeMap<String, Arc<Container>>,
     by_name: HashMap<String, String>,
+    /// Exec → container.
+    execs: HashMap<String, String>,
 }
 
 impl Store {
@@ -81,37 +84,64 @@ impl Store {
 
     /// The exec `id` and its container.
     #[must_use]
-    pub fn exec(&self, id: &str) -> Option<(Arc<Container>, Arc<crate::exec::ExecInstance>)> {
-        self.all().into_iter().find_map(|container| container.exec(id).map(|exec| (container, exec)))
+    pub fn exec(&self, id: &str) -> Option<(Arc<Container>, Arc<ExecInstance>)> {
+        let index = self.read();
+        let container = Arc::clone(index.by_id.get(index.execs.get(id)?)?);
+        drop(index);
+        container.exec(id).map(|exec| (container, exec))
     }
 
-    /// Adds a new container with its name.
+    /// Adds an exec to a container, and forgets those of it that ended long ago.
+    pub fn add_exec(&self, container: &Container, exec: ExecInstance) {
+        let forgotten = container.forget_execs(false);
+        let mut index = self.write();
+        for id in forgotten {
+            index.execs.remove(&id);
+        }
+        index.execs.insert(exec.id.clone(), container.id().to_owned());
+        container.add_exec(Arc::new(exec));
+    }
+
+    /// Forgets every exec of a container.
+    pub fn clear_execs(&self, container: &Container) {
+        let forgotten = container.forget_execs(true);
+        let mut index = self.write();
+        for id in forgotten {
+            index.execs.remove(&id);
+        }
+    }
+
+    /// Takes a name for a container that is being made.
     ///
     /// # Errors
     /// When the name is in use, with Docker's words.
-    pub fn add(&self, record: Record) -> Result<Arc<Container>> {
-        let (id, name) = (record.id.clone(), record.name.clone());
-        {
-            let mut index = self.write();
-            if let Some(holder) = index.by_name.get(&name) {
-                return Err(name_in_use(&name, holder));
-            }
-            index.by_name.insert(name.clone(), id.clone());
-        }
-        let saved = to_json(&record).and_then(|document| {
-            Ok(self.graph.db().write(Durability::Process, |tx| {
-                tx.put_entity(&id, KIND, &document)?;
-                tx.set(&format!("/{NAMES}/{name}"), &id)
-            })?)
-        });
+    pub fn reserve(&self, name: &str, id: &str) -> Result<()> {
         let mut index = self.write();
-        if let Err(error) = saved {
-            index.by_name.remove(&name);
-            return Err(error);
+        if let Some(holder) = index.by_name.get(name) {
+            return Err(name_in_use(name, holder));
         }
-        let container = Arc::new(Container::new(record));
-        index.by_id.insert(id, Arc::clone(&container));
-        Ok(container)
+        index.by_name.insert(name.to_owned(), id.to_owned());
+        Ok(())
+    }
+
+    /// Gives a reserved name back.
+    pub fn release(&self, name: &str) {
+        self.write().by_name.remove(name);
+    }
+
+    /// Adds a new container, whose name was reserved.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn add(&self, record: Record) -> Result<()> {
+        let (id, name) = (record.id.clone(), record.name.clone());
+        let document = to_json(&record)?;
+        self.graph.db().write(Durability::Process, |tx| {
+            tx.put_entity(&id, KIND, &document)?;
+            tx.set(&format!("/{NAMES}/{name}"), &id)
+        })?;
+        self.write().by_id.insert(id, Arc::new(Container::new(record)));
+        Ok(())
     }
 
     /// Writes a changed record and makes it what readers see; the name stays.
@@ -119,6 +149,9 @@ impl Store {
     /// # Errors
     /// When the database cannot be written; readers then see the old record.
     pub fn save(&self, container: &Container, record: Record) -> Result<()> {
+        if !self.read().by_id.contains_key(&record.id) {
+            return Err(Error::not_found(format!("No such container: {}", record.id)));
+        }
         let document = to_json(&record)?;
         self.graph.db().write(Durability::Process, |tx| tx.put_entity(&record.id, KIND, &document))?;
         container.publish(record);
@@ -131,20 +164,24 @@ impl Store {
     /// When the name is in use.
     pub fn rename(&self, container: &Container, new: &str) -> Result<()> {
         let record = container.record();
-        let mut index = self.write();
-        if let Some(holder) = index.by_name.get(new) {
-            return Err(name_in_use(new, holder));
+        if !self.read().by_id.contains_key(&record.id) {
+            return Err(Error::not_found(format!("No such container: {}", record.id)));
         }
+        self.reserve(new, &record.id)?;
         let old = record.name.clone();
         let renamed = Record { name: new.to_owned(), ..Record::clone(&record) };
-        let document = to_json(&renamed)?;
-        self.graph.db().write(Durability::Process, |tx| {
-            tx.rename(&format!("/{NAMES}/{old}"), &format!("/{NAMES}/{new}"))?;
-            tx.put_entity(&renamed.id, KIND, &document)
-        })?;
-        index.by_name.remove(&old);
-        index.by_name.insert(new.to_owned(), renamed.id.clone());
+        let written = to_json(&renamed).and_then(|document| {
+            Ok(self.graph.db().write(Durability::Process, |tx| {
+                tx.rename(&format!("/{NAMES}/{old}"), &format!("/{NAMES}/{new}"))?;
+                tx.put_entity(&renamed.id, KIND, &document)
+            })?)
+        });
+        if let Err(error) = written {
+            self.release(new);
+            return Err(error);
+        }
         container.publish(renamed);
+        self.release(&old);
         Ok(())
     }
 
@@ -153,10 +190,11 @@ impl Store {
     /// # Errors
     /// When the database cannot be written; the container is then still there.
     pub fn remove(&self, container: &Container) -> Result<()> {
+        self.clear_execs(container);
         self.graph.db().write(Durability::Process, |tx| tx.purge(container.id()))?;
         let mut index = self.write();
         index.by_id.remove(container.id());
-        index.by_name.retain(|_, id| id != container.id());
+        index.by_name.remove(&container.record().name);
         Ok(())
     }
 

@@ -70,10 +70,14 @@ impl Job for Attach {
             stderr: self.stderr,
         };
         let subject = std::sync::Arc::clone(&container);
-        blocking(move || Ok(subject.attach(attach)?)).await?;
+        let waiting = blocking(move || Ok(subject.attach(attach)?)).await?;
         drop(arrival);
         let over = async move { phases.wait_for(|phase| phase.ends > ends || phase.removed).await.map(|_| ()) };
-        super::exec_start::until_over(watched, &context.cancelled, over).await
+        let ended = super::exec_start::until_over(watched, &context.cancelled, over).await;
+        if let Some(number) = waiting {
+            container.forget_waiting(number);
+        }
+        ended
     }
 }
 

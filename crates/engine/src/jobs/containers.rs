@@ -156,7 +156,8 @@ fn ports(record: &Record) -> Vec<PortSummary> {
 }
 
 fn summary(engine: &Engine, record: &Record, now: Timestamp, size: bool) -> Result<ContainerSummary> {
-    let sizes = if size { Some(engine.graph.container_size(&record.id)?) } else { None };
+    // One that is removed meanwhile has no size.
+    let sizes = size.then(|| engine.graph.container_size(&record.id).ok()).flatten();
     let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     Ok(ContainerSummary {
         id: record.id.clone(),

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_api::ErrorKind;
-use gantry_api::container::{Config, CreateRequest, CreateResponse};
+use gantry_api::container::{Config, CreateRequest, CreateResponse, Healthcheck};
 use gantry_api::hostconfig::HostConfig;
-use gantry_api::volume::VolumeCreate;
 use gantry_graph::Image;
-use gantry_linux::fs;
 use jiff::Timestamp;
 
 use crate::container::{Record, State};
@@ -16,8 +14,8 @@ use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::spec::mounts::Wanted;
-use crate::spec::{self, merge_environment, mounts, resources, security};
-use crate::{names, networks};
+use crate::spec::{self, merge_environment, mounts, security};
+use crate::{lifecycle, names, networks};
 
 /// Makes a container.
 pub struct Create {
@@ -66,10 +64,7 @@ fn create(engine: &Engine, job: Create) -> Result<CreateResponse> {
         ErrorKind::NotFound => Error::invalid(error.message),
         _ => error,
     })?;
-    if let Err(error) = make(engine, &image, &mut record, wanted, name) {
-        undo(engine, &record);
-        return Err(error);
-    }
+    lifecycle::make::make(engine, &image, &mut record, wanted, name)?;
     engine.events.publish("container", "create", &record.id, record.event_attributes());
     let foreign = platform.is_none_or(|platform| platform.is_empty()).then(|| foreign_platform(&image)).flatten();
     Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().collect() })
@@ -91,13 +86,17 @@ fn foreign_platform(image: &Image) -> Option<String> {
 fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Record, Vec<Wanted>)> {
     let CreateRequest { mut config, mut host_config, networking_config } = request;
     let hostname_given = !config.hostname.is_empty();
+    let probes = |check: &Healthcheck| check.test.iter().flatten().next().is_some_and(|word| word != "NONE");
+    if config.healthcheck.as_ref().is_some_and(probes) {
+        return Err(Error::not_implemented("health checks (--health-cmd) are not supported yet"));
+    }
     merge(&mut config, image.config.config.as_ref());
     let (path, args) = command(&config)?;
     let exposed: Vec<String> = config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
     fill_in(engine, &config, &mut host_config)?;
     networks::validate(engine, &mut host_config, &exposed, hostname_given)?;
     let networks = endpoints(networking_config.endpoints_config, &host_config)?;
-    validate(engine, &config, &host_config)?;
+    spec::validate::validate(engine, &config, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;
     let record = Record {
         id: names::random_id()?,
@@ -259,152 +258,6 @@ fn endpoints(
         kept.insert(name, settings);
     }
     Ok(kept)
-}
-
-fn validate(engine: &Engine, config: &Config, host_config: &HostConfig) -> Result<()> {
-    resources::validate(host_config, &engine.host)?;
-    security::security_options(host_config)?;
-    security::capabilities(host_config)?;
-    security::devices(host_config)?;
-    spec::namespaces(
-        &HostConfig {
-            pid_mode: strip_container(&host_config.pid_mode),
-            network_mode: String::new(),
-            ..host_config.clone()
-        },
-        &engine.containers,
-    )?;
-    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
-        return Err(Error::invalid(format!(
-            "the working directory '{}' is invalid, it needs to be an absolute path",
-            config.working_dir
-        )));
-    }
-    for variable in config.env.iter().flatten() {
-        if variable.starts_with('=') || variable.contains('\0') {
-            return Err(Error::invalid(format!("invalid environment variable: {variable}")));
-        }
-    }
-    if !config.stop_signal.is_empty() {
-        super::kill::parse_signal(&config.stop_signal)?;
-    }
-    let policy = &host_config.restart_policy;
-    match policy.name.as_str() {
-        "" | "no" | "always" | "unless-stopped" if policy.maximum_retry_count != 0 => {
-            return Err(Error::invalid(
-                "invalid restart policy: maximum retry count can only be used with 'on-failure'",
-            ));
-        }
-        "" | "no" => {}
-        "always" | "unless-stopped" | "on-failure" if host_config.auto_remove => {
-            return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
-        }
-        "always" | "unless-stopped" => {}
-        "on-failure" if policy.maximum_retry_count < 0 => {
-            return Err(Error::invalid("invalid restart policy: maximum retry count cannot be negative"));
-        }
-        "on-failure" => {}
-        other => {
-            return Err(Error::invalid(format!(
-                "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
-            )));
-        }
-    }
-    refuse_unsupported(host_config)
-}
-
-fn strip_container(mode: &str) -> String {
-    if mode.starts_with("container:") { String::new() } else { mode.to_owned() }
-}
-
-/// What Docker has and this does not have yet is refused by name, never ignored.
-fn refuse_unsupported(host_config: &HostConfig) -> Result<()> {
-    let some = |list: &Option<Vec<serde_json::Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let unsupported = [
-        ("--cgroup-parent", !host_config.cgroup_parent.is_empty()),
-        ("--blkio-weight-device", some(&host_config.blkio_weight_device)),
-        ("--device-read-bps", some(&host_config.blkio_device_read_bps)),
-        ("--device-write-bps", some(&host_config.blkio_device_write_bps)),
-        ("--device-read-iops", some(&host_config.blkio_device_read_iops)),
-        ("--device-write-iops", some(&host_config.blkio_device_write_iops)),
-        ("--gpus", some(&host_config.device_requests)),
-        ("--cpu-rt-runtime", host_config.cpu_realtime_runtime != 0 || host_config.cpu_realtime_period != 0),
-        ("--storage-opt", host_config.storage_opt.as_ref().is_some_and(|map| !map.is_empty())),
-        ("--volume-driver", !matches!(host_config.volume_driver.as_str(), "" | "local")),
-        ("--isolation", !matches!(host_config.isolation.as_str(), "" | "default")),
-    ];
-    match unsupported.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(Error::not_implemented(format!("{flag} is not supported yet"))),
-        None => Ok(()),
-    }
-}
-
-fn make(engine: &Engine, image: &Image, record: &mut Record, wanted: Vec<Wanted>, name: Option<String>) -> Result<()> {
-    fs::create_dir_mode(record.directory(&engine.options.data_root), 0o710)?;
-    engine.graph.create_container_layer(&record.id, &image.id)?;
-    for wanted in wanted {
-        let point = mount_point(engine, image, record, wanted)?;
-        record.mounts.push(point);
-    }
-    if let Some(name) = name {
-        record.name = name;
-        engine.containers.add(record.clone())?;
-        return Ok(());
-    }
-    for attempt in 0..20 {
-        record.name = names::random_name(attempt)?;
-        match engine.containers.add(record.clone()) {
-            Err(error) if error.kind == ErrorKind::Conflict => {}
-            other => return other.map(|_| ()),
-        }
-    }
-    Err(Error::conflict("no free name was found in 20 attempts: give one with --name"))
-}
-
-/// Makes what a mount needs on the host.
-fn mount_point(
-    engine: &Engine,
-    image: &Image,
-    record: &mut Record,
-    wanted: Wanted,
-) -> Result<gantry_api::inspect::MountPoint> {
-    let mut point = wanted.point;
-    if point.kind == "bind" && wanted.make_source && fs::symlink_metadata(&point.source).is_err() {
-        fs::create_dir_all(&point.source)?;
-    }
-    if point.kind == "volume" && point.source.is_empty() {
-        let anonymous = point.name.is_empty();
-        let request = VolumeCreate { name: point.name.clone(), labels: wanted.labels, ..VolumeCreate::default() };
-        let (volume, new) = engine.volumes.create(&request)?;
-        if anonymous {
-            record.anonymous_volumes.push(volume.name.clone());
-        }
-        if new {
-            let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
-            engine.events.publish("volume", "create", &volume.name, attributes);
-        }
-        if !wanted.no_copy {
-            crate::archive::copy_up(engine, image, &point.destination, std::path::Path::new(&volume.mountpoint))?;
-        }
-        point.name.clone_from(&volume.name);
-        point.source.clone_from(&volume.mountpoint);
-    }
-    Ok(point)
-}
-
-/// Takes back what a failed create made.
-fn undo(engine: &Engine, record: &Record) {
-    let mut failures: Vec<String> = Vec::new();
-    let mut note = |result: Result<()>| failures.extend(result.err().map(|error| error.to_string()));
-    note(engine.graph.remove_container_layer(&record.id).map_err(Into::into));
-    note(crate::lifecycle::remove::put_aside(engine, &record.id));
-    for name in &record.anonymous_volumes {
-        note(engine.volumes.remove(name));
-    }
-    engine.sweep_soon();
-    for failure in failures {
-        tracing::warn!("undo the failed create of container {}: {failure}", record.id);
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! `exec_create`: prepares a further process in a running container.
 
-use std::sync::Arc;
-
 use gantry_api::exec::ExecConfig;
 
 use crate::container::State;
@@ -25,7 +23,8 @@ impl Job for ExecCreate {
     type Output = String;
 
     fn arguments(&self) -> String {
-        format!("{} {}", self.container, self.config.cmd.clone().unwrap_or_default().join(" "))
+        // Not the command: it may hold secrets, and this is kept and logged.
+        self.container.clone()
     }
 
     async fn run(self, context: Context) -> Result<String> {
@@ -47,11 +46,17 @@ impl Job for ExecCreate {
             _ => return Err(Error::conflict(format!("container {} is not running", record.id))),
         }
         let id = names::random_id()?;
-        container.add_exec(Arc::new(ExecInstance::new(id.clone(), record.id.clone(), self.config)));
+        let exec = ExecInstance::new(id.clone(), record.id.clone(), self.config);
+        context.engine.containers.add_exec(&container, exec);
         let mut attributes = record.event_attributes();
         attributes.insert("execID".into(), id.clone());
-        let action = format!("exec_create: {}", command.join(" "));
+        let action = format!("exec_create: {}", shown_command(&command));
         context.engine.events.publish("container", &action, container.id(), attributes);
         Ok(id)
     }
+}
+
+/// A command in an event: its beginning, since events are kept.
+pub(super) fn shown_command(command: &[String]) -> String {
+    command.join(" ").chars().take(1024).collect()
 }

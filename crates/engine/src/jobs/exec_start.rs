@@ -121,7 +121,7 @@ fn start(
     })?;
     let mut attributes = record.event_attributes();
     attributes.insert("execID".into(), exec.id.clone());
-    let action = format!("exec_start: {}", config.cmd.unwrap_or_default().join(" "));
+    let action = format!("exec_start: {}", super::exec_create::shown_command(&config.cmd.unwrap_or_default()));
     engine.events.publish("container", &action, &record.id, attributes.clone());
     exec.started(Arc::clone(&started));
     let (instance, engine, id) = (Arc::clone(exec), Arc::downgrade(engine), record.id.clone());

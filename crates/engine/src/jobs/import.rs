@@ -59,6 +59,7 @@ impl Job for Import {
         };
         let shown = name.as_ref().map(Reference::familiar);
         let mut body = self.body;
+        body.cancel_with(context.cancelled.clone());
         let message = Some(self.message).filter(|m| !m.is_empty()).unwrap_or_else(|| "Imported from -".into());
         let worker = std::sync::Arc::clone(&engine);
         let image = blocking(move || {

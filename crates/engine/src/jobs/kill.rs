@@ -42,6 +42,12 @@ impl Job for Kill {
             // A person ends it: a policy must not bring it back.
             let _guard = container.operation.lock().await;
             let record = container.record();
+            if !record.state.has_processes() {
+                return Err(Error::conflict(format!(
+                    "cannot kill container: {}: container {} is not running",
+                    self.container, record.id
+                )));
+            }
             let changed = Record { stopped_by_user: true, ..Record::clone(&record) };
             let (worker, subject) = (Arc::clone(engine), Arc::clone(&container));
             blocking(move || worker.containers.save(&subject, changed)).await?;
@@ -66,7 +72,7 @@ const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 /// `TERM`, `SIGTERM`, `15`, `RTMIN+3`.
-pub(super) fn parse_signal(text: &str) -> Result<i32> {
+pub(crate) fn parse_signal(text: &str) -> Result<i32> {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
         "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",

@@ -56,6 +56,7 @@ pub use import::Import;
 pub use info::Info;
 pub use job_table::{CancelJob, JobHandlers, Jobs};
 pub use kill::Kill;
+pub(crate) use kill::parse_signal;
 pub use logs::Logs;
 pub use networks::{NetworkInspect, Networks};
 pub use pause::{Pause, Unpause};

@@ -3,6 +3,7 @@
 use gantry_api::ErrorKind;
 
 use super::{Start, Stop};
+use crate::container::Container;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 
@@ -29,12 +30,30 @@ impl Job for Restart {
     async fn run(self, context: Context) -> Result<()> {
         let container = context.engine.containers.get(&self.container)?;
         let id = container.id().to_owned();
+        let restarting = Restarting::begin(&container);
         let stopped = context.run(Stop { container: id.clone(), signal: self.signal, timeout: self.timeout }).await;
         tolerate_not_modified(stopped)?;
         tolerate_not_modified(context.run(Start { container: id }).await)?;
+        drop(restarting);
         let attributes = container.record().event_attributes();
         context.engine.events.publish("container", "restart", container.id(), attributes);
         Ok(())
+    }
+}
+
+/// While it lives, `--rm` does not remove the container.
+struct Restarting<'a>(&'a Container);
+
+impl<'a> Restarting<'a> {
+    fn begin(container: &'a Container) -> Self {
+        container.set_restarting(true);
+        Self(container)
+    }
+}
+
+impl Drop for Restarting<'_> {
+    fn drop(&mut self) {
+        self.0.set_restarting(false);
     }
 }
 

@@ -1,6 +1,6 @@
 //! `wait`: tells when a container ends, and how.
 
-use gantry_api::container::WaitResponse;
+use gantry_api::container::{WaitError, WaitResponse};
 
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
@@ -58,9 +58,9 @@ impl Job for Wait {
         self.outlet.open(Opening::default());
         let condition = self.condition;
         let met = phases.wait_for(|phase| match condition {
-            WaitCondition::NotRunning => !phase.active || phase.removed,
-            WaitCondition::NextExit => (phase.ends > ends && !phase.active) || phase.removed,
-            WaitCondition::Removed => phase.removed,
+            WaitCondition::NotRunning => !phase.active || phase.ends > ends || phase.removed,
+            WaitCondition::NextExit => phase.ends > ends || phase.removed,
+            WaitCondition::Removed => phase.removed || phase.removal_error.is_some(),
         });
         let phase = tokio::select! {
             () = self.outlet.closed() => return Ok(()),
@@ -69,7 +69,9 @@ impl Job for Wait {
             }
             phase = met => phase.map(|phase| phase.clone()).map_err(|_| Error::system("the container is gone"))?,
         };
-        let answer = WaitResponse { status_code: i64::from(phase.code), error: None };
+        let error = phase.removal_error.filter(|_| condition == WaitCondition::Removed);
+        let error = error.map(|message| WaitError { message });
+        let answer = WaitResponse { status_code: i64::from(phase.code), error };
         self.outlet.send_json(&answer).await;
         Ok(())
     }

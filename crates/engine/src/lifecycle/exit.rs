@@ -51,13 +51,21 @@ pub async fn handle(engine: &Arc<Engine>, container: &Arc<Container>, exit: Exit
         restart_count: record.restart_count + i64::from(delay.is_some()),
         ..Record::clone(&record)
     };
-    let auto_remove = changed.host_config.auto_remove && delay.is_none();
+    let auto_remove = changed.host_config.auto_remove && delay.is_none() && !container.is_restarting();
     let (worker, subject) = (Arc::clone(engine), Arc::clone(container));
     let recorded = blocking(move || {
-        give_back(&worker, &mode, endpoint.as_ref(), &id);
-        if let Err(error) = worker.containers.save(&subject, changed.clone()) {
-            warn!("record the end of container {id}: {error}");
-            subject.publish(changed);
+        leave_network(&worker, &mode, endpoint.as_ref(), &id);
+        match worker.containers.save(&subject, changed.clone()) {
+            // Only now: until the end is recorded, the supervisor's record of it is the only one.
+            Ok(()) => {
+                if let Err(error) = worker.drivers.exec.forget(&id) {
+                    warn!("forget the run of container {id}: {error}");
+                }
+            }
+            Err(error) => {
+                warn!("record the end of container {id}: {error}");
+                subject.publish(changed);
+            }
         }
         subject.set_running(None);
         Ok(())
@@ -78,20 +86,16 @@ pub async fn handle(engine: &Arc<Engine>, container: &Arc<Container>, exit: Exit
     }
 }
 
-/// Frees what the daemon held for the run.
-fn give_back(engine: &Engine, mode: &str, endpoint: Option<&Endpoint>, id: &str) {
-    if let Some(endpoint) = endpoint {
-        let left: Result<()> = match engine.networks.driver(engine, mode) {
-            Ok(Some(driver)) => driver.leave(endpoint).map_err(Into::into),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = left {
-            warn!("take container {id} off its network: {error}");
-        }
-    }
-    if let Err(error) = engine.drivers.exec.forget(id) {
-        warn!("forget the run of container {id}: {error}");
+/// Frees the address and the ports of the run.
+fn leave_network(engine: &Engine, mode: &str, endpoint: Option<&Endpoint>, id: &str) {
+    let Some(endpoint) = endpoint else { return };
+    let left: Result<()> = match engine.networks.driver(engine, mode) {
+        Ok(Some(driver)) => driver.leave(endpoint).map_err(Into::into),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = left {
+        warn!("take container {id} off its network: {error}");
     }
 }
 

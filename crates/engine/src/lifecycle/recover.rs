@@ -1,77 +1,147 @@
 //! Recovery: what an earlier daemon left is taken up again, or its end is recorded, or it is litter and goes.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
-use gantry_execdriver::{Error as ExecError, Exit};
+use gantry_execdriver::{Error as ExecError, Exit, Running};
 use gantry_linux::fs;
+use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{exit, remove, restart, start};
-use crate::container::{Container, State};
+use crate::container::state::Run;
+use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
 
 /// The code of a container whose end nobody saw: the machine went down.
 const UNSEEN: i32 = 255;
 
+/// How long to wait before a supervisor that did not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What was found of one container.
+enum Found {
+    /// It ended, perhaps unseen.
+    Ended(Arc<Container>, Exit),
+    /// Its supervisor is there and does not answer.
+    Silent(Arc<Container>),
+}
+
 /// Takes up every container.
 pub async fn all(engine: &Arc<Engine>) {
     let worker = Arc::clone(engine);
-    let ended = blocking(move || {
-        let ended = reattach(&worker);
+    let found = blocking(move || {
+        let found = reattach(&worker);
         litter(&worker);
         if let Some(bridge) = &worker.drivers.bridge
             && let Err(error) = bridge.restored()
         {
             warn!("clean the bridge network: {error}");
         }
-        Ok(ended)
+        Ok(found)
     });
-    let ended = match ended.await {
-        Ok(ended) => ended,
+    let found = match found.await {
+        Ok(found) => found,
         Err(error) => return warn!("take up containers: {error}"),
     };
-    for (container, exit) in ended {
-        exit::handle(engine, &container, exit).await;
+    for found in found {
+        match found {
+            Found::Ended(container, exit) => exit::handle(engine, &container, exit).await,
+            Found::Silent(container) => {
+                tokio::spawn(ask_again(Arc::downgrade(engine), container));
+            }
+        }
     }
     for container in engine.containers.all() {
         revive(engine, &container).await;
     }
 }
 
-/// Finds the supervisors of containers that ran; returns those that have ended meanwhile.
-fn reattach(engine: &Arc<Engine>) -> Vec<(Arc<Container>, Exit)> {
-    let mut ended = Vec::new();
-    for container in engine.containers.all() {
-        let record = container.record();
-        if !record.state.has_processes() {
-            continue;
+/// Finds the supervisors of containers that ran, or were about to; returns those that do not simply go on.
+fn reattach(engine: &Arc<Engine>) -> Vec<Found> {
+    let listed: HashSet<String> = match engine.drivers.exec.list() {
+        Ok(ids) => ids.into_iter().collect(),
+        Err(error) => {
+            warn!("list supervisors: {error}");
+            HashSet::new()
         }
-        match engine.drivers.exec.restore(container.id()) {
-            Ok(running) => {
-                restore_network(engine, &container);
-                container.set_running(Some(Arc::clone(&running)));
-                start::follow(engine, container.id(), &running);
-                info!(container = container.id(), pid = running.pid(), "container goes on");
-            }
-            Err(error) => {
-                if !matches!(error, ExecError::NotFound(_)) {
-                    warn!("reach the supervisor of container {}: {error}", container.id());
-                }
-                let exit = match engine.drivers.exec.last_exit(container.id()) {
-                    Ok(Some(exit)) => exit,
-                    Ok(None) => Exit { code: UNSEEN, oom_killed: false, finished_at: SystemTime::now() },
-                    Err(error) => {
-                        warn!("read how container {} ended: {error}", container.id());
-                        Exit { code: UNSEEN, oom_killed: false, finished_at: SystemTime::now() }
-                    }
-                };
-                ended.push((container, exit));
-            }
+    };
+    let mut found = Vec::new();
+    for container in engine.containers.all() {
+        let ran = container.record().state.has_processes();
+        if ran || listed.contains(container.id()) {
+            found.extend(look(engine, &container, ran));
         }
     }
-    ended
+    found
+}
+
+/// Looks for the supervisor of one container.
+fn look(engine: &Arc<Engine>, container: &Arc<Container>, ran: bool) -> Option<Found> {
+    match engine.drivers.exec.restore(container.id()) {
+        Ok(running) => {
+            adopt(engine, container, running);
+            None
+        }
+        Err(ExecError::NotFound(_)) if ran => Some(Found::Ended(Arc::clone(container), last_exit(engine, container))),
+        Err(ExecError::NotFound(_)) => {
+            // Its end was recorded, and the daemon died before it could forget the run; or the start never came to be.
+            if let Err(error) = engine.drivers.exec.forget(container.id()) {
+                warn!("forget the run of container {}: {error}", container.id());
+            }
+            None
+        }
+        Err(error) => {
+            warn!("the supervisor of container {} does not answer: {error}", container.id());
+            Some(Found::Silent(Arc::clone(container)))
+        }
+    }
+}
+
+/// Takes a running container up, also one whose start an earlier daemon did not live to record.
+fn adopt(engine: &Arc<Engine>, container: &Arc<Container>, running: Arc<dyn Running>) {
+    restore_network(engine, container);
+    let record = container.record();
+    if !record.state.has_processes() {
+        let state = State::Running(Run { pid: running.pid(), started_at: Timestamp::now() });
+        let changed = Record { state, ..Record::clone(&record) };
+        if let Err(error) = engine.containers.save(container, changed.clone()) {
+            warn!("record that container {} runs: {error}", container.id());
+            container.publish(changed);
+        }
+    }
+    container.set_phase(|phase| phase.active = true);
+    container.set_running(Some(Arc::clone(&running)));
+    start::follow(engine, container.id(), &running);
+    info!(container = container.id(), pid = running.pid(), "container goes on");
+}
+
+/// How the supervisor recorded the end, or that nobody saw it.
+fn last_exit(engine: &Engine, container: &Container) -> Exit {
+    let unseen = || Exit { code: UNSEEN, oom_killed: false, finished_at: SystemTime::now() };
+    match engine.drivers.exec.last_exit(container.id()) {
+        Ok(exit) => exit.unwrap_or_else(unseen),
+        Err(error) => {
+            warn!("read how container {} ended: {error}", container.id());
+            unseen()
+        }
+    }
+}
+
+/// Asks a silent supervisor until it answers or is gone.
+async fn ask_again(engine: Weak<Engine>, container: Arc<Container>) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let Some(engine) = engine.upgrade().filter(|engine| !engine.is_stopping()) else { return };
+        let (worker, subject) = (Arc::clone(&engine), Arc::clone(&container));
+        match blocking(move || Ok(look(&worker, &subject, true))).await {
+            Ok(None) => return,
+            Ok(Some(Found::Ended(container, exit))) => return exit::handle(&engine, &container, exit).await,
+            Ok(Some(Found::Silent(_))) => {}
+            Err(error) => return warn!("take up container {}: {error}", container.id()),
+        }
+    }
 }
 
 fn restore_network(engine: &Engine, container: &Container) {
@@ -95,7 +165,7 @@ fn litter(engine: &Engine) {
             for id in ids.iter().filter(|id| !known.contains(*id)) {
                 warn!("container {id} has a supervisor and no record: ending it");
                 if let Ok(running) = engine.drivers.exec.restore(id)
-                    && let Err(error) = running.kill_all().and_then(|()| running.wait().map(|_| ()))
+                    && let Err(error) = running.kill_all()
                 {
                     warn!("end container {id}: {error}");
                 }
@@ -121,14 +191,21 @@ fn litter(engine: &Engine) {
     }
 }
 
-/// Starts what its policy wants running.
+/// Starts what its policy wants running, and removes what `--rm` wants gone.
 async fn revive(engine: &Arc<Engine>, container: &Arc<Container>) {
     let record = container.record();
+    if record.host_config.auto_remove && !record.state.is_active() {
+        if let Err(error) = remove::remove(engine, container, false, true).await {
+            warn!("remove container {} (--rm): {error}", container.id());
+        }
+        return;
+    }
+    let policy = record.host_config.restart_policy.name.as_str();
     let wanted = match &record.state {
         State::Restarting(_) => true,
-        State::Exited(ended) => {
-            record.host_config.restart_policy.name != "on-failure" && restart::wanted(&record, ended.code)
-        }
+        // `always` means with the daemon, whoever stopped it.
+        State::Exited(_) if policy == "always" => true,
+        State::Exited(ended) => policy != "on-failure" && restart::wanted(&record, ended.code),
         _ => false,
     };
     if wanted && let Err(error) = start::start(engine, container).await {

@@ -52,7 +52,9 @@ pub(super) async fn remove_locked(engine: &Arc<Engine>, container: &Arc<Containe
     let result = blocking(move || erase(&worker, &subject, &removed, volumes)).await;
     if let Err(error) = result {
         container.publish(Record { state: State::Dead(record.state.to_ended()), ..Record::clone(&record) });
-        return Err(error.context(format!("remove container {}", record.id)));
+        let error = error.context(format!("remove container {}", record.id));
+        container.set_phase(|phase| phase.removal_error = Some(error.message.clone()));
+        return Err(error);
     }
     engine.events.publish("container", "destroy", container.id(), record.event_attributes());
     drop(container.take_waiting());
@@ -64,18 +66,20 @@ pub(super) async fn remove_locked(engine: &Arc<Engine>, container: &Arc<Containe
     Ok(())
 }
 
+/// The record goes first: what is left of a container without one is litter, which the next start removes.
 fn erase(engine: &Engine, container: &Container, record: &Record, volumes: bool) -> Result<()> {
-    engine.graph.remove_container_layer(&record.id)?;
-    put_aside(engine, &record.id)?;
     engine.containers.remove(container)?;
-    if volumes {
-        for name in &record.anonymous_volumes {
-            if in_use(engine, name).is_none()
-                && let Err(error) = engine.volumes.remove(name)
-            {
-                warn!("remove volume {name} of container {}: {error}", record.id);
-            }
+    let mut failures: Vec<String> = Vec::new();
+    let mut note = |result: Result<()>| failures.extend(result.err().map(|error| error.to_string()));
+    note(engine.graph.remove_container_layer(&record.id).map_err(Into::into));
+    note(put_aside(engine, &record.id));
+    for name in record.anonymous_volumes.iter().filter(|_| volumes) {
+        if in_use(engine, name).is_none() {
+            note(engine.volumes.remove(name));
         }
+    }
+    for failure in failures {
+        warn!("remove what container {} had: {failure}", record.id);
     }
     Ok(())
 }
@@ -98,14 +102,8 @@ pub(crate) fn put_aside(engine: &Engine, id: &str) -> Result<()> {
     }
 }
 
-/// Deletes the directories of removed containers.
+/// Deletes the directories of removed containers; one that cannot be deleted does not keep the others.
 pub(crate) fn sweep_directories(engine: &Engine) -> Result<()> {
-    let aside = engine.options.data_root.join("containers").join(REMOVED);
-    if fs::symlink_metadata(&aside).is_err() {
-        return Ok(());
-    }
-    for name in fs::list(&aside)? {
-        fs::remove_dir_all(aside.join(name))?;
-    }
-    Ok(())
+    fs::remove_children(engine.options.data_root.join("containers").join(REMOVED))?;
+    Ok(engine.volumes.sweep()?)
 }

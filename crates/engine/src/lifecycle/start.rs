@@ -38,7 +38,7 @@ pub(super) async fn start_locked(engine: &Arc<Engine>, container: &Arc<Container
         State::Created { .. } | State::Restarting(_) | State::Exited(_) => {}
     }
     container.cancel_restart();
-    container.clear_execs();
+    engine.containers.clear_execs(container);
     container.arrivals_settled().await;
     let (worker, subject) = (Arc::clone(engine), Arc::clone(container));
     let auto_remove = record.host_config.auto_remove;
@@ -67,7 +67,7 @@ fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> 
     record.state = State::Running(Run { pid: running.pid(), started_at: Timestamp::now() });
     let attributes = record.event_attributes();
     if let Err(error) = engine.containers.save(container, record.clone()) {
-        // It runs, and readers must know; the next daemon finds it by its supervisor.
+        // It runs, and readers must know; the next daemon finds its supervisor and takes it up.
         warn!("record that container {} runs: {error}", record.id);
         container.publish(record);
     }
@@ -124,7 +124,9 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
     if let Some(driver) = driver {
         record.endpoint = Some(join(engine, driver, record, &*sandbox)?);
     }
-    let started = launch_joined(engine, container, record, sandbox);
+    // With its place on the network recorded, the next daemon can take it up however early this one dies.
+    let recorded = engine.containers.save(container, record.clone()).map_err(Failure::from);
+    let started = recorded.and_then(|()| launch_joined(engine, container, record, sandbox));
     if started.is_err()
         && let (Some(driver), Some(endpoint)) = (driver, record.endpoint.take())
         && let Err(error) = driver.leave(&endpoint)
@@ -209,6 +211,7 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 fn record_failure(engine: &Engine, container: &Container, mut record: Record, failure: &Failure) {
+    drop(container.take_waiting());
     let message = failure.error.message.clone();
     record.endpoint = None;
     record.state = match &record.state {

@@ -17,12 +17,12 @@ const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// # Errors
 /// `NotModified` when it does not run; when it survives even `SIGKILL`.
 pub async fn stop(engine: &Arc<Engine>, container: &Arc<Container>, signal: i32, timeout: i64) -> Result<()> {
+    let mut phases = container.phases();
+    let ends = phases.borrow_and_update().ends;
     if !mark(engine, container).await? {
         return Err(Error::not_modified(""));
     }
     let Some(running) = container.running() else { return Ok(()) };
-    let mut phases = container.phases();
-    let ends = phases.borrow_and_update().ends;
     let signalled = Arc::clone(&running);
     let paused = matches!(container.record().state, State::Paused(_));
     blocking(move || {
@@ -46,9 +46,9 @@ pub async fn stop(engine: &Arc<Engine>, container: &Arc<Container>, signal: i32,
 /// # Errors
 /// When it does not end.
 pub async fn kill(container: &Arc<Container>) -> Result<()> {
-    let Some(running) = container.running() else { return Ok(()) };
     let mut phases = container.phases();
     let ends = phases.borrow_and_update().ends;
+    let Some(running) = container.running() else { return Ok(()) };
     blocking(move || ignore_gone(running.kill_all())).await?;
     let ended = phases.wait_for(|phase| phase.ends > ends || phase.removed);
     tokio::time::timeout(KILL_DEADLINE, ended).await.map(|_| ()).map_err(|_| {

@@ -5,7 +5,9 @@ pub mod mounts;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
+pub mod validate;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use gantry_api::container::Config as ApiConfig;
@@ -121,17 +123,24 @@ fn environment(config: &ApiConfig, hostname: &str, tty: bool) -> Vec<String> {
 /// Replaces variables of the same name; one without `=` is taken away.
 pub fn merge_environment(env: &mut Vec<String>, more: &[String]) {
     let name = |text: &str| text.split_once('=').map_or(text, |(name, _)| name).to_owned();
+    let mut places: HashMap<String, usize> = env.iter().enumerate().map(|(at, have)| (name(have), at)).collect();
+    let mut merged: Vec<Option<String>> = env.drain(..).map(Some).collect();
     for addition in more {
-        let position = env.iter().position(|have| name(have) == name(addition));
-        match (position, addition.contains('=')) {
-            (Some(at), true) => env[at].clone_from(addition),
+        let key = name(addition);
+        match (places.get(&key), addition.contains('=')) {
+            (Some(at), true) => merged[*at] = Some(addition.clone()),
             (Some(at), false) => {
-                env.remove(at);
+                merged[*at] = None;
+                places.remove(&key);
             }
-            (None, true) => env.push(addition.clone()),
+            (None, true) => {
+                places.insert(key, merged.len());
+                merged.push(Some(addition.clone()));
+            }
             (None, false) => {}
         }
     }
+    env.extend(merged.into_iter().flatten());
 }
 
 fn ulimits(host_config: &HostConfig, defaults: &[Ulimit]) -> Vec<Ulimit> {

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Parser};
+use clap::{ArgAction, ArgMatches, CommandFactory, Parser};
 use gantry_api::hostconfig::Ulimit;
 use gantry_engine::Options;
 use gantry_linux::fs;
 
+/// What can be logged.
+const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
 /// Where `daemon.json` is looked for when nobody says.
 const CONFIG_FILE: &str = "/etc/gantry/daemon.json";
 
@@ -100,7 +102,7 @@ pub struct Flags {
     #[arg(short = 'D', long)]
     pub debug: bool,
     /// debug, info, warn, error or fatal
-    #[arg(short = 'l', long, default_value = "info", value_name = "LEVEL", value_parser = ["debug", "info", "warn", "error", "fatal"])]
+    #[arg(short = 'l', long, default_value = "info", value_name = "LEVEL", value_parser = LOG_LEVELS)]
     pub log_level: String,
 }
 
@@ -110,7 +112,9 @@ impl Flags {
     /// # Errors
     /// A file that cannot be read, a key that does not exist, a value of the wrong type.
     pub fn with_config_file(mut self, matches: &ArgMatches) -> Result<Self> {
-        let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let command = Self::command();
+        let known = |id: &str| command.get_arguments().any(|argument| argument.get_id() == id);
+        let given = |id: &str| known(id) && matches.value_source(id) == Some(ValueSource::CommandLine);
         let text = match fs::read(&self.config_file) {
             Ok(text) => text,
             Err(error) if error.is_not_found() && !given("config_file") => return Ok(self),
@@ -127,6 +131,7 @@ impl Flags {
                 "dns-opts" => "dns_opt".to_owned(),
                 "log-opts" => "log_opt".to_owned(),
                 "exec-opts" => "exec_opt".to_owned(),
+                "default-ulimits" => "default_ulimit".to_owned(),
                 "hosts" | "group" | "pidfile" => key.clone(),
                 other => other.replace('-', "_"),
             };
@@ -165,11 +170,21 @@ impl Flags {
                 let map: BTreeMap<String, String> = read(value)?;
                 self.log_opt = map.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
             }
+            "default_ulimit" => {
+                let map: BTreeMap<String, Ulimit> = read(value)?;
+                let flag = |(name, limit): (String, Ulimit)| format!("{name}={}:{}", limit.soft, limit.hard);
+                self.default_ulimit = map.into_iter().map(flag).collect();
+            }
             "label" => self.label = read(value)?,
             "init" => self.init = read(value)?,
             "default_shm_size" => self.default_shm_size = read(value)?,
             "debug" => self.debug = read(value)?,
-            "log_level" => self.log_level = read(value)?,
+            "log_level" => {
+                self.log_level = read(value)?;
+                if !LOG_LEVELS.contains(&self.log_level.as_str()) {
+                    bail!("want one of {}", LOG_LEVELS.join(", "));
+                }
+            }
             _ => bail!("there is no such setting"),
         }
         Ok(())
@@ -217,6 +232,9 @@ impl Flags {
     /// # Errors
     /// A value that is none.
     pub fn engine_options(&self) -> Result<Options> {
+        if !matches!(self.log_driver.as_str(), "json-file" | "none") {
+            bail!("--log-driver {}: there are json-file and none", self.log_driver);
+        }
         let pair = |text: &String| match text.split_once('=') {
             Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
             None => bail!("--log-opt {text}: write it as key=value"),
@@ -267,7 +285,7 @@ fn ulimit(text: &str) -> Result<Ulimit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{CommandFactory, FromArgMatches};
+    use clap::FromArgMatches;
 
     fn parse(args: &[&str], json: Option<&str>) -> Result<Flags> {
         let dir = tempfile::tempdir()?;

@@ -73,6 +73,7 @@ fn run(flags: Flags) -> Result<()> {
     fs::create_dir_mode(&flags.data_root, 0o710)?;
     fs::create_dir_mode(&flags.exec_root, 0o711)?;
     let _pidfile = pidfile::PidFile::claim(&flags.pidfile())?;
+    let options = flags.engine_options()?;
     // Drivers start processes: before there are threads.
     let drivers = wiring::drivers(&flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -81,17 +82,16 @@ fn run(flags: Flags) -> Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(flags, drivers));
+    let result = runtime.block_on(serve(flags, options, drivers));
     // What still blocks on a kernel call must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
 }
 
-async fn serve(flags: Flags, drivers: gantry_engine::Drivers) -> Result<()> {
+async fn serve(flags: Flags, options: gantry_engine::Options, drivers: gantry_engine::Drivers) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let listeners = wiring::listeners(&flags)?;
-    let options = flags.engine_options()?;
     let started = std::time::Instant::now();
     let engine = Engine::start(options, drivers).await?;
     info!(took = ?started.elapsed(), data_root = %flags.data_root.display(), "the engine is up");
