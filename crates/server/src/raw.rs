@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, StatusCode};
 use rustix::net::RecvFlags;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::sync::oneshot;
 
 use crate::connection::{HEAD_TIMEOUT, dress};
@@ -30,13 +30,16 @@ const HEADERS: usize = 64;
 
 /// Whether the bytes that are there begin an `attach` or `exec start` without `Upgrade`.
 pub async fn begins_raw(stream: &Stream) -> std::io::Result<bool> {
-    match stream {
-        Stream::Unix(stream) => stream.readable().await?,
-        Stream::Tcp(stream) => stream.readable().await?,
-    }
     let mut buffer = [0_u8; 4096];
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    let Ok((length, _)) = rustix::net::recv(stream.as_fd(), &mut buffer[..], flags) else { return Ok(false) };
+    let peek = || {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(stream.as_fd(), &mut buffer[..], flags).map(|(length, _)| length).map_err(Into::into)
+    };
+    // Waits again when it was woken for nothing.
+    let length = match stream {
+        Stream::Unix(stream) => stream.async_io(Interest::READABLE, peek).await?,
+        Stream::Tcp(stream) => stream.async_io(Interest::READABLE, peek).await?,
+    };
     let head = &buffer[..length];
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let path = line.strip_prefix(b"POST ").and_then(|rest| rest.split(|byte| matches!(byte, b' ' | b'?')).next());

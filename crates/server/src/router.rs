@@ -70,7 +70,11 @@ fn matches<'a>(pattern: &'static str, segments: &[&'a str]) -> Option<Raw<'a>> {
         let taken = match name.map(|name| (name, name.strip_suffix("..."))) {
             Some((_, Some(name))) => {
                 let count = (segments.len() - at).checked_sub(pattern.len() - index - 1).filter(|count| *count > 0)?;
-                raw.push((name, segments[at..at + count].to_vec()));
+                let parts = &segments[at..at + count];
+                if parts.iter().all(|part| part.is_empty()) {
+                    return None;
+                }
+                raw.push((name, parts.to_vec()));
                 count
             }
             Some((name, None)) => {
