@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_api::stream::{MULTIPLEXED, RAW};
 use gantry_engine::stream::{Connection, Hijack, Opening, Outlet, OutletReader};
 use gantry_engine::{Engine, Environment, Job};
@@ -11,7 +12,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{StatusCode, header::HeaderName};
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::body::Body;
 use crate::error::{Failure, Result};
@@ -51,11 +52,29 @@ pub async fn streamed<J: Job<Output = ()>>(
     streamed_with(request, |_| content_type, job).await
 }
 
+/// The same for a body of which half is worth nothing: a failure on the way breaks the connection off.
+pub async fn checked<J: Job<Output = ()>>(
+    request: &Request,
+    content_type: &'static str,
+    job: impl FnOnce(Outlet) -> J,
+) -> Result<Response> {
+    begin(request, |_| content_type, job, Body::Checked).await
+}
+
 /// The same where the job says what it streams.
 pub async fn streamed_with<J: Job<Output = ()>>(
     request: &Request,
     content_type: impl FnOnce(Opening) -> &'static str,
     job: impl FnOnce(Outlet) -> J,
+) -> Result<Response> {
+    begin(request, content_type, job, |bytes, _| Body::Streamed(bytes)).await
+}
+
+async fn begin<J: Job<Output = ()>>(
+    request: &Request,
+    content_type: impl FnOnce(Opening) -> &'static str,
+    job: impl FnOnce(Outlet) -> J,
+    body: impl FnOnce(mpsc::Receiver<Bytes>, Task) -> Body,
 ) -> Result<Response> {
     let (outlet, OutletReader { opened, bytes }) = Outlet::new();
     let task = spawn(&request.engine, job(outlet), request.environment.clone());
@@ -63,7 +82,7 @@ pub async fn streamed_with<J: Job<Output = ()>>(
         finished(task).await?;
         return Ok(empty(StatusCode::OK));
     };
-    let mut response = hyper::Response::new(Body::Streamed(bytes));
+    let mut response = hyper::Response::new(body(bytes, task));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type(opening)));
     Ok(response)
 }

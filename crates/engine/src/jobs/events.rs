@@ -54,7 +54,7 @@ impl Job for Events {
             let wanted =
                 past.iter().filter(|event| event.time_nano >= since && until.is_none_or(|u| event.time_nano <= u));
             for event in wanted.filter(|event| matches(event, &filters)) {
-                if !self.outlet.send_json(event).await {
+                if !self.outlet.send_json(&**event).await {
                     return Ok(());
                 }
             }
@@ -76,7 +76,7 @@ impl Job for Events {
             };
             match event {
                 Ok(event) if matches(&event, &filters) => {
-                    if !self.outlet.send_json(&event).await {
+                    if !self.outlet.send_json(&*event).await {
                         return Ok(());
                     }
                 }

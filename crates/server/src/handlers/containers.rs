@@ -69,7 +69,7 @@ pub async fn changes(request: Request) -> Result<Response> {
 
 pub async fn export(request: Request) -> Result<Response> {
     let container = request.parameter("name");
-    streamed(&request, "application/octet-stream", |outlet| jobs::Export { container, outlet }).await
+    respond::checked(&request, "application/octet-stream", |outlet| jobs::Export { container, outlet }).await
 }
 
 pub async fn stats(request: Request) -> Result<Response> {
@@ -197,7 +197,7 @@ pub async fn archive_get(request: Request) -> Result<Response> {
             _ => Err(Failure::new(gantry_api::ErrorKind::System, "the archive ended before it began")),
         };
     };
-    let mut response = hyper::Response::new(Body::Streamed(bytes));
+    let mut response = hyper::Response::new(Body::Checked(bytes, task));
     respond::set(&mut response, "content-type", "application/x-tar");
     set_stat(&mut response, &stat);
     Ok(response)
