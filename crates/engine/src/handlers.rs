@@ -3,7 +3,7 @@
 use crate::job::{Handler, handler};
 use crate::jobs;
 
-/// Every job, as `GET /jobs/handlers` shows it. `serveapi` and `acceptconnections` belong to the server, which adds them.
+/// Every job of this crate; `GET /jobs/handlers` shows them with the server's own `serveapi`.
 pub const HANDLERS: &[Handler] = &[
     handler::<jobs::ArchiveGet>(),
     handler::<jobs::ArchivePut>(),

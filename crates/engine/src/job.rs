@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use gantry_api::ApiVersion;
+use gantry_api::jobs::JobHandler;
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
@@ -137,6 +138,14 @@ pub struct Handler {
     pub doc: &'static str,
     /// How the engine treats it.
     pub class: Class,
+}
+
+impl Handler {
+    /// As the API shows it.
+    #[must_use]
+    pub fn describe(&self) -> JobHandler {
+        JobHandler { name: self.name.into(), doc: self.doc.into(), cancellable: self.class.cancellable() }
+    }
 }
 
 /// The line of `J`.

@@ -24,5 +24,5 @@ mod volumes;
 
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use job::{Caller, Class, Context, Environment, Handler, Job};
+pub use job::{Caller, Class, Context, Environment, Handler, Job, handler};
 pub use options::{Drivers, Options};

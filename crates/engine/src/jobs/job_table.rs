@@ -4,7 +4,7 @@ use gantry_api::jobs::{JobHandler, JobSummary};
 
 use crate::error::{Error, Result};
 use crate::handlers::HANDLERS;
-use crate::job::{Class, Context, Job};
+use crate::job::{Class, Context, Handler, Job};
 
 /// Lists jobs.
 pub struct Jobs {
@@ -35,12 +35,7 @@ impl Job for JobHandlers {
     type Output = Vec<JobHandler>;
 
     async fn run(self, _: Context) -> Result<Vec<JobHandler>> {
-        let line = |handler: &crate::job::Handler| JobHandler {
-            name: handler.name.into(),
-            doc: handler.doc.into(),
-            cancellable: handler.class.cancellable(),
-        };
-        Ok(HANDLERS.iter().map(line).collect())
+        Ok(HANDLERS.iter().map(Handler::describe).collect())
     }
 }
 

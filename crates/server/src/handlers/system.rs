@@ -5,6 +5,7 @@ use gantry_engine::jobs;
 use hyper::StatusCode;
 
 use super::moment;
+use crate::ServeApi;
 use crate::body::Body;
 use crate::error::{Failure, Result};
 use crate::request::Request;
@@ -44,7 +45,10 @@ pub async fn jobs(request: Request) -> Result<Response> {
 }
 
 pub async fn job_handlers(request: Request) -> Result<Response> {
-    Ok(ok(&request.run(jobs::JobHandlers).await?))
+    let mut handlers = request.run(jobs::JobHandlers).await?;
+    handlers.push(gantry_engine::handler::<ServeApi>().describe());
+    handlers.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(ok(&handlers))
 }
 
 pub async fn cancel_job(request: Request) -> Result<Response> {
