@@ -81,3 +81,45 @@ fn ports_networks_and_attached_clients_survive_a_restart() {
     world.daemon.stop().expect("SIGTERM");
     world.daemon.launch().expect("a daemon after an orderly stop");
 }
+
+#[test]
+fn a_start_that_the_daemon_did_not_live_to_record_is_taken_up() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    let id = world.gantry().ok(&["run", "-d", "--name", "early", IMAGE, "sleep", "600"]);
+    let pid = world.gantry().inspect("early", "{{.State.Pid}}");
+    world.daemon.kill9().expect("kill -9");
+    // As if it had died between the program's first instruction and the record of it.
+    let db = rusqlite::Connection::open(world.daemon.data_root().join("gantry.db")).expect("the database");
+    let select = "SELECT properties FROM entity WHERE id = ?1";
+    let text: String = db.query_row(select, [&id], |row| row.get(0)).expect("the record");
+    let mut record: serde_json::Value = serde_json::from_str(&text).expect("a document");
+    assert!(record["state"]["Running"].is_object(), "{record}");
+    record["state"] = serde_json::json!({"Created": {"failure": null}});
+    db.execute("UPDATE entity SET properties = ?2 WHERE id = ?1", [&id, &record.to_string()]).expect("the change");
+    drop(db);
+    world.daemon.launch().expect("the next daemon");
+    let cli = world.gantry();
+    assert_eq!(cli.inspect("early", "{{.State.Status}} {{.State.Pid}}"), format!("running {pid}"));
+    assert_eq!(cli.ok(&["exec", "early", "echo", "here"]), "here");
+    cli.ok(&["rm", "-f", "early"]);
+}
+
+#[test]
+fn policies_hold_when_the_daemon_starts_again() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    {
+        let cli = world.gantry();
+        for policy in ["always", "unless-stopped"] {
+            cli.ok(&["run", "-d", "--name", policy, "--restart", policy, IMAGE, "sleep", "600"]);
+            cli.ok(&["stop", "-t", "0", policy]);
+        }
+        cli.ok(&["create", "--rm", "--name", "never-started", IMAGE, "true"]);
+    }
+    world.daemon.kill9().expect("kill -9");
+    world.daemon.launch().expect("the next daemon");
+    let cli = world.gantry();
+    assert_eq!(cli.inspect("always", "{{.State.Status}}"), "running");
+    assert_eq!(cli.inspect("unless-stopped", "{{.State.Status}}"), "exited");
+    assert!(!cli.ok(&["ps", "-a", "--format", "{{.Names}}"]).contains("never-started"), "--rm is kept");
+    cli.ok(&["rm", "-f", "always", "unless-stopped"]);
+}
