@@ -237,6 +237,36 @@ fn masked_and_read_only_paths_are_that() {
 }
 
 #[test]
+fn no_container_reaches_the_null_device_of_the_host() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = Rig::new();
+    let host = || std::fs::metadata("/dev/null").map(|null| (null.mode(), null.uid(), null.gid())).unwrap();
+    let before = host();
+    // Nothing is changed unless it is the container's own: a red test must not harm the host.
+    let harm = "own=$(stat -c %d:%i /dev/null); for f in /proc/meminfo /dev/fd/0; do \
+                if [ $(stat -Lc %d:%i $f) = $own ]; then chmod 600 $f 2>&1; else echo $f is of the host; fi; done; \
+                stat -c %a /dev/null; cat; echo done";
+    let mut config = rig.config(harm);
+    config.masked_paths.push("/proc/meminfo".into());
+    let (_, output) = rig.run(&config);
+    assert!(output.starts_with("chmod: /proc/meminfo: Read-only") && output.ends_with("600\ndone\n"), "{output}");
+    assert!(!output.contains("of the host"), "{output}");
+    let mut config = rig.config("exec sleep 60");
+    config.masked_paths.push("/proc/meminfo".into());
+    let container = rig.start(&config);
+    let (_, output, _) = exec(&*container, "e", process(&["sh", "-c", harm])).unwrap();
+    assert!(output.ends_with("600\ndone\n") && !output.contains("of the host"), "{output}");
+    // Where the container has put something else it gets an input that has ended.
+    let swap = "rm /dev/null; mkfifo /dev/null; readlink /dev/fd/0";
+    exec(&*container, "f", process(&["sh", "-c", swap])).unwrap();
+    let (code, output, _) = exec(&*container, "g", process(&["sh", "-c", "readlink /dev/fd/0; cat"])).unwrap();
+    assert!(code == 0 && output.starts_with("pipe:"), "{output}");
+    container.kill_all().unwrap();
+    container.wait().unwrap();
+    assert_eq!(host(), before);
+}
+
+#[test]
 fn the_container_sees_its_own_cgroup_and_host_name_only() {
     let rig = Rig::new();
     let (_, output) = rig.script("grep -v ^0: /proc/self/cgroup | cut -d: -f3 | sort -u; ls -d /sys/fs/cgroup/memory/memory.limit_in_bytes; cat /sys/fs/cgroup/pids/cgroup.procs | wc -l; mount | grep -c /sys/fs/cgroup/");

@@ -3,35 +3,30 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use gantry_linux::Error as SystemError;
 use gantry_linux::mount::{Attributes, bind_fd, filesystem, move_to, set_attributes};
-use gantry_linux::{Error as SystemError, ResultExt};
-use rustix::fs::{FileType, Mode, OFlags, major, minor};
+use rustix::fs::OFlags;
 
-use crate::error::{Error, Result};
+use super::streams;
+use crate::error::Result;
 use crate::paths;
 
-/// Opens the host's `/dev/null`, and makes sure that it is that.
-pub fn open_null() -> Result<OwnedFd> {
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .during("open", "/dev/null")?;
-    let stat = rustix::fs::fstat(&null).during("stat", "/dev/null")?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
-    if !is_null {
-        return Err(Error::Invalid(
-            "/dev/null of the host is not the null device; nothing can be masked with it".into(),
-        ));
-    }
-    Ok(null)
-}
-
-/// Covers each path: a directory by an empty read-only one, anything else by `null`.
-pub fn mask(root: BorrowedFd<'_>, masked: &[String], null: &OwnedFd) -> Result<()> {
+/// Covers each path: a directory by an empty read-only one, anything else by the container's own `/dev/null`, read-only.
+/// The host's would be its very inode, whose mode and owner a root inside could change for the whole host.
+pub fn mask(root: BorrowedFd<'_>, masked: &[String]) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
+    let mut null: Option<OwnedFd> = None;
     for path in masked {
         let Some(target) = open_if_there(root, path)? else { continue };
         if !paths::is_directory(&target)? {
-            move_to(bind_fd(null, false, "/dev/null")?, &target, path)?;
+            let null = match &null {
+                Some(null) => null,
+                None => null.insert(streams::open_null(root, OFlags::PATH)?),
+            };
+            let cover = bind_fd(null, false, "/dev/null")?;
+            let bits = Attributes::READ_ONLY | Attributes::NOSUID | Attributes::NOEXEC;
+            set_attributes(&cover, false, &Attributes::set(bits))?;
+            move_to(&cover, &target, path)?;
             continue;
         }
         // One file system is enough for all of them; the first is used as it is, the others are clones.

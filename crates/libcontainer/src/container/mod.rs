@@ -10,6 +10,7 @@ mod program;
 mod reaper;
 mod rootfs;
 mod start;
+mod streams;
 mod sysctl;
 mod user;
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::{become_user, capability_set, confine, set_rlimits};
 use super::mounts::CgroupView;
 use super::user::User;
-use super::{console, devices, environment, masks, mounts, program, reaper, rootfs, sysctl, user};
+use super::{console, devices, environment, masks, mounts, program, reaper, rootfs, streams, sysctl, user};
 use crate::config::{Config, Namespace, Process};
 use crate::error::{Error, Failure, Result};
 use crate::paths::{self, Missing};
@@ -121,7 +121,6 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     rootfs::separate()?;
 
     steps.enter("root")?;
-    let null = masks::open_null()?;
     let root = rootfs::mount(&config.root, &first.stage)?;
 
     steps.enter("mounts")?;
@@ -137,15 +136,13 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     let terminal = open_terminal(root.as_fd(), &config.process, &first.report)?;
     match (&terminal, &first.stdio) {
         (Some(slave), _) => console::bind_to_dev_console(root.as_fd(), slave)?,
-        (None, Some([stdin, stdout, stderr])) => {
-            process::set_stdio([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
-        }
+        (None, Some(given)) => streams::set(root.as_fd(), given)?,
         (None, None) => return Err(Error::Invalid("a process needs a terminal or three standard streams".into())),
     }
 
     steps.enter("masks")?;
     masks::make_read_only(root.as_fd(), &config.readonly_paths)?;
-    masks::mask(root.as_fd(), &config.masked_paths, &null)?;
+    masks::mask(root.as_fd(), &config.masked_paths)?;
 
     steps.enter("pivot")?;
     paths::open_or_make(root.as_fd(), &config.process.cwd, Missing::Directory).or_else(keep_for_later)?;
@@ -197,9 +194,7 @@ fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<
     steps.enter("exec console")?;
     let terminal = open_terminal(root.as_fd(), &further.process, &further.report)?;
     match (&terminal, &further.stdio) {
-        (None, Some([stdin, stdout, stderr])) => {
-            process::set_stdio([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
-        }
+        (None, Some(given)) => streams::set(root.as_fd(), given)?,
         (Some(_), _) => {}
         (None, None) => return Err(Error::Invalid("a process needs a terminal or three standard streams".into())),
     }
