@@ -365,3 +365,29 @@ fn a_container_that_is_there_cannot_be_started_twice_and_one_that_ended_can() {
     rig.driver().forget(&config.id).unwrap();
     assert!(rig.driver().last_exit(&config.id).unwrap().is_none());
 }
+
+#[test]
+fn what_an_execs_client_sends_before_its_program_runs_arrives_in_order() {
+    let rig = Rig::new();
+    let container = rig.start(&rig.config("exec sleep 60"));
+    for number in 0..10 {
+        for terminal in [false, true] {
+            let (mut stream, mut attach) = client(true);
+            attach.early_input = b"early ".to_vec();
+            stream.write_all(b"late\n").unwrap();
+            if !terminal {
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            let mut reader = process(&["sh", "-c", "read line; echo \"got $line\""]);
+            reader.terminal = terminal;
+            let id = format!("e{number}{terminal}");
+            container.exec(Exec { id, process: reader, open_stdin: true, attached: Some(attach) }).unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            let text = String::from_utf8_lossy(&all);
+            assert!(text.contains("got early late"), "{terminal} {text:?}");
+        }
+    }
+    container.kill_all().unwrap();
+    container.wait().unwrap();
+}

@@ -26,7 +26,8 @@ pub struct Starting {
     pub(super) done: bool,
     request: u64,
     open_stdin: bool,
-    early_input: Vec<u8>,
+    /// Attached when the program runs: what the client sends meanwhile waits in its connection.
+    client: Option<(Client, Vec<u8>)>,
     warnings: Vec<String>,
 }
 
@@ -57,11 +58,11 @@ impl Work {
         let pid = self.clone_further(&further)?;
         drop(further);
         let mut task = Task::new(Some(id), pid, streams, terminal)?;
-        let mut early_input = early.to_vec();
-        if let (Some(order), Some(stream)) = (client, fds.into_iter().next()) {
-            early_input.truncate(order.early_input);
-            task.clients.push(Client::new(&order, stream));
-        }
+        task.held = true;
+        let client = client.zip(fds.into_iter().next()).map(|(order, stream)| {
+            let early = early.get(..order.early_input).unwrap_or(early);
+            (Client::new(&order, stream), early.to_vec())
+        });
         self.tasks.push(task);
         self.starting.push(Starting {
             reports,
@@ -70,7 +71,7 @@ impl Work {
             done: false,
             request,
             open_stdin,
-            early_input,
+            client,
             warnings: Vec::new(),
         });
         Ok(())
@@ -114,7 +115,10 @@ impl Work {
                     }
                 }
                 Ok(None) => {
-                    task.feed(&std::mem::take(&mut starting.early_input));
+                    task.held = false;
+                    if let Some((client, early_input)) = starting.client.take() {
+                        task.attach(client, &early_input);
+                    }
                     let warnings = std::mem::take(&mut starting.warnings);
                     Ok(Done::Exec { pid: starting.pid.as_raw_nonzero().get(), warnings })
                 }
@@ -128,6 +132,10 @@ impl Work {
             if result.is_err() {
                 // What failed has no exit that anybody waits for.
                 task.reported = false;
+                task.held = false;
+                if let Some((client, _)) = starting.client.take() {
+                    client.finish();
+                }
                 let _ = task.signal(rustix::process::Signal::KILL.as_raw());
             }
             if let Some(connection) = starting.connection.and_then(|at| self.connections.get_mut(at)) {

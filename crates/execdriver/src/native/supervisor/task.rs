@@ -37,6 +37,8 @@ pub struct Task {
     pub stdin_once: bool,
     /// Its end is told; not that of an exec whose program never ran.
     pub reported: bool,
+    /// Nothing of its streams is moved yet: its program does not run, and its client is not attached.
+    pub held: bool,
     /// How it ended: code and time.
     pub ended: Option<(i32, SystemTime)>,
     terminal: bool,
@@ -135,6 +137,7 @@ impl Task {
             log: None,
             stdin_once: true,
             reported: true,
+            held: false,
             ended: None,
             terminal,
             master: None,
@@ -165,7 +168,7 @@ impl Task {
     }
 
     /// Gives the process input.
-    pub fn feed(&mut self, data: &[u8]) {
+    fn feed(&mut self, data: &[u8]) {
         if let Some(input) = &mut self.input {
             input.pending.extend_from_slice(data);
             self.write_input();
@@ -187,6 +190,9 @@ impl Task {
 
     /// What is to be polled now.
     pub fn interests<'a>(&'a self, out: &mut Vec<(Interest, BorrowedFd<'a>, PollFlags)>) {
+        if self.held {
+            return;
+        }
         if self.clients.iter().all(Client::has_room) {
             for (index, output) in self.outputs.iter().enumerate() {
                 if let Some(fd) = &output.fd {
