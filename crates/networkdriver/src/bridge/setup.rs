@@ -39,6 +39,7 @@ pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<(Link, Cid
 }
 
 fn with_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link) -> Result<Cidr, Error> {
+    silence_ipv6(link)?;
     socket.transact(vec![route::raise(link.index, &link.name)])?;
     let subnet = match (route::addresses(socket, link.index)?.first(), options.cidr) {
         (Some(there), Some(wanted)) if *there != wanted => {
@@ -137,6 +138,22 @@ fn candidates(name: &str) -> Vec<Cidr> {
         all[start..].rotate_left(hash % length);
     }
     all
+}
+
+/// Before the bridge is up: else a container's router advertisement would give the host addresses and a default route
+/// of the container's choice. A bridge of ours speaks IPv4 only; on somebody else's IPv6 addresses may be in use.
+fn silence_ipv6(bridge: &Link) -> Result<(), Error> {
+    for (name, value, always) in [("accept_ra", "0", true), ("disable_ipv6", "1", false)] {
+        if !always && bridge.alias != ALIAS {
+            continue;
+        }
+        match fs::write(format!("/proc/sys/net/ipv6/conf/{}/{name}", bridge.name), value) {
+            // A kernel without IPv6.
+            Err(error) if error.is_not_found() => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Lets the kernel forward what comes from containers, and lets the host reach them from its loopback address. Both

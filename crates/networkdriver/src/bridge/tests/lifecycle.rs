@@ -72,6 +72,18 @@ fn links_become(expected: &[String]) {
 }
 
 #[test]
+fn no_router_advertisement_of_a_container_is_heard_by_the_host() {
+    on_a_host(|| {
+        let _bridge = bridge();
+        let of_bridge = |name| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/gvtest0/{name}"));
+        if of_bridge("accept_ra").is_err() {
+            return; // A kernel without IPv6.
+        }
+        assert_eq!((of_bridge("accept_ra").unwrap().trim(), of_bridge("disable_ipv6").unwrap().trim()), ("0", "1"));
+    });
+}
+
+#[test]
 fn a_failure_half_way_leaves_nothing() {
     on_a_host(|| {
         let bridge = bridge();
