@@ -24,6 +24,7 @@ pub enum Missing {
 }
 
 const MOST_LINKS: usize = 40;
+const MOST_TRIES: usize = 128;
 
 /// Opens a path inside the root; absolute links and `..` stay in it. `/proc`'s magic links are refused.
 pub fn open(root: impl AsFd, path: &Path, flags: OFlags) -> std::result::Result<OwnedFd, SystemError> {
@@ -39,10 +40,12 @@ pub fn open_with(
 ) -> std::result::Result<OwnedFd, SystemError> {
     let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let relative = relative(path);
+    let mut tries = 0;
     loop {
         match openat2(&root, &relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // EAGAIN: somebody renamed beneath us; the kernel asks to try again.
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            // Somebody renamed or mounted beneath us, and the kernel asks to try again; a container could do that for ever.
+            Err(Errno::AGAIN) if tries < MOST_TRIES => tries += 1,
+            Err(Errno::INTR) => {}
             other => return other.during("open in container", path.display()),
         }
     }
