@@ -222,6 +222,21 @@ fn capabilities_are_bounded_and_never_ambient() {
 }
 
 #[test]
+fn the_init_is_confined_as_its_program_is() {
+    let rig = Rig::new();
+    let mut config = rig.config("for p in 1 self; do grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/$p/status; echo; done");
+    config.init = true;
+    config.process.no_new_privileges = true;
+    config.process.capabilities = vec!["CAP_CHOWN".into()];
+    // Everything is allowed.
+    config.process.seccomp = Some([0x06, 0, 0, 0, 0, 0, 0xff, 0x7f].into());
+    let (exit, output) = rig.run(&config);
+    let (init, program) = output.split_once("\n\n").unwrap();
+    assert_eq!((exit.code, init), (0, program.trim_end()));
+    assert!(init.contains("CapEff:\t0000000000000001") && init.ends_with("Seccomp:\t2"), "{init}");
+}
+
+#[test]
 fn masked_and_read_only_paths_are_that() {
     let rig = Rig::new();
     let mut config = rig.config(

@@ -76,9 +76,13 @@ pub fn become_user(user: &User, wanted: CapabilitySet) -> Result<CapabilitySet> 
     let held = rustix::thread::capabilities(None).during("read", "capabilities")?.permitted;
     for number in 0..64u32 {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        // The kernel has no more when it answers EINVAL; those that are not held now cannot come back.
-        if !wanted.contains(one) && rustix::thread::remove_capability_from_bounding_set(one).is_err() {
-            break;
+        if wanted.contains(one) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            // The kernel has no more.
+            Err(rustix::io::Errno::INVAL) => break,
+            other => other.during("give up for ever", format_args!("capability {number}"))?,
         }
     }
     rustix::thread::set_keep_capabilities(true).during("keep", "capabilities")?;

@@ -5,7 +5,10 @@ use std::os::fd::AsFd;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
+use rustix::thread::CapabilitySet;
 
+use super::credentials::confine;
+use crate::config::Process;
 use crate::error::Result;
 
 /// Signals that are the reaper's own business or cannot be forwarded.
@@ -20,15 +23,16 @@ const NOT_FORWARDED: [i32; 8] = [
     libc::SIGTRAP,
 ];
 
-/// Splits: returns in the process that becomes the program; the other one stays as the init and never returns.
-pub fn split(terminal: bool) -> Result<()> {
+/// Splits: returns in the process that becomes the program; the other one stays as the init and never returns. The init
+/// is confined as the program is: it has `left` of the capabilities, and what it needs every seccomp program must allow.
+pub fn split(process: &Process, left: CapabilitySet) -> Result<()> {
     let forwarded: Vec<i32> = (1..=64).filter(|signal| !NOT_FORWARDED.contains(signal)).collect();
     let watched: Vec<i32> = forwarded.iter().copied().chain([libc::SIGCHLD]).collect();
     let signals = process::signal_fd(&watched)?;
     match process::clone(CloneFlags::NONE)? {
         Clone::Child => {
             drop(signals);
-            take_foreground(terminal);
+            take_foreground(process.terminal);
             Ok(())
         }
         Clone::Parent(program) => {
@@ -36,7 +40,8 @@ pub fn split(terminal: bool) -> Result<()> {
             let closed = process::close_everything_but(&[signals.as_fd()]);
             // A name is a courtesy to whoever reads `ps`.
             let _ = rustix::thread::set_name(c"gantry-init");
-            if closed.is_err() || super::start::end_with_parent().is_err() {
+            let confined = confine(process, left);
+            if closed.is_err() || confined.is_err() {
                 process::exit_now(255);
             }
             process::exit_now(supervise(program, &signals))

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use gantry_linux::process::{self, CloneFlags};
 use gantry_linux::socket;
 use gantry_linux::{Error as SystemError, ResultExt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +155,7 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     }
 
     steps.enter("sysctls")?;
-    sysctl::write_all(&config.sysctls)?;
+    sysctl::write_all(&config.sysctls, &config.namespaces)?;
 
     steps.enter("read-only root")?;
     if config.readonly_root {
@@ -280,20 +281,26 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool)
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
     steps.enter("program")?;
+    end_with_supervisor(report)?;
     if init {
-        reaper::split(process.terminal)?;
+        reaper::split(process, left)?;
     }
     confine(process, left)?;
-    if !init {
-        end_with_parent()?;
-    }
     process::reset_signals();
     Err(program::execute(&process.args, &variables, &search_path))
 }
 
 /// Without its supervisor a container could neither be waited for nor stopped: it ends with it. Forgotten by the kernel
-/// whenever credentials change, so set after that.
-pub(super) fn end_with_parent() -> Result<()> {
+/// when the user changes or capabilities are gained, so set after that; losing capabilities does no harm.
+fn end_with_supervisor(report: &OwnedFd) -> Result<()> {
     let signal = Some(rustix::process::Signal::KILL);
-    Ok(rustix::process::set_parent_process_death_signal(signal).during("set", "parent death signal")?)
+    rustix::process::set_parent_process_death_signal(signal).during("set", "parent death signal")?;
+    // One that ended before that sends no signal any more; it alone held the other end.
+    let mut watched = [PollFd::new(report, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut watched, Some(&now)).during("look for", "the supervisor")?;
+    if watched[0].revents().contains(PollFlags::HUP) {
+        process::exit_now(1);
+    }
+    Ok(())
 }
