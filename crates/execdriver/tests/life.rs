@@ -391,3 +391,16 @@ fn what_an_execs_client_sends_before_its_program_runs_arrives_in_order() {
     container.kill_all().unwrap();
     container.wait().unwrap();
 }
+
+#[test]
+fn what_was_written_before_the_exit_is_in_the_log_however_slow_a_client_is() {
+    let rig = Rig::new();
+    let (stalled, attach) = client(false);
+    // More than the client's queue and connection hold, less than blocks the program.
+    let config = rig.config("head -c 600000 /dev/zero | tr '\\0' x; echo; echo written");
+    let container = rig.start_with(config.clone(), |start| start.attached = vec![attach]).unwrap();
+    assert_eq!(container.wait().unwrap().code, 0);
+    let output = rig.output(&config);
+    assert!(output.ends_with("x\nwritten\n") && output.len() > 600_000, "{} bytes", output.len());
+    drop(stalled);
+}

@@ -223,24 +223,27 @@ impl Task {
     /// Acts on what poll said.
     pub fn act(&mut self, interest: Interest, events: PollFlags, buffer: &mut [u8]) {
         match interest {
-            Interest::Output(index) => self.read_output(index, buffer),
+            Interest::Output(index) => {
+                self.read_output(index, buffer);
+            }
             Interest::Input => self.write_input(),
             Interest::Client(index) => self.serve_client(index, events, buffer),
         }
     }
 
-    fn read_output(&mut self, index: usize, buffer: &mut [u8]) {
-        let Some(output) = self.outputs.get_mut(index) else { return };
-        let Some(fd) = &output.fd else { return };
-        let length = match rustix::io::read(fd, &mut *buffer) {
+    /// Moves one piece of output; returns its length.
+    fn read_output(&mut self, index: usize, buffer: &mut [u8]) -> usize {
+        let Some(output) = self.outputs.get_mut(index) else { return 0 };
+        let Some(fd) = &output.fd else { return 0 };
+        let length = match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer)) {
             Ok(length) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(Errno::AGAIN) => return 0,
             // EIO: nobody has the other end of the terminal open any more.
             Err(_) => 0,
         };
         if length == 0 {
             self.close_output(index);
-            return;
+            return 0;
         }
         let data = &buffer[..length];
         if let Some(log) = &mut self.log {
@@ -248,6 +251,17 @@ impl Task {
         }
         for client in &mut self.clients {
             client.push(output.stream, !self.terminal, data);
+        }
+        length
+    }
+
+    /// Reads what is there, whether the clients have room or not; no more than a pipe holds, for somebody may write on.
+    fn take_rest(&mut self, index: usize) {
+        let mut buffer = vec![0; PIPE_SIZE / 4];
+        for _ in 0..8 {
+            if self.read_output(index, &mut buffer) == 0 {
+                return;
+            }
         }
     }
 
@@ -331,8 +345,12 @@ impl Task {
             }
         }
         self.clients.retain(|client| !client.dead);
-        if self.drain_until.is_some_and(|deadline| now >= deadline) {
+        if self.ended.is_some() && self.drain_until.is_none() && self.clients.iter().all(Client::has_room) {
+            self.drain_until = Some(now + DRAIN);
+        }
+        if self.drain_until.is_some_and(|deadline| now >= deadline) && !at_end {
             for index in 0..self.outputs.len() {
+                self.take_rest(index);
                 self.close_output(index);
             }
         }
@@ -348,10 +366,10 @@ impl Task {
         clients.chain(self.drain_until.filter(|_| !at_end)).min()
     }
 
-    /// Notes the process's end; output is read until its end or the deadline.
+    /// Notes the process's end; output is read until its end or the deadline, which counts from when the clients have
+    /// room for it.
     pub fn end(&mut self, code: i32) {
         self.ended = Some((code, SystemTime::now()));
-        self.drain_until = Some(Instant::now() + DRAIN);
     }
 
     fn is_drained(&self) -> bool {
