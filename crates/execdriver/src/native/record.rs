@@ -102,6 +102,11 @@ impl Record {
         ignore_missing(fs::remove_file(self.path.join(SOCKET)))
     }
 
+    /// Removes the directory unless there is something in it.
+    pub fn remove_if_empty(&self) -> Result<(), gantry_linux::Error> {
+        fs::remove_dir(&self.path)
+    }
+
     /// Removes the directory with everything in it.
     pub fn remove(&self) -> Result<(), gantry_linux::Error> {
         fs::remove_dir_all(&self.path)

@@ -33,6 +33,8 @@ type Joins = Vec<(CloneFlags, OwnedFd)>;
 struct Made {
     record: Option<Record>,
     new_directory: bool,
+    /// The socket's name is this supervisor's; before, it may be another's.
+    listening: bool,
     task: Option<Task>,
 }
 
@@ -71,7 +73,13 @@ impl Supervisor {
         // Without a pid namespace of its own others may be left.
         let _ = self.leaf.kill_all(Instant::now() + super::REMOVAL);
         if let Some(record) = made.record {
-            let _ = if made.new_directory { record.remove() } else { record.remove_socket() };
+            let _ = match (made.new_directory, made.listening) {
+                (true, true) => record.remove(),
+                (false, true) => record.remove_socket(),
+                // Refused while it is in use.
+                (true, false) => record.remove_if_empty(),
+                (false, false) => Ok(()),
+            };
         }
     }
 
@@ -95,6 +103,7 @@ impl Supervisor {
         let directory: OwnedFd = record.open()?.into();
         enter(steps, "socket")?;
         let listener = listen(&record, &directory, &config.id)?;
+        made.listening = true;
 
         enter(steps, "cgroup")?;
         self.name_leaf(&record, &config)?;
@@ -232,8 +241,10 @@ pub fn split(blob: &[u8], length: usize) -> Result<(&[u8], &[u8]), Refusal> {
 fn listen(record: &Record, directory: &OwnedFd, id: &str) -> Result<OwnedFd, Refusal> {
     match socket::connect(directory, SOCKET) {
         Ok(_) => return Err(Refusal::new(Kind::Invalid, format!("container {id} is running already"))),
+        Err(error) if error.is_not_found() => {}
         // A socket that nobody listens on was left by a supervisor that was killed.
-        Err(_) => record.remove_socket()?,
+        Err(error) if error.errno() == rustix::io::Errno::CONNREFUSED.raw_os_error() => record.remove_socket()?,
+        Err(error) => return Err(error.into()),
     }
     Ok(socket::listen(directory, SOCKET)?)
 }
