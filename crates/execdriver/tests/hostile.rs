@@ -121,6 +121,27 @@ fn only_the_standard_streams_are_open_at_the_first_instruction() {
 }
 
 #[test]
+fn no_process_of_an_exec_shows_the_hosts_files_to_the_container() {
+    let rig = Rig::new();
+    let marker = rig.dir.path().display();
+    // Who may trace sees the root of each process of its pid namespace, from its first moment.
+    let mut config = rig.config(&format!(
+        "echo ready; while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do \
+         if [ -e $p/root{marker} ]; then echo escaped by $p; exit; fi; done; done"
+    ));
+    config.process.capabilities.push("CAP_SYS_PTRACE".into());
+    let container = rig.start(&config);
+    for number in 0..50 {
+        if let Ok(ended) = exec(&*container, &format!("e{number}"), process(&["true"])) {
+            assert_eq!(ended.0, 0);
+        }
+    }
+    let _ended_already = exec(&*container, "stop", process(&["touch", "/tmp/stop"]));
+    container.wait().unwrap();
+    assert_eq!(rig.output(&config), "ready\n");
+}
+
+#[test]
 fn programs_that_cannot_run_are_explained() {
     let rig = Rig::new();
     let bin = rig.root.join("bin");

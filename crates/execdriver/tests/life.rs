@@ -149,10 +149,15 @@ fn a_terminal_has_a_size_and_echoes() {
 #[test]
 fn a_client_that_takes_nothing_is_cut_off_and_the_container_goes_on() {
     let rig = Rig::new();
-    let (stalled, attach) = client(false);
-    let config = rig.config("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo survived");
+    let (stalled, attach) = client(true);
+    let config = rig.config("head -c 3000000 /dev/zero | tr '\\0' x; echo; cat; echo survived");
     let started = std::time::Instant::now();
-    let container = rig.start_with(config.clone(), |start| start.attached = vec![attach]).unwrap();
+    let change = |start: &mut gantry_execdriver::Start| {
+        start.attached = vec![attach];
+        start.open_stdin = true;
+        start.stdin_once = true;
+    };
+    let container = rig.start_with(config.clone(), change).unwrap();
     assert_eq!(container.wait().unwrap().code, 0);
     assert!(started.elapsed() < Duration::from_secs(15));
     assert!(rig.output(&config).ends_with("survived\n"));
@@ -357,6 +362,7 @@ fn a_container_that_is_there_cannot_be_started_twice_and_one_that_ended_can() {
     let first = rig.start(&config);
     let error = rig.start_with(config.clone(), |_| ()).map(drop).unwrap_err();
     assert!(error.to_string().contains("running already"), "{error}");
+    assert_eq!(rig.driver().restore(&config.id).unwrap().pid(), first.pid(), "it is still to be found");
     first.wait().unwrap();
     for _ in 0..5 {
         assert_eq!(rig.start(&config).wait().unwrap().code, 0);
@@ -403,4 +409,41 @@ fn what_was_written_before_the_exit_is_in_the_log_however_slow_a_client_is() {
     let output = rig.output(&config);
     assert!(output.ends_with("x\nwritten\n") && output.len() > 600_000, "{} bytes", output.len());
     drop(stalled);
+}
+
+#[test]
+fn a_terminal_that_everybody_closed_is_heard_again_when_it_is_opened_again() {
+    let rig = Rig::new();
+    let (mut stream, attach) = client(false);
+    let mut config = rig.config("echo one; exec <&- >&- 2>&-; sleep 0.3; echo two > /dev/pts/0; sleep 0.1; exit 3");
+    config.process.terminal = true;
+    let container = rig.start_with(config.clone(), |start| start.attached = vec![attach]).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "one\r\ntwo\r\n");
+    assert_eq!(container.wait().unwrap().code, 3);
+    assert_eq!(rig.output(&config), "one\r\ntwo\r\n");
+}
+
+#[test]
+fn a_client_that_sends_on_and_on_does_not_hold_up_the_end() {
+    let rig = Rig::new();
+    let (stream, attach) = client(true);
+    let container = rig
+        .start_with(rig.config("sleep 0.3; exit 8"), |start| {
+            start.attached = vec![attach];
+            start.open_stdin = true;
+        })
+        .unwrap();
+    let senders: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = stream.try_clone().unwrap();
+            std::thread::spawn(move || while stream.write_all(&[b'x'; 65536]).is_ok() {})
+        })
+        .collect();
+    assert_eq!(container.wait().unwrap().code, 8);
+    drop(container);
+    for sender in senders {
+        sender.join().unwrap();
+    }
 }

@@ -10,6 +10,8 @@ use crate::native::protocol::ClientOrder;
 
 /// The container's output is read on while every client's queue is below this.
 const QUEUE: usize = 256 * 1024;
+/// This much input that nobody read is taken off a connection before it ends.
+const LEFT_OVER: usize = 64 * 1024;
 /// A client whose queue is full, or the last to be served, may stand still this long.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -134,8 +136,13 @@ impl Client {
             return;
         }
         self.flush();
-        // Input that nobody read would turn the end of the connection into an error at the other side.
+        // Input that nobody read would turn the end of the connection into an error at the other side. One that sends on
+        // and on gets that error.
         let mut buffer = [0u8; 4096];
-        while self.read(&mut buffer).is_some_and(|data| !data.is_empty()) {}
+        for _ in 0..LEFT_OVER / buffer.len() {
+            if self.read(&mut buffer).is_none_or(<[u8]>::is_empty) {
+                return;
+            }
+        }
     }
 }

@@ -29,10 +29,10 @@ impl Work {
         let Some(mut container) = self.tasks.drain(..).next() else { return 1 };
         let (code, finished_at) = container.ended.unwrap_or((255, std::time::SystemTime::now()));
         let exit = Exit { code, oom_killed, finished_at };
-        container.finish();
         let recorded = self.record.set_exit(&exit);
         // The name goes first: a daemon that looks now finds the record, or this supervisor, never nothing.
         let unlinked = self.record.remove_socket();
+        container.finish();
         for connection in &mut self.connections {
             connection.tell(&Tell::Exited(exit.clone()), &[]);
         }

@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags};
+use rustix::pty::OpenptFlags;
 
 use super::client::Client;
 use super::lines::Lines;
@@ -43,6 +44,8 @@ pub struct Task {
     pub ended: Option<(i32, SystemTime)>,
     terminal: bool,
     master: Option<OwnedFd>,
+    /// The terminal's other end: while it is open the output does not end, whatever the processes close.
+    peer: Option<OwnedFd>,
     outputs: Vec<Output>,
     input: Option<Input>,
     drain_until: Option<Instant>,
@@ -141,6 +144,7 @@ impl Task {
             ended: None,
             terminal,
             master: None,
+            peer: None,
             outputs: streams.outputs,
             input: streams.input,
             drain_until: None,
@@ -154,6 +158,8 @@ impl Task {
         if open_stdin {
             self.input = Some(Input::new(copy(&master)?)?);
         }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        self.peer = Some(rustix::pty::ioctl_tiocgptpeer(&master, flags).during("open the other end of", "terminal")?);
         self.master = Some(master);
         Ok(())
     }
@@ -339,9 +345,10 @@ impl Task {
     /// Lets go of what is done with; writes the log.
     pub fn sweep(&mut self, now: Instant) {
         let at_end = self.is_drained();
-        for client in &mut self.clients {
-            if client.deadline(at_end).is_some_and(|deadline| now >= deadline) {
-                client.dead = true;
+        for index in 0..self.clients.len() {
+            if self.clients[index].deadline(at_end).is_some_and(|deadline| now >= deadline) {
+                self.clients[index].dead = true;
+                self.end_client_input(index);
             }
         }
         self.clients.retain(|client| !client.dead);
@@ -370,6 +377,7 @@ impl Task {
     /// room for it.
     pub fn end(&mut self, code: i32) {
         self.ended = Some((code, SystemTime::now()));
+        self.peer = None;
     }
 
     fn is_drained(&self) -> bool {
