@@ -126,7 +126,7 @@ fn no_process_of_an_exec_shows_the_hosts_files_to_the_container() {
     let marker = rig.dir.path().display();
     // Who may trace sees the root of each process of its pid namespace, from its first moment.
     let mut config = rig.config(&format!(
-        "echo ready; while [ ! -e /tmp/stop ]; do for p in /proc/[0-9]*; do \
+        "echo ready; i=0; while [ ! -e /tmp/stop ] && [ $((i+=1)) -lt 20000 ]; do for p in /proc/[0-9]*; do \
          if [ -e $p/root{marker} ]; then echo escaped by $p; exit; fi; done; done"
     ));
     config.process.capabilities.push("CAP_SYS_PTRACE".into());

@@ -1,8 +1,11 @@
 //! The seed: a parked process in the container's cgroups from which its processes are cloned.
 //!
 //! Joining cgroups costs 10–15 ms after a pause on cgroup v1, so the seed does it ahead of need; what it clones is born in
-//! them. The clones are children of the seed's parent (`CLONE_PARENT`), which reaps them. After the first process the seed
-//! enters its pid namespace for the clones to come; it is itself never in it, nor in any other of its namespaces.
+//! them. The clones are children of the seed's parent (`CLONE_PARENT`), which reaps them. The seed is never in any
+//! namespace of the container. A further process is made in two steps, so that no process inside the container's pid
+//! namespace, which the container may trace, ever has anything of the host's: a helper outside of it enters the
+//! container's other namespaces, lets go of everything else, clones the process, and ends. It is a child of the seed's
+//! parent too, which reaps it without knowing it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -11,12 +14,15 @@ use std::time::Duration;
 
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, socket};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::Leaf;
 use crate::config::{Config, Namespace, Process};
-use crate::container::{First, Further, give_up, run_first, run_further};
+use crate::container::{First, Further, enter_container, give_up, run_first, run_further};
 use crate::error::{Error, Failure, Result};
 
 /// A seed that does not answer within this time is frozen or dead.
@@ -55,13 +61,13 @@ struct FurtherPlan {
 }
 
 impl Seed {
-    /// Plants a seed in the leaf, and waits until it is there. With `target`, a pidfd of a container's first process, its
-    /// clones are born in that one's pid namespace. The calling process must have a single thread.
-    pub fn plant(leaf: &Leaf, target: Option<BorrowedFd<'_>>) -> Result<Self> {
+    /// Plants a seed in the leaf, and waits until it is there. The calling process must have a single thread. A target is
+    /// not needed to plant: each order of a further process has its own.
+    pub fn plant(leaf: &Leaf, _target: Option<BorrowedFd<'_>>) -> Result<Self> {
         let (ours, theirs) = socket::pair()?;
         match process::clone(CloneFlags::NONE)? {
             Clone::Child => {
-                let end = match prepare(leaf, target, &theirs) {
+                let end = match prepare(leaf, &theirs) {
                     Ok(()) => grow(&theirs),
                     Err(error) => {
                         // When this fails too the other side sees the end of the stream.
@@ -182,12 +188,9 @@ fn clone_flags(config: &Config) -> CloneFlags {
         .fold(CloneFlags::NEWNS, |flags, (_, flag)| flags.with(*flag))
 }
 
-fn prepare(leaf: &Leaf, target: Option<BorrowedFd<'_>>, socket: &OwnedFd) -> Result<()> {
+fn prepare(leaf: &Leaf, socket: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .during("set", "parent death signal")?;
-    if let Some(target) = target {
-        process::setns(target, CloneFlags::NEWPID, "the container's first process")?;
-    }
     leaf.join(0)?;
     process::close_all_but(&[socket.as_fd()])?;
     // The kernel's OOM killer should take the container's own processes. Refused without CAP_SYS_RESOURCE: then a new
@@ -240,43 +243,93 @@ impl Order {
 
 /// One clone. `Ok(false)`: this seed is of no further use and ends; its planter plants another one on demand.
 fn clone_for(order: Order, socket: &OwnedFd) -> std::result::Result<bool, i32> {
-    if let Some(namespace) = &order.pid_namespace {
-        process::setns(namespace, CloneFlags::NEWPID, "the configured path").map_err(|error| error.errno())?;
+    let pid = match order.kind {
+        Kind::First => return clone_first(order, socket),
+        Kind::Further => clone_further(order)?,
+    };
+    Ok(socket::send(socket, &pid.to_ne_bytes(), &[]).is_ok())
+}
+
+fn clone_first(order: Order, socket: &OwnedFd) -> std::result::Result<bool, i32> {
+    let own = match &order.pid_namespace {
+        Some(namespace) => Some(enter_pid_namespace(namespace).map_err(|error| error.errno())?),
+        None => None,
+    };
+    let cloned = process::clone(order.flags.with(CloneFlags::PARENT));
+    if matches!(cloned, Ok(Clone::Child)) {
+        become_first(order);
     }
-    let new_pid_namespace = order.flags.bits() & CloneFlags::NEWPID.bits() != 0;
-    match process::clone(order.flags.with(CloneFlags::PARENT)).map_err(|error| error.errno())? {
-        Clone::Child => become_ordered(order),
+    // The clones to come are the seed's like again.
+    let back = own.is_none_or(|own| process::setns(own, CloneFlags::NEWPID, "the seed").is_ok());
+    match cloned.map_err(|error| error.errno())? {
         Clone::Parent(pid) => {
-            drop(order);
-            // Entered before the planter knows the pid: it cannot have been reaped and used again yet.
-            let entered = !new_pid_namespace || enter_pid_namespace(pid).is_ok();
             let sent = socket::send(socket, &pid.as_raw_nonzero().get().to_ne_bytes(), &[]);
-            Ok(entered && sent.is_ok())
+            Ok(back && sent.is_ok())
         }
+        Clone::Child => process::exit_now(1),
     }
 }
 
-fn enter_pid_namespace(pid: Pid) -> Result<()> {
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).during("open", "pidfd")?;
-    Ok(process::setns(&pidfd, CloneFlags::NEWPID, "the container's first process")?)
+/// For the next clone; returns the namespace that the seed itself is in.
+fn enter_pid_namespace(namespace: &OwnedFd) -> std::result::Result<OwnedFd, SystemError> {
+    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .during("open", "/proc/self/ns/pid")?;
+    process::setns(namespace, CloneFlags::NEWPID, "the configured path")?;
+    Ok(own)
 }
 
-fn become_ordered(order: Order) -> ! {
-    let Order { kind, plan_length, data, fds, .. } = order;
+/// Has a helper clone the process; its pid comes through a pipe, whose end means that the helper ended without one.
+fn clone_further(order: Order) -> std::result::Result<i32, i32> {
+    let (answer, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Errno::raw_os_error)?;
+    if process::clone(CloneFlags::PARENT).map_err(|error| error.errno())? == Clone::Child {
+        help(order, theirs);
+    }
+    drop((order, theirs));
+    let mut number = [0; 4];
+    loop {
+        match rustix::io::read(&answer, &mut number) {
+            Ok(4) => break,
+            Err(Errno::INTR) => {}
+            Ok(_) => return Err(libc::ECHILD),
+            Err(error) => return Err(error.raw_os_error()),
+        }
+    }
+    match i32::from_ne_bytes(number) {
+        pid @ 1.. => Ok(pid),
+        negative => Err(-negative),
+    }
+}
+
+/// The helper of [`clone_further`].
+fn help(order: Order, answer: OwnedFd) -> ! {
+    let tell = |number: i32| match rustix::io::write(&answer, &number.to_ne_bytes()) {
+        Ok(4) => process::exit_now(0),
+        _ => process::exit_now(1),
+    };
+    let Order { plan_length, data, fds, .. } = order;
+    let (plan, seccomp) = split_plan(&data, plan_length);
+    let Some(further) = further_from(plan, seccomp, fds) else { tell(-libc::EBADMSG) };
+    let cloned = enter_container(&further, &answer).and_then(|()| Ok(process::clone(CloneFlags::PARENT)?));
+    match cloned {
+        // The answer's end closes with the program's start.
+        Ok(Clone::Child) => run_further(&further),
+        Ok(Clone::Parent(pid)) => tell(pid.as_raw_nonzero().get()),
+        Err(Error::System(error)) => tell(-error.errno()),
+        Err(_) => tell(-libc::EINVAL),
+    }
+}
+
+fn split_plan(data: &[u8], plan_length: usize) -> (&[u8], Option<Arc<[u8]>>) {
     let (plan, seccomp) = data[HEADER..].split_at(plan_length.min(data.len() - HEADER));
-    let seccomp: Option<Arc<[u8]>> = (!seccomp.is_empty()).then(|| seccomp.into());
+    (plan, (!seccomp.is_empty()).then(|| seccomp.into()))
+}
+
+fn become_first(order: Order) -> ! {
+    let Order { plan_length, data, fds, .. } = order;
+    let (plan, seccomp) = split_plan(&data, plan_length);
     let report = fds.first().and_then(|report| report.try_clone().ok());
-    match kind {
-        Kind::First => {
-            if let Some(first) = first_from(plan, seccomp, fds) {
-                run_first(&first);
-            }
-        }
-        Kind::Further => {
-            if let Some(further) = further_from(plan, seccomp, fds) {
-                run_further(&further);
-            }
-        }
+    if let Some(first) = first_from(plan, seccomp, fds) {
+        run_first(&first);
     }
     if let Some(report) = report {
         give_up(&report, &Failure::new("order", &Error::Invalid("the order of a start is not understood".into())));

@@ -16,6 +16,6 @@ mod user;
 
 pub use console::resize;
 pub use credentials::capability_names;
-pub(crate) use start::give_up;
 pub use start::{First, Further, Report, receive_report, run_first, run_further};
+pub(crate) use start::{enter_container, give_up};
 pub use user::{User, resolve as resolve_user};

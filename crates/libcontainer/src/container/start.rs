@@ -81,7 +81,35 @@ pub fn run_first(first: &First) -> ! {
     give_up(&first.report, &steps.failure(&error))
 }
 
-/// Becomes a further process, in a process that was just cloned in the container's cgroups and pid namespace.
+/// Enters every namespace of the container, in a process that is seen by nobody inside: it stays outside of the pid
+/// namespace, and what it clones is born in it, as a process of [`run_further`]. Nothing stays open but the streams, the
+/// report and `answer`: of `further` nothing else may be used or dropped after it.
+pub fn enter_container(further: &Further, answer: &OwnedFd) -> Result<()> {
+    rustix::process::umask(Mode::empty());
+    set_oom_score(further.process.oom_score_adj)?;
+    let all = CloneFlags::NEWNS
+        .with(CloneFlags::NEWUTS)
+        .with(CloneFlags::NEWIPC)
+        .with(CloneFlags::NEWNET)
+        .with(CloneFlags::NEWCGROUP)
+        .with(CloneFlags::NEWPID);
+    process::setns(&further.target, all, "the container")?;
+    let root = open_root()?;
+    match &further.stdio {
+        Some(given) => streams::set(root.as_fd(), given)?,
+        None => streams::clear(root.as_fd())?,
+    }
+    drop(root);
+    Ok(process::close_all_but(&[further.report.as_fd(), answer.as_fd()])?)
+}
+
+fn open_root() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, "/", flags, Mode::empty()).during("open", "/")?)
+}
+
+/// Becomes a further process, in a process that was just cloned by one that did [`enter_container`]: a container that may
+/// trace looks into it from its first moment, and must find nothing of the host's.
 pub fn run_further(further: &Further) -> ! {
     let mut steps = Steps::default();
     let error = match prepare_further(further, &mut steps) {
@@ -180,24 +208,14 @@ fn keep_for_later(error: Error) -> Result<OwnedFd> {
 
 fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<'a>> {
     steps.enter("exec namespaces")?;
-    rustix::process::umask(Mode::empty());
     begin_session()?;
-    set_oom_score(further.process.oom_score_adj)?;
-    let all = CloneFlags::NEWNS
-        .with(CloneFlags::NEWUTS)
-        .with(CloneFlags::NEWIPC)
-        .with(CloneFlags::NEWNET)
-        .with(CloneFlags::NEWCGROUP);
-    process::setns(&further.target, all, "the container")?;
-    let root = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .during("open", "/")?;
+    let root = open_root()?;
 
     steps.enter("exec console")?;
+    // Standard streams are there already.
     let terminal = open_terminal(root.as_fd(), &further.process, &further.report)?;
-    match (&terminal, &further.stdio) {
-        (None, Some(given)) => streams::set(root.as_fd(), given)?,
-        (Some(_), _) => {}
-        (None, None) => return Err(Error::Invalid("a process needs a terminal or three standard streams".into())),
+    if terminal.is_none() && further.stdio.is_none() {
+        return Err(Error::Invalid("a process needs a terminal or three standard streams".into()));
     }
 
     steps.enter("exec user")?;

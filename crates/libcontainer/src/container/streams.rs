@@ -51,6 +51,12 @@ pub fn set(root: BorrowedFd<'_>, streams: &[OwnedFd; 3]) -> Result<()> {
     Ok(process::set_stdio([chosen(0), chosen(1), chosen(2)])?)
 }
 
+/// Leaves nothing of what the standard streams were.
+pub fn clear(root: BorrowedFd<'_>) -> Result<()> {
+    let null = own_null(root, 0)?;
+    Ok(process::set_stdio([null.as_fd(), null.as_fd(), null.as_fd()])?)
+}
+
 fn own_null(root: BorrowedFd<'_>, number: usize) -> Result<OwnedFd> {
     if number != 0 {
         return open_null(root, OFlags::WRONLY);
