@@ -34,7 +34,8 @@ pub struct BridgeOptions {
     pub icc: bool,
     /// Load the firewall (`--iptables`); without it no port can be published and nothing is translated.
     pub firewall: bool,
-    /// Turn on the host's `net.ipv4.ip_forward` where it is off.
+    /// Turn on the host's `net.ipv4.ip_forward` where it is off. The firewall then drops what the host would forward
+    /// between links of which none is a bridge.
     pub ip_forward: bool,
 }
 
@@ -88,7 +89,12 @@ impl Bridge {
     pub fn open(options: BridgeOptions) -> Result<Self, Error> {
         let mut route = Socket::route()?;
         let (Link { index, .. }, subnet, mtu) = setup::bridge(&mut route, &options)?;
-        let firewall = options.firewall.then(|| Firewall::load(&options.name, subnet, options.icc)).transpose()?;
+        let to_forward = setup::is_to_forward(&options)?;
+        let load = || Firewall::load(&options.name, subnet, options.icc, to_forward);
+        let firewall = options.firewall.then(load).transpose()?;
+        if to_forward {
+            setup::forward()?;
+        }
         let state = Mutex::new(State { route, firewall, held: HashMap::new() });
         Ok(Self { options, index, subnet, mtu, ipam: Ipam::new(subnet), ports: Ports::default(), state })
     }

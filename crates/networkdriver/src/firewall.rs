@@ -53,19 +53,31 @@ pub struct Element {
 pub struct Firewall {
     socket: Socket,
     table: String,
+    subnet: Cidr,
+    icc: bool,
+    forwarding: bool,
 }
 
 impl Firewall {
     /// Loads the table, or takes over the one that is there with its elements. `icc` lets containers speak to each
-    /// other.
-    pub fn load(bridge: &str, subnet: Cidr, icc: bool) -> Result<Self, Error> {
-        let mut firewall = Self { socket: Socket::netfilter()?, table: bridge.into() };
+    /// other; `forwarding` is turned on by us, and the host is to forward nothing else.
+    pub fn load(bridge: &str, subnet: Cidr, icc: bool, forwarding: bool) -> Result<Self, Error> {
+        let mut firewall = Self { socket: Socket::netfilter()?, table: bridge.into(), subnet, icc, forwarding };
+        firewall.load_layout(&[])?;
+        Ok(firewall)
+    }
+
+    /// The whole table, with these elements and those that are there.
+    fn load_layout(&mut self, elements: &[Element]) -> Result<(), Error> {
         let mut failure = None;
         // Owned, else plain (older kernel); and what is there taken over, else made anew.
         for (flags, anew) in [(OWNED_AND_KEPT, false), (OWNED_AND_KEPT, true), (0, false), (0, true)] {
-            match firewall.socket.transact(transaction(firewall.layout(subnet, icc, flags, anew))) {
-                Ok(()) => return Ok(firewall),
+            let mut messages = self.layout(flags, anew);
+            messages.extend(self.changes(NEW_ELEMENT, elements));
+            match self.socket.transact(transaction(messages)) {
+                Ok(()) => return Ok(()),
                 Err(error) if error.errno() == libc::EPERM => {
+                    let bridge = &self.table;
                     return Err(Error::Conflict(format!(
                         "nftables table {bridge} belongs to another daemon that runs: give this one its own --bridge"
                     )));
@@ -76,7 +88,7 @@ impl Firewall {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        failure.map_or(Ok(firewall), |error| Err(error.into()))
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Adds elements; one that is there already is fine if it says the same.
@@ -103,7 +115,7 @@ impl Firewall {
         Ok(self.socket.transact(transaction(vec![message.named("delete nftables table", &self.table)]))?)
     }
 
-    fn layout(&self, subnet: Cidr, icc: bool, flags: u32, anew: bool) -> Vec<Message> {
+    fn layout(&self, flags: u32, anew: bool) -> Vec<Message> {
         let table = |m: Message| m.text(1, &self.table);
         let new_table = || table(self.message(NEW_TABLE, CREATE)).named("make nftables table", &self.table);
         let mut messages = Vec::new();
@@ -112,13 +124,15 @@ impl Firewall {
             messages.push(table(self.message(DELETE_TABLE, 0)).named("delete nftables table", &self.table));
         }
         messages.push(new_table().be32(2, flags));
-        for chain in rules::CHAINS {
+        let guard = self.forwarding.then_some(rules::BETWEEN_OTHERS);
+        for chain in rules::CHAINS.into_iter().chain(guard) {
             let message = table(self.message(NEW_CHAIN, CREATE))
                 .text(3, chain.name)
                 .nest(4, |m| m.be32(1, chain.hook).attribute(2, chain.priority.to_be_bytes()));
             messages.push(message.text(7, chain.kind).named("make nftables chain", chain.name));
+            let empty = table(self.message(DELETE_RULE, 0)).text(2, chain.name);
+            messages.push(empty.named("empty nftables chain", chain.name));
         }
-        messages.push(table(self.message(DELETE_RULE, 0)).named("empty nftables table", &self.table));
         for (id, (map, type_of_key, length)) in (1..).zip([(BY_ADDRESS, 0x730d, 12), (BY_PORT, 0x30d, 8)]) {
             const IS_MAP: u32 = 8;
             // Types as `nft` numbers them, six bits each: address . protocol . port, and address . port.
@@ -126,7 +140,8 @@ impl Firewall {
             let message = key(table(self.message(NEW_SET, CREATE)).text(2, map)).be32(6, 0x1cd).be32(7, 8).be32(10, id);
             messages.push(message.named("make nftables map", map));
         }
-        for (chain, rule) in rules::rules(&self.table, subnet, icc) {
+        let guard = self.forwarding.then(rules::between_others).into_iter().flatten();
+        for (chain, rule) in rules::rules(&self.table, self.subnet, self.icc).into_iter().chain(guard) {
             let message = table(self.message(NEW_RULE, CREATE | APPEND)).text(2, chain);
             let fill = |m| rule.into_iter().fold(m, |m, expression| expression(m));
             messages.push(message.nest(4, fill).named("add nftables rule to chain", chain));

@@ -165,11 +165,19 @@ fn allow(options: &BridgeOptions) -> Result<(), Error> {
     if options.firewall {
         fs::write(of_bridge("route_localnet"), "1")?;
     }
-    const ALL: &str = "/proc/sys/net/ipv4/ip_forward";
-    if options.ip_forward && fs::read_to_string(ALL)?.trim() == "0" {
-        fs::write(ALL, "1")?;
-    }
     Ok(())
+}
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// Whether the host's forwarding is to be turned on: the firewall keeps it from forwarding anything else from then on.
+pub fn is_to_forward(options: &BridgeOptions) -> Result<bool, Error> {
+    Ok(options.ip_forward && fs::read_to_string(FORWARD)?.trim() == "0")
+}
+
+/// Turns the host's forwarding on.
+pub fn forward() -> Result<(), Error> {
+    Ok(fs::write(FORWARD, "1")?)
 }
 
 /// Whether packets between ports of a bridge pass the IPv4 firewall (`br_netfilter` is loaded and on).

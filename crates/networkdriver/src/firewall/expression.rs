@@ -67,6 +67,14 @@ pub fn link(way: Way, equal: bool, name: &str) -> Vec<Expression> {
     vec![meta(REGISTER, way as u32), compare(equal, padded)]
 }
 
+/// The packet's link is of this kind; one without a kind, as a network card is, does not match.
+pub fn kind(way: Way, name: &str) -> Vec<Expression> {
+    const KIND_AFTER_NAME: u32 = 20;
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(16, 0);
+    vec![meta(REGISTER, way as u32 + KIND_AFTER_NAME), compare(true, padded)]
+}
+
 /// The address is in the network.
 pub fn within(end: End, network: [u8; 4], mask: u32) -> Vec<Expression> {
     let load = payload(REGISTER, 1, end as u32, 4);
@@ -118,6 +126,14 @@ pub fn masquerade() -> Vec<Expression> {
 
 /// Ends the packet.
 pub fn drop_packet() -> Vec<Expression> {
-    const DROP: u32 = 0;
-    vec![expression("immediate", |m| m.be32(1, 0).nest(2, |m| m.nest(DATA_VERDICT, |m| m.be32(1, DROP))))]
+    verdict(0)
+}
+
+/// Ends this chain for the packet; other tables still decide.
+pub fn pass() -> Vec<Expression> {
+    verdict(1)
+}
+
+fn verdict(code: u32) -> Vec<Expression> {
+    vec![expression("immediate", move |m| m.be32(1, 0).nest(2, |m| m.nest(DATA_VERDICT, |m| m.be32(1, code))))]
 }

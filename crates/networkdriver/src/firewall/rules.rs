@@ -1,7 +1,8 @@
 //! What the table does: its chains, and the rules of each.
 
 use super::expression::{
-    End, Expression, Way, drop_packet, for_host, link, masquerade, not_established, redirect, translated, within,
+    End, Expression, Way, drop_packet, for_host, kind, link, masquerade, not_established, pass, redirect, translated,
+    within,
 };
 use super::{BY_ADDRESS, BY_PORT};
 use crate::subnet::{Cidr, mask};
@@ -22,6 +23,20 @@ pub const CHAINS: [Chain; 5] = [
     Chain { name: "forwarded", kind: "filter", hook: 2, priority: 0 },
     Chain { name: "leaving", kind: "nat", hook: 4, priority: 100 },
 ];
+
+/// The chain that is there only where we turned the host's forwarding on; it stays until the table goes, because who
+/// comes later cannot know who turned it on.
+pub const BETWEEN_OTHERS: Chain = Chain { name: "between-others", kind: "filter", hook: 2, priority: 0 };
+
+/// The host did not forward before us, and goes on forwarding nothing between its other links, as a LAN and a VPN. What
+/// comes from or goes to a bridge is the affair of whoever made that bridge, another daemon for one.
+pub fn between_others() -> Vec<(&'static str, Vec<Expression>)> {
+    vec![
+        (BETWEEN_OTHERS.name, [kind(Way::In, "bridge"), pass()].concat_all()),
+        (BETWEEN_OTHERS.name, [kind(Way::Out, "bridge"), pass()].concat_all()),
+        (BETWEEN_OTHERS.name, [not_established(), drop_packet()].concat_all()),
+    ]
+}
 
 /// Every rule with its chain, in order.
 pub fn rules(bridge: &str, subnet: Cidr, icc: bool) -> Vec<(&'static str, Vec<Expression>)> {

@@ -84,6 +84,27 @@ fn no_router_advertisement_of_a_container_is_heard_by_the_host() {
 }
 
 #[test]
+fn a_host_that_we_made_forward_forwards_nothing_between_its_other_links() {
+    on_a_host(|| {
+        const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+        let open = || Bridge::open(BridgeOptions { ip_forward: true, ..options() }).unwrap();
+        fs::write(FORWARD, "1").unwrap();
+        let bridge = open();
+        assert!(!nft_table().is_some_and(|table| table.contains("between-others")));
+        bridge.remove().unwrap();
+        fs::write(FORWARD, "0").unwrap();
+        for start in ["first", "second"] {
+            let _bridge = open();
+            assert_eq!(fs::read_to_string(FORWARD).unwrap().trim(), "1");
+            let Some(table) = nft_table() else { return };
+            let rules =
+                "meta iifkind \"bridge\" accept meta oifkind \"bridge\" accept ct state ! established,related drop }";
+            assert!(table.contains("chain between-others {") && table.contains(rules), "{start}: {table}");
+        }
+    });
+}
+
+#[test]
 fn a_failure_half_way_leaves_nothing() {
     on_a_host(|| {
         let bridge = bridge();
