@@ -57,10 +57,14 @@ impl Dispatch {
     pub fn add(&self, link: &Arc<Link>, listener: Option<Weak<dyn Listener>>) -> Result<(), gantry_linux::Error> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         self.links().insert(token, (Arc::clone(link), listener));
-        let added = epoll::add(&self.epoll, link.socket(), epoll::EventData::new_u64(token), epoll::EventFlags::IN);
-        added.during("watch", "supervisor").inspect_err(|_| {
+        self.watch(link, token).inspect_err(|_| {
             self.links().remove(&token);
         })
+    }
+
+    fn watch(&self, link: &Link, token: u64) -> Result<(), gantry_linux::Error> {
+        let added = epoll::add(&self.epoll, link.socket(), epoll::EventData::new_u64(token), epoll::EventFlags::IN);
+        added.during("watch", "supervisor")
     }
 
     fn run(&self) {
@@ -91,8 +95,12 @@ impl Dispatch {
         if !link.receive(&mut due) {
             // Epoll forgets a socket by itself when its last descriptor is closed.
             let _ = epoll::delete(&self.epoll, link.socket());
-            self.links().remove(&token);
-            link.close(&mut due);
+            if link.reconnect() && self.watch(&link, token).is_ok() {
+                tracing::warn!("a supervisor had ended its connection, which is made anew");
+            } else {
+                self.links().remove(&token);
+                link.close(&mut due);
+            }
         }
         if let Some(listener) = listener.as_ref().and_then(Weak::upgrade) {
             listener.changed(&link);

@@ -1,18 +1,20 @@
 //! The daemon's end of a connection to a supervisor: requests from any thread, answers and exits from one.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use gantry_linux::socket;
 
-use super::protocol::{self, Ask, Done, Message, Refusal, Request, Tell};
-use super::record::Record;
+use super::protocol::{self, Ask, Done, Kind, Message, Refusal, Request, Tell};
+use super::record::{Record, SOCKET};
 use crate::{Error, Exit};
 
 /// A supervisor that does not answer within this time is sick; the request fails and says so.
 pub const PATIENCE: Duration = Duration::from_secs(70);
+
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Called once with an exit.
 pub type OnExit = Box<dyn FnOnce(Exit) + Send>;
@@ -20,11 +22,10 @@ type Answer = (Result<Done, Refusal>, Vec<OwnedFd>);
 
 /// A connection to a supervisor.
 pub struct Link {
-    socket: OwnedFd,
+    /// Replaced when the supervisor has cut this side off, which it does where nothing is taken of what it says.
+    socket: Mutex<Arc<OwnedFd>>,
     state: Mutex<State>,
     changed: Condvar,
-    /// Where the container's exit is noted, once there is a container.
-    record: OnceLock<Record>,
 }
 
 #[derive(Default)]
@@ -34,6 +35,12 @@ struct State {
     warm: Option<Result<(OwnedFd, OwnedFd), String>>,
     exit: Ending,
     execs: HashMap<String, Ending>,
+    /// Questions whether an exec still runs, by their ids: asked after the connection was made anew.
+    probes: HashMap<u64, String>,
+    /// Where the container's exit is noted.
+    record: Option<Record>,
+    /// The supervisor has said that it has the container.
+    adopted: bool,
     closed: bool,
 }
 
@@ -70,12 +77,12 @@ impl Link {
     /// Over a connected socket.
     pub fn new(socket: OwnedFd) -> Result<Self, Error> {
         socket::set_timeouts(&socket, Some(PATIENCE), None).map_err(system)?;
-        Ok(Self { socket, state: Mutex::default(), changed: Condvar::new(), record: OnceLock::new() })
+        Ok(Self { socket: Mutex::new(Arc::new(socket)), state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// The socket, to be polled.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -96,11 +103,12 @@ impl Link {
             id
         };
         let sent =
-            protocol::encode(&Request { id, body }, blob).and_then(|data| socket::send(&self.socket, &data, fds));
+            protocol::encode(&Request { id, body }, blob).and_then(|data| socket::send(self.socket(), &data, fds));
         if let Err(error) = sent {
             self.state().answers.remove(&id);
             let ended = error.errno() == rustix::io::Errno::PIPE.raw_os_error();
-            return Err(if ended { gone() } else { system(error) });
+            // Whether it is gone or has only ended the connection shows in a moment.
+            return Err(if ended && self.await_end(Instant::now() + MOMENT) { gone() } else { system(error) });
         }
         self.await_answer(id)
     }
@@ -125,7 +133,7 @@ impl Link {
     /// Takes what has arrived. `false`: the connection has ended.
     pub fn receive(&self, due: &mut Due) -> bool {
         loop {
-            let message = match socket::try_receive(&self.socket) {
+            let message = match socket::try_receive(self.socket()) {
                 Ok(Some(packet)) => protocol::decode::<Tell>(packet),
                 Err(error) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => return true,
                 Ok(None) | Err(_) => return false,
@@ -152,6 +160,15 @@ impl Link {
             }
             Tell::Cold(why) => state.warm = Some(Err(why)),
             Tell::Reply { id, result } => {
+                state.adopted |= matches!(result, Ok(Done::Started { .. } | Done::Hello { .. }));
+                if let Some(exec) = state.probes.remove(&id) {
+                    if matches!(&result, Err(refusal) if refusal.kind == Kind::NotFound) {
+                        if let Some(ending) = state.execs.get_mut(&exec) {
+                            ending.settle(&killed(), due);
+                        }
+                    }
+                    return;
+                }
                 // Nobody waits for it any more when it took too long.
                 if let Some(answer) = state.answers.get_mut(&id) {
                     *answer = Some((result, fds));
@@ -168,20 +185,60 @@ impl Link {
         self.state().warm.take()
     }
 
-    /// Says where the container's exit will be noted.
+    /// Says where the container's exit will be noted; before the supervisor is asked for the container.
     pub fn set_record(&self, record: &Record) {
-        // A second container on the same connection is refused by the supervisor.
-        let _ = self.record.set(record.clone());
+        self.state().record = Some(record.clone());
     }
 
-    /// Notes that the connection has ended. A supervisor tells the exit before it leaves, or has noted it; one that was
-    /// killed has taken its container with it.
-    pub fn close(&self, due: &mut Due) {
-        let noted = self.record.get().map(|record| match record.exit() {
-            Ok(Some(exit)) => exit,
-            Ok(None) | Err(_) => Exit { code: 137, oom_killed: false, finished_at: SystemTime::now() },
+    /// After the connection has ended: makes it anew when the supervisor is alive and its container has not ended.
+    /// What waits for an answer is told that none comes.
+    pub fn reconnect(&self) -> bool {
+        let record = {
+            let state = self.state();
+            state.record.clone().filter(|_| state.adopted && state.exit.exit.is_none())
+        };
+        let Some(record) = record.filter(|record| matches!(record.exit(), Ok(None))) else { return false };
+        let connected = record.open().and_then(|directory| socket::connect(&directory, SOCKET)).and_then(|new| {
+            socket::set_timeouts(&new, Some(PATIENCE), None)?;
+            Ok(new)
         });
+        let Ok(new) = connected else { return false };
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         let mut state = self.state();
+        for answer in state.answers.values_mut().filter(|answer| answer.is_none()) {
+            let why = "the connection to the supervisor was lost; try again";
+            *answer = Some((Err(Refusal::new(Kind::System, why)), Vec::new()));
+        }
+        self.changed.notify_all();
+        self.probe(&mut state)
+    }
+
+    /// Asks which execs still run: the end of one may have been told to nobody.
+    fn probe(&self, state: &mut State) -> bool {
+        state.probes.clear();
+        let open: Vec<String> =
+            state.execs.iter().filter(|(_, ending)| ending.exit.is_none()).map(|(exec, _)| exec.clone()).collect();
+        for exec in open {
+            state.next_id += 1;
+            let id = state.next_id;
+            let request = Request { id, body: Ask::Signal { exec: Some(exec.clone()), signal: 0 } };
+            let sent = protocol::encode(&request, &[]).and_then(|data| socket::try_send(self.socket(), &data, &[]));
+            if sent.is_err() {
+                return false;
+            }
+            state.probes.insert(id, exec);
+        }
+        true
+    }
+
+    /// Notes that the supervisor is gone. It tells the exit before it leaves, or has noted it; one that was killed has
+    /// taken its container with it.
+    pub fn close(&self, due: &mut Due) {
+        let mut state = self.state();
+        let noted = state.record.as_ref().filter(|_| state.adopted).map(|record| match record.exit() {
+            Ok(Some(exit)) => exit,
+            Ok(None) | Err(_) => killed(),
+        });
         state.closed = true;
         if let Some(exit) = state.exit.exit.clone().or(noted) {
             state.exit.settle(&exit, due);
@@ -195,7 +252,7 @@ impl Link {
     /// Ends the connection: a supervisor without a container leaves then.
     pub fn hang_up(&self) {
         // It may have ended already.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+        let _ = rustix::net::shutdown(self.socket(), rustix::net::Shutdown::Write);
     }
 
     /// Waits until the supervisor has left, or the deadline; whether it has.
@@ -233,7 +290,7 @@ impl Link {
     /// Calls `then` when the container has ended.
     pub fn on_exit(&self, then: OnExit) {
         let mut state = self.state();
-        match state.exit.exit.clone() {
+        match state.exit.exit.clone().or_else(|| state.closed.then(killed)) {
             Some(exit) => {
                 drop(state);
                 then(exit);
@@ -250,7 +307,7 @@ impl Link {
     /// Calls `then` when the exec has ended.
     pub fn on_exec_exit(&self, exec: &str, then: OnExit) {
         let mut state = self.state();
-        let whole = state.exit.exit.clone();
+        let whole = state.exit.exit.clone().or_else(|| state.closed.then(killed));
         let ending = state.execs.entry(exec.to_owned()).or_default();
         match ending.exit.clone().or(whole) {
             Some(exit) => {
@@ -270,6 +327,11 @@ impl Link {
     }
 }
 
+/// The exit of what nobody could note the exit of.
+fn killed() -> Exit {
+    Exit { code: 137, oom_killed: false, finished_at: SystemTime::now() }
+}
+
 /// Of a container whose supervisor has left.
 pub fn gone() -> Error {
     Error::NotFound("the container is not running".into())
@@ -278,4 +340,77 @@ pub fn gone() -> Error {
 /// As the driver's own error.
 pub fn system(error: impl std::fmt::Display) -> Error {
     Error::System(error.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests use the standard library plainly")]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::super::dispatch::Dispatch;
+    use super::*;
+
+    /// A link whose supervisor is the test.
+    fn linked(record: &Record) -> (Arc<Dispatch>, Arc<Link>, OwnedFd) {
+        let (ours, theirs) = socket::pair().unwrap();
+        let link = Arc::new(Link::new(ours).unwrap());
+        let dispatch = Dispatch::start().unwrap();
+        dispatch.add(&link, None).unwrap();
+        link.set_record(record);
+        let id = 1;
+        let hello = Done::Hello { version: protocol::VERSION, pid: 1, leaf: "/leaf".into() };
+        let peer = std::thread::spawn(move || {
+            socket::receive(&theirs).unwrap().unwrap();
+            protocol::send(&theirs, &Tell::Reply { id, result: Ok(hello) }, &[]).unwrap();
+            theirs
+        });
+        link.ask(Ask::Hello { version: protocol::VERSION }, &[], &[]).unwrap();
+        (dispatch, link, peer.join().unwrap())
+    }
+
+    fn record(dir: &tempfile::TempDir) -> Record {
+        std::fs::create_dir(dir.path().join("c")).unwrap();
+        let record = Record::new(dir.path(), "one").unwrap();
+        record.make().unwrap();
+        record
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_made_anew_while_the_supervisor_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = record(&dir);
+        let listener = socket::listen(&record.open().unwrap(), SOCKET).unwrap();
+        let (dispatch, link, theirs) = linked(&record);
+        link.expect_exec("e");
+        let (send, receive) = channel();
+        link.on_exec_exit("e", Box::new(move |exit| send.send(exit.code).unwrap()));
+        drop(theirs);
+        rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)],
+            Some(&rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 }),
+        )
+        .unwrap();
+        let theirs = socket::accept(&listener).unwrap().unwrap();
+        let asked = protocol::decode::<Request>(socket::receive(&theirs).unwrap().unwrap()).unwrap().head;
+        assert!(matches!(&asked.body, Ask::Signal { exec: Some(exec), signal: 0 } if exec == "e"));
+        let result = Err(Refusal::new(Kind::NotFound, "exec e is not running"));
+        protocol::send(&theirs, &Tell::Reply { id: asked.id, result }, &[]).unwrap();
+        assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), 137, "its end was told to nobody");
+        let exit = Exit { code: 5, oom_killed: false, finished_at: SystemTime::now() };
+        protocol::send(&theirs, &Tell::Exited(exit), &[]).unwrap();
+        assert_eq!(link.wait().unwrap().code, 5);
+        dispatch.stop();
+    }
+
+    #[test]
+    fn an_end_with_nobody_listening_is_death() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dispatch, link, theirs) = linked(&record(&dir));
+        drop(theirs);
+        assert_eq!(link.wait().unwrap().code, 137);
+        let (send, receive) = channel();
+        link.on_exit(Box::new(move |exit| send.send(exit.code).unwrap()));
+        assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), 137);
+        dispatch.stop();
+    }
 }

@@ -215,7 +215,34 @@ pub fn decode<T: DeserializeOwned>(packet: Packet) -> Result<Message<T>, gantry_
     Ok(Message { head, blob: data.split_off(end), fds: packet.fds })
 }
 
+/// Understands a request; one that is not understood still has its id where that can be read.
+pub fn decode_request(packet: Packet) -> Result<Message<Request>, (gantry_linux::Error, Option<u64>)> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: u64,
+    }
+    let Message { head, blob, fds } = decode::<serde_json::Value>(packet).map_err(|error| (error, None))?;
+    let id = Id::deserialize(&head).ok().map(|head| head.id);
+    let bad = |error| (gantry_linux::Error::new("understand", "request", std::io::Error::other(error)), id);
+    Ok(Message { head: serde_json::from_value(head).map_err(bad)?, blob, fds })
+}
+
 /// Sends a message without raw bytes.
 pub fn send(socket: impl AsFd, head: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), gantry_linux::Error> {
     socket::send(socket, &encode(head, &[])?, fds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_not_known_can_be_answered() {
+        let packet = |head: &serde_json::Value| Packet { data: encode(head, &[]).unwrap(), fds: vec![] };
+        let unknown = decode_request(packet(&serde_json::json!({"id": 7, "body": {"Dance": {}}}))).map(drop);
+        assert_eq!(unknown.unwrap_err().1, Some(7));
+        assert_eq!(decode_request(packet(&serde_json::json!(["what"]))).map(drop).unwrap_err().1, None);
+        let known = decode_request(packet(&serde_json::json!({"id": 7, "body": "Pids"}))).unwrap();
+        assert!(matches!(known.head, Request { id: 7, body: Ask::Pids }));
+    }
 }

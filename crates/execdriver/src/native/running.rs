@@ -89,10 +89,10 @@ impl Sandbox for NativeSandbox {
         };
         let link = Arc::clone(&self.warm.link);
         let container = order.config.id.clone();
+        link.set_record(&record);
         let (done, _) = link.ask(Ask::Start(Box::new(order)), &blob, &fds)?;
         let Done::Started { pid, leaf, warnings } = done else { return Err(unexpected(&done)) };
         self.warm.used = true;
-        link.set_record(&record);
         for warning in warnings {
             tracing::warn!(%container, "{warning}");
         }
@@ -132,10 +132,10 @@ impl NativeContainer {
         let directory = record.open().map_err(not_found)?;
         let socket = gantry_linux::socket::connect(&directory, super::record::SOCKET).map_err(not_found)?;
         let link = Arc::new(Link::new(socket)?);
+        link.set_record(&record);
         shared.dispatch.add(&link, None).map_err(system)?;
         let (done, _) = link.ask(Ask::Hello { version: super::protocol::VERSION }, &[], &[])?;
         let Done::Hello { pid, leaf, .. } = done else { return Err(unexpected(&done)) };
-        link.set_record(&record);
         Self::new(link, pid, &leaf, shared)
     }
 

@@ -94,11 +94,19 @@ impl Work {
         Ok(pid?)
     }
 
-    /// Takes the reports of an exec that starts.
+    /// Takes the reports of an exec that starts. Its process may have ended before they do: the seed's helper that cloned
+    /// it holds them open for a moment.
     pub(super) fn hear_from_exec(&mut self, index: usize) {
-        let Some(starting) = self.starting.get_mut(index) else { return };
-        let Some(task) = self.tasks.iter_mut().find(|task| task.pid == starting.pid && task.ended.is_none()) else {
+        let Some(starting) = self.starting.get_mut(index).filter(|starting| !starting.done) else { return };
+        let Some(task) = self.tasks.iter_mut().find(|task| task.pid == starting.pid && task.held) else {
             starting.done = true;
+            if let Some((client, _)) = starting.client.take() {
+                client.finish();
+            }
+            let refusal = Refusal::new(Kind::System, "the exec's process ended before its program ran");
+            if let Some(connection) = starting.connection.and_then(|at| self.connections.get_mut(at)) {
+                connection.reply(starting.request, Err(refusal), &[]);
+            }
             return;
         };
         while !starting.done {

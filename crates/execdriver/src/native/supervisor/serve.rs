@@ -143,7 +143,7 @@ impl Work {
             for index in 0..self.starting.len() {
                 self.hear_from_exec(index);
             }
-            if let Some(task) = self.tasks.iter_mut().find(|task| task.pid == ended.pid) {
+            if let Some(task) = self.tasks.iter_mut().find(|task| task.pid == ended.pid && task.ended.is_none()) {
                 task.end(ended.code);
             }
             if self.tasks.first().is_some_and(|container| container.pid == ended.pid) {
@@ -164,7 +164,7 @@ impl Work {
     fn receive(&mut self, index: usize) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let message = match socket::try_receive(&connection.socket) {
-            Ok(Some(packet)) => protocol::decode::<Request>(packet),
+            Ok(Some(packet)) => protocol::decode_request(packet),
             Err(error) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => return,
             Ok(None) | Err(_) => {
                 connection.dead = true;
@@ -173,7 +173,9 @@ impl Work {
         };
         match message {
             Ok(message) => self.answer(index, message),
-            Err(_) => connection.dead = true,
+            // A newer daemon may ask what is not known here. Where even the id is not, it could wait for ever.
+            Err((error, Some(id))) => connection.reply(id, Err(Refusal::new(Kind::Invalid, error.to_string())), &[]),
+            Err((_, None)) => connection.dead = true,
         }
     }
 

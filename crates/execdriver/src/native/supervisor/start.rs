@@ -119,6 +119,8 @@ impl Supervisor {
         let cgroups = self.cgroup_views();
         let new_pid_namespace = config.namespaces.pid == Namespace::New;
 
+        // Before there is anything that could end.
+        record.clear_exit()?;
         enter(steps, "clone")?;
         let (reports, report) = socket::pair()?;
         let stdio = streams.theirs.take();
@@ -137,7 +139,6 @@ impl Supervisor {
             early = rest;
             task.attach(Client::new(client, stream), input);
         }
-        record.clear_exit()?;
         Ok((listener, warnings, new_pid_namespace))
     }
 

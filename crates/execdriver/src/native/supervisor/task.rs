@@ -352,7 +352,8 @@ impl Task {
             }
         }
         self.clients.retain(|client| !client.dead);
-        if self.ended.is_some() && self.drain_until.is_none() && self.clients.iter().all(Client::has_room) {
+        if self.ended.is_some() && !self.held && self.drain_until.is_none() && self.clients.iter().all(Client::has_room)
+        {
             self.drain_until = Some(now + DRAIN);
         }
         if self.drain_until.is_some_and(|deadline| now >= deadline) && !at_end {
@@ -381,7 +382,7 @@ impl Task {
     }
 
     fn is_drained(&self) -> bool {
-        self.ended.is_some() && self.outputs.iter().all(|output| output.fd.is_none())
+        !self.held && self.ended.is_some() && self.outputs.iter().all(|output| output.fd.is_none())
     }
 
     /// Whether it has ended, and every byte is where it belongs.
