@@ -157,7 +157,11 @@ fn bind(address: Ipv4Addr, protocol: Protocol, number: u16) -> gantry_linux::Res
     let wanted = SocketAddrV4::new(address, number);
     let socket =
         rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).during("bind", wanted)?;
+    // Connections of the port that are in TIME_WAIT do not hold it, as for every server; from then on it is ours alone.
+    let waits = protocol == Protocol::Tcp && number != 0;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, waits).during("bind", wanted)?;
     rustix::net::bind(&socket, &wanted).during("bind", wanted)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, false).during("bind", wanted)?;
     let bound = rustix::net::getsockname(&socket).during("bind", wanted)?;
     let bound = SocketAddrV4::try_from(bound).map_err(|_| Errno::AFNOSUPPORT).during("bind", wanted)?;
     Ok((bound.port(), socket))
@@ -194,6 +198,21 @@ mod tests {
             drop(lease);
             assert!(TcpListener::bind("127.0.0.1:8080").is_ok());
             assert!(ports.table.lock().unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn connections_in_time_wait_do_not_hold_a_port() {
+        in_namespace(|| {
+            let server = TcpListener::bind("127.0.0.1:8080").unwrap();
+            let mut client = std::net::TcpStream::connect("127.0.0.1:8080").unwrap();
+            // Whoever closes first is the one that waits: the server's side.
+            drop((server.accept().unwrap(), server));
+            assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+            drop(client);
+            let _lease = Ports::default().take("c", &wanted([0; 4], 8080, 8080)).unwrap();
+            assert!(TcpListener::bind("127.0.0.1:8080").is_err(), "std asks for SO_REUSEADDR, too");
+            assert!(TcpListener::bind("0.0.0.0:8080").is_err());
         });
     }
 
