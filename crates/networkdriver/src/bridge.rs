@@ -207,10 +207,11 @@ impl Bridge {
             state.route.transact(vec![route::port_mode(&held.host_link, hairpin, isolated)])?;
         }
         self.configure(request, held.address.address)?;
-        match &mut state.firewall {
-            Some(firewall) if !held.ports.is_empty() => firewall.add(&held.elements()),
-            _ => Ok(()),
+        let State { firewall: Some(firewall), held: others, .. } = state else { return Ok(()) };
+        if held.ports.is_empty() || firewall.add(&held.elements())? {
+            return Ok(());
         }
+        firewall.replace(&others.values().chain([held]).flat_map(Held::elements).collect::<Vec<_>>())
     }
 }
 

@@ -91,9 +91,14 @@ impl Firewall {
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Adds elements; one that is there already is fine if it says the same.
-    pub fn add(&mut self, elements: &[Element]) -> Result<(), Error> {
-        Ok(self.socket.transact(transaction(self.changes(NEW_ELEMENT, elements)))?)
+    /// Adds elements; one that is there already is fine if it says the same. `false`: somebody deleted the table or a
+    /// part of it, and nothing was added; [`Self::replace`] brings all of it back.
+    pub fn add(&mut self, elements: &[Element]) -> Result<bool, Error> {
+        match self.socket.transact(transaction(self.changes(NEW_ELEMENT, elements))) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Removes elements, all of which must be there.
@@ -101,12 +106,15 @@ impl Firewall {
         Ok(self.socket.transact(transaction(self.changes(DELETE_ELEMENT, elements)))?)
     }
 
-    /// Makes these all the elements there are, in one step.
+    /// Makes these all the elements there are, in one step; with the whole table where somebody deleted it.
     pub fn replace(&mut self, elements: &[Element]) -> Result<(), Error> {
         let flush = |map| self.message(DELETE_ELEMENT, 0).text(1, &self.table).text(2, map).named("empty map", map);
         let mut messages = vec![flush(BY_ADDRESS), flush(BY_PORT)];
         messages.extend(self.changes(NEW_ELEMENT, elements));
-        Ok(self.socket.transact(transaction(messages))?)
+        match self.socket.transact(transaction(messages)) {
+            Err(error) if error.is_not_found() => self.load_layout(elements),
+            other => Ok(other?),
+        }
     }
 
     /// Deletes the table.

@@ -105,6 +105,25 @@ fn a_host_that_we_made_forward_forwards_nothing_between_its_other_links() {
 }
 
 #[test]
+fn a_table_that_somebody_deleted_comes_back_whole_with_the_next_port() {
+    on_a_host(|| {
+        let bridge = bridge();
+        let first = join(&bridge, "first", tcp("0.0.0.0", 8080, 80));
+        let _first = serve(&first, 80);
+        let table = nft_table();
+        bridge.lock().firewall.as_mut().unwrap().delete().unwrap();
+        assert!(unreachable(LOOPBACK, 8080));
+        let second = join(&bridge, "second", tcp("0.0.0.0", 8081, 80));
+        let _second = serve(&second, 80);
+        assert!(ask(LOOPBACK, 8080).is_some() && ask(LOOPBACK, 8081).is_some());
+        bridge.lock().firewall.as_mut().unwrap().delete().unwrap();
+        bridge.leave(&second.endpoint).unwrap();
+        assert!(ask(LOOPBACK, 8080).is_some() && unreachable(LOOPBACK, 8081));
+        assert_eq!(nft_table(), table);
+    });
+}
+
+#[test]
 fn a_failure_half_way_leaves_nothing() {
     on_a_host(|| {
         let bridge = bridge();
