@@ -17,6 +17,7 @@ const BATCH: usize = 64 * 1024;
 pub struct Log {
     settings: LogFile,
     file: File,
+    /// Bytes since the last rotation, or since the last attempt at one: not the file's length then.
     size: u64,
     batch: Vec<u8>,
     /// Entries that could not be written: the disk is full, or gone. The container is not stopped by that.
@@ -55,11 +56,14 @@ impl Log {
         if self.batch.is_empty() {
             return;
         }
+        let before = self.file.metadata().map(|metadata| metadata.len());
         match self.file.write_all(&self.batch) {
             Ok(()) => self.size += self.batch.len() as u64,
             Err(_) => {
                 self.lost += self.batched;
-                self.end_torn_entry();
+                if let Ok(before) = before {
+                    self.end_torn_entry(before);
+                }
             }
         }
         self.batched = 0;
@@ -68,10 +72,9 @@ impl Log {
     }
 
     /// A write that failed half-way left half an entry: what was written of the batch is taken back.
-    fn end_torn_entry(&mut self) {
-        if self.file.set_len(self.size).is_err() {
-            self.size = self.file.metadata().map_or(self.size, |metadata| metadata.len());
-        }
+    fn end_torn_entry(&mut self, before: u64) {
+        // Where even that fails the next entry follows the half one.
+        let _ = self.file.set_len(before);
     }
 
     /// `log` becomes `log.1`, that `log.2` and so on; the oldest is replaced. Readers that follow have the old file open.
@@ -135,5 +138,33 @@ mod tests {
         }
         log.flush();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "second entry\n");
+    }
+
+    #[test]
+    fn a_disk_that_is_full_takes_nothing_of_what_is_in_the_log() {
+        // In a thread with mounts of its own: the disk is a tmpfs of two pages.
+        let seen = std::thread::spawn(|| {
+            use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+            gantry_linux::process::unshare(gantry_linux::process::CloneFlags::NEWNS).unwrap();
+            mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            mount("log", dir.path(), "tmpfs", MountFlags::empty(), Some(c"size=8192")).unwrap();
+            let path = dir.path().join("log");
+            // Rotation fails as well: there is something in its way.
+            std::fs::create_dir_all(dir.path().join("log.1/x")).unwrap();
+            let settings = LogFile { path: path.clone(), max_size: Some(3000), max_files: 2 };
+            let mut log = Log::open(settings).unwrap();
+            let entry = |number: u32| format!("{number:0999}\n");
+            for number in 0..20 {
+                log.push(entry(number).as_bytes());
+                log.flush();
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+            (text, (0..20).map(entry).collect::<String>(), log.lost)
+        });
+        let (text, all, lost) = seen.join().unwrap();
+        assert!(lost > 0 && text.len() >= 7000 && text.len() % 1000 == 0, "{} bytes, {lost} lost", text.len());
+        assert!(all.starts_with(&text));
     }
 }
