@@ -447,3 +447,20 @@ fn a_client_that_sends_on_and_on_does_not_hold_up_the_end() {
         sender.join().unwrap();
     }
 }
+
+#[test]
+fn an_exec_over_the_limit_of_processes_is_refused_and_the_next_one_runs() {
+    let rig = Rig::new();
+    let mut config = rig.config("sleep 60 & sleep 60 & wait");
+    config.resources.pids = Some(3);
+    let container = rig.start(&config);
+    eventually("full", || container.pids().unwrap().len() == 3);
+    for id in ["a", "b", "c"] {
+        let error = exec(&*container, id, process(&["true"])).unwrap_err();
+        assert!(error.to_string().contains("temporarily unavailable"), "{error}");
+    }
+    container.update(&libcontainer::config::Resources { pids: Some(8), ..Default::default() }).unwrap();
+    assert_eq!(exec(&*container, "d", process(&["true"])).unwrap().0, 0);
+    container.kill_all().unwrap();
+    container.wait().unwrap();
+}

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use gantry_linux::process;
-
 use super::REMOVAL;
 use super::serve::Work;
 use crate::Exit;
@@ -12,11 +10,7 @@ use crate::native::protocol::Tell;
 impl Work {
     /// Ends the processes that the first one has left behind: they hold its output open.
     pub(super) fn clear_cgroup(&mut self) {
-        if let Some(seed) = self.supervisor.seed.take() {
-            let pid = seed.pid;
-            seed.uproot();
-            let _ = process::wait_for(pid);
-        }
+        self.supervisor.uproot_seed();
         if !self.new_pid_namespace {
             // With a pid namespace the kernel has ended them. What cannot be killed shows when the cgroup is removed.
             let _ = self.supervisor.leaf.kill_all(Instant::now() + REMOVAL);

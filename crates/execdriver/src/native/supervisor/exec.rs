@@ -5,9 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use gantry_linux::mount::bind_fd;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, socket};
+use libcontainer::cgroups::Leaf;
 use libcontainer::container::{Further, Report, receive_report};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags};
 
 use super::client::Client;
 use super::serve::Work;
@@ -45,7 +47,7 @@ impl Work {
         if self.tasks.iter().any(|task| task.exec.as_deref() == Some(&id)) {
             return Err(Refusal::new(Kind::Invalid, format!("exec {id} is running already")));
         }
-        if self.supervisor.leaf.is_frozen()? {
+        if !is_thawed(&self.supervisor.leaf)? {
             return Err(Refusal::new(Kind::Invalid, "the container is paused; unpause it before exec"));
         }
         let (program, early) = split(blob, seccomp.unwrap_or(0))?;
@@ -77,21 +79,27 @@ impl Work {
         Ok(())
     }
 
-    /// Clones by the seed. One that is gone, or that cannot go on, is planted anew, in the container's pid namespace.
+    /// Clones by the seed. One that has ended is planted anew, in the container's pid namespace. A clone that the kernel
+    /// refuses (the limit of processes is reached) is refused; only a seed that does not answer is given up: its answer
+    /// could come later, and be taken for another one.
     fn clone_further(&mut self, further: &Further) -> Result<Pid, Refusal> {
-        if let Some(seed) = &self.supervisor.seed
-            && let Ok(pid) = seed.further(further)
-        {
-            return Ok(pid);
+        if self.supervisor.seed.as_ref().is_some_and(|seed| has_ended(seed.pid)) {
+            self.supervisor.uproot_seed();
         }
-        if let Some(seed) = self.supervisor.seed.take() {
-            seed.uproot();
-        }
-        let target = Some(further.target.as_fd());
-        let seed = libcontainer::seed::Seed::plant(&self.supervisor.leaf, target)?;
-        let pid = seed.further(further);
+        let seed = match self.supervisor.seed.take() {
+            Some(seed) => seed,
+            None => libcontainer::seed::Seed::plant(&self.supervisor.leaf, Some(further.target.as_fd()))?,
+        };
+        let cloned = seed.further(further);
         self.supervisor.seed = Some(seed);
-        Ok(pid?)
+        match cloned {
+            Ok(pid) => Ok(pid),
+            Err(libcontainer::Error::System(error)) if error.errno() != 0 => Err(error.into()),
+            Err(error) => {
+                self.supervisor.uproot_seed();
+                Err(error.into())
+            }
+        }
     }
 
     /// Takes the reports of an exec that starts. Its process may have ended before they do: the seed's helper that cloned
@@ -193,6 +201,29 @@ impl Work {
             }
         }
     }
+}
+
+/// Whether a process is gone, or waits to be reaped.
+fn has_ended(pid: Pid) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)))
+        .map_or(true, |ready| ready > 0)
+}
+
+/// Whether the processes run; neither stopped nor being stopped.
+fn is_thawed(leaf: &Leaf) -> Result<bool, SystemError> {
+    for path in leaf.paths() {
+        // cgroup v1, then v2: what was ordered, for what is reached comes later.
+        for (file, running) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            match gantry_linux::fs::read_to_string(path.directory.join(file)) {
+                Ok(state) if state.trim() != running => return Ok(false),
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn clone_root(target: &OwnedFd) -> Result<OwnedFd, SystemError> {

@@ -19,8 +19,9 @@ use gantry_linux::process::{self, CloneFlags};
 use gantry_linux::{ResultExt, socket};
 use libcontainer::cgroups::{Hierarchies, Leaf};
 use libcontainer::seed::Seed;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::protocol::{self, Ask, Message, Request, Spawn, Tell};
 use serve::Connection;
@@ -30,6 +31,20 @@ type SystemResult<T> = Result<T, gantry_linux::Error>;
 
 /// Members of a dying cgroup are waited for this long before its removal is given up.
 const REMOVAL: Duration = Duration::from_secs(10);
+
+/// A killed seed is gone within this time.
+const SEED: Duration = Duration::from_secs(2);
+
+/// Reaps a child that was killed, unless it takes longer: then it is reaped when it ends.
+fn reap_within(pid: Pid, patience: Duration) {
+    let timeout = Timespec::try_from(patience).ok();
+    let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], timeout.as_ref()));
+    if ended.is_ok_and(|ready| ready > 0) {
+        // Nobody else waits for it.
+        let _ = process::wait_for(pid);
+    }
+}
 
 /// A supervisor, warm or at work.
 struct Supervisor {
@@ -106,13 +121,19 @@ impl Supervisor {
         Ok(protocol::send(daemon, &Tell::Warm, &[netns.as_fd(), route.as_fd()])?)
     }
 
-    /// Removes what was made to be warm. Errors have nobody to go to; the next daemon sweeps what is left.
-    fn give_back(&mut self) {
+    /// Ends the seed. It is let run first: a frozen process does not die.
+    fn uproot_seed(&mut self) {
         if let Some(seed) = self.seed.take() {
             let pid = seed.pid;
+            let _ = self.leaf.thaw(Instant::now() + SEED);
             seed.uproot();
-            let _ = process::wait_for(pid);
+            reap_within(pid, SEED);
         }
+    }
+
+    /// Removes what was made to be warm. Errors have nobody to go to; the next daemon sweeps what is left.
+    fn give_back(&mut self) {
+        self.uproot_seed();
         let _ = self.leaf.remove(Instant::now() + REMOVAL);
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use gantry_linux::mount::bind_fd;
-use gantry_linux::process::{self, CloneFlags};
+use gantry_linux::process::CloneFlags;
 use gantry_linux::{Error as SystemError, ResultExt, socket};
 use libcontainer::cgroups::{Leaf, Version};
 use libcontainer::config::{Config, MountKind, Namespace, Resources};
@@ -68,7 +68,7 @@ impl Supervisor {
         if let Some(task) = made.task {
             // It may have ended by itself; then the signal has nobody to go to.
             let _ = task.signal(rustix::process::Signal::KILL.as_raw());
-            let _ = process::wait_for(task.pid);
+            super::reap_within(task.pid, super::REMOVAL);
         }
         // Without a pid namespace of its own others may be left.
         let _ = self.leaf.kill_all(Instant::now() + super::REMOVAL);
