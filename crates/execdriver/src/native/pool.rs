@@ -133,7 +133,7 @@ impl Pool {
         let spawn = Spawn {
             exec_root: self.plan.exec_root.clone(),
             cgroup_parent: self.plan.cgroup_parent.clone(),
-            name: format!("warm-{}", fs::unique()),
+            name: warm_name()?,
         };
         let told = match &state.template {
             Some((_, template)) => protocol::send(template, &spawn, &[theirs.as_fd()]).is_ok(),
@@ -141,9 +141,13 @@ impl Pool {
         };
         if !told {
             // Somebody killed the template. Another one does as well.
-            if let Some((mut child, socket)) = state.template.take() {
+            if let Some((child, socket)) = state.template.take() {
                 drop(socket);
-                child.wait().map_err(system)?;
+                // Elsewhere: whoever waits here has the pool locked.
+                std::thread::Builder::new()
+                    .name("template-end".into())
+                    .spawn(move || end_template(child))
+                    .map_err(|error| Error::System(format!("start thread: {error}")))?;
             }
             let template = state.template.insert(self.start_template()?);
             protocol::send(&template.1, &spawn, &[theirs.as_fd()]).map_err(system)?;
@@ -159,6 +163,9 @@ impl Pool {
     pub fn take(&self) -> Result<Warm, Error> {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state();
+        // What failed before this request says nothing of what is made for it.
+        state.failure = None;
+        let mut tried_again = false;
         loop {
             if let Some(warm) = state.ready.pop_front() {
                 if state.ready.is_empty() {
@@ -167,7 +174,9 @@ impl Pool {
                 }
                 return Ok(warm);
             }
-            if let Some(why) = state.failure.take() {
+            if let Some(why) = state.failure.take()
+                && std::mem::replace(&mut tried_again, true)
+            {
                 return Err(Error::System(format!("prepare a supervisor: {why}")));
             }
             self.refill(&mut state)?;
@@ -219,11 +228,9 @@ impl Pool {
         let mut links: Vec<Arc<Link>> = state.ready.drain(..).map(|warm| Arc::clone(&warm.link)).collect();
         links.append(&mut state.expected);
         drop(state);
-        if let Some((mut child, socket)) = template {
+        if let Some((child, socket)) = template {
             drop(socket);
-            if let Err(error) = child.wait() {
-                tracing::warn!(%error, "cannot wait for the supervisor template");
-            }
+            end_template(child);
         }
         let deadline = Instant::now() + FAREWELL;
         for link in links {
@@ -235,6 +242,21 @@ impl Pool {
     }
 }
 
+/// Ends a template, one that hangs too: it holds nothing that must be given back.
+fn end_template(mut child: Child) {
+    if let Err(error) = child.kill().and_then(|()| child.wait()) {
+        tracing::warn!(%error, "cannot end the supervisor template");
+    }
+}
+
+/// A leaf's name until it has a container: no other one's, not even one of an earlier daemon with the same process id.
+fn warm_name() -> Result<String, Error> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::System(format!("read random bytes: {error}")))?;
+    Ok(format!("warm-{}-{:016x}", fs::unique(), u64::from_ne_bytes(random)))
+}
+
 impl Listener for Pool {
     fn changed(&self, link: &Arc<Link>) {
         let warm = link.take_warm();
@@ -244,6 +266,7 @@ impl Listener for Pool {
         match (warm, expected) {
             (Some(Ok((netns, route))), Some(at)) => {
                 state.expected.swap_remove(at);
+                state.failure = None;
                 if !closed && !state.closed {
                     state.ready.push_back(Warm { link: Arc::clone(link), netns, route, used: false });
                 }
@@ -282,6 +305,11 @@ pub fn seal(executable: &std::path::Path) -> Result<OwnedFd, gantry_linux::Error
         }
     }
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&memfd, seals).during("seal memory file", "gantry")?;
+    // Its being executable cannot be changed either, where the kernel knows that seal (6.3).
+    match rustix::fs::fcntl_add_seals(&memfd, seals | SealFlags::EXEC) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::fcntl_add_seals(&memfd, seals),
+        other => other,
+    }
+    .during("seal memory file", "gantry")?;
     Ok(memfd)
 }
