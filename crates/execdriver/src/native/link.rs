@@ -12,7 +12,8 @@ use super::record::{Record, SOCKET};
 use crate::{Error, Exit};
 
 /// A supervisor that does not answer within this time is sick; the request fails and says so.
-pub const PATIENCE: Duration = Duration::from_secs(70);
+/// A start that is given up after a minute takes some time more to be undone.
+pub const PATIENCE: Duration = Duration::from_secs(110);
 
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -162,10 +163,10 @@ impl Link {
             Tell::Reply { id, result } => {
                 state.adopted |= matches!(result, Ok(Done::Started { .. } | Done::Hello { .. }));
                 if let Some(exec) = state.probes.remove(&id) {
-                    if matches!(&result, Err(refusal) if refusal.kind == Kind::NotFound) {
-                        if let Some(ending) = state.execs.get_mut(&exec) {
-                            ending.settle(&killed(), due);
-                        }
+                    if matches!(&result, Err(refusal) if refusal.kind == Kind::NotFound)
+                        && let Some(ending) = state.execs.get_mut(&exec)
+                    {
+                        ending.settle(&killed(), due);
                     }
                     return;
                 }
@@ -379,7 +380,8 @@ mod tests {
     fn a_connection_that_ends_is_made_anew_while_the_supervisor_lives() {
         let dir = tempfile::tempdir().unwrap();
         let record = record(&dir);
-        let listener = socket::listen(&record.open().unwrap(), SOCKET).unwrap();
+        let directory = record.open().unwrap();
+        let listener = socket::listen(&directory, SOCKET).unwrap();
         let (dispatch, link, theirs) = linked(&record);
         link.expect_exec("e");
         let (send, receive) = channel();

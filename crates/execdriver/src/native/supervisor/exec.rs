@@ -1,6 +1,7 @@
 //! Further processes in the container: started by the seed, served beside the container's own.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use gantry_linux::mount::bind_fd;
 use gantry_linux::process::{self, Clone, CloneFlags};
@@ -18,6 +19,9 @@ use super::task::{Streams, Task};
 use crate::Exit;
 use crate::native::protocol::{Done, ExecOrder, Kind, Refusal, Tell};
 
+/// An exec whose program does not run within this time is given up.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 /// An exec whose program does not run yet.
 pub struct Starting {
     pub(super) reports: OwnedFd,
@@ -26,6 +30,8 @@ pub struct Starting {
     pub(super) connection: Option<usize>,
     /// It runs, or never will.
     pub(super) done: bool,
+    /// When it is given up.
+    pub(super) deadline: Instant,
     request: u64,
     open_stdin: bool,
     /// Attached when the program runs: what the client sends meanwhile waits in its connection.
@@ -71,6 +77,7 @@ impl Work {
             pid,
             connection: Some(connection),
             done: false,
+            deadline: Instant::now() + DEADLINE,
             request,
             open_stdin,
             client,
@@ -156,6 +163,26 @@ impl Work {
             }
             if let Some(connection) = starting.connection.and_then(|at| self.connections.get_mut(at)) {
                 connection.reply(starting.request, result, &[]);
+            }
+        }
+    }
+
+    /// Gives up the execs whose programs do not run in time.
+    pub(super) fn give_up_execs(&mut self, now: Instant) {
+        for starting in self.starting.iter_mut().filter(|starting| !starting.done && now >= starting.deadline) {
+            starting.done = true;
+            if let Some(task) = self.tasks.iter_mut().find(|task| task.pid == starting.pid && task.held) {
+                task.reported = false;
+                task.held = false;
+                // It may have ended by itself.
+                let _ = task.signal(rustix::process::Signal::KILL.as_raw());
+            }
+            if let Some((client, _)) = starting.client.take() {
+                client.finish();
+            }
+            let refusal = Refusal::new(Kind::System, "the exec's program did not start in time");
+            if let Some(connection) = starting.connection.and_then(|at| self.connections.get_mut(at)) {
+                connection.reply(starting.request, Err(refusal), &[]);
             }
         }
     }

@@ -122,7 +122,8 @@ impl Work {
         }
         let mut fds: Vec<PollFd<'_>> =
             watched.iter().map(|(_, fd, events)| PollFd::from_borrowed_fd(*fd, *events)).collect();
-        let deadline = self.tasks.iter().filter_map(Task::deadline).min();
+        let execs = self.starting.iter().map(|starting| starting.deadline);
+        let deadline = self.tasks.iter().filter_map(Task::deadline).chain(execs).min();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         if poll(&mut fds, timeout.as_ref()).is_err() {
@@ -249,6 +250,7 @@ impl Work {
         for task in &mut self.tasks {
             task.sweep(now);
         }
+        self.give_up_execs(now);
         self.starting.retain(|starting| !starting.done);
         self.finish_execs();
         if self.connections.iter().any(|connection| connection.dead) {
