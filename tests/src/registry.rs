@@ -140,6 +140,19 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
+/// The first of `count` free ports, below those that the kernel gives to outgoing connections.
+///
+/// # Errors
+/// When there is no such run of ports.
+pub fn free_ports(count: u16) -> Result<u16> {
+    let start = 20_000 + u16::try_from(std::process::id() % 1000)? * 10;
+    let free = |base: &u16| {
+        let listeners: Vec<_> = (*base..*base + count).map(|port| TcpListener::bind(("127.0.0.1", port))).collect();
+        listeners.iter().all(Result::is_ok)
+    };
+    (start..32_000).step_by(usize::from(count)).find(free).context("find free ports in a row")
+}
+
 /// Where images are kept between runs.
 pub fn store() -> Result<PathBuf> {
     let store = paths::target()?.join("test-images");

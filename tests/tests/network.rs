@@ -126,7 +126,7 @@ fn a_port_in_use_is_refused_and_nothing_is_left() {
 fn ranges_of_ports_map_one_to_one() {
     both(|world, cli| {
         let name = world.name("range");
-        let base = gantry_tests::registry::free_port().expect("a port") / 8 * 8;
+        let base = gantry_tests::registry::free_ports(3).expect("ports");
         let publish = format!("127.0.0.1:{}-{}:80-82", base, base + 2);
         let out = cli.run(&["run", "-d", "--name", &name, "-p", &publish, IMAGE, "sleep", "600"]);
         assert_eq!(out.code, 0, "{out}");

@@ -300,7 +300,12 @@ fn an_exec_works_after_the_seed_was_killed() {
     let seed: i32 =
         children.split_whitespace().map(|pid| pid.parse().unwrap()).find(|pid| *pid != container.pid()).unwrap();
     let seed = rustix::process::Pid::from_raw(seed).unwrap();
-    rustix::process::kill_process(seed, rustix::process::Signal::KILL).unwrap();
+    let pidfd = rustix::process::pidfd_open(seed, rustix::process::PidfdFlags::empty()).unwrap();
+    rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+    // An exec that meets it dying is refused: nobody could tell whether its process was cloned already.
+    let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    let mut dying = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut dying, Some(&patience)), Ok(1));
     for id in ["a", "b"] {
         let (code, out, _) = exec(&*container, id, process(&["sh", "-c", "echo $PPID; ps | wc -l"])).unwrap();
         assert_eq!((code, out.lines().next()), (0, Some("0")));
