@@ -115,10 +115,10 @@ impl Count {
     }
 }
 
-/// Passed and failed tests of a runner's closing line; zeros for any other line.
+/// Passed and failed tests of a runner's closing line; zeros for any other line. What nextest repeats of a failed test
+/// is indented and was counted already.
 fn counts(line: &str) -> (u64, u64) {
-    let line = line.trim();
-    if !line.starts_with("test result:") && !line.starts_with("Summary [") {
+    if !line.starts_with("test result:") && !line.trim_start().starts_with("Summary [") {
         return (0, 0);
     }
     let words: Vec<&str> =
