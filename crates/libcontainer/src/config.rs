@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A container to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// Its identity; names its cgroup.
     pub id: String,
@@ -19,8 +20,16 @@ pub struct Config {
     pub root: RootMount,
     /// `/` is remounted read-only after everything is mounted.
     pub readonly_root: bool,
+    /// How mount events pass between `/` and what it was made from; `None` is private.
+    pub root_propagation: Option<Propagation>,
     /// Which namespaces are new, shared with the host or joined.
     pub namespaces: Namespaces,
+    /// User ids of a new user namespace.
+    pub uid_mappings: Vec<IdMapping>,
+    /// Group ids of a new user namespace.
+    pub gid_mappings: Vec<IdMapping>,
+    /// Clocks of a new time namespace.
+    pub time_offsets: TimeOffsets,
     /// Mounted in this order on top of the root, `/proc` and `/dev` included.
     pub mounts: Vec<Mount>,
     /// Device nodes made in `/dev`.
@@ -51,9 +60,64 @@ pub enum Namespace {
     Path(PathBuf),
 }
 
-/// The namespaces of a container; mount is always new. A user namespace comes with issue 3.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+impl Default for Config {
+    /// Nothing but new namespaces: no root, no program.
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            hostname: String::new(),
+            domainname: String::new(),
+            root: RootMount::Bind { source: PathBuf::new() },
+            readonly_root: false,
+            root_propagation: None,
+            namespaces: Namespaces::default(),
+            uid_mappings: Vec::new(),
+            gid_mappings: Vec::new(),
+            time_offsets: TimeOffsets::default(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            masked_paths: Vec::new(),
+            readonly_paths: Vec::new(),
+            sysctls: Vec::new(),
+            resources: Resources::default(),
+            process: Process::default(),
+            init: false,
+        }
+    }
+}
+
+/// A range of ids, the same distance apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first inside.
+    pub inside: u32,
+    /// The first outside.
+    pub outside: u32,
+    /// How many; not 0.
+    pub count: u32,
+}
+
+/// How far the clocks of a time namespace are from the host's: seconds and nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffsets {
+    /// `CLOCK_MONOTONIC`.
+    pub monotonic: Option<(i64, u32)>,
+    /// `CLOCK_BOOTTIME`.
+    pub boottime: Option<(i64, u32)>,
+}
+
+/// The namespaces of a container. By default all are new but user and time, which are the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
+    /// Mounts; joined or the host's only in containers of [`crate::runtime`].
+    #[serde(default)]
+    pub mount: Namespace,
+    /// Users and what they may do.
+    #[serde(default = "host")]
+    pub user: Namespace,
+    /// Monotonic and boot clocks.
+    #[serde(default = "host")]
+    pub time: Namespace,
     /// Process ids.
     pub pid: Namespace,
     /// Host name.
@@ -64,6 +128,25 @@ pub struct Namespaces {
     pub net: Namespace,
     /// The view of the cgroup tree.
     pub cgroup: Namespace,
+}
+
+fn host() -> Namespace {
+    Namespace::Host
+}
+
+impl Default for Namespaces {
+    fn default() -> Self {
+        Self {
+            mount: Namespace::New,
+            user: Namespace::Host,
+            time: Namespace::Host,
+            pid: Namespace::New,
+            uts: Namespace::New,
+            ipc: Namespace::New,
+            net: Namespace::New,
+            cgroup: Namespace::New,
+        }
+    }
 }
 
 /// One mount below the root.
@@ -203,7 +286,8 @@ pub struct Resources {
 }
 
 /// A process to be started in a container: its first one, or an exec.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Process {
     /// Program and arguments; the program is looked up in the container's `PATH` when it has no slash.
     pub args: Vec<String>,

@@ -57,6 +57,7 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
         resources: libcontainer::config::Resources { device_rules, ..resources::resources(host_config) },
         process: process(engine, record)?,
         init: host_config.init.unwrap_or(engine.options.init),
+        ..Config::default()
     })
 }
 
@@ -79,6 +80,7 @@ fn process(engine: &Engine, record: &Record) -> Result<Process> {
         no_new_privileges: security.no_new_privileges,
         rlimits: resources::rlimits(&ulimits(host_config, &engine.options.ulimits))?,
         oom_score_adj: Some(host_config.oom_score_adj).filter(|score| *score != 0),
+        ..Process::default()
     })
 }
 
@@ -203,6 +205,7 @@ pub fn namespaces(host_config: &HostConfig, store: &Store) -> Result<Namespaces>
         ipc: of("IPC", &host_config.ipc_mode, "ipc")?,
         net: of("network", &host_config.network_mode, "net")?,
         cgroup: if host_config.privileged && host_config.cgroupns_mode.is_empty() { Namespace::Host } else { cgroup },
+        ..Namespaces::default()
     })
 }
 

@@ -97,7 +97,7 @@ impl Rig {
             sysctls: vec![],
             resources: Resources::default(),
             process: process(&["sh", "-c", script]),
-            init: false,
+            ..Config::default()
         }
     }
 
@@ -190,15 +190,8 @@ pub fn process(args: &[&str]) -> Process {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
         cwd: "/".into(),
-        user: String::new(),
-        additional_groups: vec![],
-        terminal: false,
-        console_size: None,
         capabilities: default_capabilities.iter().map(|name| format!("CAP_{name}")).collect(),
-        no_new_privileges: false,
-        seccomp: None,
-        rlimits: vec![],
-        oom_score_adj: None,
+        ..Process::default()
     }
 }
 
