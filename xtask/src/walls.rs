@@ -13,7 +13,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("gantry-api", &[]),
     ("libcontainer", &["gantry-linux"]),
     ("gantry-graphdriver", &["gantry-linux"]),
-    ("gantry-networkdriver", &["gantry-linux"]),
+    ("gantry-networkdriver", &["libcontainer", "gantry-linux"]),
     ("gantry-execdriver", &["libcontainer", "gantry-linux"]),
     ("gantry-graph", &["gantry-api", "gantry-graphdriver", "gantry-linux"]),
     ("gantry-transport", &["gantry-linux"]),

@@ -8,6 +8,7 @@ pub mod config;
 pub mod container;
 mod error;
 pub mod oci;
+pub mod network;
 pub mod paths;
 pub mod protection;
 pub mod runtime;

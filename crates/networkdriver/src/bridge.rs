@@ -10,13 +10,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_linux::ResultExt as _;
 use gantry_linux::netlink::{Message, Socket};
+use libcontainer::network::Cidr;
+use libcontainer::network::firewall::{Element, Firewall};
+use libcontainer::network::link::{self, LOOPBACK, Link};
 
-use crate::firewall::{Element, Firewall};
 use crate::ipam::{self, Ipam};
 use crate::ports::{self, Ports, short};
-use crate::route::{self, CONTAINER_LINK, LOOPBACK, Link};
-use crate::subnet::Cidr;
 use crate::{Endpoint, Error, Join, NetworkDriver, NetworkInfo, PublishPort, PublishedPort};
+
+/// The name of a container's end.
+const CONTAINER_LINK: &str = "eth0";
 
 /// How a bridge is to be.
 #[derive(Debug, Clone)]
@@ -90,7 +93,9 @@ impl Bridge {
         let mut route = Socket::route()?;
         let (Link { index, .. }, subnet, mtu) = setup::bridge(&mut route, &options)?;
         let to_forward = setup::is_to_forward(&options)?;
-        let load = || Firewall::load(&options.name, subnet, options.icc, to_forward);
+        let load = || {
+            Firewall::load(&options.name, subnet, options.icc, to_forward).map_err(|error| taken(&options.name, error))
+        };
         let firewall = options.firewall.then(load).transpose()?;
         if to_forward {
             setup::forward()?;
@@ -105,16 +110,16 @@ impl Bridge {
     /// The kernel's refusals, all of them.
     pub fn remove(self) -> Result<(), Error> {
         let mut state = self.lock();
-        let mut failures = Vec::new();
+        let mut failures: Vec<Error> = Vec::new();
         if let Some(Err(error)) = state.firewall.as_mut().map(Firewall::delete) {
-            failures.push(error);
+            failures.push(error.into());
         }
-        match route::link(&mut state.route, &self.options.name) {
-            Ok(Some(link)) if link.alias == setup::ALIAS => {
-                failures.extend(state.route.transact(vec![route::delete(&link.name)]).err().map(Error::from));
+        match link::link(&mut state.route, &self.options.name) {
+            Ok(Some(bridge)) if bridge.alias == setup::ALIAS => {
+                failures.extend(state.route.transact(vec![link::delete(&bridge.name)]).err().map(Error::from));
             }
             Ok(_) => {}
-            Err(error) => failures.push(error),
+            Err(error) => failures.push(error.into()),
         }
         all(failures)
     }
@@ -173,10 +178,17 @@ impl Bridge {
     fn connect(&self, state: &mut State, request: &Join<'_>, mac: [u8; 6]) -> Result<String, Error> {
         loop {
             let name = new_link_name()?;
-            match state.route.transact(vec![route::new_pair(&name, self.index, self.mtu, mac, request.netns)]) {
+            match state.route.transact(vec![link::new_pair(
+                &name,
+                self.index,
+                CONTAINER_LINK,
+                self.mtu,
+                mac,
+                request.netns,
+            )]) {
                 Ok(()) => return Ok(name),
                 // Taken by chance, or is it the container that has an eth0?
-                Err(error) if error.errno() == libc::EEXIST && route::link(&mut state.route, &name)?.is_some() => {}
+                Err(error) if error.errno() == libc::EEXIST && link::link(&mut state.route, &name)?.is_some() => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -185,14 +197,14 @@ impl Bridge {
     /// Everything inside the container's namespace, through its own socket.
     fn configure(&self, request: &Join<'_>, address: Ipv4Addr) -> Result<(), Error> {
         let mut socket = Socket::borrowed(request.route_socket)?;
-        let inside = route::link(&mut socket, CONTAINER_LINK)?.ok_or_else(|| {
+        let inside = link::link(&mut socket, CONTAINER_LINK)?.ok_or_else(|| {
             Error::Invalid(format!("route socket of container {} is of another namespace", short(request.container)))
         })?;
         let messages: Vec<Message> = vec![
-            route::raise(LOOPBACK, "lo"),
-            route::add_address(inside.index, Cidr { address, prefix: self.subnet.prefix }),
-            route::raise(inside.index, CONTAINER_LINK),
-            route::add_default_route(inside.index, self.subnet.address),
+            link::raise(LOOPBACK, "lo"),
+            link::add_address(inside.index, Cidr { address, prefix: self.subnet.prefix }),
+            link::raise(inside.index, CONTAINER_LINK),
+            link::add_default_route(inside.index, self.subnet.address),
         ];
         Ok(socket.transact(messages)?)
     }
@@ -204,14 +216,14 @@ impl Bridge {
         let filtered = setup::bridge_is_filtered();
         let (hairpin, isolated) = (filtered && !held.ports.is_empty(), !filtered && !self.options.icc);
         if hairpin || isolated {
-            state.route.transact(vec![route::port_mode(&held.host_link, hairpin, isolated)])?;
+            state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
         }
         self.configure(request, held.address.address)?;
         let State { firewall: Some(firewall), held: others, .. } = state else { return Ok(()) };
         if held.ports.is_empty() || firewall.add(&held.elements())? {
             return Ok(());
         }
-        firewall.replace(&others.values().chain([held]).flat_map(Held::elements).collect::<Vec<_>>())
+        Ok(firewall.replace(&others.values().chain([held]).flat_map(Held::elements).collect::<Vec<_>>())?)
     }
 }
 
@@ -257,7 +269,7 @@ impl NetworkDriver for Bridge {
             return Ok(());
         }
         // Somebody emptied the table: what ought to be there is put there, which leaves ours out.
-        firewall.replace(&others.values().flat_map(Held::elements).collect::<Vec<_>>())
+        Ok(firewall.replace(&others.values().flat_map(Held::elements).collect::<Vec<_>>())?)
     }
 
     fn restore(&self, endpoint: &Endpoint) -> Result<(), Error> {
@@ -277,19 +289,21 @@ impl NetworkDriver for Bridge {
     fn restored(&self) -> Result<(), Error> {
         let mut state = self.lock();
         let State { route, firewall, held } = &mut *state;
-        let mut failures = Vec::new();
+        let mut failures: Vec<Error> = Vec::new();
         if let Some(firewall) = firewall {
-            failures.extend(firewall.replace(&held.values().flat_map(Held::elements).collect::<Vec<_>>()).err());
+            failures.extend(
+                firewall.replace(&held.values().flat_map(Held::elements).collect::<Vec<_>>()).err().map(Error::from),
+            );
         }
         let known = |link: &Link| held.values().any(|held| held.host_link == link.name);
-        match route::links(route) {
+        match link::links(route) {
             Ok(links) => {
                 let ours = links.iter().filter(|link| link.master == Some(self.index) && is_link_name(&link.name));
                 for stale in ours.filter(|link| !known(link)) {
                     failures.extend(delete_link(route, &stale.name).err());
                 }
             }
-            Err(error) => failures.push(error),
+            Err(error) => failures.push(error.into()),
         }
         all(failures)
     }
@@ -320,6 +334,16 @@ impl Held {
     }
 }
 
+/// Another daemon's socket owns the table.
+fn taken(bridge: &str, error: gantry_linux::Error) -> Error {
+    if error.errno() != libc::EPERM {
+        return error.into();
+    }
+    Error::Conflict(format!(
+        "nftables table {bridge} belongs to another daemon that runs: give this one its own --bridge"
+    ))
+}
+
 fn programming(container: &str, error: Error) -> Error {
     let text =
         |text| format!("driver failed programming external connectivity on endpoint {}: {text}", short(container));
@@ -334,7 +358,7 @@ fn delete_link(socket: &mut Socket, name: &str) -> Result<(), Error> {
     if name.is_empty() {
         return Ok(());
     }
-    match socket.transact(vec![route::delete(name)]) {
+    match socket.transact(vec![link::delete(name)]) {
         Err(error) if error.errno() != libc::ENODEV => Err(error.into()),
         _ => Ok(()),
     }

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 
+use libcontainer::network::Protocol;
 use serde::{Deserialize, Serialize};
 
 /// One network of one driver. Calls block for a millisecond or so; they are safe from several threads.
@@ -58,14 +59,6 @@ pub struct PublishPort {
     pub host_port: u16,
     /// Last host port that may be taken (`-p 8000-9000:80`), equal to `host_port` otherwise.
     pub host_port_end: u16,
-}
-
-/// Transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "plain words")]
-pub enum Protocol {
-    Tcp,
-    Udp,
 }
 
 /// A container joined to a network. Kept by the daemon, given back to [`NetworkDriver::leave`] and

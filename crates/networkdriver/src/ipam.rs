@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
-use crate::subnet::Cidr;
+use libcontainer::network::Cidr;
 
 /// The addresses of a subnet. Network, broadcast and gateway are never given.
 #[derive(Debug, Clone)]

@@ -3,14 +3,11 @@
 mod bridge;
 mod driver;
 pub mod files;
-mod firewall;
 mod ipam;
 mod plain;
 mod ports;
-mod route;
-mod subnet;
 
 pub use bridge::{Bridge, BridgeOptions};
 pub use driver::*;
+pub use libcontainer::network::{Cidr, Protocol};
 pub use plain::{Host, NoNetwork};
-pub use subnet::Cidr;

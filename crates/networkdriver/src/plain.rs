@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use gantry_linux::netlink::Socket;
 
-use crate::{Endpoint, Error, Join, NetworkDriver, NetworkInfo, route};
+use crate::{Endpoint, Error, Join, NetworkDriver, NetworkInfo};
+use libcontainer::network::link;
 
 /// The host's own network: nothing to join.
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ impl NetworkDriver for NoNetwork {
 
     fn join(&self, request: Join<'_>) -> Result<Endpoint, Error> {
         let mut socket = Socket::borrowed(request.route_socket)?;
-        socket.transact(vec![route::raise(route::LOOPBACK, "lo")])?;
+        socket.transact(vec![link::raise(link::LOOPBACK, "lo")])?;
         Ok(endpoint(request.container))
     }
 

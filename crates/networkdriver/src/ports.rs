@@ -177,7 +177,7 @@ mod tests {
         let body = || {
             gantry_linux::netlink::enter_new_namespace().unwrap();
             let mut socket = gantry_linux::netlink::Socket::route().unwrap();
-            socket.transact(vec![crate::route::raise(1, "lo")]).unwrap();
+            socket.transact(vec![libcontainer::network::link::raise(1, "lo")]).unwrap();
             test();
         };
         std::thread::spawn(body).join().unwrap();

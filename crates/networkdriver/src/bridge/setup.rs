@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use gantry_linux::fs;
 use gantry_linux::netlink::Socket;
+use libcontainer::network::Cidr;
+use libcontainer::network::link::{self, Link, Route};
 
 use super::BridgeOptions;
 use crate::Error;
-use crate::route::{self, Link, Route};
-use crate::subnet::Cidr;
 
 /// The note on a bridge that says that we made it, and may delete it.
 pub const ALIAS: &str = "made by gantry";
@@ -30,7 +30,7 @@ pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<(Link, Cid
     let result = with_subnet(socket, options, &link);
     if result.is_err() && made {
         // The first error is the one to tell.
-        let _second = socket.transact(vec![route::delete(&link.name)]);
+        let _second = socket.transact(vec![link::delete(&link.name)]);
     }
     let subnet = result?;
     // A bridge that was there keeps its own MTU unless it is asked to have another.
@@ -40,8 +40,8 @@ pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<(Link, Cid
 
 fn with_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link) -> Result<Cidr, Error> {
     silence_ipv6(link)?;
-    socket.transact(vec![route::raise(link.index, &link.name)])?;
-    let subnet = match (route::addresses(socket, link.index)?.first(), options.cidr) {
+    socket.transact(vec![link::raise(link.index, &link.name)])?;
+    let subnet = match (link::addresses(socket, link.index)?.first(), options.cidr) {
         (Some(there), Some(wanted)) if *there != wanted => {
             return Err(Error::Conflict(format!(
                 "bridge {} has the address {there}, not {wanted}: remove the bridge, or leave out --bip",
@@ -56,7 +56,7 @@ fn with_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link) -> Res
             return Err(Error::Invalid(format!("bad --bip {wanted}: the address is not a host's of that subnet")));
         }
         (None, Some(wanted)) => {
-            socket.transact(vec![route::add_address(link.index, wanted)])?;
+            socket.transact(vec![link::add_address(link.index, wanted)])?;
             wanted
         }
         (None, None) => pick_subnet(socket, link)?,
@@ -80,7 +80,7 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 fn find_or_make(socket: &mut Socket, name: &str, mtu: u32) -> Result<(Link, bool), Error> {
-    if let Some(link) = route::link(socket, name)? {
+    if let Some(link) = link::link(socket, name)? {
         if link.kind != "bridge" {
             return Err(Error::Conflict(format!("link {name} is there and is no bridge: give another --bridge")));
         }
@@ -88,18 +88,18 @@ fn find_or_make(socket: &mut Socket, name: &str, mtu: u32) -> Result<(Link, bool
     }
     let mut mac = [0x02, 0x42, 0, 0, 0, 0];
     super::random(&mut mac[2..])?;
-    socket.transact(vec![route::new_bridge(name, mac, mtu)])?;
-    socket.transact(vec![route::set_alias(name, ALIAS)])?;
-    let link = route::link(socket, name)?;
+    socket.transact(vec![link::new_bridge(name, mac, mtu)])?;
+    socket.transact(vec![link::set_alias(name, ALIAS)])?;
+    let link = link::link(socket, name)?;
     Ok((link.ok_or_else(|| Error::Conflict(format!("bridge {name} vanished as it was made")))?, true))
 }
 
 /// The MTU of the link by which the host's default route leaves.
 fn egress_mtu(socket: &mut Socket) -> Result<u32, Error> {
-    let routes = route::routes(socket)?;
+    let routes = link::routes(socket)?;
     let default = routes.iter().filter(|r| r.destination.prefix == 0 && r.link.is_some()).min_by_key(|r| r.metric);
     let Some(index) = default.and_then(|route| route.link) else { return Ok(USUAL_MTU) };
-    let links = route::links(socket)?;
+    let links = link::links(socket)?;
     Ok(links.iter().find(|link| link.index == index).map_or(USUAL_MTU, |link| link.mtu))
 }
 
@@ -108,15 +108,15 @@ fn egress_mtu(socket: &mut Socket) -> Result<u32, Error> {
 fn pick_subnet(socket: &mut Socket, link: &Link) -> Result<Cidr, Error> {
     for candidate in candidates(&link.name) {
         let taken = |route: &Route| route.destination.prefix != 0 && route.destination.overlaps(candidate);
-        if route::routes(socket)?.iter().any(taken) {
+        if link::routes(socket)?.iter().any(taken) {
             continue;
         }
-        socket.transact(vec![route::add_address(link.index, candidate)])?;
-        let mut others = route::routes(socket)?.into_iter().filter(|route| route.link != Some(link.index));
+        socket.transact(vec![link::add_address(link.index, candidate)])?;
+        let mut others = link::routes(socket)?.into_iter().filter(|route| route.link != Some(link.index));
         if !others.any(|route| taken(&route)) {
             return Ok(candidate);
         }
-        socket.transact(vec![route::delete_address(link.index, candidate)])?;
+        socket.transact(vec![link::delete_address(link.index, candidate)])?;
     }
     Err(Error::Exhausted(
         "no free subnet for the bridge: the host's routes cover all of them, give one by --bip".into(),

@@ -10,7 +10,8 @@ use gantry_linux::netlink::{Socket, enter_new_namespace};
 use super::world::{
     Namespace, ask, bridge, join, link_names, nft_table, on_a_host, options, serve, tcp, try_join, unreachable,
 };
-use crate::{Bridge, BridgeOptions, Error, Host, Join, NetworkDriver as _, NoNetwork, route};
+use crate::{Bridge, BridgeOptions, Error, Host, Join, NetworkDriver as _, NoNetwork};
+use libcontainer::network::link;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -244,10 +245,10 @@ fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
         assert_eq!(link_names(), before);
         assert!(nft_table().is_none_or(|text| text.contains("No such file")));
         let mut socket = Socket::route().unwrap();
-        socket.transact(vec![route::new_bridge("gvtest0", [2, 0, 0, 0, 0, 1], 1400)]).unwrap();
-        let index = route::link(&mut socket, "gvtest0").unwrap().unwrap().index;
+        socket.transact(vec![link::new_bridge("gvtest0", [2, 0, 0, 0, 0, 1], 1400)]).unwrap();
+        let index = link::link(&mut socket, "gvtest0").unwrap().unwrap().index;
         let own = "10.77.0.1/24".parse().unwrap();
-        socket.transact(vec![route::add_address(index, own)]).unwrap();
+        socket.transact(vec![link::add_address(index, own)]).unwrap();
         let adopted = bridge();
         let info = adopted.info();
         assert_eq!((info.gateway, info.mtu), (Some(own.address), 1400));
@@ -274,7 +275,7 @@ fn subnet_and_mtu_fit_the_host() {
         };
         let given = Bridge::open(given).unwrap();
         let c = join(&given, "c", vec![]);
-        let inside = route::link(&mut c.namespace.route(), "eth0").unwrap().unwrap();
+        let inside = link::link(&mut c.namespace.route(), "eth0").unwrap().unwrap();
         assert_eq!((inside.mtu, c.endpoint.gateway, c.endpoint.prefix), (1280, Ipv4Addr::new(10, 9, 0, 1), 24));
     });
 }

@@ -9,7 +9,8 @@ use super::world::{
     HOST_ON_LAN, LAN, Server, ask, bridge, join, lan, link_names, nft_table, on_a_host, options, publish, serve, tcp,
     udp_round_trip, unreachable,
 };
-use crate::{Bridge, BridgeOptions, NetworkDriver as _, Protocol, route};
+use crate::{Bridge, BridgeOptions, NetworkDriver as _, Protocol};
+use libcontainer::network::link;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -70,7 +71,7 @@ fn what_is_published_on_loopback_stays_on_loopback_against_crafted_routes() {
         lan.inside(|| {
             fs::write("/proc/sys/net/ipv4/conf/lan1/route_localnet", "1").unwrap();
             let mut socket = Socket::route().unwrap();
-            let index = route::link(&mut socket, "lan1").unwrap().unwrap().index;
+            let index = link::link(&mut socket, "lan1").unwrap().unwrap().index;
             let header = [2, 8, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
             let route = Message::new(libc::RTM_NEWROUTE, 0x600, &header)
                 .attribute(1, [127, 0, 0, 0])

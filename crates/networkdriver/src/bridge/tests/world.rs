@@ -10,8 +10,8 @@ use std::time::Duration;
 use gantry_linux::netlink::{Message, Socket, enter_new_namespace, own_namespace};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::route;
 use crate::{Bridge, BridgeOptions, Cidr, Endpoint, Error, Join, NetworkDriver as _, Protocol, PublishPort};
+use libcontainer::network::link;
 
 pub const HOST_ON_LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -24,7 +24,7 @@ pub fn on_a_host(test: impl FnOnce() + Send + 'static) {
     let body = || {
         enter_new_namespace().unwrap();
         let mut route = Socket::route().unwrap();
-        route.transact(vec![route::raise(route::LOOPBACK, "lo")]).unwrap();
+        route.transact(vec![link::raise(link::LOOPBACK, "lo")]).unwrap();
         test();
     };
     if let Err(panic) = std::thread::spawn(body).join() {
@@ -125,14 +125,14 @@ pub fn lan() -> Namespace {
     );
     host.transact(vec![pair]).unwrap();
     for (socket, name, address) in [(&mut host, "lan0", HOST_ON_LAN), (&mut lan.route(), "lan1", LAN)] {
-        let link = route::link(socket, name).unwrap().unwrap();
+        let link = link::link(socket, name).unwrap().unwrap();
         let cidr = Cidr { address, prefix: 24 };
-        socket.transact(vec![route::add_address(link.index, cidr), route::raise(link.index, name)]).unwrap();
+        socket.transact(vec![link::add_address(link.index, cidr), link::raise(link.index, name)]).unwrap();
     }
     gantry_linux::fs::write("/proc/sys/net/ipv4/conf/lan0/forwarding", "1").unwrap();
     let mut inside = lan.route();
-    let index = route::link(&mut inside, "lan1").unwrap().unwrap().index;
-    inside.transact(vec![route::add_default_route(index, HOST_ON_LAN)]).unwrap();
+    let index = link::link(&mut inside, "lan1").unwrap().unwrap().index;
+    inside.transact(vec![link::add_default_route(index, HOST_ON_LAN)]).unwrap();
     lan
 }
 
@@ -214,7 +214,7 @@ pub fn nft_table() -> Option<String> {
 
 /// The names of the host's links, sorted.
 pub fn link_names() -> Vec<String> {
-    let links = route::links(&mut Socket::route().unwrap()).unwrap();
+    let links = link::links(&mut Socket::route().unwrap()).unwrap();
     let mut names: Vec<_> = links.into_iter().map(|link| link.name).collect();
     names.sort();
     names

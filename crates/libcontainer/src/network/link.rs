@@ -1,17 +1,16 @@
-//! Route netlink's messages for links, addresses and routes, and what is read from its answers.
+//! Links, addresses and routes: route netlink's messages, and what is read from its answers. Messages of one namespace go in one
+//! batch through [`gantry_linux::netlink::Socket::transact`].
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use gantry_linux::Error;
 use gantry_linux::netlink::{Attributes, Message, Reply, Socket};
 
-use crate::Error;
-use crate::subnet::Cidr;
+use super::Cidr;
 
 /// The index of every namespace's loopback link.
 pub const LOOPBACK: u32 = 1;
-/// The name of a container's end.
-pub const CONTAINER_LINK: &str = "eth0";
 
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
@@ -52,6 +51,8 @@ pub struct Link {
     pub alias: String,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
+    /// It is up (`IFF_UP`).
+    pub up: bool,
 }
 
 fn link_header(index: u32, flags: u32) -> Vec<u8> {
@@ -59,12 +60,20 @@ fn link_header(index: u32, flags: u32) -> Vec<u8> {
     [&[0; 4][..], &index.to_ne_bytes(), &flags.to_ne_bytes(), &flags.to_ne_bytes()].concat()
 }
 
+/// Begins a change of a link: attributes are appended to it.
+#[must_use]
+pub fn change(index: u32) -> Message {
+    Message::new(libc::RTM_NEWLINK, 0, &link_header(index, 0))
+}
+
 /// Brings a link up.
+#[must_use]
 pub fn raise(index: u32, name: &str) -> Message {
     Message::new(libc::RTM_NEWLINK, 0, &link_header(index, UP)).named("bring up", format!("link {name}"))
 }
 
 /// Deletes a link.
+#[must_use]
 pub fn delete(name: &str) -> Message {
     Message::new(libc::RTM_DELLINK, 0, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, name)
@@ -73,6 +82,7 @@ pub fn delete(name: &str) -> Message {
 
 /// Makes a bridge, down, without spanning tree or delay. Its hardware address is fixed, or it would change with its
 /// ports and containers would lose their gateway.
+#[must_use]
 pub fn new_bridge(name: &str, mac: [u8; 6], mtu: u32) -> Message {
     Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, name)
@@ -85,6 +95,7 @@ pub fn new_bridge(name: &str, mac: [u8; 6], mtu: u32) -> Message {
 }
 
 /// Leaves a note on a link that says who made it.
+#[must_use]
 pub fn set_alias(name: &str, alias: &str) -> Message {
     Message::new(libc::RTM_NEWLINK, 0, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, name)
@@ -92,9 +103,10 @@ pub fn set_alias(name: &str, alias: &str) -> Message {
         .named("set alias of", format!("link {name}"))
 }
 
-/// Makes a pair in one message: the host's end up and a port of the bridge, the other one named and addressed in the
-/// container's namespace.
-pub fn new_pair(host: &str, bridge: u32, mtu: u32, mac: [u8; 6], netns: BorrowedFd<'_>) -> Message {
+/// Makes a pair in one message: the host's end up and a port of the bridge, the other one `inside`, with its hardware
+/// address, in the container's namespace.
+#[must_use]
+pub fn new_pair(host: &str, bridge: u32, inside: &str, mtu: u32, mac: [u8; 6], netns: BorrowedFd<'_>) -> Message {
     let netns = u32::try_from(netns.as_raw_fd()).unwrap_or(u32::MAX);
     Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, UP))
         .text(libc::IFLA_IFNAME, host)
@@ -104,7 +116,7 @@ pub fn new_pair(host: &str, bridge: u32, mtu: u32, mac: [u8; 6], netns: Borrowed
             m.text(INFO_KIND, "veth").nest(INFO_DATA, |m| {
                 m.nest(VETH_PEER, |m| {
                     m.raw(&link_header(0, 0))
-                        .text(libc::IFLA_IFNAME, CONTAINER_LINK)
+                        .text(libc::IFLA_IFNAME, inside)
                         .attribute(libc::IFLA_ADDRESS, mac)
                         .u32(libc::IFLA_MTU, mtu)
                         .u32(libc::IFLA_NET_NS_FD, netns)
@@ -115,6 +127,7 @@ pub fn new_pair(host: &str, bridge: u32, mtu: u32, mac: [u8; 6], netns: Borrowed
 }
 
 /// Sets what a port of the bridge may do: get back what it sent (`hairpin`), talk to other isolated ports or not.
+#[must_use]
 pub fn port_mode(host: &str, hairpin: bool, isolated: bool) -> Message {
     Message::new(libc::RTM_NEWLINK, 0, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, host)
@@ -134,6 +147,7 @@ fn address(kind: u16, flags: u16, index: u32, cidr: Cidr) -> Message {
 }
 
 /// Gives a link an address.
+#[must_use]
 pub fn add_address(index: u32, cidr: Cidr) -> Message {
     address(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, index, cidr)
         .attribute(ADDRESS_BROADCAST, cidr.broadcast().octets())
@@ -141,11 +155,13 @@ pub fn add_address(index: u32, cidr: Cidr) -> Message {
 }
 
 /// Takes an address from a link.
+#[must_use]
 pub fn delete_address(index: u32, cidr: Cidr) -> Message {
     address(libc::RTM_DELADDR, 0, index, cidr).named("delete", format!("address {cidr}"))
 }
 
 /// Sends everything else to the gateway.
+#[must_use]
 pub fn add_default_route(index: u32, gateway: Ipv4Addr) -> Message {
     // family, lengths, tos, table, protocol boot, scope universe, unicast, flags
     let header = [AF_INET, 0, 0, 0, MAIN_TABLE, 3, 0, 1, 0, 0, 0, 0];
@@ -163,7 +179,7 @@ pub fn link(socket: &mut Socket, name: &str) -> Result<Option<Link>, Error> {
     match socket.get(question) {
         Ok(reply) => Ok(Some(read_link(&reply))),
         Err(error) if error.errno() == libc::ENODEV => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -183,6 +199,7 @@ fn read_link(reply: &Reply) -> Link {
         kind: info.text(INFO_KIND).unwrap_or_default(),
         alias: attributes.text(libc::IFLA_IFALIAS).unwrap_or_default(),
         master: attributes.u32(libc::IFLA_MASTER),
+        up: reply.number_at(8) & UP != 0,
     }
 }
 

@@ -9,10 +9,10 @@ mod rules;
 
 use std::net::Ipv4Addr;
 
+use gantry_linux::Result;
 use gantry_linux::netlink::{Message, NFTABLES, Socket, transaction};
 
-use crate::subnet::Cidr;
-use crate::{Error, Protocol};
+use super::{Cidr, Protocol};
 
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
@@ -61,14 +61,17 @@ pub struct Firewall {
 impl Firewall {
     /// Loads the table, or takes over the one that is there with its elements. `icc` lets containers speak to each
     /// other; `forwarding` is turned on by us, and the host is to forward nothing else.
-    pub fn load(bridge: &str, subnet: Cidr, icc: bool, forwarding: bool) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// `EPERM` when the table belongs to the socket of another process that runs; whatever else the kernel refuses.
+    pub fn load(bridge: &str, subnet: Cidr, icc: bool, forwarding: bool) -> Result<Self> {
         let mut firewall = Self { socket: Socket::netfilter()?, table: bridge.into(), subnet, icc, forwarding };
         firewall.load_layout(&[])?;
         Ok(firewall)
     }
 
     /// The whole table, with these elements and those that are there.
-    fn load_layout(&mut self, elements: &[Element]) -> Result<(), Error> {
+    fn load_layout(&mut self, elements: &[Element]) -> Result<()> {
         let mut failure = None;
         // Owned, else plain (older kernel); and what is there taken over, else made anew.
         for (flags, anew) in [(OWNED_AND_KEPT, false), (OWNED_AND_KEPT, true), (0, false), (0, true)] {
@@ -76,51 +79,45 @@ impl Firewall {
             messages.extend(self.changes(NEW_ELEMENT, elements));
             match self.socket.transact(transaction(messages)) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.errno() == libc::EPERM => {
-                    let bridge = &self.table;
-                    return Err(Error::Conflict(format!(
-                        "nftables table {bridge} belongs to another daemon that runs: give this one its own --bridge"
-                    )));
-                }
                 Err(error) if !matches!(error.errno(), libc::EOPNOTSUPP | libc::EEXIST | libc::EINVAL) => {
-                    return Err(error.into());
+                    return Err(error);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        failure.map_or(Ok(()), |error| Err(error.into()))
+        failure.map_or(Ok(()), Err)
     }
 
     /// Adds elements; one that is there already is fine if it says the same. `false`: somebody deleted the table or a
     /// part of it, and nothing was added; [`Self::replace`] brings all of it back.
-    pub fn add(&mut self, elements: &[Element]) -> Result<bool, Error> {
+    pub fn add(&mut self, elements: &[Element]) -> Result<bool> {
         match self.socket.transact(transaction(self.changes(NEW_ELEMENT, elements))) {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
     /// Removes elements, all of which must be there.
-    pub fn remove(&mut self, elements: &[Element]) -> Result<(), Error> {
-        Ok(self.socket.transact(transaction(self.changes(DELETE_ELEMENT, elements)))?)
+    pub fn remove(&mut self, elements: &[Element]) -> Result<()> {
+        self.socket.transact(transaction(self.changes(DELETE_ELEMENT, elements)))
     }
 
     /// Makes these all the elements there are, in one step; with the whole table where somebody deleted it.
-    pub fn replace(&mut self, elements: &[Element]) -> Result<(), Error> {
+    pub fn replace(&mut self, elements: &[Element]) -> Result<()> {
         let flush = |map| self.message(DELETE_ELEMENT, 0).text(1, &self.table).text(2, map).named("empty map", map);
         let mut messages = vec![flush(BY_ADDRESS), flush(BY_PORT)];
         messages.extend(self.changes(NEW_ELEMENT, elements));
         match self.socket.transact(transaction(messages)) {
             Err(error) if error.is_not_found() => self.load_layout(elements),
-            other => Ok(other?),
+            other => other,
         }
     }
 
     /// Deletes the table.
-    pub fn delete(&mut self) -> Result<(), Error> {
+    pub fn delete(&mut self) -> Result<()> {
         let message = self.message(DELETE_TABLE, 0).text(1, &self.table);
-        Ok(self.socket.transact(transaction(vec![message.named("delete nftables table", &self.table)]))?)
+        self.socket.transact(transaction(vec![message.named("delete nftables table", &self.table)]))
     }
 
     fn layout(&self, flags: u32, anew: bool) -> Vec<Message> {

@@ -5,7 +5,7 @@ use super::expression::{
     within,
 };
 use super::{BY_ADDRESS, BY_PORT};
-use crate::subnet::{Cidr, mask};
+use crate::network::subnet::{Cidr, mask};
 
 /// A chain of the table and where it hangs.
 pub struct Chain {
