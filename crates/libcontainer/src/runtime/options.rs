@@ -17,6 +17,8 @@ pub enum ConsoleSocket {
 /// How a container is created.
 #[derive(Debug, Default)]
 pub struct CreateOptions {
+    /// What `config.json` says, when the caller has read it (and changed it) already.
+    pub spec: Option<crate::oci::Spec>,
     /// Needed with a terminal, refused without.
     pub console_socket: Option<ConsoleSocket>,
     /// Receives the first process's id, as decimal digits without a newline.
