@@ -1,5 +1,5 @@
-//! The binary: looks at its arguments and at the name that it was called by, and becomes the client, the daemon, or the
-//! template of the supervisors. Nothing else lives here.
+//! The binary: looks at its arguments and at the name that it was called by, and becomes the client, the daemon, the
+//! OCI runtime, or the template of the supervisors. Nothing else lives here.
 
 mod daemon;
 
@@ -11,8 +11,14 @@ fn main() -> ExitCode {
     if gantry_execdriver::native::is_template() {
         return gantry_execdriver::native::template_main();
     }
-    let called_docker =
-        args.first().is_some_and(|name| std::path::Path::new(name).file_name() == Some("docker".as_ref()));
+    let called = args.first().and_then(|name| std::path::Path::new(name).file_name());
+    if called == Some("gantry-runtime".as_ref()) {
+        return gantry_runtime::main(&args, 1);
+    }
+    let called_docker = called == Some("docker".as_ref());
+    if args.get(1).is_some_and(|role| role == "runtime") && !called_docker {
+        return gantry_runtime::main(&args, 2);
+    }
     if args.get(1).is_some_and(|role| role == "daemon") && !called_docker {
         return daemon::main(&args);
     }

@@ -5,6 +5,7 @@
 //! operation and what it was tried on.
 
 mod error;
+pub mod executable;
 pub mod fs;
 pub mod mount;
 pub mod netlink;

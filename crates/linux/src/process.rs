@@ -158,6 +158,18 @@ pub fn signal_fd(signals: &[i32]) -> Result<OwnedFd> {
         // SAFETY: the default action involves no code of ours. An ignored SIGCHLD would lose exit statuses.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    blocked_fd(signals)
+}
+
+/// As [`signal_fd`], but signals that the caller's parent had ignored stay so, and never arrive: as `nohup` wants it. Only
+/// SIGCHLD gets its default action.
+pub fn signal_fd_as_inherited(signals: &[i32]) -> Result<OwnedFd> {
+    // SAFETY: the default action involves no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    blocked_fd(signals)
+}
+
+fn blocked_fd(signals: &[i32]) -> Result<OwnedFd> {
     let set = set_mask(libc::SIG_BLOCK, signals);
     // SAFETY: the set is initialised; the returned descriptor is owned by nobody else.
     unsafe {

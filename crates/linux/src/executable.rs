@@ -1,0 +1,81 @@
+//! The calling program's own file, kept from whoever it runs programs for: a process that becomes a container's must not
+//! hold a way to write to it (CVE-2019-5736).
+#![allow(unsafe_code, reason = "execveat has no safe wrapper")]
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+
+use crate::mount::{Attributes, bind_fd, set_attributes};
+use crate::{Error, Result, ResultExt};
+
+const OWN: &str = "/proc/self/exe";
+const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// Whether nobody can write to the running program's file through `/proc/<pid>/exe`: it was executed through a read-only
+/// mount, or from a sealed memory file.
+pub fn is_protected() -> Result<bool> {
+    let mount = rustix::fs::statvfs(OWN).during("stat file system of", OWN)?;
+    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(true);
+    }
+    let own = open()?;
+    // Other file systems do not know seals.
+    Ok(rustix::fs::fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SEALS)))
+}
+
+/// The program's file through a mount of its own that is read-only and attached nowhere. Needs CAP_SYS_ADMIN in the mount
+/// namespace's user namespace, and Linux 5.12.
+pub fn read_only_clone() -> Result<OwnedFd> {
+    let own = rustix::fs::openat(CWD, OWN, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during("open", OWN)?;
+    let clone = bind_fd(&own, false, OWN)?;
+    set_attributes(&clone, false, &Attributes::set(Attributes::READ_ONLY))?;
+    Ok(clone)
+}
+
+/// A copy of the program's file in memory that nobody can change. Costs its size.
+pub fn sealed_copy() -> Result<OwnedFd> {
+    let own = open()?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know EXEC; later ones may demand it.
+    let copy = rustix::fs::memfd_create("program", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("program", flags))
+        .during("make memory file", "program")?;
+    loop {
+        match rustix::fs::sendfile(&copy, &own, None, 1 << 30) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::new("copy", OWN, error)),
+        }
+    }
+    rustix::fs::fcntl_add_seals(&copy, SEALS).during("seal memory file", "program")?;
+    Ok(copy)
+}
+
+fn open() -> Result<OwnedFd> {
+    rustix::fs::openat(CWD, OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", OWN)
+}
+
+/// Replaces the calling process by the program behind a descriptor, with the environment that the process was started
+/// with; returns only when the kernel refuses.
+#[must_use]
+pub fn execute(program: impl AsFd, arguments: &[CString]) -> std::io::Error {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let argv: Vec<*const libc::c_char> = arguments.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
+    // SAFETY: argv ends with a null pointer and its strings outlive the call; the C library keeps `environ` valid, and
+    // nothing in this product changes the environment.
+    unsafe {
+        libc::execveat(
+            program.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr().cast(),
+            environ.cast(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    std::io::Error::last_os_error()
+}

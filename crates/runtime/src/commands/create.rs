@@ -1,0 +1,107 @@
+//! `create` and `run`.
+
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci;
+use libcontainer::runtime::{Container, CreateOptions, Created};
+
+use super::Context;
+use crate::cli::{BundleFlags, Create, Run};
+use crate::console::{self, Console};
+use crate::error::{Error, Result};
+use crate::foreground::Foreground;
+use crate::root::absolute;
+
+/// A container that waits for `start`.
+pub fn create(context: &Context<'_>, flags: Create) -> Result<u8> {
+    let failed = |error: Error| error.during("gantry-runtime create failed");
+    let bundle = Bundle::read(&flags.bundle).map_err(failed)?;
+    let console = console::chosen(bundle.terminal(), true, flags.bundle.console_socket.as_deref()).map_err(failed)?;
+    bundle.create(context, &flags.id, &flags.bundle, console).map_err(failed)?;
+    Ok(0)
+}
+
+/// A container from its start to its end, or with `--detach` to its start.
+pub fn run(context: &Context<'_>, flags: Run) -> Result<u8> {
+    let failed = |error: Error| error.during("gantry-runtime run failed");
+    let bundle = Bundle::read(&flags.bundle).map_err(failed)?;
+    let mut console =
+        console::chosen(bundle.terminal(), flags.detach, flags.bundle.console_socket.as_deref()).map_err(failed)?;
+    // Before there is a process whose end could be missed.
+    let foreground = if flags.detach { None } else { Some(Foreground::begin(!flags.no_subreaper).map_err(failed)?) };
+    let own_end = console.as_mut().and_then(Console::take_own_end);
+    let container = bundle.create(context, &flags.id, &flags.bundle, console).map_err(failed)?;
+    let ended = (|| {
+        let terminal = own_end.map(console::receive).transpose()?;
+        let pid = container.state()?.pid;
+        context.warn(&container.start()?);
+        foreground.map(|foreground| foreground.wait(pid, terminal)).transpose()
+    })();
+    if ended.is_err() || (!flags.detach && !flags.keep) {
+        match container.delete(true) {
+            Ok(warnings) => context.warn(&warnings),
+            Err(error) => context.log.warning(&error.to_string()),
+        }
+    }
+    Ok(ended.map_err(failed)?.unwrap_or(0))
+}
+
+/// A bundle that was read.
+struct Bundle {
+    path: PathBuf,
+    spec: oci::Spec,
+}
+
+impl Bundle {
+    fn read(flags: &BundleFlags) -> Result<Self> {
+        let path = absolute(flags.bundle.as_deref().unwrap_or(Path::new(".")))?;
+        let file = path.join("config.json");
+        let text = gantry_linux::fs::read(&file).map_err(|error| match error.is_not_found() {
+            true => Error::Refused(format!("JSON specification file {} not found", file.display())),
+            false => error.into(),
+        })?;
+        Ok(Self { spec: oci::Spec::parse(&text)?, path })
+    }
+
+    fn terminal(&self) -> bool {
+        self.spec.process.as_ref().is_some_and(|process| process.terminal)
+    }
+
+    fn create(
+        self,
+        context: &Context<'_>,
+        id: &str,
+        flags: &BundleFlags,
+        console: Option<Console>,
+    ) -> Result<Container> {
+        let options = CreateOptions {
+            spec: Some(self.spec),
+            console_socket: console.map(Console::into_socket),
+            pid_file: flags.pid_file.clone(),
+            preserve_fds: flags.preserve_fds,
+            listen_fds: listen_fds(),
+            no_pivot: flags.no_pivot,
+            no_new_keyring: flags.no_new_keyring,
+            systemd_cgroup: context.systemd_cgroup,
+        };
+        let Created { container, warnings } = context.runtime.create(id, &self.path, &options)?;
+        context.warn(&warnings);
+        if let Some(socket) = &flags.pidfd_socket {
+            let sent = container.state().map_err(Error::from).and_then(|state| console::send_pidfd(socket, state.pid));
+            if let Err(error) = sent {
+                container.delete(true)?;
+                return Err(error);
+            }
+        }
+        Ok(container)
+    }
+}
+
+/// How many descriptors a service manager passed to this process.
+fn listen_fds() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() => count,
+        _ => 0,
+    }
+}

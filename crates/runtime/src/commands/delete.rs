@@ -1,0 +1,15 @@
+//! `delete`: a container is removed.
+
+use super::Context;
+use crate::cli::Delete;
+use crate::error::Result;
+
+/// A stopped or created one; with `--force` any, and none is no error.
+pub fn delete(context: &Context<'_>, flags: &Delete) -> Result<u8> {
+    let container = match context.open(&flags.id) {
+        Err(error) if flags.force && error.is_no_container() => return Ok(0),
+        other => other?,
+    };
+    context.warn(&container.delete(flags.force)?);
+    Ok(0)
+}

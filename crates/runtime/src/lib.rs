@@ -1,0 +1,59 @@
+//! The OCI runtime: runc's command line on [`libcontainer::runtime`].
+//!
+//! Everything that this layer prints, reads from the environment or decides by an exit code is here; the library does
+//! neither.
+
+mod cli;
+mod commands;
+mod console;
+mod error;
+mod foreground;
+mod log;
+mod out;
+mod protect;
+mod root;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::Request;
+use commands::Context;
+use error::{Error, Result};
+use log::Log;
+
+/// Runs one command. `args` are the whole process's, of which the first `skip` are the names that lead here
+/// (`gantry-runtime`, or `gantry runtime`). The process must have a single thread, and serve nothing else.
+#[must_use]
+pub fn main(args: &[OsString], skip: usize) -> ExitCode {
+    let mut log = Log::default();
+    let mut failure = 1;
+    match run(args, args.get(skip..).unwrap_or_default(), &mut log, &mut failure) {
+        Ok(code) => ExitCode::from(code),
+        Err(Error::Help(text)) => match out::print(&format!("{}\n", text.trim_end())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(error) => {
+            log.error(&error.to_string());
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 1 } else { failure })
+        }
+    }
+}
+
+/// `failure` is the exit code of an error, which is the command's choice.
+fn run(all: &[OsString], args: &[OsString], log: &mut Log, failure: &mut u8) -> Result<u8> {
+    let (globals, name, args) = match cli::request(args)? {
+        Request::Print(text) => return Err(Error::Help(text)),
+        Request::Command { globals, name, args } => (globals, name, args),
+    };
+    if commands::becomes_a_container(&name) {
+        protect::ensure(all)?;
+    }
+    *log = Log::open(globals.log.as_deref(), globals.log_format.parse()?, globals.debug)?;
+    log.debug(|| format!("{name} {args:?}"));
+    if name == "exec" {
+        *failure = 255;
+    }
+    let context = Context::new(&globals, log)?;
+    commands::run(&context, &name, &args)
+}
