@@ -14,6 +14,15 @@ pub enum Error {
     /// The configuration asks for something that cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// There is no container of this name.
+    #[error("{0}")]
+    NoSuchContainer(String),
+    /// The container is not in the state that this needs, or its name is taken.
+    #[error("{0}")]
+    Conflict(String),
+    /// The container's process could not be made.
+    #[error(transparent)]
+    Failed(#[from] Failure),
     /// The kernel refused.
     #[error(transparent)]
     System(#[from] gantry_linux::Error),
@@ -48,10 +57,15 @@ impl Failure {
     /// Of an error at a step.
     #[must_use]
     pub fn new(step: &str, error: &Error) -> Self {
+        if let Error::Failed(failure) = error {
+            return failure.clone();
+        }
         let kind = match error {
             Error::CommandNotFound(_) => FailureKind::CommandNotFound,
             Error::NotExecutable(_) => FailureKind::NotExecutable,
-            Error::Invalid(_) => FailureKind::Invalid,
+            Error::Invalid(_) | Error::NoSuchContainer(_) | Error::Conflict(_) | Error::Failed(_) => {
+                FailureKind::Invalid
+            }
             Error::System(_) => FailureKind::System,
         };
         let message = if kind == FailureKind::System { format!("{step}: {error}") } else { error.to_string() };

@@ -348,7 +348,7 @@ fn first_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Opt
     for place in places {
         *sources.get_mut(place)? = Some(fds.next()?);
     }
-    Some(First { config, stage, stdio, join, sources, cgroups, report })
+    Some(First { config, stage, stdio, join, sources, cgroups, report, staged: None })
 }
 
 fn further_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Option<Further> {
@@ -357,5 +357,6 @@ fn further_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> O
     let mut fds = fds.into_iter();
     let (report, target) = (fds.next()?, fds.next()?);
     let stdio = if stdio { Some([fds.next()?, fds.next()?, fds.next()?]) } else { None };
-    Some(Further { process, target, stdio, report })
+    let namespaces = CloneFlags::NONE;
+    Some(Further { process, target, stdio, report, supervised: true, passed: 0, namespaces })
 }

@@ -40,11 +40,27 @@ impl CloneFlags {
     pub const NEWNET: Self = Self(libc::CLONE_NEWNET as u32 as u64);
     /// A new cgroup namespace, rooted in the cgroups that the caller is in.
     pub const NEWCGROUP: Self = Self(libc::CLONE_NEWCGROUP as u32 as u64);
+    /// A new user namespace, which owns the others made with it.
+    pub const NEWUSER: Self = Self(libc::CLONE_NEWUSER as u32 as u64);
+    /// A new time namespace. Not for [`clone`]: [`unshare`] makes one for the children, and who made it may enter it.
+    pub const NEWTIME: Self = Self(libc::CLONE_NEWTIME as u32 as u64);
 
     /// Both.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Whether all of the other's are in it.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     /// The bits, to travel in a message.
@@ -56,9 +72,9 @@ impl CloneFlags {
     /// From bits that travelled; unknown ones are dropped.
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
-        let known =
-            [Self::PARENT, Self::NEWNS, Self::NEWPID, Self::NEWUTS, Self::NEWIPC, Self::NEWNET, Self::NEWCGROUP];
-        Self(known.iter().fold(0, |all, flag| all | (bits & flag.0)))
+        let namespaces = [Self::NEWNS, Self::NEWPID, Self::NEWUTS, Self::NEWIPC, Self::NEWNET, Self::NEWCGROUP];
+        let known = [Self::PARENT, Self::NEWUSER, Self::NEWTIME];
+        Self(known.iter().chain(&namespaces).fold(0, |all, flag| all | (bits & flag.0)))
     }
 }
 
@@ -72,6 +88,14 @@ pub fn is_single_threaded() -> bool {
 /// Copies the calling process, which must have a single thread: only then is every lock free in the copy, and ordinary
 /// code may run in it.
 pub fn clone(flags: CloneFlags) -> Result<Clone> {
+    clone_into(flags, None)
+}
+
+/// `CLONE_INTO_CGROUP`, which does not fit in libc's type.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// As [`clone`]; the new process is born in the v2 cgroup whose directory is given.
+pub fn clone_into(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
     if !is_single_threaded() {
         let error = std::io::Error::from_raw_os_error(libc::EDEADLK);
         return Err(Error::new("clone", "a process with several threads", error));
@@ -81,6 +105,10 @@ pub fn clone(flags: CloneFlags) -> Result<Clone> {
     // SAFETY: all-zero is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags.0;
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
     arguments.exit_signal = exit_signal.unsigned_abs().into();
     // SAFETY: no memory is shared and no stack is given, so the child continues here on a copy of this stack; the
     // process has one thread, so the copy is consistent.
@@ -257,6 +285,47 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
 /// whatever else it holds a descriptor in must never be used or dropped in it.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_but(3, keep)
+}
+
+/// As [`close_all_but`]; 3, 4 … of this number stay open as well, and stay open in the program.
+pub fn close_all_but_passed(passed: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    for number in 3..3 + passed {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        // SAFETY: changes a flag of a descriptor; one that is not open is refused.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } < 0 {
+            return Err(Error::new("pass on descriptor", number.to_string(), std::io::Error::last_os_error()));
+        }
+    }
+    close_but(3 + passed, keep)
+}
+
+/// Whether a descriptor of this number is open.
+#[must_use]
+pub fn is_open(number: u32) -> bool {
+    // SAFETY: reads a flag.
+    i32::try_from(number).is_ok_and(|number| unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0)
+}
+
+/// Makes `target`'s number a descriptor of what `source` is one of, close-on-exec.
+pub fn replace(target: impl AsFd, source: impl AsFd) -> Result<()> {
+    let (source, target) = (source.as_fd().as_raw_fd(), target.as_fd().as_raw_fd());
+    // SAFETY: the target stays an open descriptor of its owner.
+    if unsafe { libc::dup3(source, target, libc::O_CLOEXEC) } >= 0 {
+        return Ok(());
+    }
+    Err(Error::new("replace descriptor", target.to_string(), std::io::Error::last_os_error()))
+}
+
+/// Joins a new session keyring of this name: the caller's keys are out of reach. A kernel without keyrings is fine.
+pub fn new_session_keyring(name: &CStr) -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: the kernel copies the name.
+    let keyring = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
+    let error = std::io::Error::last_os_error();
+    if keyring >= 0 || error.raw_os_error() == Some(libc::ENOSYS) {
+        return Ok(());
+    }
+    Err(Error::new("join session keyring", name.to_string_lossy(), error))
 }
 
 /// As [`close_all_but`], and 0, 1, 2 as well.

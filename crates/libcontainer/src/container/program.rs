@@ -5,6 +5,8 @@ use std::io::{BufRead, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD};
+
 use super::environment::c_string;
 use crate::error::{Error, Result};
 
@@ -45,6 +47,37 @@ fn try_execute(arguments: &[String], environment: &[CString], search_path: &str)
         Some((path, error)) if path.is_file() => Err(explain(name, &path, &error)),
         _ => Err(Error::CommandNotFound(format!("exec: \"{name}\": executable file not found in $PATH"))),
     }
+}
+
+/// Makes sure that there is a program to become, as far as that can be known before.
+pub fn find(arguments: &[String], search_path: &str) -> Result<()> {
+    let name = arguments.first().map_or("", String::as_str);
+    if name.is_empty() {
+        return Err(Error::Invalid("no command specified".into()));
+    }
+    if name.contains('/') {
+        let path = Path::new(name);
+        return executable(path).map_err(|error| explain(name, path, &error));
+    }
+    let mut denied = None;
+    for directory in search_path.split(':') {
+        let path = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        match executable(&path) {
+            Ok(()) => return Ok(()),
+            Err(error) if path.is_file() => denied = denied.or(Some((path, error))),
+            Err(_) => {}
+        }
+    }
+    match denied {
+        Some((path, error)) => Err(explain(name, &path, &error)),
+        None => Err(Error::CommandNotFound(format!("exec: \"{name}\": executable file not found in $PATH"))),
+    }
+}
+
+/// Whether this user may execute this file.
+fn executable(path: &Path) -> std::io::Result<()> {
+    rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?;
+    if path.is_file() { Ok(()) } else { Err(std::io::Error::from_raw_os_error(libc::EACCES)) }
 }
 
 /// What the errno of a refused `execve` means for this file.

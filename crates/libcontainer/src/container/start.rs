@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials::{become_user, capability_set, confine, set_rlimits};
 use super::mounts::CgroupView;
+use super::staged::Staged;
 use super::user::User;
-use super::{console, devices, environment, masks, mounts, program, reaper, rootfs, streams, sysctl, user};
+use super::{console, devices, environment, masks, mounts, program, reaper, rootfs, staged, streams, sysctl, user};
 use crate::config::{Config, Namespace, Process};
 use crate::error::{Error, Failure, Result};
 use crate::paths::{self, Missing};
@@ -29,6 +30,10 @@ pub enum Report {
     Warning(String),
     /// The terminal's master end comes with this packet.
     Terminal,
+    /// A process that is made in stages has everything mounted, and waits for the word to go on.
+    Mounted,
+    /// A process that is made in stages is complete, and waits to be started by whoever connects to its socket.
+    Created,
 }
 
 /// Receives the next report; `None` when the program runs. Fails with `EAGAIN` when there is none yet.
@@ -56,6 +61,8 @@ pub struct First {
     pub cgroups: Vec<(Vec<String>, PathBuf)>,
     /// Where [`Report`]s go.
     pub report: OwnedFd,
+    /// What a process has that is made in stages; `None` goes on to the program without a stop and ends with its parent.
+    pub staged: Option<Staged>,
 }
 
 /// Everything that a further process of a running container is made from.
@@ -69,13 +76,19 @@ pub struct Further {
     pub stdio: Option<[OwnedFd; 3]>,
     /// Where [`Report`]s go.
     pub report: OwnedFd,
+    /// It ends with its parent.
+    pub supervised: bool,
+    /// Descriptors 3, 4 … of this number are the program's.
+    pub passed: u32,
+    /// Of the container's namespaces those that are not the caller's; `NONE` is every kind but user.
+    pub namespaces: CloneFlags,
 }
 
 /// Becomes the first process, in a process that was just cloned with the new namespaces.
 pub fn run_first(first: &First) -> ! {
     let mut steps = Steps::default();
     let error = match prepare_first(first, &mut steps) {
-        Ok(ready) => finish(ready, &first.report, &mut steps, first.config.init),
+        Ok(ready) => finish(ready, &first.report, &mut steps),
         Err(error) => error,
     };
     give_up(&first.report, &steps.failure(&error))
@@ -93,14 +106,18 @@ pub fn enter_container(further: &Further, answer: &OwnedFd) -> Result<()> {
         .with(CloneFlags::NEWNET)
         .with(CloneFlags::NEWCGROUP)
         .with(CloneFlags::NEWPID);
-    process::setns(&further.target, all, "the container")?;
+    let wanted = if further.namespaces.is_empty() { all } else { further.namespaces };
+    process::setns(&further.target, wanted, "the container")?;
+    if wanted.contains(CloneFlags::NEWUSER) {
+        staged::become_root()?;
+    }
     let root = open_root()?;
     match &further.stdio {
         Some(given) => streams::set(root.as_fd(), given)?,
         None => streams::clear(root.as_fd())?,
     }
     drop(root);
-    Ok(process::close_all_but(&[further.report.as_fd(), answer.as_fd()])?)
+    Ok(process::close_all_but_passed(further.passed, &[further.report.as_fd(), answer.as_fd()])?)
 }
 
 fn open_root() -> Result<OwnedFd> {
@@ -113,7 +130,7 @@ fn open_root() -> Result<OwnedFd> {
 pub fn run_further(further: &Further) -> ! {
     let mut steps = Steps::default();
     let error = match prepare_further(further, &mut steps) {
-        Ok(ready) => finish(ready, &further.report, &mut steps, false),
+        Ok(ready) => finish(ready, &further.report, &mut steps),
         Err(error) => error,
     };
     give_up(&further.report, &steps.failure(&error))
@@ -126,7 +143,7 @@ pub fn give_up(report: &OwnedFd, failure: &Failure) -> ! {
     process::exit_now(1)
 }
 
-fn send(socket: &OwnedFd, report: &Report, fds: &[BorrowedFd<'_>]) -> std::result::Result<(), SystemError> {
+pub(super) fn send(socket: &OwnedFd, report: &Report, fds: &[BorrowedFd<'_>]) -> std::result::Result<(), SystemError> {
     let bytes = serde_json::to_vec(report).unwrap_or_default();
     socket::send(socket, &bytes, fds)
 }
@@ -136,21 +153,34 @@ struct Ready<'a> {
     process: &'a Process,
     user: User,
     terminal: Option<OwnedFd>,
+    staged: Option<&'a Staged>,
+    supervised: bool,
+    passed: u32,
+    init: bool,
 }
 
 fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     let config = &first.config;
     steps.enter("namespaces")?;
     rustix::process::umask(Mode::empty());
+    if first.staged.is_some() {
+        staged::await_word(&first.report)?;
+    }
     for (kind, fd) in &first.join {
         process::setns(fd, *kind, "the configured path")?;
     }
     begin_session()?;
     set_oom_score(config.process.oom_score_adj)?;
+    if let Some(staged) = &first.staged {
+        staged.enter_own(config)?;
+    }
     rootfs::separate()?;
 
     steps.enter("root")?;
-    let root = rootfs::mount(&config.root, &first.stage)?;
+    let root = match first.staged.as_ref().and_then(|staged| staged.root.as_ref()) {
+        Some(tree) => staged::mount_root(tree, &first.stage)?,
+        None => rootfs::mount(&config.root, &first.stage)?,
+    };
 
     steps.enter("mounts")?;
     let views: Vec<CgroupView> =
@@ -173,9 +203,20 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     masks::make_read_only(root.as_fd(), &config.readonly_paths)?;
     masks::mask(root.as_fd(), &config.masked_paths)?;
 
+    if let Some(staged) = &first.staged {
+        steps.enter("hooks")?;
+        staged.mounted(&first.report)?;
+    }
+
     steps.enter("pivot")?;
     paths::open_or_make(root.as_fd(), &config.process.cwd, Missing::Directory).or_else(keep_for_later)?;
-    rootfs::pivot(&root)?;
+    match &first.staged {
+        Some(staged) if staged.no_pivot => staged::move_root(&root)?,
+        _ => rootfs::pivot(&root)?,
+    }
+    if let Some(propagation) = config.root_propagation {
+        staged::propagate_root(propagation)?;
+    }
 
     steps.enter("hostname")?;
     if config.namespaces.uts == Namespace::New {
@@ -192,7 +233,15 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
 
     steps.enter("user")?;
     let user = user::resolve(root.as_fd(), &config.process.user, &config.process.additional_groups)?;
-    Ok(Ready { process: &config.process, user, terminal })
+    Ok(Ready {
+        process: &config.process,
+        user,
+        terminal,
+        staged: first.staged.as_ref(),
+        supervised: first.staged.is_none(),
+        passed: first.staged.as_ref().map_or(0, |staged| staged.passed),
+        init: config.init,
+    })
 }
 
 /// A working directory that cannot be made is complained about where it is entered, with the better message; on a
@@ -220,7 +269,8 @@ fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<
 
     steps.enter("exec user")?;
     let user = user::resolve(root.as_fd(), &further.process.user, &further.process.additional_groups)?;
-    Ok(Ready { process: &further.process, user, terminal })
+    let Further { supervised, passed, .. } = *further;
+    Ok(Ready { process: &further.process, user, terminal, staged: None, supervised, passed, init: false })
 }
 
 /// A session of its own: no terminal of the daemon's can reach it, and it can take one of its own.
@@ -262,15 +312,15 @@ fn set_names(config: &Config) -> Result<()> {
 }
 
 /// From complete surroundings to the program; returns only with the reason why that failed.
-fn finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool) -> Error {
-    match try_finish(ready, report, steps, init) {
+fn finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Error {
+    match try_finish(ready, report, steps) {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool) -> Result<Infallible> {
-    let Ready { process, user, terminal } = ready;
+fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<Infallible> {
+    let Ready { process, user, terminal, staged, supervised, passed, init } = ready;
     steps.enter("limits")?;
     for warning in set_rlimits(&process.rlimits)? {
         send(report, &Report::Warning(warning), &[])?;
@@ -281,7 +331,9 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool)
 
     steps.enter("working directory")?;
     // Nothing but the streams and the report may be open from here on: no path of /proc/self/fd leads to the host.
-    process::close_all_but(&[report.as_fd()])?;
+    let kept: Vec<BorrowedFd<'_>> =
+        staged.map(|staged| staged.listener.as_fd()).into_iter().chain([report.as_fd()]).collect();
+    process::close_all_but_passed(passed, &kept)?;
     let entered = rootfs::enter_directory(&process.cwd);
 
     steps.enter("credentials")?;
@@ -298,8 +350,17 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps, init: bool)
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
+    if let Some(staged) = staged {
+        steps.enter("program")?;
+        program::find(&process.args, &search_path)?;
+        steps.enter("start")?;
+        staged.await_start(report)?;
+    }
+
     steps.enter("program")?;
-    end_with_supervisor(report)?;
+    if supervised {
+        end_with_supervisor(report)?;
+    }
     if init {
         reaper::split(process, left)?;
     }

@@ -62,7 +62,15 @@ impl Work {
         let mut streams = Streams::open(terminal, open_stdin)?;
         let (reports, report) = socket::pair()?;
         let target = self.task(None)?.pidfd.try_clone().during("duplicate", "pidfd")?;
-        let further = Further { process, target, stdio: streams.theirs.take(), report };
+        let further = Further {
+            process,
+            target,
+            stdio: streams.theirs.take(),
+            report,
+            supervised: true,
+            passed: 0,
+            namespaces: gantry_linux::process::CloneFlags::NONE,
+        };
         let pid = self.clone_further(&further)?;
         drop(further);
         let mut task = Task::new(Some(id), pid, streams, terminal)?;
@@ -145,6 +153,8 @@ impl Work {
                     let warnings = std::mem::take(&mut starting.warnings);
                     Ok(Done::Exec { pid: starting.pid.as_raw_nonzero().get(), warnings })
                 }
+                // Only of processes that are made in stages.
+                Ok(Some((Report::Mounted | Report::Created, _))) => continue,
                 Ok(Some((Report::Failed(failure), _))) => Err(failure.into()),
                 Err(libcontainer::Error::System(error)) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => {
                     return;

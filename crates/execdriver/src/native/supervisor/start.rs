@@ -124,7 +124,8 @@ impl Supervisor {
         enter(steps, "clone")?;
         let (reports, report) = socket::pair()?;
         let stdio = streams.theirs.take();
-        let first = First { config, stage: record.path().to_owned(), stdio, join, sources, cgroups, report };
+        let first =
+            First { config, stage: record.path().to_owned(), stdio, join, sources, cgroups, report, staged: None };
         let seed = self.seed()?;
         let pid = seed.first(&first, pid_namespace.as_ref().map(AsFd::as_fd))?;
         drop(first);
@@ -289,6 +290,8 @@ fn await_program(task: &mut Task, reports: &OwnedFd, open_stdin: bool) -> Result
                     task.set_terminal(master, open_stdin)?;
                 }
             }
+            // Only of processes that are made in stages.
+            Ok(Some((Report::Mounted | Report::Created, _))) => {}
             Ok(Some((Report::Failed(failure), _))) => return Err(failure.into()),
             Err(libcontainer::Error::System(error)) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => {}
             Err(error) => return Err(error.into()),
