@@ -105,26 +105,7 @@ impl Seed {
     /// Has the first process cloned; its reports come on the other end of `first.report`. `pid_namespace` is one to
     /// be born in that is neither new nor the seed's.
     pub fn first(&self, first: &First, pid_namespace: Option<BorrowedFd<'_>>) -> Result<Pid> {
-        let flags = clone_flags(&first.config);
-        let plan = FirstPlan {
-            config: first.config.clone(),
-            stage: first.stage.clone(),
-            stdio: first.stdio.is_some(),
-            join: first.join.iter().map(|(flags, _)| flags.bits()).collect(),
-            sources: first.sources.iter().enumerate().filter(|(_, fd)| fd.is_some()).map(|(n, _)| n).collect(),
-            cgroups: first.cgroups.clone(),
-        };
-        let mut fds: Vec<BorrowedFd<'_>> = pid_namespace.into_iter().collect();
-        fds.push(first.report.as_fd());
-        fds.extend(first.stdio.iter().flatten().map(AsFd::as_fd));
-        fds.extend(first.join.iter().map(|(_, fd)| fd.as_fd()));
-        fds.extend(first.sources.iter().flatten().map(AsFd::as_fd));
-        if fds.len() > socket::MOST_FDS {
-            let most = socket::MOST_FDS - 8;
-            return Err(Error::Invalid(format!("{} binds: at most {most} are possible", plan.sources.len())));
-        }
-        let seccomp = first.config.process.seccomp.as_deref().unwrap_or_default();
-        let data = order(Kind::First, flags, pid_namespace.is_some(), &encode(&plan)?, seccomp);
+        let (data, fds) = first_order(first, clone_flags(&first.config), pid_namespace)?;
         self.send(&data, &fds)
     }
 
@@ -154,6 +135,55 @@ impl Seed {
             }
         }
     }
+}
+
+/// Has a process that was made by others become the first one: it does [`take_over`] on the other end of `socket`, in the
+/// namespaces that it was born in and, of its own, those of `unshare`.
+pub fn hand_over(socket: impl AsFd, first: &First, unshare: CloneFlags) -> Result<()> {
+    let (data, fds) = first_order(first, unshare, None)?;
+    Ok(socket::send(socket, &data, &fds)?)
+}
+
+/// Becomes the first process of a container as [`hand_over`] orders it; ends when there comes no order.
+pub fn take_over(socket: &OwnedFd) -> ! {
+    let Ok(Some(packet)) = socket::receive(socket) else { process::exit_now(1) };
+    let Some(order) = Order::parse(packet).filter(|order| order.kind == Kind::First) else { process::exit_now(1) };
+    if order.flags != CloneFlags::NONE
+        && let Err(error) = process::unshare(order.flags)
+    {
+        match order.fds.first() {
+            Some(report) => give_up(report, &Failure::new("namespaces", &error.into())),
+            None => process::exit_now(1),
+        }
+    }
+    become_first(order)
+}
+
+/// The order of a first process, and what goes with it.
+fn first_order<'a>(
+    first: &'a First,
+    flags: CloneFlags,
+    pid_namespace: Option<BorrowedFd<'a>>,
+) -> Result<(Vec<u8>, Vec<BorrowedFd<'a>>)> {
+    let plan = FirstPlan {
+        config: first.config.clone(),
+        stage: first.stage.clone(),
+        stdio: first.stdio.is_some(),
+        join: first.join.iter().map(|(flags, _)| flags.bits()).collect(),
+        sources: first.sources.iter().enumerate().filter(|(_, fd)| fd.is_some()).map(|(n, _)| n).collect(),
+        cgroups: first.cgroups.clone(),
+    };
+    let mut fds: Vec<BorrowedFd<'_>> = pid_namespace.into_iter().collect();
+    fds.push(first.report.as_fd());
+    fds.extend(first.stdio.iter().flatten().map(AsFd::as_fd));
+    fds.extend(first.join.iter().map(|(_, fd)| fd.as_fd()));
+    fds.extend(first.sources.iter().flatten().map(AsFd::as_fd));
+    if fds.len() > socket::MOST_FDS {
+        let most = socket::MOST_FDS - 8;
+        return Err(Error::Invalid(format!("{} binds: at most {most} are possible", plan.sources.len())));
+    }
+    let seccomp = first.config.process.seccomp.as_deref().unwrap_or_default();
+    Ok((order(Kind::First, flags, pid_namespace.is_some(), &encode(&plan)?, seccomp), fds))
 }
 
 fn encode(plan: &impl Serialize) -> Result<Vec<u8>> {

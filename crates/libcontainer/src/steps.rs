@@ -13,6 +13,12 @@ pub fn fail_at(step: &str) {
     let _ = FAIL_AT.set(step.to_owned());
 }
 
+/// The step that was named, for processes that are executed anew.
+#[must_use]
+pub fn injected() -> Option<&'static str> {
+    FAIL_AT.get().map(String::as_str)
+}
+
 /// Where a start has got to.
 #[derive(Debug, Default)]
 pub struct Steps {

@@ -21,6 +21,7 @@ use self::link::system;
 use self::pool::{Plan, Pool};
 use self::record::Record;
 use self::running::{NativeContainer, NativeSandbox, Shared};
+use crate::lxc::Tools;
 use crate::{Error, ExecDriver, Exit, Running, Sandbox};
 
 pub use template::{FAIL_AT, TEMPLATE_ROLE, is_template, template_main};
@@ -41,6 +42,15 @@ pub struct NativeOptions {
     pub executable: PathBuf,
 }
 
+/// Who makes the processes of a driver's containers. Everything else is the supervisor's, the same for all.
+#[derive(Debug, Clone)]
+pub(crate) enum Maker {
+    /// libcontainer.
+    Native,
+    /// LXC.
+    Lxc(Tools),
+}
+
 /// The native driver.
 pub struct Native {
     options: NativeOptions,
@@ -50,10 +60,15 @@ pub struct Native {
 impl Native {
     /// Starts the template and the first warm supervisors.
     pub fn new(options: NativeOptions) -> Result<Self, Error> {
+        Self::with(options, Maker::Native)
+    }
+
+    /// As [`Native::new`]; the containers' processes are made by `maker`.
+    pub(crate) fn with(options: NativeOptions, maker: Maker) -> Result<Self, Error> {
         let containers = options.exec_root.join("c");
         fs::create_dir_mode(&containers, 0o700).map_err(system)?;
         let hierarchies = Hierarchies::discover().map_err(system)?;
-        sweep_warm_leaves(&hierarchies, &options.cgroup_parent);
+        sweep_leaves(&hierarchies, &options.cgroup_parent);
         let plan = Plan {
             exec_root: options.exec_root.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
@@ -63,7 +78,7 @@ impl Native {
         let dispatch = Dispatch::start().map_err(system)?;
         let pool = Pool::start(plan, Arc::clone(&dispatch)).inspect_err(|_| dispatch.stop())?;
         let exec_root = options.exec_root.clone();
-        Ok(Self { options, shared: Shared { dispatch, pool, hierarchies, exec_root } })
+        Ok(Self { options, shared: Shared { dispatch, pool, hierarchies, exec_root, maker } })
     }
 
     fn leaf_of(&self, id: &str, record: &Record) -> Result<Leaf, Error> {
@@ -72,13 +87,15 @@ impl Native {
     }
 }
 
-/// Removes the leaves of warm supervisors that were killed before they could do so themselves. A leaf in use stays.
-fn sweep_warm_leaves(hierarchies: &Hierarchies, parent: &str) {
+/// Removes the leaves of warm supervisors, and of LXC's starts, that were killed before they could do so themselves. A
+/// leaf in use stays.
+fn sweep_leaves(hierarchies: &Hierarchies, parent: &str) {
     let Ok(parent_leaf) = Leaf::open(hierarchies, parent) else { return };
     let mut names = std::collections::BTreeSet::new();
     for path in parent_leaf.paths() {
         let found = fs::list(path.directory).unwrap_or_default();
-        names.extend(found.into_iter().filter_map(|name| name.into_string().ok()).filter(|n| n.starts_with("warm-")));
+        let names_of_ours = found.into_iter().filter_map(|name| name.into_string().ok());
+        names.extend(names_of_ours.filter(|name| name.starts_with("warm-") || name.starts_with("@lxc-")));
     }
     for name in names {
         let Ok(leaf) = Leaf::open(hierarchies, &format!("{parent}/{name}")) else { continue };
@@ -98,7 +115,10 @@ impl Drop for Native {
 
 impl ExecDriver for Native {
     fn name(&self) -> &'static str {
-        "native"
+        match self.shared.maker {
+            Maker::Native => "native",
+            Maker::Lxc(_) => "lxc",
+        }
     }
 
     fn prepare(&self) -> Result<Box<dyn Sandbox>, Error> {

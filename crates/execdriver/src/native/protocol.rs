@@ -9,6 +9,7 @@ use libcontainer::config::{Config, Process};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::lxc::Tools;
 use crate::{Error, Exit, LogFile};
 
 /// Of the messages between daemon and supervisor.
@@ -65,6 +66,9 @@ pub struct StartOrder {
     pub open_stdin: bool,
     pub stdin_once: bool,
     pub clients: Vec<ClientOrder>,
+    /// LXC makes the process, where given.
+    #[serde(default)]
+    pub lxc: Option<Tools>,
 }
 
 /// See [`crate::Exec`].

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use libcontainer::cgroups::{Leaf, Stats};
 use libcontainer::config::Resources;
 
+use super::Maker;
 use super::dispatch::Dispatch;
 use super::link::{Link, OnExit, system};
 use super::pool::{Pool, Warm};
@@ -29,6 +30,8 @@ pub struct Shared {
     pub hierarchies: libcontainer::cgroups::Hierarchies,
     /// Where the records are.
     pub exec_root: std::path::PathBuf,
+    /// Who makes the containers' processes.
+    pub maker: Maker,
 }
 
 /// A warm supervisor, reserved.
@@ -75,6 +78,13 @@ impl Sandbox for NativeSandbox {
 
     fn start(mut self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error> {
         let record = Record::new(&self.shared.exec_root, &start.config.id)?;
+        let lxc = match &self.shared.maker {
+            Maker::Native => None,
+            Maker::Lxc(tools) => {
+                crate::lxc::validate(&start.config)?;
+                Some(tools.clone())
+            }
+        };
         let program = start.config.process.seccomp.clone();
         let mut blob: Vec<&[u8]> = vec![program.as_deref().unwrap_or_default()];
         blob.extend(start.attached.iter().map(|client| client.early_input.as_slice()));
@@ -86,6 +96,7 @@ impl Sandbox for NativeSandbox {
             open_stdin: start.open_stdin,
             stdin_once: start.stdin_once,
             clients: start.attached.iter().map(order_of).collect(),
+            lxc,
         };
         let link = Arc::clone(&self.warm.link);
         let container = order.config.id.clone();

@@ -19,14 +19,17 @@ pub const TEMPLATE_ROLE: &str = "gantry-supervisor-template";
 /// process, and `directory`, `socket`, `cgroup`, `sources`, `streams`, `clone`, `log` in its supervisor.
 pub const FAIL_AT: &str = "GANTRY_FAIL_AT";
 
-/// Whether this process was started to be the template. The binary's `main` asks before it does anything else.
+/// Whether this process was started to be the template, or a container's first process by LXC. The binary's `main` asks before it does anything else.
 #[must_use]
 pub fn is_template() -> bool {
-    std::env::args_os().next().is_some_and(|name| name == TEMPLATE_ROLE)
+    std::env::args_os().next().is_some_and(|name| name == TEMPLATE_ROLE) || crate::lxc::is_stage()
 }
 
-/// Runs as the template until the daemon is gone. Standard input is the connection to the daemon.
+/// Runs as the template until the daemon is gone, or becomes a container. Standard input is the connection to the daemon.
 pub fn template_main() -> ExitCode {
+    if crate::lxc::is_stage() {
+        return crate::lxc::stage_main();
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads the template's streams: the daemon sees the connection end.

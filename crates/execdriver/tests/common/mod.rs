@@ -1,4 +1,5 @@
-//! A driver of its own, a busybox root, and containers in it: what the tests of the native driver share.
+//! A driver of its own, a busybox root, and containers in it: what the tests of the drivers share. Each test binary says
+//! which driver it is for: the constant `DRIVER` at its root.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(
     clippy::disallowed_methods,
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use gantry_execdriver::lxc::{Lxc, Tools};
 use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_execdriver::{Attach, Error, Exec, ExecDriver, Exit, LogFile, Running, Start};
 use gantry_linux::mount::{OverlayUpper, RootMount};
@@ -36,7 +38,7 @@ extern "C" fn become_template() {
 
 /// One driver with its directories; everything is gone when it is dropped.
 pub struct Rig {
-    pub driver: Option<Native>,
+    pub driver: Option<Box<dyn ExecDriver>>,
     pub dir: tempfile::TempDir,
     pub root: PathBuf,
     pub cgroup: String,
@@ -44,28 +46,42 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    /// `None` where this machine does not have what the driver needs; that is said.
+    pub fn new() -> Option<Self> {
+        if crate::DRIVER == "lxc"
+            && let Err(error) = Tools::find()
+        {
+            skip(&error);
+            return None;
+        }
         let dir = tempfile::Builder::new().prefix("gantry-exec-").tempdir().unwrap();
         let root = dir.path().join("lower");
         make_root(&root);
         let cgroup = format!("/gantry/test-{}", dir.path().file_name().unwrap().to_str().unwrap());
         let mut rig = Self { driver: None, dir, root, cgroup, next: 0.into() };
         rig.driver = Some(rig.new_driver());
-        rig
+        Some(rig)
     }
 
-    pub fn new_driver(&self) -> Native {
-        Native::new(NativeOptions {
+    pub fn new_driver(&self) -> Box<dyn ExecDriver> {
+        self.driver_of(crate::DRIVER)
+    }
+
+    pub fn driver_of(&self, kind: &str) -> Box<dyn ExecDriver> {
+        let options = NativeOptions {
             exec_root: self.dir.path().join("run"),
             cgroup_parent: self.cgroup.clone(),
             warm: 2,
             executable: "/proc/self/exe".into(),
-        })
-        .unwrap()
+        };
+        match kind {
+            "lxc" => Box::new(Lxc::new(options).unwrap()),
+            _ => Box::new(Native::new(options).unwrap()),
+        }
     }
 
-    pub fn driver(&self) -> &Native {
-        self.driver.as_ref().unwrap()
+    pub fn driver(&self) -> &dyn ExecDriver {
+        self.driver.as_deref().unwrap()
     }
 
     /// A container that runs a shell script.
@@ -137,7 +153,7 @@ impl Drop for Rig {
         if self.driver.is_none() {
             self.driver = Some(self.new_driver());
         }
-        let driver = self.driver.as_ref().unwrap();
+        let driver = self.driver.as_deref().unwrap();
         for id in driver.list().unwrap() {
             if let Err(error) = driver.forget(&id) {
                 eprintln!("forget {id}: {error}");
@@ -149,6 +165,16 @@ impl Drop for Rig {
         if let Err(errors) = parent.remove(std::time::Instant::now() + Duration::from_secs(10)) {
             eprintln!("remove cgroups: {errors:?}");
         }
+    }
+}
+
+fn skip(why: &Error) {
+    use std::io::Write;
+    let line = format!("SKIPPED: the suite of the execdriver {}: {why}", crate::DRIVER);
+    eprintln!("{line}");
+    if let Some(path) = std::env::var_os("GANTRY_SKIPS") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        writeln!(file.unwrap(), "{line}").unwrap();
     }
 }
 

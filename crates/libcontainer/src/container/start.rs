@@ -275,8 +275,11 @@ fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<
 
 /// A session of its own: no terminal of the daemon's can reach it, and it can take one of its own.
 fn begin_session() -> Result<()> {
-    rustix::process::setsid().during("begin", "session")?;
-    Ok(())
+    match rustix::process::setsid() {
+        // It leads one already, as whoever made it has seen to.
+        Err(rustix::io::Errno::PERM) if rustix::process::getsid(None) == Ok(rustix::process::getpid()) => Ok(()),
+        other => Ok(other.map(drop).during("begin", "session")?),
+    }
 }
 
 /// Written while `/proc` is still the host's.

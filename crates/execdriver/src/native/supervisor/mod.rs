@@ -5,6 +5,7 @@
 mod client;
 mod end;
 mod exec;
+mod launch;
 mod lines;
 mod log;
 mod serve;

@@ -26,7 +26,7 @@ use crate::native::record::{Record, SOCKET};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Namespaces to enter, each with its kind.
-type Joins = Vec<(CloneFlags, OwnedFd)>;
+pub(super) type Joins = Vec<(CloneFlags, OwnedFd)>;
 
 /// What a start has made so far, to be undone when it fails.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Supervisor {
         made: &mut Made,
         steps: &mut Steps,
     ) -> Result<(OwnedFd, Vec<String>, bool), Refusal> {
-        let StartOrder { mut config, seccomp, log, open_stdin, stdin_once, clients } = order;
+        let StartOrder { mut config, seccomp, log, open_stdin, stdin_once, clients, lxc } = order;
         let (program, mut early) = split(blob, seccomp.unwrap_or(0))?;
         config.process.seccomp = seccomp.map(|_| program.into());
 
@@ -106,7 +106,11 @@ impl Supervisor {
         made.listening = true;
 
         enter(steps, "cgroup")?;
-        self.name_leaf(&record, &config)?;
+        match &lxc {
+            None => self.name_leaf(&record, &config)?,
+            // LXC makes its own.
+            Some(_) => self.clear_old(&config.id)?,
+        }
 
         enter(steps, "sources")?;
         let terminal = config.process.terminal;
@@ -116,7 +120,6 @@ impl Supervisor {
         let log = log.map(Log::open).transpose()?;
         enter(steps, "streams")?;
         let mut streams = Streams::open(terminal, open_stdin)?;
-        let cgroups = self.cgroup_views();
         let new_pid_namespace = config.namespaces.pid == Namespace::New;
 
         // Before there is anything that could end.
@@ -124,10 +127,15 @@ impl Supervisor {
         enter(steps, "clone")?;
         let (reports, report) = socket::pair()?;
         let stdio = streams.theirs.take();
-        let first =
-            First { config, stage: record.path().to_owned(), stdio, join, sources, cgroups, report, staged: None };
-        let seed = self.seed()?;
-        let pid = seed.first(&first, pid_namespace.as_ref().map(AsFd::as_fd))?;
+        let stage = record.path().to_owned();
+        let mut first = First { config, stage, stdio, join, sources, cgroups: Vec::new(), report, staged: None };
+        let pid = match lxc {
+            None => {
+                first.cgroups = self.cgroup_views();
+                self.seed()?.first(&first, pid_namespace.as_ref().map(AsFd::as_fd))?
+            }
+            Some(tools) => self.first_by_lxc(&tools, &mut first, pid_namespace)?,
+        };
         drop(first);
         let mut task = Task::new(None, pid, streams, terminal)?;
         task.stdin_once = stdin_once;
@@ -159,11 +167,20 @@ impl Supervisor {
             other => return other,
         }
         // The container's last run has ended a moment ago, or its supervisor was killed.
-        let parent = self.leaf.path().rsplit_once('/').map_or("", |(parent, _)| parent);
-        let old = Leaf::open(&self.hierarchies, &format!("{parent}/{id}"))?;
-        old.kill_all(Instant::now() + super::REMOVAL)?;
-        old.remove(Instant::now() + super::REMOVAL).map_err(first_of)?;
+        self.clear_old(id)?;
         self.leaf.rename(id)
+    }
+
+    /// Removes what an earlier run has left of the container's cgroup.
+    fn clear_old(&self, id: &str) -> SystemResult<()> {
+        let old = Leaf::open(&self.hierarchies, &format!("{}/{id}", self.cgroup_parent()))?;
+        old.kill_all(Instant::now() + super::REMOVAL)?;
+        old.remove(Instant::now() + super::REMOVAL).map_err(first_of)
+    }
+
+    /// The cgroup above those of all containers.
+    pub(super) fn cgroup_parent(&self) -> &str {
+        self.leaf.path().rsplit_once('/').map_or("", |(parent, _)| parent)
     }
 
     /// The seed, planted anew where the OOM killer took it.
@@ -204,7 +221,7 @@ impl Supervisor {
         Ok((join, pid))
     }
 
-    fn cgroup_views(&self) -> Vec<(Vec<String>, std::path::PathBuf)> {
+    pub(super) fn cgroup_views(&self) -> Vec<(Vec<String>, std::path::PathBuf)> {
         let names = |name: &str, controllers: &str| -> Vec<String> {
             if name.is_empty() {
                 return Vec::new();
@@ -220,7 +237,7 @@ fn is_taken(error: &SystemError) -> bool {
     [rustix::io::Errno::EXIST, rustix::io::Errno::NOTEMPTY].iter().any(|errno| errno.raw_os_error() == error.errno())
 }
 
-fn first_of(errors: Vec<SystemError>) -> SystemError {
+pub(super) fn first_of(errors: Vec<SystemError>) -> SystemError {
     let unknown = || SystemError::new("remove", "cgroup", rustix::io::Errno::BUSY);
     errors.into_iter().next().unwrap_or_else(unknown)
 }

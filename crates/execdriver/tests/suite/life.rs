@@ -1,19 +1,15 @@
 //! A container's life by the native driver: started, ended, its exit and output known.
-#![allow(clippy::disallowed_methods, reason = "tests use the standard library plainly")]
-#![allow(unsafe_code, reason = "the test binary is its own template: see common")]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use common::{Rig, client, eventually, exec, process, read_frames, read_log};
-use gantry_execdriver::{Error, Exec, ExecDriver, LogFile};
+use crate::common::{Rig, client, eventually, exec, process, read_frames, read_log};
+use gantry_execdriver::{Error, Exec, LogFile};
 use libcontainer::config::Namespace;
 
 #[test]
 fn exit_codes_and_output_arrive() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     assert_eq!(rig.script("true").0, 0);
     assert_eq!(rig.script("exit 7").0, 7);
     assert_eq!(rig.script("kill -9 $$; sleep 1").0, 0, "pid 1 does not die of its own signals");
@@ -24,7 +20,7 @@ fn exit_codes_and_output_arrive() {
 
 #[test]
 fn signals_end_it_with_128_plus_n() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     for (signal, code) in [(9, 137), (15, 143), (10, 138)] {
         let config = rig.config("sleep 60 & wait");
         let container = rig.start(&config);
@@ -38,7 +34,7 @@ fn signals_end_it_with_128_plus_n() {
 
 #[test]
 fn a_hundred_thousand_lines_are_in_the_log_in_order_on_both_streams() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let config =
         rig.config("i=0; while [ $i -lt 50000 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; printf end");
     let (exit, _) = rig.run(&config);
@@ -56,7 +52,7 @@ fn a_hundred_thousand_lines_are_in_the_log_in_order_on_both_streams() {
 
 #[test]
 fn the_log_rotates_without_losing_a_line() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let config = rig.config("seq 1 5000");
     let path = rig.log_path(&config);
     let log = LogFile { path: path.clone(), max_size: Some(100_000), max_files: 10 };
@@ -75,7 +71,7 @@ fn the_log_rotates_without_losing_a_line() {
 
 #[test]
 fn clients_that_attach_before_the_start_miss_no_byte() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (mut one, attach_one) = client(false);
     let (mut two, attach_two) = client(false);
     let config = rig.config("echo hello; echo oops >&2");
@@ -88,7 +84,7 @@ fn clients_that_attach_before_the_start_miss_no_byte() {
 
 #[test]
 fn standard_input_arrives_whole_and_its_end_too() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (mut stream, mut attach) = client(true);
     attach.early_input = b"early ".to_vec();
     let config = rig.config("cat | md5sum; echo done");
@@ -123,7 +119,7 @@ fn read_until(stream: &mut impl Read, text: &mut String, wanted: &str) {
 
 #[test]
 fn a_terminal_has_a_size_and_echoes() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (mut stream, attach) = client(true);
     let mut config = rig.config("tty; stty size; read line; echo got $line; read again; stty size");
     config.process.terminal = true;
@@ -148,7 +144,7 @@ fn a_terminal_has_a_size_and_echoes() {
 
 #[test]
 fn a_client_that_takes_nothing_is_cut_off_and_the_container_goes_on() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (stalled, attach) = client(true);
     let config = rig.config("head -c 3000000 /dev/zero | tr '\\0' x; echo; cat; echo survived");
     let started = std::time::Instant::now();
@@ -166,7 +162,7 @@ fn a_client_that_takes_nothing_is_cut_off_and_the_container_goes_on() {
 
 #[test]
 fn execs_run_beside_it_with_their_own_streams_and_codes() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let container = rig.start(&rig.config("echo $$; exec sleep 60"));
     let (code, out, err) = exec(&*container, "one", process(&["sh", "-c", "hostname; echo e >&2; exit 5"])).unwrap();
     assert_eq!((code, out.as_str(), err.as_str()), (5, "box\n", "e\n"));
@@ -206,7 +202,7 @@ fn execs_run_beside_it_with_their_own_streams_and_codes() {
 
 #[test]
 fn an_exec_can_be_signalled_and_ends_with_the_container() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let container = rig.start(&rig.config("exec sleep 60"));
     let (send, receive) = std::sync::mpsc::channel();
     let one = container
@@ -228,7 +224,7 @@ fn an_exec_can_be_signalled_and_ends_with_the_container() {
 
 #[test]
 fn an_init_reaps_and_passes_signals_on() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let mut config =
         rig.config("trap 'echo term; exit 9' TERM; echo $$; (sleep 0.1 &) ; echo ready; while :; do sleep 0.05; done");
     config.init = true;
@@ -248,7 +244,7 @@ fn an_init_reaps_and_passes_signals_on() {
 
 #[test]
 fn pause_stops_it_and_unpause_goes_on() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let config = rig.config("while :; do echo tick; sleep 0.01; done");
     let container = rig.start(&config);
     eventually("ticks", || rig.output(&config).len() > 20);
@@ -267,7 +263,7 @@ fn pause_stops_it_and_unpause_goes_on() {
 
 #[test]
 fn limits_hold_and_out_of_memory_is_told() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let mut config = rig.config("i=0; while [ $i -lt 30 ]; do sleep 5 & i=$((i+1)); done; echo all");
     config.resources.pids = Some(10);
     let (_, output) = rig.run(&config);
@@ -292,7 +288,7 @@ fn limits_hold_and_out_of_memory_is_told() {
 
 #[test]
 fn an_exec_works_after_the_seed_was_killed() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let container = rig.start(&rig.config("exec sleep 60"));
     let parent = std::fs::read_to_string(format!("/proc/{}/status", container.pid())).unwrap();
     let parent: i32 = parent.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
@@ -316,7 +312,7 @@ fn an_exec_works_after_the_seed_was_killed() {
 
 #[test]
 fn the_hosts_network_and_pid_namespaces_can_be_shared() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let host = std::fs::read_link("/proc/self/ns/net").unwrap();
     let mut config = rig.config("readlink /proc/self/ns/net; ls /sys/class/net");
     config.namespaces.net = Namespace::Host;
@@ -346,7 +342,7 @@ fn the_hosts_network_and_pid_namespaces_can_be_shared() {
 
 #[test]
 fn the_root_of_a_running_container_is_handed_out() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let container = rig.start(&rig.config(
         "echo inside > /file; mkdir /m; mount -t tmpfs x /m; echo shm > /dev/shm/file; touch /ready; exec sleep 60",
     ));
@@ -362,7 +358,7 @@ fn the_root_of_a_running_container_is_handed_out() {
 
 #[test]
 fn a_container_that_is_there_cannot_be_started_twice_and_one_that_ended_can() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let config = rig.config("echo run; sleep 0.2");
     let first = rig.start(&config);
     let error = rig.start_with(config.clone(), |_| ()).map(drop).unwrap_err();
@@ -379,7 +375,7 @@ fn a_container_that_is_there_cannot_be_started_twice_and_one_that_ended_can() {
 
 #[test]
 fn what_an_execs_client_sends_before_its_program_runs_arrives_in_order() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let container = rig.start(&rig.config("exec sleep 60"));
     for number in 0..10 {
         for terminal in [false, true] {
@@ -405,7 +401,7 @@ fn what_an_execs_client_sends_before_its_program_runs_arrives_in_order() {
 
 #[test]
 fn what_was_written_before_the_exit_is_in_the_log_however_slow_a_client_is() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (stalled, attach) = client(false);
     // More than the client's queue and connection hold, less than blocks the program.
     let config = rig.config("head -c 600000 /dev/zero | tr '\\0' x; echo; echo written");
@@ -418,7 +414,7 @@ fn what_was_written_before_the_exit_is_in_the_log_however_slow_a_client_is() {
 
 #[test]
 fn a_terminal_that_everybody_closed_is_heard_again_when_it_is_opened_again() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (mut stream, attach) = client(false);
     let mut config = rig.config("echo one; exec <&- >&- 2>&-; sleep 0.3; echo two > /dev/pts/0; sleep 0.1; exit 3");
     config.process.terminal = true;
@@ -432,7 +428,7 @@ fn a_terminal_that_everybody_closed_is_heard_again_when_it_is_opened_again() {
 
 #[test]
 fn a_client_that_sends_on_and_on_does_not_hold_up_the_end() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let (stream, attach) = client(true);
     let container = rig
         .start_with(rig.config("sleep 0.3; exit 8"), |start| {
@@ -455,7 +451,7 @@ fn a_client_that_sends_on_and_on_does_not_hold_up_the_end() {
 
 #[test]
 fn an_exec_over_the_limit_of_processes_is_refused_and_the_next_one_runs() {
-    let rig = Rig::new();
+    let Some(rig) = Rig::new() else { return };
     let mut config = rig.config("sleep 60 & sleep 60 & wait");
     config.resources.pids = Some(3);
     let container = rig.start(&config);

@@ -1,0 +1,69 @@
+//! LXC's programs: found, and new enough.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The oldest major version whose configuration file and cgroup handling we write for.
+const OLDEST: u32 = 5;
+/// Where programs are; a daemon's own `PATH` may lack the second.
+const DIRECTORIES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"];
+
+/// LXC as it is installed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tools {
+    /// `lxc-start`.
+    pub start: PathBuf,
+}
+
+impl Tools {
+    /// Looks for LXC.
+    ///
+    /// # Errors
+    /// [`Error::System`]: it is not there or too old; says which package to install.
+    pub fn find() -> Result<(Self, String), Error> {
+        let start = DIRECTORIES.iter().map(|directory| PathBuf::from(directory).join("lxc-start"));
+        let Some(start) = start.into_iter().find(|path| gantry_linux::fs::metadata(path).is_ok()) else {
+            return Err(Error::System(
+                "the lxc execdriver needs LXC 5 or newer, and there is no lxc-start: install the package lxc, or use \
+                 --exec-driver native"
+                    .into(),
+            ));
+        };
+        let output = Command::new(&start)
+            .arg("--version")
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| Error::System(format!("ask {} for its version: {error}", start.display())))?;
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if major(&version).is_none_or(|major| major < OLDEST) {
+            return Err(Error::System(format!(
+                "the lxc execdriver needs LXC {OLDEST} or newer, and {} says that it is {version:?}: install a newer \
+                 package lxc, or use --exec-driver native",
+                start.display()
+            )));
+        }
+        Ok((Self { start }, version))
+    }
+}
+
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major;
+
+    #[test]
+    fn versions_are_understood_or_refused() {
+        assert_eq!(major("5.0.2"), Some(5));
+        assert_eq!(major("10.1.0-devel"), Some(10));
+        assert_eq!(major("devel"), None);
+        assert_eq!(major(""), None);
+    }
+}

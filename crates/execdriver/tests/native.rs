@@ -1,0 +1,13 @@
+//! The suite that every driver passes, with the native driver.
+#![allow(clippy::disallowed_methods, reason = "tests use the standard library plainly")]
+#![allow(unsafe_code, reason = "the test binary is its own template: see common")]
+
+mod common;
+#[path = "suite/hostile.rs"]
+mod hostile;
+#[path = "suite/life.rs"]
+mod life;
+#[path = "suite/recovery.rs"]
+mod recovery;
+
+const DRIVER: &str = "native";
