@@ -116,6 +116,11 @@ impl Daemon {
         self.options.environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     }
 
+    /// Further flags of the next start.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.options.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
     /// The daemon's pid.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

@@ -34,8 +34,9 @@ const RUN: [Need; 6] = [
 ];
 
 /// For the whole test suite.
-const TEST: [Need; 2] = [
+const TEST: [Need; 3] = [
     need("tmux", "tmux", "a real terminal"),
+    need("lxc-start", "lxc", "the execdriver that it makes containers for"),
     need("docker", "docker-cli|docker.io", "Docker's own client, which must work with our daemon"),
 ];
 

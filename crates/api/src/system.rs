@@ -65,6 +65,7 @@ pub struct Info {
     pub images: i64,
     pub driver: String,
     pub driver_status: Vec<[String; 2]>,
+    pub execution_driver: String,
     pub plugins: Plugins,
     pub memory_limit: bool,
     pub swap_limit: bool,

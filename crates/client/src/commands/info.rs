@@ -101,6 +101,7 @@ fn plain(info: &Info) -> String {
 
 fn machine(line: &mut impl FnMut(usize, &str, &str), info: &Info) {
     let runtimes: Vec<_> = info.runtimes.keys().map(String::as_str).collect();
+    line(1, "Execution Driver", &info.execution_driver);
     line(1, "Runtimes", &runtimes.join(" "));
     line(1, "Default Runtime", &info.default_runtime);
     line(1, "Init Binary", &info.init_binary);

@@ -46,6 +46,7 @@ fn describe(engine: &Engine) -> system::Info {
         images: i64::try_from(engine.graph.images().iter().count()).unwrap_or(0),
         driver: engine.drivers.graph.name().into(),
         driver_status,
+        execution_driver: engine.drivers.exec.name().into(),
         plugins: Plugins {
             volume: vec!["local".into()],
             network: vec!["bridge".into(), "host".into(), "null".into()],

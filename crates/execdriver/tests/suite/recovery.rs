@@ -28,6 +28,28 @@ fn the_next_driver_takes_running_containers_up() {
 }
 
 #[test]
+fn a_driver_of_the_other_kind_takes_running_containers_up() {
+    let Some(mut rig) = Rig::new() else { return };
+    if gantry_execdriver::lxc::Tools::find().is_err() {
+        return;
+    }
+    let other = if crate::DRIVER == "native" { "lxc" } else { "native" };
+    let config = rig.config("trap 'exit 9' TERM; while :; do sleep 0.01; done");
+    let pid = rig.start(&config).pid();
+    rig.driver = None;
+    rig.driver = Some(rig.driver_of(other));
+    assert_eq!(rig.driver().name(), other);
+    let again = rig.driver().restore(&config.id).unwrap();
+    assert_eq!(again.pid(), pid);
+    assert_eq!(exec(&*again, "e", process(&["hostname"])).unwrap().1, "box\n");
+    again.signal(15).unwrap();
+    assert_eq!(again.wait().unwrap().code, 9);
+    assert_eq!(rig.start(&config).pid(), rig.driver().restore(&config.id).unwrap().pid(), "and starts it again");
+    rig.driver().restore(&config.id).unwrap().kill_all().unwrap();
+    rig.driver().restore(&config.id).map_or(Ok(()), |running| running.wait().map(drop)).unwrap();
+}
+
+#[test]
 fn an_exit_that_nobody_listens_to_is_recorded() {
     let Some(mut rig) = Rig::new() else { return };
     let config = rig.config("sleep 0.1; echo said; exit 4");

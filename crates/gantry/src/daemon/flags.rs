@@ -59,7 +59,7 @@ pub struct Flags {
     /// Driver of layers: overlay or vfs; the environment variable DOCKER_DRIVER says the same
     #[arg(short = 's', long, value_name = "NAME")]
     pub storage_driver: Option<String>,
-    /// Driver of processes
+    /// Driver of processes: native, or lxc, which needs the package lxc
     #[arg(long, default_value = "native", value_name = "NAME")]
     pub exec_driver: String,
     /// Options of the driver of processes: native.warm=N keeps N supervisors ready

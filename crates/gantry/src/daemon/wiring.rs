@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use gantry_engine::Drivers;
 use gantry_execdriver::ExecDriver;
+use gantry_execdriver::lxc::Lxc;
 use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_linux::fs;
 use gantry_networkdriver::{Bridge, BridgeOptions, Host, NetworkDriver, NoNetwork};
@@ -32,17 +33,20 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
 }
 
 fn exec_driver(flags: &Flags) -> Result<Arc<dyn ExecDriver>> {
+    let options = NativeOptions {
+        exec_root: flags.exec_root.clone(),
+        cgroup_parent: format!("/gantry/{}", short_hash(&flags.exec_root)),
+        warm: flags.warm()?,
+        executable: "/proc/self/exe".into(),
+    };
     match flags.exec_driver.as_str() {
-        "native" => {
-            let options = NativeOptions {
-                exec_root: flags.exec_root.clone(),
-                cgroup_parent: format!("/gantry/{}", short_hash(&flags.exec_root)),
-                warm: flags.warm()?,
-                executable: "/proc/self/exe".into(),
-            };
-            Ok(Arc::new(Native::new(options)?))
+        "native" => Ok(Arc::new(Native::new(options)?)),
+        "lxc" => {
+            let lxc = Lxc::new(options)?;
+            tracing::info!(version = lxc.version(), "containers are made by LXC");
+            Ok(Arc::new(lxc))
         }
-        other => bail!("no such execdriver: {other}; there is native"),
+        other => bail!("no such execdriver: {other}; there are native and lxc"),
     }
 }
 
