@@ -28,7 +28,7 @@ fn run_exec_logs_and_limits_are_as_with_the_native_driver() {
     assert_eq!(exec("grep -E 'NoNewPrivs|Seccomp:' /proc/1/status | tr -d '\\t\\n'"), "NoNewPrivs:0Seccomp:2");
     let same = "for p in 1 self; do grep -E 'Cap|Seccomp' /proc/$p/status | md5sum; done | sort -u | wc -l";
     assert_eq!(exec(same), "1", "an exec has other privileges than the container");
-    let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null";
+    let limit = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max";
     assert_eq!(exec(limit), (64 << 20).to_string());
     assert_eq!(cli.ok(&["logs", "limited"]), "said");
     cli.ok(&["pause", "limited"]);
@@ -87,9 +87,12 @@ fn what_lxc_makes_outlives_its_daemon_and_is_served_by_the_next_one_of_either_dr
     cli.ok(&["run", "-d", "--name", "by-native", IMAGE, "sleep", "600"]);
 
     world.daemon.stop().expect("SIGTERM");
-    world.daemon.set_flags(&["--exec-driver", "lxc"]);
+    let file = world.daemon.slot().root().join("daemon.json");
+    std::fs::write(&file, r#"{"exec-driver": "lxc"}"#).expect("daemon.json");
+    world.daemon.set_flags(&["--config-file", file.to_str().expect("a plain path")]);
     world.daemon.launch().expect("a daemon with the lxc driver");
     let cli = world.gantry();
+    assert!(cli.ok(&["info"]).contains("Execution Driver: lxc"));
     assert_eq!(cli.ok(&["exec", "by-native", "echo", "inside"]), "inside");
     cli.ok(&["stop", "by-lxc"]);
     assert_eq!(cli.inspect("by-lxc", "{{.State.ExitCode}}"), "7");

@@ -29,6 +29,8 @@ const REMOVAL: Duration = Duration::from_secs(10);
 const RUNTIME: &str = "/run/lxc";
 const CONFIGURATION: &str = "lxc.conf";
 const LOG: &str = "lxc.log";
+/// LXC's cgroup for leaving its own.
+const PIVOT: &str = "lxc.pivot";
 
 type SystemResult<T> = Result<T, SystemError>;
 
@@ -58,6 +60,19 @@ pub struct Launched {
     pub pid: Pid,
     /// Its cgroup.
     pub leaf: Leaf,
+}
+
+/// Removes what LXC has left in the cgroup2 tree beside v1 hierarchies, where no container stays: below the containers'
+/// parent that of starts which were killed half-way, and that parent itself unless somebody is being started.
+pub fn tidy(hierarchies: &Hierarchies, parent: &str) {
+    let (Version::V1, Some(unified)) = (hierarchies.version(), hierarchies.unified()) else { return };
+    let parent = unified.join(&parent[1..]);
+    for name in fs::list(&parent).unwrap_or_default() {
+        // Files are refused, and what is in use.
+        let _ = fs::remove_dir(parent.join(&name).join(PIVOT));
+        let _ = fs::remove_dir(parent.join(name));
+    }
+    let _ = fs::remove_dir(parent);
 }
 
 /// The cgroup of LXC's own process while a container starts. No container's id begins so.
@@ -208,11 +223,8 @@ impl Launch<'_> {
             if let Some(pid) = pid {
                 fs::write(own_unified(unified)?.join("cgroup.procs"), pid.as_raw_nonzero().to_string())?;
             }
-            for name in [
-                self.config.id.clone(),
-                format!("@lxc-{}/lxc.pivot", self.config.id),
-                format!("@lxc-{}", self.config.id),
-            ] {
+            let monitor = format!("@lxc-{}", self.config.id);
+            for name in [self.config.id.clone(), format!("{monitor}/{PIVOT}"), monitor] {
                 match fs::remove_dir(parent.join(name)) {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}

@@ -13,7 +13,7 @@ use crate::native::{Maker, Native, NativeOptions};
 use crate::{Error, ExecDriver, Exit, Running, Sandbox};
 
 pub use configuration::validate;
-pub(crate) use launch::{Launch, Launched};
+pub(crate) use launch::{Launch, Launched, tidy};
 pub(crate) use stage::{is_stage, stage_main};
 pub use tools::Tools;
 
@@ -30,11 +30,19 @@ impl Lxc {
     /// [`Error::System`] when LXC is missing or too old: the message names the package. [`Error::Invalid`] for an exec
     /// root whose path LXC cannot be told.
     pub fn new(options: NativeOptions) -> Result<Self, Error> {
-        let (tools, version) = Tools::find()?;
+        Self::with(options, Tools::find()?)
+    }
+
+    /// As [`Lxc::new`], with LXC's programs from where they were found.
+    ///
+    /// # Errors
+    /// See [`Lxc::new`].
+    pub fn with(options: NativeOptions, tools: Tools) -> Result<Self, Error> {
         if !configuration::is_plain(&options.exec_root) {
             let path = options.exec_root.display();
             return Err(Error::Invalid(format!("exec root {path}: the lxc execdriver needs a path of plain letters")));
         }
+        let version = tools.version.clone();
         Ok(Self { supervisors: Native::with(options, Maker::Lxc(tools))?, version })
     }
 

@@ -1,6 +1,6 @@
 //! LXC's programs: found, and new enough.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -17,28 +17,40 @@ const DIRECTORIES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin
 pub struct Tools {
     /// `lxc-start`.
     pub start: PathBuf,
+    /// What it says its version is.
+    pub version: String,
 }
 
 impl Tools {
-    /// Looks for LXC.
+    /// Looks for LXC where programs are.
     ///
     /// # Errors
     /// [`Error::System`]: it is not there or too old; says which package to install.
-    pub fn find() -> Result<(Self, String), Error> {
-        let start = DIRECTORIES.iter().map(|directory| PathBuf::from(directory).join("lxc-start"));
-        let Some(start) = start.into_iter().find(|path| gantry_linux::fs::metadata(path).is_ok()) else {
-            return Err(Error::System(
+    pub fn find() -> Result<Self, Error> {
+        Self::find_in(&DIRECTORIES)
+    }
+
+    fn find_in(directories: &[impl AsRef<Path>]) -> Result<Self, Error> {
+        let mut places = directories.iter().map(|directory| directory.as_ref().join("lxc-start"));
+        match places.find(|path| gantry_linux::fs::metadata(path).is_ok()) {
+            Some(start) => Self::at(start),
+            None => Err(Error::System(
                 "the lxc execdriver needs LXC 5 or newer, and there is no lxc-start: install the package lxc, or use \
                  --exec-driver native"
                     .into(),
-            ));
-        };
-        let output = Command::new(&start)
-            .arg("--version")
-            .env_clear()
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| Error::System(format!("ask {} for its version: {error}", start.display())))?;
+            )),
+        }
+    }
+
+    /// This `lxc-start`, if it is new enough.
+    ///
+    /// # Errors
+    /// See [`Tools::find`].
+    pub fn at(start: PathBuf) -> Result<Self, Error> {
+        let mut question = Command::new(&start);
+        let output = question.arg("--version").env_clear().stdin(Stdio::null()).output();
+        let output =
+            output.map_err(|error| Error::System(format!("ask {} for its version: {error}", start.display())))?;
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         if major(&version).is_none_or(|major| major < OLDEST) {
             return Err(Error::System(format!(
@@ -47,7 +59,7 @@ impl Tools {
                 start.display()
             )));
         }
-        Ok((Self { start }, version))
+        Ok(Self { start, version })
     }
 }
 
@@ -57,7 +69,13 @@ fn major(version: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::major;
+    use super::{Tools, major};
+
+    #[test]
+    fn where_there_is_no_lxc_the_package_is_named() {
+        let error = Tools::find_in(&["/no/such/directory"]).unwrap_err().to_string();
+        assert!(error.contains("install the package lxc"), "{error}");
+    }
 
     #[test]
     fn versions_are_understood_or_refused() {

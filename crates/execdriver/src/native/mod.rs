@@ -69,6 +69,9 @@ impl Native {
         fs::create_dir_mode(&containers, 0o700).map_err(system)?;
         let hierarchies = Hierarchies::discover().map_err(system)?;
         sweep_leaves(&hierarchies, &options.cgroup_parent);
+        if let Maker::Lxc(_) = maker {
+            crate::lxc::tidy(&hierarchies, &options.cgroup_parent);
+        }
         let plan = Plan {
             exec_root: options.exec_root.clone(),
             cgroup_parent: options.cgroup_parent.clone(),
@@ -110,6 +113,9 @@ impl Drop for Native {
     fn drop(&mut self) {
         self.shared.pool.close();
         self.shared.dispatch.stop();
+        if let Maker::Lxc(_) = self.shared.maker {
+            crate::lxc::tidy(&self.shared.hierarchies, &self.options.cgroup_parent);
+        }
     }
 }
 

@@ -68,15 +68,19 @@ impl Rig {
     }
 
     pub fn driver_of(&self, kind: &str) -> Box<dyn ExecDriver> {
-        let options = NativeOptions {
+        let options = self.options();
+        match kind {
+            "lxc" => Box::new(Lxc::new(options).unwrap()),
+            _ => Box::new(Native::new(options).unwrap()),
+        }
+    }
+
+    pub fn options(&self) -> NativeOptions {
+        NativeOptions {
             exec_root: self.dir.path().join("run"),
             cgroup_parent: self.cgroup.clone(),
             warm: 2,
             executable: "/proc/self/exe".into(),
-        };
-        match kind {
-            "lxc" => Box::new(Lxc::new(options).unwrap()),
-            _ => Box::new(Native::new(options).unwrap()),
         }
     }
 

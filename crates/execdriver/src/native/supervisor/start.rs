@@ -108,8 +108,7 @@ impl Supervisor {
         enter(steps, "cgroup")?;
         match &lxc {
             None => self.name_leaf(&record, &config)?,
-            // LXC makes its own.
-            Some(_) => self.clear_old(&config.id)?,
+            Some(_) => self.leave_leaf_to_lxc(&record, &config)?,
         }
 
         enter(steps, "sources")?;
@@ -159,6 +158,15 @@ impl Supervisor {
         }
         let resources = with_seed(&config.resources);
         self.leaf.apply(&resources).map_err(|error| Refusal::new(Kind::Invalid, error.to_string()))
+    }
+
+    /// LXC makes the container's leaf; where the path of an earlier one may have been noted, its own is noted.
+    fn leave_leaf_to_lxc(&self, record: &Record, config: &Config) -> Result<(), Refusal> {
+        self.clear_old(&config.id)?;
+        if self.hierarchies.version() == Version::V2 {
+            record.set_leaf(&format!("{}/{}", self.cgroup_parent(), config.id))?;
+        }
+        Ok(())
     }
 
     fn rename_leaf(&mut self, id: &str) -> SystemResult<()> {
