@@ -149,15 +149,39 @@ impl Default for Namespaces {
     }
 }
 
-/// One mount below the root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One mount below the root. Attributes are first cleared, then set: those of the mount alone, then those of all below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Mount {
     /// Where, as an absolute path inside the container; resolved inside its root, missing directories are made.
     pub destination: PathBuf,
     /// What.
     pub kind: MountKind,
-    /// `MS_RDONLY` and its relatives.
+    /// Attributes to set.
     pub flags: MountFlags,
+    /// Attributes to clear, which a bind or a remount may have.
+    pub cleared: MountFlags,
+    /// Attributes to set on the mount and all mounts below it.
+    pub recursive: MountFlags,
+    /// Attributes to clear on the mount and all mounts below it.
+    pub recursive_cleared: MountFlags,
+    /// How mount events pass, one after the other; of a bind after its own.
+    pub propagation: Vec<Propagation>,
+    /// Show the owners of files through a mapping: a bind, or a file system that can.
+    pub mapped: Option<MountMapping>,
+    /// Begin a tmpfs with what is at the destination.
+    pub copy_up: bool,
+}
+
+/// The mapping of a mount; without ranges it is that of the container's user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountMapping {
+    /// User ids: on disk, as seen.
+    pub uids: Vec<IdMapping>,
+    /// Group ids.
+    pub gids: Vec<IdMapping>,
+    /// The mounts below it too.
+    pub recursive: bool,
 }
 
 /// What is mounted.
@@ -167,7 +191,7 @@ pub enum MountKind {
     Filesystem {
         /// The kernel's name of the type.
         fstype: String,
-        /// Its options, e.g. `("size", Some("65536k"))`.
+        /// Its options, e.g. `("size", Some("65536k"))`; the device of one that has one is `source`.
         options: Vec<(String, Option<String>)>,
     },
     /// A host file or directory. The supervisor opens `source` before it gives anything up.
@@ -176,14 +200,25 @@ pub enum MountKind {
         source: PathBuf,
         /// Take the mounts below `source` too.
         recursive: bool,
-        /// `private`, `rprivate`, `slave`, `rslave`, `shared`, `rshared`.
+        /// How mount events pass between it and its source.
         propagation: Propagation,
     },
     /// The container's own cgroups at `destination`: one directory per v1 hierarchy, or the v2 tree.
     Cgroup,
+    /// What is mounted at the destination already: its attributes change, and with options its file system's.
+    Remount {
+        /// As of a file system.
+        options: Vec<(String, Option<String>)>,
+    },
 }
 
-/// How mount events pass between a bind and its source.
+impl Default for MountKind {
+    fn default() -> Self {
+        Self::Filesystem { fstype: "tmpfs".into(), options: Vec::new() }
+    }
+}
+
+/// How mount events pass between a mount and its copies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are mount(8)'s")]
 pub enum Propagation {
@@ -194,21 +229,41 @@ pub enum Propagation {
     RSlave,
     Shared,
     RShared,
+    Unbindable,
+    RUnbindable,
 }
 
-/// Attributes of one mount.
+/// A set of attributes of mounts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs, reason = "the names are mount(8)'s")]
 pub struct MountFlags {
     pub read_only: bool,
-    /// Read-only for the mounts below it as well.
-    pub recursive_read_only: bool,
     pub nosuid: bool,
     pub nodev: bool,
     pub noexec: bool,
     pub noatime: bool,
     pub relatime: bool,
     pub strictatime: bool,
+    pub nodiratime: bool,
+    pub nosymfollow: bool,
+}
+
+impl MountFlags {
+    /// None of them.
+    pub const NONE: Self = Self {
+        read_only: false,
+        nosuid: false,
+        nodev: false,
+        noexec: false,
+        noatime: false,
+        relatime: false,
+        strictatime: false,
+        nodiratime: false,
+        nosymfollow: false,
+    };
+    /// Nothing but read-only.
+    pub const READ_ONLY: Self = Self { read_only: true, ..Self::NONE };
 }
 
 /// A device node.
@@ -216,7 +271,7 @@ pub struct MountFlags {
 pub struct Device {
     /// Absolute path inside the container.
     pub path: PathBuf,
-    /// Character or block.
+    /// Character, block or named pipe.
     pub kind: DeviceKind,
     /// Device numbers.
     pub major: u32,
@@ -236,6 +291,8 @@ pub struct Device {
 pub enum DeviceKind {
     Char,
     Block,
+    /// A named pipe, without numbers; never of a rule.
+    Fifo,
     All,
 }
 

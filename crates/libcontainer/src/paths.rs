@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::protection::intact;
 
 /// What a missing path becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,8 @@ pub fn open_with(
     flags: OFlags,
     resolve: ResolveFlags,
 ) -> std::result::Result<OwnedFd, SystemError> {
-    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let in_root = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let resolve = if intact("mount-target-in-root") { resolve | in_root } else { resolve };
     let relative = relative(path);
     let mut tries = 0;
     loop {

@@ -36,8 +36,10 @@ pub struct OverlayUpper {
 
 mod attach;
 mod attr;
+mod idmap;
 mod private;
 
-pub use attach::{attach, bind, bind_fd, filesystem, move_to};
+pub use attach::{attach, bind, bind_fd, filesystem, move_to, reconfigure};
 pub use attr::{Attributes, set_attributes};
+pub use idmap::{IdRange, map_ids, user_namespace};
 pub use private::{assemble, in_private_namespace, without_submounts};

@@ -209,16 +209,7 @@ pub fn namespaces(host_config: &HostConfig, store: &Store) -> Result<Namespaces>
     })
 }
 
-const NO_SUID_DEV_EXEC: MountFlags = MountFlags {
-    read_only: false,
-    recursive_read_only: false,
-    nosuid: true,
-    nodev: true,
-    noexec: true,
-    noatime: false,
-    relatime: false,
-    strictatime: false,
-};
+const NO_SUID_DEV_EXEC: MountFlags = MountFlags { nosuid: true, nodev: true, noexec: true, ..MountFlags::NONE };
 
 fn filesystem(destination: &str, fstype: &str, options: &[(&str, Option<&str>)], flags: MountFlags) -> Mount {
     let owned = |(name, value): &(&str, Option<&str>)| ((*name).to_owned(), value.map(str::to_owned));
@@ -226,6 +217,7 @@ fn filesystem(destination: &str, fstype: &str, options: &[(&str, Option<&str>)],
         destination: destination.into(),
         kind: MountKind::Filesystem { fstype: fstype.into(), options: options.iter().map(owned).collect() },
         flags,
+        ..Mount::default()
     }
 }
 
@@ -251,7 +243,7 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
             MountFlags { nosuid: true, noexec: true, ..MountFlags::default() },
         ),
         filesystem("/sys", "sysfs", &[], read_only),
-        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: read_only },
+        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: read_only, ..Mount::default() },
     ];
     if namespaces.ipc == Namespace::Host {
         for path in ["/dev/mqueue", "/dev/shm"].into_iter().filter(|path| Path::new(path).is_dir() && !taken(path)) {
@@ -280,6 +272,7 @@ fn bind(source: std::path::PathBuf, destination: &str, flags: MountFlags) -> Mou
         destination: destination.into(),
         kind: MountKind::Bind { source, recursive: true, propagation: Propagation::RPrivate },
         flags,
+        ..Mount::default()
     }
 }
 

@@ -247,7 +247,7 @@ fn propagation(name: &str) -> Result<Propagation> {
 pub fn mounts(points: &[MountPoint], host_config: &HostConfig) -> Result<Vec<Mount>> {
     let mut mounts = Vec::new();
     for point in points {
-        let flags = MountFlags { read_only: !point.rw, recursive_read_only: !point.rw, ..MountFlags::default() };
+        let flags = MountFlags { read_only: !point.rw, ..MountFlags::default() };
         if point.kind == "tmpfs" {
             mounts.push(tmpfs_of_mount(point, host_config));
             continue;
@@ -260,6 +260,8 @@ pub fn mounts(points: &[MountPoint], host_config: &HostConfig) -> Result<Vec<Mou
                 propagation: propagation(&point.propagation)?,
             },
             flags,
+            recursive: flags,
+            ..Mount::default()
         });
     }
     for (destination, options) in host_config.tmpfs.iter().flatten() {
@@ -282,6 +284,7 @@ fn tmpfs_of_mount(point: &MountPoint, host_config: &HostConfig) -> Mount {
         destination: point.destination.clone().into(),
         kind: MountKind::Filesystem { fstype: "tmpfs".into(), options },
         flags,
+        ..Mount::default()
     }
 }
 
@@ -317,6 +320,7 @@ fn tmpfs(destination: String, text: &str) -> Result<Mount> {
         destination: destination.into(),
         kind: MountKind::Filesystem { fstype: "tmpfs".into(), options },
         flags,
+        ..Mount::default()
     })
 }
 

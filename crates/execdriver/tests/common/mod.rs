@@ -229,13 +229,13 @@ fn fs(destination: &str, fstype: &str, options: &[(&str, &str)], flags: MountFla
     let options =
         options.iter().map(|(name, value)| ((*name).to_owned(), (!value.is_empty()).then(|| (*value).to_owned())));
     let kind = MountKind::Filesystem { fstype: fstype.into(), options: options.collect() };
-    Mount { destination: destination.into(), kind, flags }
+    Mount { destination: destination.into(), kind, flags, ..Mount::default() }
 }
 
 pub fn bind(source: &Path, destination: &str, read_only: bool) -> Mount {
     let kind = MountKind::Bind { source: source.into(), recursive: true, propagation: Propagation::RPrivate };
-    let flags = MountFlags { read_only, recursive_read_only: read_only, ..MountFlags::default() };
-    Mount { destination: destination.into(), kind, flags }
+    let flags = MountFlags { read_only, ..MountFlags::default() };
+    Mount { destination: destination.into(), kind, flags, recursive: flags, ..Mount::default() }
 }
 
 pub fn standard_mounts() -> Vec<Mount> {
@@ -256,7 +256,7 @@ pub fn standard_mounts() -> Vec<Mount> {
             MountFlags { nodev: false, ..none },
         ),
         fs("/sys", "sysfs", &[], read_only),
-        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: read_only },
+        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: read_only, ..Mount::default() },
         fs("/dev/mqueue", "mqueue", &[], none),
         fs("/dev/shm", "tmpfs", &[("mode", "1777"), ("size", "65536k")], none),
     ]

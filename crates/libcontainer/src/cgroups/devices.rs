@@ -59,6 +59,7 @@ impl Leaf {
         for rule in rules {
             let (path, file) = if rule.allow { &mut allow } else { &mut deny };
             let kinds: &[char] = match (rule.kind, rule.major, rule.minor) {
+                (DeviceKind::Fifo, ..) => &[],
                 (DeviceKind::Char, ..) => &['c'],
                 (DeviceKind::Block, ..) => &['b'],
                 (DeviceKind::All, None, None) if rule.access.len() == 3 => &['a'],

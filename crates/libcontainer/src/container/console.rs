@@ -5,12 +5,14 @@ use std::path::Path;
 
 use gantry_linux::mount::{bind_fd, move_to};
 use gantry_linux::{Error as SystemError, ResultExt};
-use rustix::fs::{Gid, OFlags, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::Winsize;
 
 use crate::error::{Error, Result};
 use crate::paths::{self, Missing};
+use crate::protection::intact;
 
 const DEVPTS_MAGIC: u64 = 0x1cd1;
 
@@ -46,9 +48,28 @@ pub fn resize(terminal: impl AsFd, rows: u16, columns: u16) -> std::result::Resu
     rustix::termios::tcsetwinsize(terminal, size).during("resize", "terminal")
 }
 
-/// Makes the terminal `/dev/console` of the container.
+/// Makes the terminal `/dev/console` of the container: on a file or device of exactly this name, since behind a link of the
+/// image any file of the container could be made writable, also what is masked later.
 pub fn bind_to_dev_console(root: BorrowedFd<'_>, slave: &OwnedFd) -> Result<()> {
-    let target = paths::open_or_make(root, Path::new("/dev/console"), Missing::File)?;
+    let path = Path::new("/dev/console");
+    if !intact("console-on-ordinary-file") {
+        let target = paths::open_or_make(root, path, Missing::File)?;
+        return Ok(move_to(bind_fd(slave, false, "terminal")?, &target, "/dev/console")?);
+    }
+    let (directory, name) = paths::open_parent(root, path)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(0o600)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(SystemError::new("make in container", "/dev/console", error).into()),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target =
+        rustix::fs::openat(&directory, name, flags, Mode::empty()).during("open in container", "/dev/console")?;
+    let stat = rustix::fs::fstat(&target).during("stat in container", "/dev/console")?;
+    if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::CharacterDevice) {
+        let text = "/dev/console of the container is a link or no file; remove it from the image";
+        return Err(Error::Invalid(text.into()));
+    }
     Ok(move_to(bind_fd(slave, false, "terminal")?, &target, "/dev/console")?)
 }
 
@@ -59,7 +80,6 @@ pub fn control(slave: &OwnedFd) -> Result<()> {
 
 /// Gives the standard streams to the user, who may then open `/dev/stdout` and its like again; devices stay as they are.
 pub fn give_to(uid: u32, gid: u32, terminal: bool, streams: &[BorrowedFd<'_>]) {
-    use rustix::fs::FileType;
     for stream in streams {
         let Ok(stat) = rustix::fs::fstat(stream) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);

@@ -1,14 +1,17 @@
 //! The mounts on top of the root, in their order.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use gantry_linux::mount::{Attributes, filesystem, move_to, set_attributes};
-use rustix::fs::{OFlags, ResolveFlags};
+use gantry_linux::ResultExt;
+use gantry_linux::mount::{Attributes, bind_fd, filesystem, move_to, reconfigure, set_attributes};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, statx};
 
-use crate::config::{Mount, MountFlags, MountKind, Propagation};
+use super::{attributes, copy_up, procfs};
+use crate::config::{Mount, MountFlags, MountKind};
 use crate::error::{Error, Result};
 use crate::paths::{self, Missing};
+use crate::protection::intact;
 
 /// A directory of the container's own cgroup, to appear below a cgroup mount.
 #[derive(Debug)]
@@ -20,40 +23,151 @@ pub struct CgroupView {
     pub path: PathBuf,
 }
 
-/// Mounts all of them below `root`. `sources` has the descriptor of each bind, in the same places.
+/// Mounts all of them below `root`. `sources` has the descriptor of each mount that [`super::open_source`] gave one, in
+/// the same places. Returns what is not as it was asked for.
 pub fn mount_all(
     root: BorrowedFd<'_>,
     mounts: &[Mount],
     sources: &[Option<OwnedFd>],
     cgroups: &[CgroupView],
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
         let source = sources.get(index).and_then(Option::as_ref);
-        mount_one(root, mount, source, cgroups)?;
+        mount_one(root, mount, source, cgroups, &mut warnings)?;
     }
-    Ok(())
+    Ok(warnings)
 }
 
-fn mount_one(root: BorrowedFd<'_>, mount: &Mount, source: Option<&OwnedFd>, cgroups: &[CgroupView]) -> Result<()> {
+fn mount_one(
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    source: Option<&OwnedFd>,
+    cgroups: &[CgroupView],
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     let destination = &mount.destination;
+    refuse_root(destination)?;
     match &mount.kind {
         MountKind::Filesystem { fstype, options } => {
             let target = filesystem_target(root, destination, fstype)?;
-            let new = filesystem(fstype, options, attribute_bits(mount.flags))?;
-            Ok(move_to(&new, &target, destination.display())?)
+            let made;
+            let tree = match source {
+                Some(tree) => tree,
+                None => {
+                    made = new_filesystem(fstype, options, mount, &target, warnings)?;
+                    &made
+                }
+            };
+            if mount.copy_up {
+                copy_up::copy(&target, tree)?;
+            }
+            attributes::apply(tree, mount)?;
+            move_to(tree, &target, destination.display())?;
+            attributes::propagate(tree, &mount.propagation)
         }
         MountKind::Bind { source: path, propagation, .. } => {
             let tree = source.ok_or_else(|| Error::Invalid(format!("{}: bind source is not open", path.display())))?;
-            configure_bind(tree, mount.flags, *propagation)?;
+            attributes::apply(tree, mount)?;
+            attributes::propagate(tree, &[*propagation])?;
             let missing = if paths::is_directory(tree)? { Missing::Directory } else { Missing::File };
-            let target = paths::open_or_make(root, destination, missing)?;
+            let target = bind_target(root, destination, missing)?;
             if paths::is_directory(&target)? != (missing == Missing::Directory) {
                 return Err(mismatch(path, destination, missing));
             }
-            Ok(move_to(tree, &target, destination.display())?)
+            move_to(tree, &target, destination.display())?;
+            attributes::propagate(tree, &mount.propagation)
         }
-        MountKind::Cgroup => mount_cgroups(root, destination, mount.flags, cgroups),
+        MountKind::Cgroup => {
+            let tree = mount_cgroups(root, destination, mount.flags, cgroups)?;
+            attributes::propagate(&tree, &mount.propagation)
+        }
+        MountKind::Remount { options } => remount(root, mount, options),
     }
+}
+
+/// What is mounted on the root itself would hide it from everything that comes after.
+fn refuse_root(destination: &Path) -> Result<()> {
+    if destination.components().any(|part| matches!(part, Component::Normal(_))) {
+        return Ok(());
+    }
+    let text = "a mount on / would hide the root; give that directory as the root instead";
+    Err(Error::Invalid(format!("cannot mount on {}: {text}", destination.display())))
+}
+
+fn new_filesystem(
+    fstype: &str,
+    options: &[(String, Option<String>)],
+    mount: &Mount,
+    target: &OwnedFd,
+    warnings: &mut Vec<String>,
+) -> Result<OwnedFd> {
+    let mut options = options.to_vec();
+    let has = |options: &[(String, Option<String>)], name: &str| options.iter().any(|(given, _)| given == name);
+    if fstype == "tmpfs" && !has(&options, "mode") {
+        let stat = rustix::fs::fstat(target).during("stat in container", mount.destination.display())?;
+        options.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
+    }
+    // A device that is read-only is mounted no other way.
+    let from_device = options
+        .iter()
+        .any(|(name, value)| name == "source" && value.as_ref().is_some_and(|value| value.starts_with('/')));
+    if from_device && mount.flags.read_only && !has(&options, "ro") {
+        options.push(("ro".to_owned(), None));
+    }
+    // Read-only comes when what is copied up is there.
+    let flags = MountFlags { read_only: mount.flags.read_only && !mount.copy_up, ..mount.flags };
+    match filesystem(fstype, &options, attributes::bits(flags)) {
+        Err(error) if fstype == "sysfs" && error.errno() == libc::EPERM => {
+            // Whoever does not own the network namespace gets what whoever made the container sees, and nothing to write.
+            warnings.push(format!(
+                "{}: the network namespace is not the container's own; the host's /sys is bound read-only instead",
+                mount.destination.display()
+            ));
+            host_sysfs()
+        }
+        other => Ok(other?),
+    }
+}
+
+fn host_sysfs() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let host = rustix::fs::open("/sys", flags, Mode::empty()).during("open", "/sys")?;
+    let tree = bind_fd(&host, true, "/sys")?;
+    let bits = Attributes::READ_ONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+    set_attributes(&tree, false, &Attributes::set(bits))?;
+    set_attributes(
+        &tree,
+        true,
+        &Attributes { set: Attributes::READ_ONLY, ..Attributes::propagation(libc::MS_PRIVATE) },
+    )?;
+    Ok(tree)
+}
+
+/// Below a procfs nothing is made, and no link of it is followed: what is there belongs to processes.
+fn bind_target(root: BorrowedFd<'_>, destination: &Path, missing: Missing) -> Result<OwnedFd> {
+    let target = paths::open_or_make(root, destination, missing)?;
+    if procfs::is_procfs(&target)? && !procfs::may_be_covered(destination) {
+        return Err(Error::Invalid(format!(
+            "cannot mount on {}: it is inside of /proc, where a program would be told what is not so",
+            destination.display()
+        )));
+    }
+    Ok(target)
+}
+
+fn remount(root: BorrowedFd<'_>, mount: &Mount, options: &[(String, Option<String>)]) -> Result<()> {
+    let shown = mount.destination.display();
+    let target = paths::open(root, &mount.destination, OFlags::PATH)?;
+    let stat = statx(&target, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).during("stat in container", &shown)?;
+    if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Err(Error::Invalid(format!("cannot remount {shown}: nothing is mounted there; mount it first")));
+    }
+    if !options.is_empty() {
+        reconfigure(&target, options, &shown)?;
+    }
+    attributes::apply(&target, mount)?;
+    attributes::propagate(&target, &mount.propagation)
 }
 
 fn mismatch(source: &Path, destination: &Path, source_kind: Missing) -> Error {
@@ -73,9 +187,12 @@ fn mismatch(source: &Path, destination: &Path, source_kind: Missing) -> Error {
 /// the files that are masked later somewhere else.
 fn filesystem_target(root: BorrowedFd<'_>, destination: &Path, fstype: &str) -> Result<OwnedFd> {
     if !matches!(fstype, "proc" | "sysfs") {
-        return paths::open_or_make(root, destination, Missing::Directory);
+        return bind_target(root, destination, Missing::Directory);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY;
+    if !intact("proc-on-ordinary-directory") {
+        return paths::open_or_make(root, destination, Missing::Directory);
+    }
     match paths::open_with(root, destination, flags, ResolveFlags::NO_SYMLINKS) {
         Ok(target) => Ok(target),
         Err(error) if error.is_not_found() => {
@@ -90,45 +207,16 @@ fn filesystem_target(root: BorrowedFd<'_>, destination: &Path, fstype: &str) -> 
     }
 }
 
-/// The flags as `MOUNT_ATTR_*` bits.
-fn attribute_bits(flags: MountFlags) -> u64 {
-    let table = [
-        (flags.read_only || flags.recursive_read_only, Attributes::READ_ONLY),
-        (flags.nosuid, Attributes::NOSUID),
-        (flags.nodev, Attributes::NODEV),
-        (flags.noexec, Attributes::NOEXEC),
-        (flags.noatime, Attributes::NOATIME),
-        (flags.strictatime && !flags.noatime, Attributes::STRICTATIME),
-    ];
-    table.iter().filter(|(set, _)| *set).fold(0, |bits, (_, bit)| bits | bit)
-}
-
-fn configure_bind(tree: &OwnedFd, flags: MountFlags, propagation: Propagation) -> Result<()> {
-    let set = attribute_bits(flags);
-    let clear = if flags.noatime || flags.strictatime || flags.relatime { Attributes::ATIME_FIELD } else { 0 };
-    set_attributes(tree, false, &Attributes { set, clear, ..Attributes::default() })?;
-    if flags.recursive_read_only {
-        set_attributes(tree, true, &Attributes::set(Attributes::READ_ONLY))?;
-    }
-    let (kind, recursive) = match propagation {
-        Propagation::Private => (libc::MS_PRIVATE, false),
-        Propagation::RPrivate => (libc::MS_PRIVATE, true),
-        Propagation::Slave => (libc::MS_SLAVE, false),
-        Propagation::RSlave => (libc::MS_SLAVE, true),
-        Propagation::Shared => (libc::MS_SHARED, false),
-        Propagation::RShared => (libc::MS_SHARED, true),
-    };
-    Ok(set_attributes(tree, recursive, &Attributes::propagation(kind))?)
-}
-
-fn mount_cgroups(root: BorrowedFd<'_>, destination: &Path, flags: MountFlags, views: &[CgroupView]) -> Result<()> {
-    let bits = attribute_bits(flags) | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+fn mount_cgroups(root: BorrowedFd<'_>, destination: &Path, flags: MountFlags, views: &[CgroupView]) -> Result<OwnedFd> {
+    let bits =
+        attributes::bits(writable_when_broken(flags)) | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
     let target = paths::open_or_make(root, destination, Missing::Directory)?;
     if let [CgroupView { names, path }] = views
         && names.is_empty()
     {
         let tree = own_cgroup(path, bits)?;
-        return Ok(move_to(&tree, &target, destination.display())?);
+        move_to(&tree, &target, destination.display())?;
+        return Ok(tree);
     }
     let options = [("mode".to_owned(), Some("755".to_owned()))];
     let holder = filesystem("tmpfs", &options, bits & !Attributes::READ_ONLY)?;
@@ -141,7 +229,12 @@ fn mount_cgroups(root: BorrowedFd<'_>, destination: &Path, flags: MountFlags, vi
             paths::symlink(&holder, directory, Path::new(link))?;
         }
     }
-    Ok(set_attributes(&holder, false, &Attributes::set(bits))?)
+    set_attributes(&holder, false, &Attributes::set(bits))?;
+    Ok(holder)
+}
+
+fn writable_when_broken(flags: MountFlags) -> MountFlags {
+    MountFlags { read_only: flags.read_only && intact("cgroup-read-only"), ..flags }
 }
 
 fn own_cgroup(path: &Path, bits: u64) -> Result<OwnedFd> {

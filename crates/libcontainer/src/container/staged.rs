@@ -98,6 +98,8 @@ pub fn propagate_root(propagation: Propagation) -> Result<()> {
         Propagation::RSlave => (MountPropagationFlags::DOWNSTREAM, true),
         Propagation::Shared => (MountPropagationFlags::SHARED, false),
         Propagation::RShared => (MountPropagationFlags::SHARED, true),
+        Propagation::Unbindable => (MountPropagationFlags::UNBINDABLE, false),
+        Propagation::RUnbindable => (MountPropagationFlags::UNBINDABLE, true),
     };
     let flags = if recursive { kind | MountPropagationFlags::REC } else { kind };
     Ok(mount_change("/", flags).during("change propagation of", "/ of the container")?)

@@ -185,7 +185,9 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     steps.enter("mounts")?;
     let views: Vec<CgroupView> =
         first.cgroups.iter().map(|(names, path)| CgroupView { names: names.clone(), path: path.clone() }).collect();
-    mounts::mount_all(root.as_fd(), &config.mounts, &first.sources, &views)?;
+    for warning in mounts::mount_all(root.as_fd(), &config.mounts, &first.sources, &views)? {
+        send(&first.report, &Report::Warning(warning), &[])?;
+    }
 
     steps.enter("devices")?;
     devices::make_all(root.as_fd(), &config.devices)?;

@@ -3,6 +3,7 @@
 
 mod hooks;
 mod linux;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod process;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use hooks::{Hook, Hooks};
 pub use linux::{IntelRdt, Linux, MemoryPolicy, NetDevice, Personality};
-pub use mounts::{Device, Mount};
+pub use mounts::{Device, Mount, convert_devices, convert_mounts};
 pub use namespaces::{IdMapping, LinuxNamespace, TimeOffset};
 pub use process::{Capabilities, ConsoleSize, CpuAffinity, IoPriority, Process, Rlimit, Scheduler, User};
 pub use resources::{

@@ -6,8 +6,9 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
+    open_tree,
 };
 
 use super::{Attributes, OverlayUpper, RootMount, set_attributes};
@@ -46,6 +47,15 @@ pub fn filesystem(fstype: &str, options: &[(String, Option<String>)], attributes
     let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC).during("open file system", fstype)?;
     set_options(&context, fstype, options)?;
     finish(&context, fstype, attributes)
+}
+
+/// Changes options of the file system that is mounted at `mount`'s root, wherever else it is mounted too.
+pub fn reconfigure(mount: impl AsFd, options: &[(String, Option<String>)], name: impl std::fmt::Display) -> Result<()> {
+    let name = name.to_string();
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = fspick(mount, c"", flags).during("pick file system", &name)?;
+    set_options(&context, &name, options)?;
+    fsconfig_reconfigure(&context).map_err(|error| refused(&context, "remount", &name, error))
 }
 
 fn set_options(context: &OwnedFd, fstype: &str, options: &[(String, Option<String>)]) -> Result<()> {

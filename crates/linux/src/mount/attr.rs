@@ -36,6 +36,10 @@ impl Attributes {
     pub const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
     /// `MOUNT_ATTR_STRICTATIME`
     pub const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
+    /// `MOUNT_ATTR_NODIRATIME`
+    pub const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
+    /// `MOUNT_ATTR_NOSYMFOLLOW`
+    pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
 
     /// Bits to set and nothing else.
     #[must_use]

@@ -3,16 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use gantry_linux::mount::bind_fd;
 use gantry_linux::process::CloneFlags;
 use gantry_linux::{Error as SystemError, ResultExt, socket};
 use libcontainer::cgroups::{Leaf, Version};
-use libcontainer::config::{Config, MountKind, Namespace, Resources};
-use libcontainer::container::{First, Report, receive_report};
+use libcontainer::config::{Config, Namespace, Resources};
+use libcontainer::container::{First, Report, open_sources, receive_report};
 use libcontainer::seed::Seed;
 use libcontainer::steps::Steps;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::client::Client;
 use super::log::Log;
@@ -280,25 +279,6 @@ fn open_namespace(path: &std::path::Path) -> Result<OwnedFd, Refusal> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .during("open namespace", path.display());
     file.map_err(|error| Refusal::new(Kind::Invalid, error.to_string()))
-}
-
-/// Clones the sources of the binds here, where the host's mounts are seen; the clones are attached nowhere.
-fn open_sources(config: &Config) -> Result<Vec<Option<OwnedFd>>, Refusal> {
-    let clone = |source: &std::path::Path, recursive: bool| -> Result<OwnedFd, Refusal> {
-        let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let fd = fd.map_err(|error| match error {
-            rustix::io::Errno::NOENT => {
-                Refusal::new(Kind::Invalid, format!("bind source path does not exist: {}", source.display()))
-            }
-            error => SystemError::new("open bind source", source.display().to_string(), error).into(),
-        })?;
-        Ok(bind_fd(&fd, recursive, source.display())?)
-    };
-    let source = |kind: &MountKind| match kind {
-        MountKind::Bind { source, recursive, .. } => clone(source, *recursive).map(Some),
-        _ => Ok(None),
-    };
-    config.mounts.iter().map(|mount| source(&mount.kind)).collect()
 }
 
 /// Waits until the program runs; returns the warnings.

@@ -1,0 +1,101 @@
+//! Mounts through which files have other owners: the kernel takes the mapping from a user namespace, which is made for
+//! nothing else.
+#![allow(unsafe_code, reason = "a process is made that shares nothing but waits")]
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+
+use super::{Attributes, set_attributes};
+use crate::{Error, Result, ResultExt, fs};
+
+/// A range of ids: first inside, first outside, how many.
+pub type IdRange = (u32, u32, u32);
+
+/// Makes a detached mount show the owners of its files through the mapping of a user namespace, for good; with
+/// `recursive` the mounts below it too. The file system must be able to.
+pub fn map_ids(mount: impl AsFd, recursive: bool, namespace: &OwnedFd) -> Result<()> {
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_IDMAP,
+        userns_fd: u64::from(namespace.as_raw_fd().unsigned_abs()),
+        ..Attributes::default()
+    };
+    set_attributes(mount, recursive, &attributes)
+}
+
+/// A user namespace with these mappings and nobody in it; it lives as long as its descriptor and what it is used for.
+pub fn user_namespace(uids: &[IdRange], gids: &[IdRange]) -> Result<OwnedFd> {
+    // Who waits in it ends with the pipe, also when we die here.
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make", "pipe")?;
+    let pid = clone_waiting(&read, &write)?;
+    let result = fill(pid, uids, gids);
+    drop(write);
+    // SAFETY: no memory is given; __WALL since it ends without a signal, so that nobody else waits for it.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } < 0
+        && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
+    {}
+    result
+}
+
+fn fill(pid: i32, uids: &[IdRange], gids: &[IdRange]) -> Result<OwnedFd> {
+    for (file, ranges) in [("uid_map", uids), ("gid_map", gids)] {
+        let lines: String =
+            ranges.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect();
+        fs::write(format!("/proc/{pid}/{file}"), lines)?;
+    }
+    let path = format!("/proc/{pid}/ns/user");
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)
+}
+
+/// A process in a new user namespace that does system calls only, and so may be made by one with many threads.
+fn clone_waiting(read: &OwnedFd, write: &OwnedFd) -> Result<i32> {
+    let (read, write) = (read.as_raw_fd(), write.as_raw_fd());
+    // SAFETY: all-zero is a valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = libc::CLONE_NEWUSER.unsigned_abs().into();
+    // SAFETY: no memory is shared and no stack is given: the child continues on a copy of this stack.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        let mut byte = 0u8;
+        // SAFETY: plain system calls on numbers that are this process's own, and one byte of this stack; no lock is taken.
+        unsafe {
+            libc::syscall(libc::SYS_close, write);
+            libc::syscall(libc::SYS_read, read, &raw mut byte, 1);
+            loop {
+                libc::syscall(libc::SYS_exit_group, 0);
+            }
+        }
+    }
+    if pid < 0 {
+        return Err(Error::new("clone", "a process in a new user namespace", std::io::Error::last_os_error()));
+    }
+    i32::try_from(pid).map_err(|_| Error::new("clone", "a process in a new user namespace", rustix::io::Errno::RANGE))
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests prepare directories plainly")]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::bind;
+    use super::*;
+
+    #[test]
+    fn owners_are_shifted_through_a_mapped_bind_and_stay_what_they_are_beneath() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "").unwrap();
+        let namespace = user_namespace(&[(0, 100_000, 1000)], &[(0, 200_000, 1000)]).unwrap();
+        let mount = bind(dir.path(), true).unwrap();
+        map_ids(&mount, false, &namespace).unwrap();
+        let seen = std::fs::metadata(format!("/proc/self/fd/{}/a", mount.as_raw_fd())).unwrap();
+        assert_eq!((seen.uid(), seen.gid()), (100_000, 200_000));
+        assert_eq!(std::fs::metadata(dir.path().join("a")).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn a_mapping_that_the_kernel_refuses_leaves_nothing_behind() {
+        let error = user_namespace(&[(0, 0, 10), (5, 20, 10)], &[(0, 0, 10)]).unwrap_err();
+        assert!(error.to_string().contains("uid_map"), "{error}");
+    }
+}
