@@ -1,10 +1,20 @@
 //! What a container is, in the library's own words: everything the kernel must be told, resolved and validated by the
 //! caller. An OCI `config.json` is converted into it once, at the edge.
 
+mod attributes;
+mod capabilities;
+mod process;
+
 use std::path::PathBuf;
 
 use gantry_linux::mount::RootMount;
 use serde::{Deserialize, Serialize};
+
+pub use attributes::{
+    CpuAffinity, IoClass, IoPriority, MemoryMode, MemoryPolicy, Personality, Scheduler, SchedulerPolicy, number_list,
+};
+pub use capabilities::{CapSet, Capabilities, capability_names};
+pub use process::{Process, Rlimit, User};
 
 /// A container to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -340,47 +350,4 @@ pub struct Resources {
     pub blkio_weight: Option<u16>,
     /// Device policy; empty leaves all devices allowed.
     pub device_rules: Vec<DeviceRule>,
-}
-
-/// A process to be started in a container: its first one, or an exec.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Process {
-    /// Program and arguments; the program is looked up in the container's `PATH` when it has no slash.
-    pub args: Vec<String>,
-    /// `NAME=value`. `HOME` is added from the container's passwd file when it is missing.
-    pub env: Vec<String>,
-    /// Absolute; made when missing for the first process.
-    pub cwd: PathBuf,
-    /// Docker's `USER` string: empty, `user`, `uid`, `user:group`, resolved against the container's own
-    /// `/etc/passwd` and `/etc/group`, inside its root, bounded.
-    pub user: String,
-    /// Names or ids of further groups (`--group-add`).
-    pub additional_groups: Vec<String>,
-    /// Give it a terminal.
-    pub terminal: bool,
-    /// Initial size of the terminal, rows and columns.
-    pub console_size: Option<(u16, u16)>,
-    /// Names such as `CAP_CHOWN`; the bounding, permitted and effective sets. Never ambient for non-root users.
-    pub capabilities: Vec<String>,
-    /// `PR_SET_NO_NEW_PRIVS`.
-    pub no_new_privileges: bool,
-    /// Compiled by [`crate::seccomp`]; `None` is unconfined. Not serialised: it travels beside as bytes.
-    #[serde(skip)]
-    pub seccomp: Option<std::sync::Arc<[u8]>>,
-    /// Resource limits by their `RLIMIT_` names.
-    pub rlimits: Vec<Rlimit>,
-    /// `/proc/self/oom_score_adj`.
-    pub oom_score_adj: Option<i32>,
-}
-
-/// One resource limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// As `RLIMIT_NOFILE`.
-    pub name: String,
-    /// `u64::MAX` is unlimited.
-    pub soft: u64,
-    /// `u64::MAX` is unlimited.
-    pub hard: u64,
 }

@@ -4,6 +4,7 @@
 //! Nothing here knows containers, images or networks; every function blocks and returns an [`Error`] that names the
 //! operation and what it was tried on.
 
+pub mod attributes;
 mod error;
 pub mod executable;
 pub mod fs;

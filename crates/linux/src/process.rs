@@ -319,13 +319,26 @@ pub fn replace(target: impl AsFd, source: impl AsFd) -> Result<()> {
 /// Joins a new session keyring of this name: the caller's keys are out of reach. A kernel without keyrings is fine.
 pub fn new_session_keyring(name: &CStr) -> Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const SETPERM: libc::c_long = 5;
+    // Its possessor may do everything with it, its owner look at it and search it, others nothing.
+    const PERMISSIONS: libc::c_long = 0x3f1b_0000;
     // SAFETY: the kernel copies the name.
     let keyring = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
     let error = std::io::Error::last_os_error();
-    if keyring >= 0 || error.raw_os_error() == Some(libc::ENOSYS) {
-        return Ok(());
+    if keyring < 0 {
+        if error.raw_os_error() == Some(libc::ENOSYS) {
+            return Ok(());
+        }
+        return Err(Error::new("join session keyring", name.to_string_lossy(), error));
     }
-    Err(Error::new("join session keyring", name.to_string_lossy(), error))
+    // SAFETY: only numbers are given.
+    let set = unsafe { libc::syscall(libc::SYS_keyctl, SETPERM, keyring, PERMISSIONS) };
+    let error = std::io::Error::last_os_error();
+    // One that is joined may belong to another user, who has set it.
+    if set < 0 && error.raw_os_error() != Some(libc::EACCES) {
+        return Err(Error::new("set permissions of session keyring", name.to_string_lossy(), error));
+    }
+    Ok(())
 }
 
 /// As [`close_all_but`], and 0, 1, 2 as well.

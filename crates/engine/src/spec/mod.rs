@@ -15,7 +15,9 @@ use gantry_api::exec::ExecConfig;
 use gantry_api::hostconfig::HostConfig;
 use gantry_api::hostconfig::Ulimit;
 use gantry_linux::mount::RootMount;
-use libcontainer::config::{Config, Mount, MountFlags, MountKind, Namespace, Namespaces, Process, Propagation};
+use libcontainer::config::{
+    CapSet, Capabilities, Config, Mount, MountFlags, MountKind, Namespace, Namespaces, Process, Propagation,
+};
 
 use crate::container::Record;
 use crate::container::store::Store;
@@ -71,12 +73,12 @@ fn process(engine: &Engine, record: &Record) -> Result<Process> {
         args,
         env: environment(config, record.hostname(), config.tty),
         cwd: working_directory(&config.working_dir).into(),
-        user: config.user.clone(),
+        user: config.user.clone().into(),
         additional_groups: host_config.group_add.clone().unwrap_or_default(),
         terminal: config.tty,
         console_size: Some(host_config.console_size).filter(|size| *size != [0, 0]).map(|[rows, cols]| (rows, cols)),
         seccomp: engine.seccomp.get(&security.seccomp, &capabilities)?,
-        capabilities,
+        capabilities: Capabilities::plain(&capabilities).map_err(|error| Error::invalid(error.to_string()))?,
         no_new_privileges: security.no_new_privileges,
         rlimits: resources::rlimits(&ulimits(host_config, &engine.options.ulimits))?,
         oom_score_adj: Some(host_config.oom_score_adj).filter(|score| *score != 0),
@@ -94,7 +96,7 @@ pub fn exec_process(engine: &Engine, record: &Record, exec: &ExecConfig) -> Resu
     process.env = environment(&record.config, record.hostname(), exec.tty);
     merge_environment(&mut process.env, exec.env.as_deref().unwrap_or_default());
     if !exec.user.is_empty() {
-        process.user.clone_from(&exec.user);
+        process.user = exec.user.clone().into();
     }
     if !exec.working_dir.is_empty() {
         process.cwd = working_directory(&exec.working_dir).into();
@@ -102,7 +104,7 @@ pub fn exec_process(engine: &Engine, record: &Record, exec: &ExecConfig) -> Resu
     process.terminal = exec.tty;
     process.console_size = exec.console_size.filter(|size| *size != [0, 0]).map(|[rows, cols]| (rows, cols));
     if exec.privileged {
-        process.capabilities = security::all();
+        process.capabilities = Capabilities::of(CapSet::ALL);
         process.seccomp = None;
     }
     Ok(process)

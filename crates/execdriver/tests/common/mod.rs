@@ -21,7 +21,8 @@ use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_execdriver::{Attach, Error, Exec, ExecDriver, Exit, LogFile, Running, Start};
 use gantry_linux::mount::{OverlayUpper, RootMount};
 use libcontainer::config::{
-    Config, Device, DeviceKind, Mount, MountFlags, MountKind, Namespaces, Process, Propagation, Resources,
+    Capabilities, Config, Device, DeviceKind, Mount, MountFlags, MountKind, Namespaces, Process, Propagation,
+    Resources, User,
 };
 
 /// The test binary is its own template: asked before `main`, as the product's `main` asks first of all.
@@ -220,7 +221,7 @@ pub fn process(args: &[&str]) -> Process {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
         cwd: "/".into(),
-        capabilities: default_capabilities.iter().map(|name| format!("CAP_{name}")).collect(),
+        capabilities: Capabilities::plain(default_capabilities).unwrap(),
         ..Process::default()
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::common::{Rig, bind, exec, process};
 use gantry_execdriver::Error;
-use libcontainer::config::Config;
+use libcontainer::config::{CapSet, Capabilities, Config};
 
 fn refused(rig: &Rig, config: Config) -> Error {
     rig.start_with(config, |_| ()).map(drop).unwrap_err()
@@ -127,7 +127,8 @@ fn no_process_of_an_exec_shows_the_hosts_files_to_the_container() {
         "echo ready; i=0; while [ ! -e /tmp/stop ] && [ $((i+=1)) -lt 20000 ]; do for p in /proc/[0-9]*; do \
          if [ -e $p/root{marker} ]; then echo escaped by $p; exit; fi; done; done"
     ));
-    config.process.capabilities.push("CAP_SYS_PTRACE".into());
+    let tracer = config.process.capabilities.permitted.with(CapSet::parse(["CAP_SYS_PTRACE"]).unwrap());
+    config.process.capabilities = Capabilities::of(tracer);
     let container = rig.start(&config);
     for number in 0..50 {
         if let Ok(ended) = exec(&*container, &format!("e{number}"), process(&["true"])) {
@@ -220,7 +221,7 @@ fn every_form_of_user_gives_the_identity_that_su_gives() {
 fn capabilities_are_bounded_and_never_ambient() {
     let Some(rig) = Rig::new() else { return };
     let mut config = rig.config("grep Cap /proc/self/status; grep NoNewPrivs /proc/self/status");
-    config.process.capabilities = vec!["CAP_CHOWN".into(), "CAP_NET_RAW".into()];
+    config.process.capabilities = Capabilities::plain(["CAP_CHOWN", "CAP_NET_RAW"]).unwrap();
     let (_, root) = rig.run(&config);
     let set = "0000000000002001";
     let none = "0000000000000000";
@@ -235,7 +236,7 @@ fn capabilities_are_bounded_and_never_ambient() {
     let expected =
         [line("CapInh", none), line("CapPrm", none), line("CapEff", none), line("CapBnd", set), line("CapAmb", none)];
     assert_eq!(web, expected.concat() + "NoNewPrivs:\t1\n");
-    config.process.capabilities = vec!["CAP_FLY".into()];
+    config.process.capabilities = Capabilities { effective: CapSet::ALL, ..Capabilities::default() };
     config.id = "third".into();
     assert!(matches!(refused(&rig, config), Error::Invalid(_)));
 }
@@ -246,7 +247,7 @@ fn the_init_is_confined_as_its_program_is() {
     let mut config = rig.config("for p in 1 self; do grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/$p/status; echo; done");
     config.init = true;
     config.process.no_new_privileges = true;
-    config.process.capabilities = vec!["CAP_CHOWN".into()];
+    config.process.capabilities = Capabilities::plain(["CAP_CHOWN"]).unwrap();
     // Everything is allowed.
     config.process.seccomp = Some([0x06, 0, 0, 0, 0, 0, 0xff, 0x7f].into());
     let (exit, output) = rig.run(&config);
@@ -399,7 +400,7 @@ fn an_id_that_is_a_path_is_refused() {
 fn a_privileged_container_mounts_and_sees_devices() {
     let Some(rig) = Rig::new() else { return };
     let mut config = rig.config("mkdir /m && mount -t tmpfs x /m && touch /m/x && echo mounted; echo 1 > /proc/sys/net/ipv4/ip_forward && echo written");
-    config.process.capabilities = libcontainer::container::capability_names().collect();
+    config.process.capabilities = Capabilities::of(CapSet::ALL);
     config.masked_paths.clear();
     config.readonly_paths.clear();
     assert_eq!(rig.run(&config).1, "mounted\nwritten\n");

@@ -1,93 +1,29 @@
-//! Who the program is and what it may do: user, groups, capabilities, privileges, rlimits.
+//! Who the program is and what it may do: user, groups, capabilities, privileges.
 
-use gantry_linux::{Error as SystemError, ResultExt};
-use rustix::process::{Gid, Resource, Uid};
+use gantry_linux::ResultExt;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::user::User;
-use crate::config::{Process, Rlimit};
-use crate::error::{Error, Result};
+use crate::config::{CapSet, Capabilities, Process};
+use crate::error::Result;
+use crate::protection::intact;
 
-/// Every capability that this library knows, in the kernel's order.
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
-/// The names of all capabilities, `CAP_CHOWN` and so on, in the kernel's order.
-pub fn capability_names() -> impl Iterator<Item = String> {
-    NAMES.iter().map(|name| format!("CAP_{name}"))
+fn kernels(set: CapSet) -> CapabilitySet {
+    CapabilitySet::from_bits_retain(set.bits())
 }
 
-/// The set of these names; an unknown one is an error.
-pub fn capability_set(names: &[String]) -> Result<CapabilitySet> {
-    let mut set = CapabilitySet::empty();
-    for name in names {
-        let upper = name.to_ascii_uppercase();
-        let plain = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let number = NAMES.iter().position(|known| *known == plain);
-        let number = number.ok_or_else(|| Error::Invalid(format!("{name}: no such capability")))?;
-        set |= CapabilitySet::from_bits_retain(1 << number);
-    }
-    Ok(set)
-}
-
-/// Takes the user's identity; the capabilities are kept until [`drop_capabilities`]. `wanted` bounds them for ever.
-pub fn become_user(user: &User, wanted: CapabilitySet) -> Result<CapabilitySet> {
+/// Takes the user's identity; the capabilities are kept until [`drop_capabilities`]. Those that are not in `wanted`'s
+/// bounding set are given up for ever. Returns `wanted` without what this process lacks: a process gives no more than it
+/// has, and that is no error.
+pub fn become_user(user: &User, wanted: &Capabilities) -> Result<Capabilities> {
     let held = rustix::thread::capabilities(None).during("read", "capabilities")?.permitted;
-    for number in 0..64u32 {
-        let one = CapabilitySet::from_bits_retain(1 << number);
-        if wanted.contains(one) {
-            continue;
-        }
-        match rustix::thread::remove_capability_from_bounding_set(one) {
-            // The kernel has no more.
-            Err(rustix::io::Errno::INVAL) => break,
-            other => other.during("give up for ever", format_args!("capability {number}"))?,
-        }
+    if intact("bounding-set") {
+        bound(wanted.bounding)?;
     }
     rustix::thread::set_keep_capabilities(true).during("keep", "capabilities")?;
-    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    rustix::thread::set_thread_groups(&groups).during("set groups", format_args!("{:?}", user.groups))?;
+    set_groups(user)?;
     let gid = Gid::from_raw(user.gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid).during("set group", user.gid)?;
     let uid = Uid::from_raw(user.uid);
@@ -96,96 +32,74 @@ pub fn become_user(user: &User, wanted: CapabilitySet) -> Result<CapabilitySet> 
     // Leaving uid 0 cleared the effective set; the last steps still need it.
     let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).during("set", "capabilities")?;
-    Ok(held & wanted)
+    Ok(wanted.limited_to(CapSet::from(held.bits())))
 }
 
-/// Leaves exactly these capabilities: effective and permitted; none inheritable, none ambient.
-pub fn drop_capabilities(left: CapabilitySet) -> Result<()> {
-    let sets = CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
-    rustix::thread::clear_ambient_capability_set().during("clear", "ambient capabilities")?;
-    Ok(set_capabilities(None, sets).during("set", "capabilities")?)
+fn bound(bounding: CapSet) -> Result<()> {
+    let wanted = kernels(bounding);
+    for number in 0..64u32 {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        if wanted.contains(one) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            // The kernel has no more.
+            Err(Errno::INVAL) => break,
+            other => other.during("give up for ever", format_args!("capability {number}"))?,
+        }
+    }
+    Ok(())
+}
+
+fn set_groups(user: &User) -> Result<()> {
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    match rustix::thread::set_thread_groups(&groups) {
+        // In a user namespace whose maker had no right to set groups nobody has it: none are asked for, and the maker's
+        // own give no rights inside.
+        Err(Errno::PERM) if user.groups.iter().all(|gid| *gid == user.gid) && setgroups_denied() => Ok(()),
+        other => Ok(other.during("set groups", format_args!("{:?}", user.groups))?),
+    }
+}
+
+fn setgroups_denied() -> bool {
+    gantry_linux::fs::read_to_string("/proc/self/setgroups").is_ok_and(|word| word.trim() == "deny")
+}
+
+/// Leaves exactly these capabilities.
+pub fn drop_capabilities(left: &Capabilities) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: kernels(left.effective),
+        permitted: kernels(left.permitted),
+        inheritable: kernels(left.inheritable),
+    };
+    if intact("ambient-empty") {
+        rustix::thread::clear_ambient_capability_set().during("clear", "ambient capabilities")?;
+    }
+    set_capabilities(None, sets).during("set", "capabilities")?;
+    // The kernel has no ambient capability that is not also permitted and inheritable.
+    for number in (0..64u32).filter(|number| left.ambient.bits() >> number & 1 == 1) {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        if sets.permitted.contains(one) && sets.inheritable.contains(one) {
+            rustix::thread::configure_capability_in_ambient_set(one, true)
+                .during("make ambient", format_args!("capability {number}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets `no_new_privs` where asked, and the seccomp program last: without `no_new_privs` that needs `CAP_SYS_ADMIN`, so
 /// then the capabilities go after it.
-pub fn confine(process: &Process, left: CapabilitySet) -> Result<()> {
+pub fn confine(process: &Process, left: &Capabilities) -> Result<()> {
     let install = |program: &Option<std::sync::Arc<[u8]>>| -> Result<()> {
         let Some(bytes) = program else { return Ok(()) };
         Ok(gantry_linux::seccomp::install_filter(bytes, 0).during("install", "seccomp program")?)
     };
-    if process.no_new_privileges {
+    if process.no_new_privileges && intact("no-new-privs") {
         rustix::thread::set_no_new_privs(true).during("set", "no_new_privs")?;
         drop_capabilities(left)?;
         install(&process.seccomp)
     } else {
         install(&process.seccomp)?;
         drop_capabilities(left)
-    }
-}
-
-/// Sets resource limits. A limit that the kernel refuses to raise (no `CAP_SYS_RESOURCE` on this host) is left as it is;
-/// a line for each is returned.
-pub fn set_rlimits(limits: &[Rlimit]) -> Result<Vec<String>> {
-    let mut warnings = Vec::new();
-    for limit in limits {
-        let resource = resource(&limit.name)?;
-        if limit.soft > limit.hard {
-            let Rlimit { name, soft, hard } = limit;
-            return Err(Error::Invalid(format!("{name}: the soft limit {soft} is above the hard limit {hard}")));
-        }
-        let bound = |value: u64| (value != u64::MAX).then_some(value);
-        let new = rustix::process::Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) };
-        match rustix::process::setrlimit(resource, new) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::PERM) => {
-                warnings
-                    .push(format!("{} stays below {}: this host does not let root raise it", limit.name, limit.hard));
-            }
-            Err(error) => return Err(SystemError::new("set limit", limit.name.clone(), error).into()),
-        }
-    }
-    Ok(warnings)
-}
-
-fn resource(name: &str) -> Result<Resource> {
-    let plain = name.strip_prefix("RLIMIT_").unwrap_or(name).to_ascii_uppercase();
-    Ok(match plain.as_str() {
-        "AS" => Resource::As,
-        "CORE" => Resource::Core,
-        "CPU" => Resource::Cpu,
-        "DATA" => Resource::Data,
-        "FSIZE" => Resource::Fsize,
-        "LOCKS" => Resource::Locks,
-        "MEMLOCK" => Resource::Memlock,
-        "MSGQUEUE" => Resource::Msgqueue,
-        "NICE" => Resource::Nice,
-        "NOFILE" => Resource::Nofile,
-        "NPROC" => Resource::Nproc,
-        "RSS" => Resource::Rss,
-        "RTPRIO" => Resource::Rtprio,
-        "RTTIME" => Resource::Rttime,
-        "SIGPENDING" => Resource::Sigpending,
-        "STACK" => Resource::Stack,
-        _ => return Err(Error::Invalid(format!("{name}: no such resource limit"))),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capability_names_are_the_kernels_numbers() {
-        let set = capability_set(&["CAP_CHOWN".into(), "sys_admin".into(), "CAP_CHECKPOINT_RESTORE".into()]).unwrap();
-        assert_eq!(set, CapabilitySet::CHOWN | CapabilitySet::SYS_ADMIN | CapabilitySet::CHECKPOINT_RESTORE);
-        assert!(matches!(capability_set(&["CAP_FLY".into()]), Err(Error::Invalid(_))));
-        assert_eq!(capability_names().count(), NAMES.len());
-    }
-
-    #[test]
-    fn unknown_and_upside_down_rlimits_are_refused() {
-        let limit = |name: &str, soft, hard| Rlimit { name: name.into(), soft, hard };
-        assert!(set_rlimits(&[limit("RLIMIT_MOOD", 1, 1)]).is_err());
-        assert!(set_rlimits(&[limit("RLIMIT_NOFILE", 2, 1)]).is_err());
     }
 }

@@ -5,10 +5,9 @@ use std::os::fd::AsFd;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
-use rustix::thread::CapabilitySet;
 
 use super::credentials::confine;
-use crate::config::Process;
+use crate::config::{Capabilities, Process};
 use crate::error::Result;
 
 /// Signals that are the reaper's own business or cannot be forwarded.
@@ -25,7 +24,7 @@ const NOT_FORWARDED: [i32; 8] = [
 
 /// Splits: returns in the process that becomes the program; the other one stays as the init and never returns. The init
 /// is confined as the program is: it has `left` of the capabilities, and what it needs every seccomp program must allow.
-pub fn split(process: &Process, left: CapabilitySet) -> Result<()> {
+pub fn split(process: &Process, left: &Capabilities) -> Result<()> {
     let forwarded: Vec<i32> = (1..=64).filter(|signal| !NOT_FORWARDED.contains(signal)).collect();
     let watched: Vec<i32> = forwarded.iter().copied().chain([libc::SIGCHLD]).collect();
     let signals = process::signal_fd(&watched)?;

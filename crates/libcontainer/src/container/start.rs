@@ -11,11 +11,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::credentials::{become_user, capability_set, confine, set_rlimits};
+use super::credentials::{become_user, confine};
 use super::mounts::CgroupView;
+use super::rlimits::set_rlimits;
 use super::staged::Staged;
 use super::user::User;
-use super::{console, devices, environment, masks, mounts, program, reaper, rootfs, staged, streams, sysctl, user};
+use super::{
+    console, devices, environment, masks, mounts, program, reaper, rootfs, scheduling, staged, streams, sysctl, user,
+};
 use crate::config::{Config, Namespace, Process};
 use crate::error::{Error, Failure, Result};
 use crate::paths::{self, Missing};
@@ -99,7 +102,10 @@ pub fn run_first(first: &First) -> ! {
 /// report and `answer`: of `further` nothing else may be used or dropped after it.
 pub fn enter_container(further: &Further, answer: &OwnedFd) -> Result<()> {
     rustix::process::umask(Mode::empty());
-    set_oom_score(further.process.oom_score_adj)?;
+    set_oom_score(further.process.oom_score_adj, further.supervised)?;
+    if let Some(affinity) = &further.process.cpu_affinity {
+        scheduling::run_on(&affinity.initial)?;
+    }
     let all = CloneFlags::NEWNS
         .with(CloneFlags::NEWUTS)
         .with(CloneFlags::NEWIPC)
@@ -162,6 +168,7 @@ struct Ready<'a> {
 fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     let config = &first.config;
     steps.enter("namespaces")?;
+    config.process.validate()?;
     rustix::process::umask(Mode::empty());
     if first.staged.is_some() {
         staged::await_word(&first.report)?;
@@ -170,10 +177,11 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
         process::setns(fd, *kind, "the configured path")?;
     }
     begin_session()?;
-    set_oom_score(config.process.oom_score_adj)?;
+    set_oom_score(config.process.oom_score_adj, first.staged.is_none())?;
     if let Some(staged) = &first.staged {
         staged.enter_own(config)?;
     }
+    join_keyring(&config.process, &first.report)?;
     rootfs::separate()?;
 
     steps.enter("root")?;
@@ -234,7 +242,7 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     }
 
     steps.enter("user")?;
-    let user = user::resolve(root.as_fd(), &config.process.user, &config.process.additional_groups)?;
+    let user = user::resolve(root.as_fd(), &config.process)?;
     Ok(Ready {
         process: &config.process,
         user,
@@ -259,7 +267,9 @@ fn keep_for_later(error: Error) -> Result<OwnedFd> {
 
 fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<'a>> {
     steps.enter("exec namespaces")?;
+    further.process.validate()?;
     begin_session()?;
+    join_keyring(&further.process, &further.report)?;
     let root = open_root()?;
 
     steps.enter("exec console")?;
@@ -270,7 +280,7 @@ fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<
     }
 
     steps.enter("exec user")?;
-    let user = user::resolve(root.as_fd(), &further.process.user, &further.process.additional_groups)?;
+    let user = user::resolve(root.as_fd(), &further.process)?;
     let Further { supervised, passed, .. } = *further;
     Ok(Ready { process: &further.process, user, terminal, staged: None, supervised, passed, init: false })
 }
@@ -284,13 +294,20 @@ fn begin_session() -> Result<()> {
     }
 }
 
-/// Written while `/proc` is still the host's.
-fn set_oom_score(score: Option<i32>) -> Result<()> {
-    let score = score.unwrap_or(0);
+/// Written while `/proc` is still the host's. A supervisor's own is not for containers.
+fn set_oom_score(score: Option<i32>, supervised: bool) -> Result<()> {
+    let Some(score) = score.or(supervised.then_some(0)) else { return Ok(()) };
     match gantry_linux::fs::write("/proc/self/oom_score_adj", score.to_string()) {
         // Without CAP_SYS_RESOURCE it cannot go below where it was; then it stays there.
         Err(error) if error.errno() == libc::EACCES || error.errno() == libc::EPERM => Ok(()),
         other => Ok(other?),
+    }
+}
+
+fn join_keyring(process: &Process, report: &OwnedFd) -> Result<()> {
+    match scheduling::join_keyring(process)? {
+        Some(warning) => Ok(send(report, &Report::Warning(warning), &[])?),
+        None => Ok(()),
     }
 }
 
@@ -326,10 +343,6 @@ fn finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Error {
 
 fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<Infallible> {
     let Ready { process, user, terminal, staged, supervised, passed, init } = ready;
-    steps.enter("limits")?;
-    for warning in set_rlimits(&process.rlimits)? {
-        send(report, &Report::Warning(warning), &[])?;
-    }
     let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     console::give_to(user.uid, user.gid, terminal.is_some(), &streams);
     drop(terminal);
@@ -342,10 +355,9 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
     let entered = rootfs::enter_directory(&process.cwd);
 
     steps.enter("credentials")?;
-    let wanted = capability_set(&process.capabilities)?;
     let variables = environment::variables(&process.env, &user)?;
     let search_path = environment::search_path(&variables);
-    let left = become_user(&user, wanted)?;
+    let left = become_user(&user, &process.capabilities)?;
     if let Err(error) = entered {
         // On a network file system it may be the user alone who may enter.
         if !matches!(&error, Error::System(system) if system.errno() == libc::EACCES) {
@@ -353,7 +365,7 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
         }
         rootfs::enter_directory(&process.cwd)?;
     }
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::umask(Mode::from_raw_mode(process.umask.unwrap_or(0o022)));
 
     if let Some(staged) = staged {
         steps.enter("program")?;
@@ -362,14 +374,24 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
         staged.await_start(report)?;
     }
 
+    steps.enter("limits")?;
+    // Late: a limit must not keep us from what was to be done before.
+    for warning in set_rlimits(&process.rlimits)? {
+        send(report, &Report::Warning(warning), &[])?;
+    }
+
     steps.enter("program")?;
     if supervised {
         end_with_supervisor(report)?;
     }
     if init {
-        reaper::split(process, left)?;
+        reaper::split(process, &left)?;
     }
-    confine(process, left)?;
+    steps.enter("scheduling")?;
+    scheduling::apply(process)?;
+
+    steps.enter("program")?;
+    confine(process, &left)?;
     process::reset_signals();
     Err(program::execute(&process.args, &variables, &search_path))
 }

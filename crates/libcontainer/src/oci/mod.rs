@@ -19,7 +19,9 @@ pub use hooks::{Hook, Hooks};
 pub use linux::{IntelRdt, Linux, MemoryPolicy, NetDevice, Personality};
 pub use mounts::{Device, Mount, convert_devices, convert_mounts};
 pub use namespaces::{IdMapping, LinuxNamespace, TimeOffset};
-pub use process::{Capabilities, ConsoleSize, CpuAffinity, IoPriority, Process, Rlimit, Scheduler, User};
+pub use process::{
+    Capabilities, ConsoleSize, CpuAffinity, IoPriority, Process, Rlimit, Scheduler, User, convert as convert_process,
+};
 pub use resources::{
     BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources, ThrottleDevice,
     WeightDevice,
