@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests use the standard library plainly")]
 #![allow(unsafe_code, reason = "the test binary is its own template: see common")]
 
+#[path = "suite/attributes.rs"]
+mod attributes;
 mod common;
 #[path = "suite/hostile.rs"]
 mod hostile;

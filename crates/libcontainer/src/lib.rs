@@ -7,6 +7,7 @@ pub mod cgroups;
 pub mod config;
 pub mod container;
 mod error;
+pub mod lsm;
 pub mod network;
 pub mod oci;
 pub mod paths;

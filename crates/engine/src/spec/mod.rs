@@ -80,6 +80,7 @@ fn process(engine: &Engine, record: &Record) -> Result<Process> {
         seccomp: engine.seccomp.get(&security.seccomp, &capabilities)?,
         capabilities: Capabilities::plain(&capabilities).map_err(|error| Error::invalid(error.to_string()))?,
         no_new_privileges: security.no_new_privileges,
+        keyring: Some(format!("_ses.{}", record.id)),
         rlimits: resources::rlimits(&ulimits(host_config, &engine.options.ulimits))?,
         oom_score_adj: Some(host_config.oom_score_adj).filter(|score| *score != 0),
         ..Process::default()

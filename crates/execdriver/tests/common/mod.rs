@@ -21,8 +21,7 @@ use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_execdriver::{Attach, Error, Exec, ExecDriver, Exit, LogFile, Running, Start};
 use gantry_linux::mount::{OverlayUpper, RootMount};
 use libcontainer::config::{
-    Capabilities, Config, Device, DeviceKind, Mount, MountFlags, MountKind, Namespaces, Process, Propagation,
-    Resources, User,
+    Capabilities, Config, Device, DeviceKind, Mount, MountFlags, MountKind, Namespaces, Process, Propagation, Resources,
 };
 
 /// The test binary is its own template: asked before `main`, as the product's `main` asks first of all.

@@ -67,14 +67,17 @@ fn setgroups_denied() -> bool {
 
 /// Leaves exactly these capabilities.
 pub fn drop_capabilities(left: &Capabilities) -> Result<()> {
+    let mut left = *left;
+    if !intact("ambient-empty") {
+        // What CVE-2016-8867 did: a user who is not root kept everything.
+        (left.inheritable, left.ambient) = (left.permitted, left.permitted);
+    }
     let sets = CapabilitySets {
         effective: kernels(left.effective),
         permitted: kernels(left.permitted),
         inheritable: kernels(left.inheritable),
     };
-    if intact("ambient-empty") {
-        rustix::thread::clear_ambient_capability_set().during("clear", "ambient capabilities")?;
-    }
+    rustix::thread::clear_ambient_capability_set().during("clear", "ambient capabilities")?;
     set_capabilities(None, sets).during("set", "capabilities")?;
     // The kernel has no ambient capability that is not also permitted and inheritable.
     for number in (0..64u32).filter(|number| left.ambient.bits() >> number & 1 == 1) {

@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use super::credentials::confine;
 use crate::config::{Capabilities, Process};
 use crate::error::Result;
+use crate::lsm;
 
 /// Signals that are the reaper's own business or cannot be forwarded.
 const NOT_FORWARDED: [i32; 8] = [
@@ -39,7 +40,7 @@ pub fn split(process: &Process, left: &Capabilities) -> Result<()> {
             let closed = process::close_everything_but(&[signals.as_fd()]);
             // A name is a courtesy to whoever reads `ps`.
             let _ = rustix::thread::set_name(c"gantry-init");
-            let confined = confine(process, left);
+            let confined = lsm::confine_self(process).and_then(|()| confine(process, left));
             if closed.is_err() || confined.is_err() {
                 process::exit_now(255);
             }

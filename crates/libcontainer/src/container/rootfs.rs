@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use crate::error::{Error, Result};
+use crate::protection::intact;
 
 /// Keeps mount events of this namespace from the host; the host's still arrive, for binds that ask for them.
 pub fn separate() -> Result<()> {
@@ -44,6 +45,9 @@ pub fn make_read_only(root: impl AsFd) -> Result<()> {
 
 /// Goes to the working directory, which must be inside the root. Nothing of `/proc`'s magic leads there.
 pub fn enter_directory(path: &Path) -> Result<()> {
+    if !intact("cwd-in-root") {
+        return Ok(rustix::process::chdir(path).during("enter", path.display())?);
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = rustix::fs::ResolveFlags::NO_MAGICLINKS;
     let shown = path.display().to_string();

@@ -21,7 +21,9 @@ use super::{
 };
 use crate::config::{Config, Namespace, Process};
 use crate::error::{Error, Failure, Result};
+use crate::lsm;
 use crate::paths::{self, Missing};
+use crate::protection::intact;
 use crate::steps::Steps;
 
 /// What a new process tells whoever asked for it. The end of the stream after no failure means: the program runs.
@@ -351,7 +353,9 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
     // Nothing but the streams and the report may be open from here on: no path of /proc/self/fd leads to the host.
     let kept: Vec<BorrowedFd<'_>> =
         staged.map(|staged| staged.listener.as_fd()).into_iter().chain([report.as_fd()]).collect();
-    process::close_all_but_passed(passed, &kept)?;
+    if intact("close-descriptors") {
+        process::close_all_but_passed(passed, &kept)?;
+    }
     let entered = rootfs::enter_directory(&process.cwd);
 
     steps.enter("credentials")?;
@@ -374,11 +378,8 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
         staged.await_start(report)?;
     }
 
-    steps.enter("limits")?;
-    // Late: a limit must not keep us from what was to be done before.
-    for warning in set_rlimits(&process.rlimits)? {
-        send(report, &Report::Warning(warning), &[])?;
-    }
+    steps.enter("security profile")?;
+    lsm::confine_program(process)?;
 
     steps.enter("program")?;
     if supervised {
@@ -389,6 +390,12 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
     }
     steps.enter("scheduling")?;
     scheduling::apply(process)?;
+
+    steps.enter("limits")?;
+    // Late: a limit must not keep us from what was to be done before.
+    for warning in set_rlimits(&process.rlimits)? {
+        send(report, &Report::Warning(warning), &[])?;
+    }
 
     steps.enter("program")?;
     confine(process, &left)?;

@@ -147,6 +147,9 @@ pub struct CpuAffinity {
 /// # Errors
 /// What cannot be done at all, or not on this host: nothing was touched yet.
 pub fn convert(given: &Process, linux: Option<&Linux>) -> Result<(config::Process, Vec<String>)> {
+    if linux.is_some_and(|linux| linux.intel_rdt.is_some()) {
+        return Err(intel_rdt());
+    }
     let (capabilities, warnings) = given.capabilities.as_ref().map(capability_sets).unwrap_or_default();
     let User { uid, gid, umask, ref additional_gids } = given.user;
     let limit = |limit: &Rlimit| config::Rlimit { name: limit.kind.clone(), soft: limit.soft, hard: limit.hard };
@@ -177,6 +180,18 @@ pub fn convert(given: &Process, linux: Option<&Linux>) -> Result<(config::Proces
     };
     process.validate()?;
     Ok((process, warnings))
+}
+
+/// Why Intel's resource director technology is refused: limits that somebody counts on must not be left out.
+fn intel_rdt() -> Error {
+    const RESCTRL_MAGIC: u64 = 0x0765_5821;
+    let mounted =
+        rustix::fs::statfs("/sys/fs/resctrl").is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(RESCTRL_MAGIC));
+    Error::Invalid(if mounted {
+        "linux.intelRdt: classes of Intel RDT are not supported; leave it out".into()
+    } else {
+        "linux.intelRdt: this host has no resctrl mounted on /sys/fs/resctrl; leave it out".into()
+    })
 }
 
 /// Both or none; the kernel counts to 65535.
@@ -350,6 +365,14 @@ mod tests {
         ] {
             assert!(matches!(process(bad), Err(Error::Invalid(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn intel_rdt_is_refused() {
+        let linux = Linux { intel_rdt: Some(crate::oci::IntelRdt::default()), ..Linux::default() };
+        let process = Process { args: vec!["sh".into()], cwd: "/".into(), ..Process::default() };
+        assert!(convert(&process, Some(&linux)).unwrap_err().to_string().contains("linux.intelRdt"));
+        assert!(convert(&process, Some(&Linux::default())).is_ok());
     }
 
     #[test]
