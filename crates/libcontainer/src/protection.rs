@@ -19,3 +19,10 @@ pub fn intact(name: &str) -> bool {
     let broken = std::env::var("GANTRY_BREAK").unwrap_or_default();
     !broken.split([',', ' ']).any(|listed| listed == name)
 }
+
+/// The variable that a process with an environment of its own has to be given for protections to be off in it too; none
+/// unless the crate is built with the feature `broken`.
+#[must_use]
+pub fn passed_on() -> Option<(&'static str, std::ffi::OsString)> {
+    if cfg!(feature = "broken") { std::env::var_os("GANTRY_BREAK").map(|names| ("GANTRY_BREAK", names)) } else { None }
+}

@@ -180,6 +180,7 @@ impl Launch<'_> {
             .args([format!("/proc/self/fd/{}", program.as_raw_fd()).as_str(), STAGE_ROLE])
             .args(self.fail_at)
             .env_clear()
+            .envs(libcontainer::protection::passed_on())
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::inherit());
         let error = command.exec();

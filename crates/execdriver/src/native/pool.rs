@@ -110,7 +110,13 @@ impl Pool {
         let (ours, theirs) = socket::pair().map_err(system)?;
         // Without a function to run before exec this is a posix_spawn: the daemon is not copied.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.plan.program.as_raw_fd()));
-        command.arg0(TEMPLATE_ROLE).env_clear().stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg0(TEMPLATE_ROLE)
+            .env_clear()
+            .envs(libcontainer::protection::passed_on())
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some(step) = std::env::var_os(FAIL_AT) {
             command.env(FAIL_AT, step);
         }
