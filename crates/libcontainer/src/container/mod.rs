@@ -27,6 +27,7 @@ pub use console::resize;
 pub(crate) use rlimits::check_rlimits;
 pub use sources::open_sources;
 pub use staged::Staged;
+pub(crate) use staged::become_root;
 pub use start::{First, Further, Report, receive_report, run_first, run_further};
-pub(crate) use start::{enter_container, give_up};
+pub(crate) use start::{enter_container, give_up, receive_report_blocking};
 pub use user::{User, from_files as resolve_user_in, resolve_named as resolve_user};

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use gantry_linux::mount::move_to;
+use gantry_linux::netlink::Socket;
 use gantry_linux::process::{self, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, socket};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,8 +17,9 @@ use rustix::process::{Gid, Uid};
 
 use super::hooks;
 use super::start::{Report, send};
-use crate::config::{Config, Propagation, TimeOffsets};
+use crate::config::{Config, Namespace, Propagation, TimeOffsets};
 use crate::error::{Error, Result};
+use crate::network::link;
 use crate::oci::{Hooks, State, Status};
 
 /// What it has beside everything that a first process has.
@@ -117,6 +119,9 @@ impl Staged {
         if self.in_user_namespace {
             become_root()?;
         }
+        if config.namespaces.net == Namespace::New {
+            raise_loopback()?;
+        }
         match &self.keyring {
             Some(name) => Ok(process::new_session_keyring(name)?),
             None => Ok(()),
@@ -153,6 +158,11 @@ impl Staged {
     fn state(&self, status: Status) -> State {
         State { status, pid: rustix::process::getpid().as_raw_nonzero().get(), ..self.state.clone() }
     }
+}
+
+/// In a new network namespace it is the first device, and down.
+fn raise_loopback() -> Result<()> {
+    Ok(Socket::route()?.transact(vec![link::raise(1, "lo")])?)
 }
 
 /// The new namespace is for children only, until it is entered by name; then its clocks cannot be set any more.

@@ -43,7 +43,16 @@ pub enum Report {
 
 /// Receives the next report; `None` when the program runs. Fails with `EAGAIN` when there is none yet.
 pub fn receive_report(socket: impl AsFd) -> Result<Option<(Report, Vec<OwnedFd>)>> {
-    let Some(packet) = socket::try_receive(socket)? else { return Ok(None) };
+    read_report(socket::try_receive(socket)?)
+}
+
+/// As [`receive_report`], and waits for it.
+pub(crate) fn receive_report_blocking(socket: impl AsFd) -> Result<Option<(Report, Vec<OwnedFd>)>> {
+    read_report(socket::receive(socket)?)
+}
+
+fn read_report(packet: Option<socket::Packet>) -> Result<Option<(Report, Vec<OwnedFd>)>> {
+    let Some(packet) = packet else { return Ok(None) };
     let report = serde_json::from_slice(&packet.data)
         .map_err(|error| Error::Invalid(format!("report of the new process is not understood: {error}")))?;
     Ok(Some((report, packet.fds)))

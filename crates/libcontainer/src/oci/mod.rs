@@ -3,10 +3,10 @@
 
 mod hooks;
 mod linux;
-mod mount_options;
-mod mounts;
+pub mod mount_options;
+pub mod mounts;
 mod namespaces;
-mod process;
+pub mod process;
 mod resources;
 mod seccomp;
 mod state;

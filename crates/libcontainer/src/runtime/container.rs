@@ -1,103 +1,257 @@
-//! One container: what can be done with it.
+//! One container: what can be asked of it and done with it.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gantry_linux::{ResultExt, fs, process, socket};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
+
+use super::directory::Directory;
 use super::options::{ExecOptions, Executed};
-use super::unfinished;
-use crate::cgroups::Stats;
-use crate::error::Result;
-use crate::oci;
+use super::record::{CONFIG, Record, SOCKET};
+use super::{cgroup, delete, exec, parts};
+use crate::cgroups::{Leaf, Stats};
+use crate::container::{Report, hooks, receive_report_blocking};
+use crate::error::{Error, Result};
+use crate::oci::{self, Hooks, Spec, State, Status};
+
+/// So long a cgroup has to stop or to go on.
+const FREEZING: Duration = Duration::from_secs(10);
 
 /// A container of a [`super::Runtime`].
 #[derive(Debug)]
 pub struct Container {
-    id: String,
+    directory: Directory,
+    record: Record,
 }
 
 impl Container {
+    pub(super) fn new(directory: Directory, record: Record) -> Self {
+        Self { directory, record }
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        &self.record.id
     }
 
     /// When it was created, as RFC 3339 in UTC.
     #[must_use]
     pub fn created(&self) -> &str {
-        ""
+        &self.record.created
     }
 
     /// The uid of who created it.
     #[must_use]
     pub fn owner(&self) -> u32 {
-        0
+        self.record.owner
     }
 
     /// The absolute path of its root directory on the host.
     #[must_use]
-    pub fn rootfs(&self) -> &std::path::Path {
-        std::path::Path::new("")
+    pub fn rootfs(&self) -> &Path {
+        &self.record.rootfs
     }
 
     /// Its configuration, as it was when it was created.
-    pub fn spec(&self) -> Result<oci::Spec> {
-        Err(unfinished("spec", &self.id))
+    pub fn spec(&self) -> Result<Spec> {
+        Spec::parse(&fs::read(self.directory.path().join(CONFIG))?)
     }
 
-    /// Its state now.
-    pub fn state(&self) -> Result<oci::State> {
-        Err(unfinished("state", &self.id))
+    /// Its state now; takes no lock.
+    pub fn state(&self) -> Result<State> {
+        let status = self.status()?;
+        Ok(State {
+            oci_version: self.record.oci_version.clone(),
+            id: self.record.id.clone(),
+            pid: if status == Status::Stopped { 0 } else { self.record.pid },
+            status,
+            bundle: self.record.bundle.display().to_string(),
+            annotations: self.record.annotations.clone(),
+        })
+    }
+
+    pub(super) fn status(&self) -> Result<Status> {
+        if !self.record.complete {
+            let at_work = self.directory.is_locked()?;
+            return Ok(if at_work { Status::Creating } else { Status::Stopped });
+        }
+        if !self.record.is_alive() {
+            return Ok(Status::Stopped);
+        }
+        if self.is_frozen()? {
+            return Ok(Status::Paused);
+        }
+        Ok(if self.directory.path().join(SOCKET).exists() { Status::Created } else { Status::Running })
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        match self.leaf()? {
+            Some(leaf) => match leaf.is_frozen() {
+                // Removed this moment, or a machine without a freezer.
+                Err(error) if error.is_not_found() || error.errno() == 0 => Ok(false),
+                other => Ok(other?),
+            },
+            None => Ok(false),
+        }
+    }
+
+    pub(super) fn leaf(&self) -> Result<Option<Leaf>> {
+        self.record.cgroup.as_deref().map(cgroup::open).transpose()
+    }
+
+    fn need_leaf(&self) -> Result<Leaf> {
+        let why = || Error::Invalid(format!("container {} has no cgroup: its creator had no right to one", self.id()));
+        self.leaf()?.ok_or_else(why)
+    }
+
+    pub(super) fn hooks(&self) -> Result<Hooks> {
+        Ok(self.spec()?.hooks.unwrap_or_default())
     }
 
     /// Starts the program of a created container; returns when it runs. Warnings are failed poststart hooks.
     pub fn start(&self) -> Result<Vec<String>> {
-        Err(unfinished("start", &self.id))
+        let lock = self.directory.lock()?;
+        match self.status()? {
+            Status::Created => {}
+            Status::Stopped | Status::Creating => {
+                return Err(Error::Conflict("cannot start a container that has stopped".into()));
+            }
+            _ => return Err(Error::Conflict("cannot start an already running container".into())),
+        }
+        let connection = socket::connect(&lock.fd, SOCKET)?;
+        // From here on it is started, whatever becomes of this process.
+        fs::remove_file(self.directory.path().join(SOCKET))?;
+        let mut warnings = Vec::new();
+        while let Some((report, _)) = receive_report_blocking(&connection)? {
+            match report {
+                Report::Failed(failure) => return Err(Error::Failed(failure)),
+                Report::Warning(warning) => warnings.push(warning),
+                Report::Terminal | Report::Mounted | Report::Created => {}
+            }
+        }
+        let hooks = self.hooks()?;
+        let state = State { status: Status::Running, pid: self.record.pid, ..self.state()? };
+        warnings.extend(hooks::run_all(&hooks.poststart, "poststart", &state, Some(&self.record.bundle)));
+        Ok(warnings)
     }
 
     /// Sends a signal to the first process, or with `all` to every process.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        let _ = (signal, all);
-        Err(unfinished("kill", &self.id))
+        if !(1..=64).contains(&signal) {
+            return Err(Error::Invalid(format!("signal {signal}: there is no such signal")));
+        }
+        let not_running = || Error::Conflict("container not running".into());
+        // Without a pid namespace of its own the others do not end with the first.
+        let everyone = all || (signal == libc::SIGKILL && !self.record.own_pids);
+        if let Some(leaf) = self.leaf()?.filter(|_| everyone) {
+            return match self.signal_all(&leaf, signal)? {
+                0 => Err(not_running()),
+                _ => Ok(()),
+            };
+        }
+        let first = self.record.process().ok_or_else(not_running)?;
+        match process::pidfd_kill(&first, signal) {
+            Err(error) if error.errno() == libc::ESRCH => return Err(not_running()),
+            other => other?,
+        }
+        if signal == libc::SIGKILL && self.is_frozen()? {
+            // On cgroup v1 a frozen process cannot even die.
+            self.need_leaf()?.thaw(Instant::now() + FREEZING)?;
+        }
+        Ok(())
     }
 
-    /// Removes a stopped container, with `force` any. Warnings are failed poststop hooks.
+    /// Returns how many there were.
+    fn signal_all(&self, leaf: &Leaf, signal: i32) -> Result<usize> {
+        let pids = leaf.procs()?;
+        if signal == libc::SIGKILL && !pids.is_empty() {
+            leaf.kill_all(Instant::now() + FREEZING)?;
+            return Ok(pids.len());
+        }
+        for pid in pids.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+            let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            match process::pidfd_kill(&handle, signal) {
+                Err(error) if error.errno() == libc::ESRCH => {}
+                other => other?,
+            }
+        }
+        Ok(pids.len())
+    }
+
+    /// Removes a container that is not running, with `force` any. Warnings are failed poststop hooks.
     pub fn delete(self, force: bool) -> Result<Vec<String>> {
-        let _ = force;
-        Err(unfinished("delete", &self.id))
+        delete::delete(&self, force)
     }
 
     /// Starts a further process; returns when its program runs.
     pub fn exec(&self, process: &oci::Process, options: &ExecOptions) -> Result<Executed> {
-        let _ = (process, options);
-        Err(unfinished("exec", &self.id))
+        exec::exec(self, process, options)
     }
 
     /// Freezes every process.
     pub fn pause(&self) -> Result<()> {
-        Err(unfinished("pause", &self.id))
+        let _lock = self.directory.lock()?;
+        match self.status()? {
+            Status::Running | Status::Created => Ok(self.need_leaf()?.freeze(Instant::now() + FREEZING)?),
+            Status::Paused => Err(Error::Conflict("container already paused".into())),
+            _ => Err(Error::Conflict("container not running".into())),
+        }
     }
 
     /// Lets them run again.
     pub fn resume(&self) -> Result<()> {
-        Err(unfinished("resume", &self.id))
+        let _lock = self.directory.lock()?;
+        match self.status()? {
+            Status::Paused => Ok(self.need_leaf()?.thaw(Instant::now() + FREEZING)?),
+            _ => Err(Error::Conflict("container not paused".into())),
+        }
     }
 
     /// Changes limits; what is not given stays.
     pub fn update(&self, resources: &oci::Resources) -> Result<()> {
-        let _ = resources;
-        Err(unfinished("update", &self.id))
+        let new = parts::resources(resources)?;
+        let _lock = self.directory.lock()?;
+        if self.status()? == Status::Stopped {
+            return Err(Error::Conflict("container not running".into()));
+        }
+        Ok(self.need_leaf()?.update(&new)?)
     }
 
     /// What it has used.
     pub fn stats(&self) -> Result<Stats> {
-        Err(unfinished("stats", &self.id))
+        Ok(self.need_leaf()?.stats()?)
     }
 
     /// The ids of its processes on the host.
     pub fn processes(&self) -> Result<Vec<u32>> {
-        Err(unfinished("processes", &self.id))
+        Ok(self.need_leaf()?.procs()?)
     }
 
-    /// Waits until the first process has ended. Its exit code (128 + n for signal n) is known to its parent only.
+    /// Waits until the first process has ended. Its exit code (128 + n for signal n) is known to its parent only, and
+    /// taken by this call.
     pub fn wait(&self) -> Result<Option<i32>> {
-        Err(unfinished("wait", &self.id))
+        let pid = Pid::from_raw(self.record.pid);
+        if let Some(handle) = self.record.process() {
+            let mut watched = [PollFd::new(&handle, PollFlags::IN)];
+            rustix::io::retry_on_intr(|| poll(&mut watched, None)).during("wait for", self.id())?;
+        }
+        let Some(pid) = pid else { return Ok(None) };
+        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => {
+                Ok(status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)))
+            }
+            Ok(None) | Err(_) => Ok(None),
+        }
     }
 }

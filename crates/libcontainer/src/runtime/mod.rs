@@ -3,15 +3,30 @@
 //! Nothing here prints, reads the environment or ends the process; what was left out is returned as warnings. Creating and
 //! executing clone the calling process, which must have a single thread.
 
+mod birth;
+mod cgroup;
+mod console;
 mod container;
+mod convert;
+mod create;
+mod delete;
+mod directory;
+mod exec;
+mod mappings;
 mod options;
+mod parts;
+mod plan;
+mod record;
 
 use std::path::{Path, PathBuf};
 
 pub use container::Container;
 pub use options::{ConsoleSocket, CreateOptions, Created, ExecOptions, Executed};
 
-use crate::error::{Error, Result};
+use directory::{Directory, check_id};
+use record::Record;
+
+use crate::error::Result;
 
 /// The containers below one state directory.
 #[derive(Debug, Clone)]
@@ -28,21 +43,42 @@ impl Runtime {
 
     /// Creates a container from `bundle/config.json`: everything but the program's start. On failure nothing is left.
     pub fn create(&self, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Created> {
-        let _ = (bundle, options, &self.root);
-        Err(unfinished("create", id))
+        create::create(&self.root, id, bundle, options)
     }
 
     /// A container that is there.
     pub fn open(&self, id: &str) -> Result<Container> {
-        Err(unfinished("open", id))
+        let directory = Directory::of(&self.root, id)?;
+        match Record::read(directory.path())? {
+            Some(record) => Ok(Container::new(directory, record)),
+            // Its creator was killed at once; it can be deleted.
+            None => {
+                let nowhere = Path::new("/");
+                let mut record = Record::new(id, crate::oci::VERSION, nowhere, nowhere);
+                record.created.clear();
+                Ok(Container::new(directory, record))
+            }
+        }
     }
 
     /// The containers, by id. A damaged one is left out and told of in the warnings.
     pub fn list(&self) -> Result<(Vec<Container>, Vec<String>)> {
-        Err(unfinished("list", "containers"))
+        let mut names: Vec<String> = match gantry_linux::fs::list(&self.root) {
+            Ok(names) => names.into_iter().filter_map(|name| name.into_string().ok()).collect(),
+            Err(error) if error.is_not_found() => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        names.retain(|name| check_id(name).is_ok() && self.root.join(name).is_dir());
+        names.sort_unstable();
+        let (mut containers, mut warnings) = (Vec::new(), Vec::new());
+        for name in names {
+            match self.open(&name) {
+                Ok(container) => containers.push(container),
+                // Deleted meanwhile.
+                Err(crate::Error::NoSuchContainer(_)) => {}
+                Err(error) => warnings.push(format!("container {name}: {error}")),
+            }
+        }
+        Ok((containers, warnings))
     }
-}
-
-fn unfinished(what: &str, subject: &str) -> Error {
-    Error::Invalid(format!("{what} {subject}: being built"))
 }

@@ -1,0 +1,295 @@
+//! From a plan to a process that waits to be started. What fails half-way is undone before it is reported.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gantry_linux::mount::{attach, bind_fd};
+use gantry_linux::process::{self, Clone, CloneFlags};
+use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::Pid;
+
+use super::birth::Birth;
+use super::directory::{Directory, Locked};
+use super::plan::Plan;
+use super::record::{CONFIG, Record, SOCKET};
+use super::{Container, CreateOptions, Created, cgroup, console, mappings};
+use crate::cgroups::Leaf;
+use crate::config::{MountKind, Namespace};
+use crate::container::{First, Report, Staged, hooks, receive_report_blocking, run_first};
+use crate::error::{Error, Result};
+use crate::network::devices::{self, Moved};
+use crate::oci::{State, Status};
+use crate::steps::Steps;
+
+/// So long the members of a cgroup have to be gone after they were killed.
+const REMOVAL: Duration = Duration::from_secs(10);
+
+/// What has been made so far, to be undone when what follows fails.
+#[derive(Default)]
+struct Made {
+    directory: Option<Directory>,
+    leaf: Option<Leaf>,
+    pid: Option<Pid>,
+    devices: Option<(Moved, OwnedFd)>,
+    hooks_ran: bool,
+    pid_file: bool,
+}
+
+/// Creates the container; on failure nothing of it is left.
+pub fn create(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Created> {
+    let mut plan = Plan::read(id, bundle, options)?;
+    // Nothing of the caller's stays open in hooks and programs by mistake; what is passed on is opened again.
+    process::close_on_exec_from(3)?;
+    let mut made = Made::default();
+    let mut steps = Steps::default();
+    match build(root, &mut plan, options, &mut made, &mut steps) {
+        Ok((record, _lock)) => {
+            let directory = made.directory.take().unwrap_or(Directory::of(root, id)?);
+            Ok(Created { container: Container::new(directory, record), warnings: plan.warnings })
+        }
+        Err(error) => {
+            let error = match error {
+                Error::System(_) => Error::Failed(steps.failure(&error)),
+                other => other,
+            };
+            Err(match undo(&plan, made) {
+                trouble if trouble.is_empty() => error,
+                trouble => Error::Invalid(format!("{error} (and undoing it: {})", trouble.join("; "))),
+            })
+        }
+    }
+}
+
+fn build(
+    root: &Path,
+    plan: &mut Plan,
+    options: &CreateOptions,
+    made: &mut Made,
+    steps: &mut Steps,
+) -> Result<(Record, Locked)> {
+    steps.enter("state")?;
+    let (directory, lock) = Directory::make(root, &plan.config.id)?;
+    made.directory = Some(directory.clone());
+    let mut record = first_record(plan);
+    record.write(directory.path())?;
+    let text = serde_json::to_vec(&plan.spec).map_err(|error| Error::Invalid(format!("config.json: {error}")))?;
+    fs::write_atomic(directory.path().join(CONFIG), &text, 0o600, fs::Durability::Process)?;
+
+    steps.enter("cgroup")?;
+    made.leaf = cgroup::make(&plan.cgroup, &plan.config.resources, &mut plan.warnings)?;
+    if made.leaf.is_none() {
+        record.cgroup = None;
+    }
+
+    steps.enter("socket")?;
+    let listener = socket::listen(&lock.fd, SOCKET)?;
+    fs::set_mode(directory.path().join(SOCKET), 0o600)?;
+    let console = options.console_socket.as_ref().map(console::connect).transpose()?;
+
+    steps.enter("sources")?;
+    let mut birth = Birth::plan(&plan.config)?;
+    let (reports, report) = socket::pair()?;
+    let first = first(plan, options, &mut birth, made.leaf.as_ref(), listener, report)?;
+
+    steps.enter("clone")?;
+    let cgroup_fd = made.leaf.as_ref().map(Leaf::clone_into_fd).transpose()?.flatten();
+    let pid = match birth.clone(cgroup_fd.as_ref())? {
+        Clone::Child => run_first(&first),
+        Clone::Parent(pid) => pid,
+    };
+    made.pid = Some(pid);
+    drop(first);
+    record.set_process(pid)?;
+    let born_there = cgroup_fd.is_some() && !birth.has_helper();
+    prepare(plan, pid, born_there, made, steps)?;
+    if plan.stops_when_mounted() || made.leaf.is_none() {
+        record.write(directory.path())?;
+    }
+    go_on(&reports)?;
+    let state = plan.state(pid, Status::Creating);
+    hear(plan, &reports, &state, console.as_ref(), made)?;
+
+    steps.enter("record")?;
+    record.complete = true;
+    if let Some(path) = &options.pid_file {
+        made.pid_file = true;
+        fs::write_atomic(path, record.pid.to_string().as_bytes(), 0o644, fs::Durability::Process)?;
+    }
+    record.write(directory.path())?;
+    Ok((record, lock))
+}
+
+fn first_record(plan: &Plan) -> Record {
+    let mut record = Record::new(&plan.config.id, &plan.spec.oci_version, &plan.bundle, &plan.rootfs);
+    record.cgroup = Some(plan.cgroup.clone());
+    record.own_pids = plan.config.namespaces.pid == Namespace::New;
+    record.annotations.clone_from(&plan.spec.annotations);
+    record
+}
+
+/// Everything that the process itself needs, opened where the host's mounts are seen.
+fn first(
+    plan: &Plan,
+    options: &CreateOptions,
+    birth: &mut Birth,
+    leaf: Option<&Leaf>,
+    listener: OwnedFd,
+    report: OwnedFd,
+) -> Result<First> {
+    let spaces = &plan.config.namespaces;
+    let in_user_namespace = spaces.user != Namespace::Host;
+    let own = [(&spaces.cgroup, CloneFlags::NEWCGROUP), (&spaces.time, CloneFlags::NEWTIME)];
+    let own = own.iter().filter(|(namespace, _)| **namespace == Namespace::New);
+    let staged = Staged {
+        own: own.fold(CloneFlags::NONE, |all, (_, flag)| all.with(*flag)),
+        in_user_namespace,
+        root: in_user_namespace.then(|| attach(&plan.config.root)).transpose()?,
+        hooks: plan.hooks.clone(),
+        state: plan.state_without_process(),
+        stop_when_mounted: plan.stops_when_mounted(),
+        listener,
+        no_pivot: options.no_pivot,
+        keyring: plan.keyring.clone(),
+        passed: options.listen_fds + options.preserve_fds,
+    };
+    let mut config = plan.config.clone();
+    if options.listen_fds > 0 {
+        config.process.env.push(format!("LISTEN_FDS={}", options.listen_fds));
+        config.process.env.push("LISTEN_PID=1".into());
+    }
+    Ok(First {
+        sources: open_sources(plan)?,
+        stdio: standard_streams(config.process.terminal)?,
+        config,
+        stage: plan.rootfs.clone(),
+        join: birth.take_joins(),
+        cgroups: leaf.map(cgroup::views).unwrap_or_default(),
+        report,
+        staged: Some(staged),
+    })
+}
+
+/// The caller's own; a terminal has its own.
+pub fn standard_streams(terminal: bool) -> Result<Option<[OwnedFd; 3]>> {
+    if terminal {
+        return Ok(None);
+    }
+    let copy = |number: i32| process::inherited_fd(number);
+    Ok(Some([copy(0)?, copy(1)?, copy(2)?]))
+}
+
+fn open_sources(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
+    let open = |kind: &MountKind| -> Result<Option<OwnedFd>> {
+        let MountKind::Bind { source, recursive, .. } = kind else { return Ok(None) };
+        let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let fd = fd.during("open bind source", source.display())?;
+        Ok(Some(bind_fd(&fd, *recursive, source.display())?))
+    };
+    plan.config.mounts.iter().map(|mount| open(&mount.kind)).collect()
+}
+
+/// What only a parent can do for its process, before that goes on.
+fn prepare(plan: &Plan, pid: Pid, born_in_cgroup: bool, made: &mut Made, steps: &mut Steps) -> Result<()> {
+    if plan.config.namespaces.user == Namespace::New {
+        steps.enter("mappings")?;
+        mappings::write(pid, &plan.config)?;
+    }
+    steps.enter("join")?;
+    if let Some(leaf) = made.leaf.as_ref().filter(|_| !born_in_cgroup) {
+        leaf.join(pid.as_raw_nonzero().get().unsigned_abs())?;
+    }
+    if !plan.net_devices.is_empty() {
+        steps.enter("network devices")?;
+        let path = match &plan.config.namespaces.net {
+            Namespace::Path(path) => path.clone(),
+            _ => format!("/proc/{}/ns/net", pid.as_raw_nonzero()).into(),
+        };
+        let namespace = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .during("open namespace", path.display())?;
+        let moved = devices::move_into(namespace.as_fd(), &plan.net_devices)?;
+        made.devices = Some((moved, namespace));
+    }
+    Ok(())
+}
+
+fn go_on(reports: &OwnedFd) -> Result<()> {
+    // A process that has ended has said why.
+    match socket::send(reports, &[], &[]) {
+        Err(error) if error.errno() == libc::EPIPE => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// Listens to the process until it waits to be started.
+fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&OwnedFd>, made: &mut Made) -> Result<()> {
+    loop {
+        match receive_report_blocking(reports)? {
+            Some((Report::Created, _)) => return Ok(()),
+            Some((Report::Failed(failure), _)) => return Err(Error::Failed(failure)),
+            Some((Report::Warning(warning), _)) => plan.warnings.push(warning),
+            Some((Report::Terminal, masters)) => {
+                if let (Some(console), Some(master)) = (console, masters.first()) {
+                    console::send(console, master)?;
+                }
+            }
+            Some((Report::Mounted, _)) => {
+                made.hooks_ran = true;
+                hooks::run(&plan.hooks.prestart, "prestart", state, Some(&plan.bundle))?;
+                hooks::run(&plan.hooks.create_runtime, "createRuntime", state, Some(&plan.bundle))?;
+                go_on(reports)?;
+            }
+            None => {
+                let why = std::io::Error::other("it ended before it was complete; was it killed, or out of memory?");
+                return Err(SystemError::new("create", "the container's process", why).into());
+            }
+        }
+    }
+}
+
+/// Undoes in the reverse order, and goes on after a failure; all of them are returned.
+fn undo(plan: &Plan, made: Made) -> Vec<String> {
+    let mut trouble = Vec::new();
+    if let Some((moved, namespace)) = made.devices {
+        trouble.extend(moved.undo(namespace.as_fd()).err().map(|error| error.to_string()));
+    }
+    if let Some(pid) = made.pid {
+        // It may have ended by itself; it is reaped either way.
+        let _ = process::kill(pid, libc::SIGKILL);
+        trouble.extend(process::wait_for(pid).err().map(|error| error.to_string()));
+    }
+    if let Some(leaf) = made.leaf {
+        trouble.extend(cgroup::remove(&leaf, Instant::now() + REMOVAL));
+    }
+    if let Some(directory) = made.directory {
+        trouble.extend(directory.remove().err().map(|error| error.to_string()));
+    }
+    if made.hooks_ran {
+        let state = State { status: Status::Stopped, ..plan.state_without_process() };
+        trouble.extend(hooks::run_all(&plan.hooks.poststop, "poststop", &state, Some(&plan.bundle)));
+    }
+    trouble
+}
+
+impl Plan {
+    /// Programs run at the point where everything is mounted, by the parent.
+    fn stops_when_mounted(&self) -> bool {
+        !self.hooks.prestart.is_empty() || !self.hooks.create_runtime.is_empty()
+    }
+
+    fn state_without_process(&self) -> State {
+        State {
+            oci_version: self.spec.oci_version.clone(),
+            id: self.config.id.clone(),
+            status: Status::Creating,
+            pid: 0,
+            bundle: self.bundle.display().to_string(),
+            annotations: self.spec.annotations.clone(),
+        }
+    }
+
+    fn state(&self, pid: Pid, status: Status) -> State {
+        State { pid: pid.as_raw_nonzero().get(), status, ..self.state_without_process() }
+    }
+}

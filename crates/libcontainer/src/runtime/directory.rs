@@ -1,0 +1,149 @@
+//! The state directory of one container: made, found, locked.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use gantry_linux::{Error as SystemError, ResultExt, fs};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// The longest name of a container: a file name.
+const LONGEST_ID: usize = 255;
+
+/// Refuses names that are no plain file name of letters, digits and `+-._`.
+pub fn check_id(id: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_');
+    if id.is_empty() {
+        return Err(Error::Invalid("container id cannot be empty".into()));
+    }
+    if matches!(id, "." | "..") || id.len() > LONGEST_ID || !id.chars().all(good) {
+        let why = "it is letters, digits and any of + - . _, at most 255, and not . or ..";
+        return Err(Error::Invalid(format!("invalid container ID format: {id:?}: {why}")));
+    }
+    Ok(())
+}
+
+/// The directory of a container that is there.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+/// A directory whose lock is held until this is dropped: one invocation at a time changes a container.
+#[derive(Debug)]
+pub struct Locked {
+    /// Of the directory.
+    pub fd: OwnedFd,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Clones of this process may still have the descriptor for a moment; closing it alone would not unlock.
+        let _ = flock(&self.fd, FlockOperation::Unlock);
+    }
+}
+
+impl Directory {
+    /// Of the container `id`, whether it is there or not.
+    pub fn of(root: &Path, id: &str) -> Result<Self> {
+        check_id(id)?;
+        Ok(Self { path: root.join(id) })
+    }
+
+    /// Makes it, closed to others, and locks it. `root` is made too.
+    pub fn make(root: &Path, id: &str) -> Result<(Self, Locked)> {
+        let directory = Self::of(root, id)?;
+        if !root.is_dir() {
+            fs::create_dir_mode(root, 0o700)?;
+        }
+        match rustix::fs::mkdir(&directory.path, Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                return Err(Error::Conflict("container with given ID already exists".into()));
+            }
+            Err(error) => {
+                return Err(SystemError::new("make directory", directory.path.display().to_string(), error).into());
+            }
+        }
+        let lock = directory.lock()?;
+        Ok((directory, lock))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for the lock. One that is removed meanwhile is a container that does not exist.
+    pub fn lock(&self) -> Result<Locked> {
+        self.lock_with(FlockOperation::LockExclusive)?.ok_or_else(no_such_container)
+    }
+
+    /// Whether somebody holds the lock: makes it, starts it, removes it.
+    pub fn is_locked(&self) -> Result<bool> {
+        Ok(self.lock_with(FlockOperation::NonBlockingLockShared)?.is_none())
+    }
+
+    fn lock_with(&self, operation: FlockOperation) -> Result<Option<Locked>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Err(no_such_container()),
+            Err(error) => return Err(SystemError::new("open", self.path.display().to_string(), error).into()),
+        };
+        loop {
+            match flock(&fd, operation) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(SystemError::new("lock", self.path.display().to_string(), error).into()),
+            }
+        }
+        let locked = Locked { fd };
+        let ours = rustix::fs::fstat(&locked.fd).during("stat", self.path.display())?;
+        match fs::metadata(&self.path) {
+            Ok(now) if now.ino() == ours.st_ino => Ok(Some(locked)),
+            _ => Err(no_such_container()),
+        }
+    }
+
+    /// Removes it with everything in it.
+    pub fn remove(&self) -> Result<()> {
+        Ok(fs::remove_dir_all(&self.path)?)
+    }
+}
+
+/// In runc's words, which engines look for.
+pub fn no_such_container() -> Error {
+    Error::NoSuchContainer("container does not exist".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_plain_names() {
+        for good in ["a", "0c3f", "web-1.2_3+4", "..a", &"x".repeat(255)] {
+            check_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", "a/b", "../x", "a b", "é", "a\0", &"x".repeat(256)] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_given_once_and_the_lock_tells_who_is_at_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, lock) = Directory::make(dir.path(), "c").unwrap();
+        assert!(matches!(Directory::make(dir.path(), "c"), Err(Error::Conflict(_))));
+        assert!(made.is_locked().unwrap());
+        drop(lock);
+        assert!(!made.is_locked().unwrap());
+        made.remove().unwrap();
+        assert!(matches!(made.lock(), Err(Error::NoSuchContainer(_))));
+    }
+}

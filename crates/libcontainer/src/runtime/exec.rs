@@ -1,0 +1,159 @@
+//! A further process of a container: cloned from outside of its pid namespace, by a helper that nobody inside sees.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use gantry_linux::process::{self, Clone, CloneFlags};
+use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+
+use super::create::standard_streams;
+use super::options::{ExecOptions, Executed};
+use super::plan::check_passed;
+use super::{Container, cgroup, console, parts};
+use crate::cgroups::Leaf;
+use crate::container::{Further, Report, enter_container, receive_report_blocking, run_further};
+use crate::error::{Error, Result};
+use crate::oci::{self, Status};
+
+/// Starts it; returns when its program runs.
+pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) -> Result<Executed> {
+    check_passed(options.preserve_fds)?;
+    if given.terminal != options.console_socket.is_some() {
+        return Err(Error::Invalid(match given.terminal {
+            true => "cannot allocate a terminal without a console socket".into(),
+            false => "a console socket is of no use without a terminal".into(),
+        }));
+    }
+    let spec = container.spec()?;
+    let mut told = Vec::new();
+    let process = parts::process(given, spec.linux.as_ref(), &mut told)?;
+    let stopped = || Error::Conflict("cannot exec in a stopped container".into());
+    match container.state()?.status {
+        Status::Stopped | Status::Creating => return Err(stopped()),
+        Status::Paused if !options.ignore_paused => {
+            let text = "cannot exec in a paused container (use --ignore-paused to override)";
+            return Err(Error::Conflict(text.into()));
+        }
+        _ => {}
+    }
+    let target = container.record().process().ok_or_else(stopped)?;
+    process::close_on_exec_from(3)?;
+    let leaf = leaf(container, options)?;
+    let console = options.console_socket.as_ref().map(console::connect).transpose()?;
+    let (reports, report) = socket::pair()?;
+    let further = Further {
+        stdio: standard_streams(process.terminal)?,
+        process,
+        namespaces: namespaces(container.record().pid)?,
+        target,
+        report,
+        supervised: false,
+        passed: options.preserve_fds,
+    };
+    let pid = clone_further(&further, leaf.as_ref())?;
+    drop(further);
+    let executed = hear(pid, &reports, console.as_ref(), told).and_then(|warnings| {
+        let pid = pid.as_raw_nonzero().get();
+        if let Some(path) = &options.pid_file {
+            fs::write_atomic(path, pid.to_string().as_bytes(), 0o644, fs::Durability::Process)?;
+        }
+        Ok(Executed { pid, warnings })
+    });
+    if executed.is_err() {
+        // It may have ended by itself; it is reaped either way.
+        let _ = process::kill(pid, libc::SIGKILL);
+        process::wait_for(pid)?;
+    }
+    executed
+}
+
+/// The container's cgroup, or the one below it that was asked for.
+fn leaf(container: &Container, options: &ExecOptions) -> Result<Option<Leaf>> {
+    let Some(path) = &container.record().cgroup else { return Ok(None) };
+    let path = match &options.cgroup {
+        Some(below) => format!("{path}/{}", below.trim_matches('/')),
+        None => path.clone(),
+    };
+    Ok(Some(cgroup::open(path.trim_end_matches('/'))?))
+}
+
+/// The kinds in which the container is not where the caller is: others cannot or need not be entered.
+fn namespaces(pid: i32) -> Result<CloneFlags> {
+    let kinds = [
+        ("user", CloneFlags::NEWUSER),
+        ("mnt", CloneFlags::NEWNS),
+        ("uts", CloneFlags::NEWUTS),
+        ("ipc", CloneFlags::NEWIPC),
+        ("net", CloneFlags::NEWNET),
+        ("cgroup", CloneFlags::NEWCGROUP),
+        ("pid", CloneFlags::NEWPID),
+        ("time", CloneFlags::NEWTIME),
+    ];
+    let mut differing = CloneFlags::NONE;
+    for (name, kind) in kinds {
+        let theirs = match fs::metadata(format!("/proc/{pid}/ns/{name}")) {
+            Ok(theirs) => theirs.ino(),
+            // A kernel without this kind.
+            Err(error) if error.is_not_found() && name == "time" => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if theirs != fs::metadata(format!("/proc/self/ns/{name}"))?.ino() {
+            differing = differing.with(kind);
+        }
+    }
+    Ok(differing)
+}
+
+/// The helper joins the cgroup, enters the namespaces, clones the process as its own sibling and ends.
+fn clone_further(further: &Further, leaf: Option<&Leaf>) -> Result<Pid> {
+    let into = leaf.map(Leaf::clone_into_fd).transpose()?.flatten();
+    let (answer, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make", "pipe")?;
+    let helper = match process::clone_into(CloneFlags::NONE, into.as_ref().map(AsFd::as_fd))? {
+        Clone::Parent(helper) => helper,
+        Clone::Child => help(further, leaf.filter(|_| into.is_none()), &theirs),
+    };
+    drop(theirs);
+    let mut message = vec![0; 4096];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(&answer, &mut message)).during("hear from", "helper");
+    process::wait_for(helper)?;
+    message.truncate(read?);
+    let lost = |why: String| SystemError::new("enter", "the container", std::io::Error::other(why));
+    let (number, text) = message.split_first_chunk::<4>().ok_or_else(|| lost("the helper ended".into()))?;
+    match Pid::from_raw(i32::from_ne_bytes(*number)) {
+        Some(pid) => Ok(pid),
+        None => Err(lost(String::from_utf8_lossy(text).into_owned()).into()),
+    }
+}
+
+fn help(further: &Further, leaf: Option<&Leaf>, answer: &OwnedFd) -> ! {
+    let joined = leaf.map_or(Ok(()), |leaf| Ok(leaf.join(0)?));
+    let cloned =
+        joined.and_then(|()| enter_container(further, answer)).and_then(|()| Ok(process::clone(CloneFlags::PARENT)?));
+    match cloned {
+        Ok(Clone::Child) => run_further(further),
+        Ok(Clone::Parent(pid)) => super::birth::tell(answer, pid.as_raw_nonzero().get(), ""),
+        Err(error) => super::birth::tell(answer, 0, &error.to_string()),
+    }
+}
+
+/// Listens to the process until its program runs; adds what it tells to `warnings`.
+fn hear(pid: Pid, reports: &OwnedFd, console: Option<&OwnedFd>, mut warnings: Vec<String>) -> Result<Vec<String>> {
+    loop {
+        match receive_report_blocking(reports)? {
+            None => return Ok(warnings),
+            Some((Report::Failed(failure), _)) => return Err(Error::Failed(failure)),
+            Some((Report::Warning(warning), _)) => warnings.push(warning),
+            Some((Report::Terminal, masters)) => {
+                if let (Some(console), Some(master)) = (console, masters.first()) {
+                    console::send(console, master)?;
+                }
+            }
+            Some((Report::Mounted | Report::Created, _)) => {
+                let why = format!("process {} is none of an exec", pid.as_raw_nonzero());
+                return Err(Error::Invalid(why));
+            }
+        }
+    }
+}
