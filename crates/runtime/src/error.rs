@@ -47,7 +47,7 @@ impl Error {
 
     /// Whether there is no container of the name that was given.
     pub fn is_no_container(&self) -> bool {
-        matches!(self, Self::Container(error) if error.to_string().contains("does not exist"))
+        matches!(self, Self::Container(libcontainer::Error::NoSuchContainer(_)))
     }
 
     /// JSON that is not understood.

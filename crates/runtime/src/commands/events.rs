@@ -85,6 +85,10 @@ fn data(stats: &Stats) -> Value {
             .map(|(major, minor, op, value)| json!({"major": major, "minor": minor, "op": op, "value": value}))
             .collect()
     };
+    let mut pids = json!({"current": stats.pids_current});
+    if stats.pids_limit != 0 {
+        pids["limit"] = stats.pids_limit.into();
+    }
     json!({
         "cpu": {
             "usage": {
@@ -109,7 +113,7 @@ fn data(stats: &Stats) -> Value {
             },
             "raw": raw,
         },
-        "pids": {"current": stats.pids_current, "limit": stats.pids_limit},
+        "pids": pids,
         "blkio": {
             "ioServiceBytesRecursive": entries(&stats.blkio_bytes),
             "ioServicedRecursive": entries(&stats.blkio_ops),

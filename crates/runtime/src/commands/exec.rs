@@ -89,7 +89,7 @@ fn process(container: &Container, flags: &Exec) -> Result<Process> {
 
 fn set_user(process: &mut Process, user: &str) -> Result<()> {
     let number = |what: &str, text: &str| {
-        text.parse::<u32>().map_err(|_| Error::Usage(format!("bad {what}: {text:?} is no number")))
+        text.parse::<u32>().map_err(|_| Error::Refused(format!("bad {what}: {text:?} is no number")))
     };
     let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
     if let Some(gid) = gid {
