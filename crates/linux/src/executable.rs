@@ -5,24 +5,29 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
 use crate::mount::{Attributes, bind_fd, set_attributes};
 use crate::{Error, Result, ResultExt};
 
 const OWN: &str = "/proc/self/exe";
+const READ_ONLY: i64 = 1;
+const TMPFS: i64 = 0x0102_1994;
 const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// Whether nobody can write to the running program's file through `/proc/<pid>/exe`: it was executed through a read-only
 /// mount, or from a sealed memory file.
 pub fn is_protected() -> Result<bool> {
-    let mount = rustix::fs::statvfs(OWN).during("stat file system of", OWN)?;
-    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    let mount = rustix::fs::statfs(OWN).during("stat file system of", OWN)?;
+    if mount.f_flags & READ_ONLY != 0 {
         return Ok(true);
     }
+    // Memory files are on a tmpfs; other file systems do not know seals.
+    if mount.f_type != TMPFS {
+        return Ok(false);
+    }
     let own = open()?;
-    // Other file systems do not know seals.
     Ok(rustix::fs::fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SEALS)))
 }
 
@@ -78,4 +83,30 @@ pub fn execute(program: impl AsFd, arguments: &[CString]) -> std::io::Error {
         );
     }
     std::io::Error::last_os_error()
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests open files plainly")]
+mod tests {
+    use super::*;
+
+    fn reopened_for_writing(fd: &OwnedFd) -> i32 {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        std::fs::OpenOptions::new().write(true).open(path).unwrap_err().raw_os_error().unwrap()
+    }
+
+    #[test]
+    fn neither_form_of_the_program_can_be_written_to() {
+        let clone = read_only_clone().unwrap();
+        assert!(matches!(reopened_for_writing(&clone), libc::EROFS | libc::ETXTBSY));
+        let copy = sealed_copy().unwrap();
+        assert_eq!(rustix::fs::ftruncate(&copy, 0).unwrap_err(), Errno::PERM);
+        assert_eq!(rustix::io::pwrite(&copy, b"x", 0).unwrap_err(), Errno::PERM);
+        assert_eq!(rustix::fs::fstat(&copy).unwrap().st_size, std::fs::metadata(OWN).unwrap().len().cast_signed());
+    }
+
+    #[test]
+    fn the_test_itself_is_not_protected() {
+        assert!(!is_protected().unwrap());
+    }
 }
