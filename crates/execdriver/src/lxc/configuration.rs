@@ -84,6 +84,9 @@ pub fn text(config: &Config, places: &Places<'_>) -> String {
     ] {
         set(key, value);
     }
+    if let Some((name, value)) = libcontainer::protection::passed_on() {
+        set("lxc.environment", &format!("{name}={}", value.to_string_lossy()));
+    }
     text
 }
 
