@@ -23,8 +23,12 @@ pub struct Registry {
 impl Registry {
     /// Serves the standard images (see [`image::standard`]).
     pub fn start() -> Result<Self> {
-        let store = store()?;
-        let lock = locked(&store)?;
+        Self::start_in(&store()?)
+    }
+
+    /// As [`Registry::start`], with the store in `store`, which must be there.
+    pub fn start_in(store: &Path) -> Result<Self> {
+        let lock = locked(store)?;
         let registry = Self::serve(&store.join("registry"))?;
         let stamp = store.join("standard.stamp");
         let images = image::standard()?;

@@ -10,6 +10,7 @@ mod lint;
 mod peers;
 mod setup;
 mod test;
+mod vm;
 mod walls;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ usage: cargo xtask <verb>
 
   demo         build, start a daemon of its own, pull a Debian image and run containers that show themselves
   test         install what the tests need and run every test
+  vm-test      run what needs cgroup v2, AppArmor or an older kernel in a virtual machine
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
   bench start  measure the start path against Docker, podman, runc and crun (installs them; as root)
 ";
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test", filters @ ..] => test::run(filters),
+        ["vm-test", filters @ ..] => vm::run(filters),
         ["lint"] => lint::run(),
         ["bench", "start", options @ ..] => bench::start(options),
         ["help" | "--help" | "-h"] | [] => {

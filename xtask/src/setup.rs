@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use gantry_tests::paths::program;
 
+use crate::vm::{HOST, SYSTEM_TOOLS, TOOLS};
+
 /// A program that must be there, the Debian package that has it, and what it is for.
 #[derive(Debug, Clone, Copy)]
 pub struct Need {
@@ -48,6 +50,13 @@ pub fn for_demo() -> Result<()> {
 /// What the tests need.
 pub fn for_tests() -> Result<()> {
     install(&[&BUILD[..], &RUN[..], &TEST[..]].concat())
+}
+
+/// What the virtual machine needs, and what its tests call inside.
+pub fn for_vm() -> Result<()> {
+    let tools = [HOST, TOOLS, SYSTEM_TOOLS].concat();
+    let tools: Vec<Need> = tools.iter().map(|tool| need(tool.program, tool.package, tool.why)).collect();
+    install(&[&BUILD[..], &RUN[..], &tools].concat())
 }
 
 /// Installs further packages, for benchmarks.

@@ -1,13 +1,13 @@
 //! `cargo xtask test`: installs what is needed, runs every test, counts them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use gantry_tests::paths::program;
 
-use crate::{build, lint, setup, walls};
+use crate::{build, lint, setup, vm, walls};
 
 /// Runs everything, or only tests whose names contain one of `filters`.
 pub fn run(filters: &[&str]) -> Result<()> {
@@ -44,6 +44,9 @@ pub fn run(filters: &[&str]) -> Result<()> {
     let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);
     system.args(filters);
     count.add(&mut system, &binary, skips.path())?;
+    if filters.is_empty() {
+        count.machine(skips.path())?;
+    }
     report(&count, skips.path())
 }
 
@@ -92,6 +95,23 @@ impl Count {
         }
     }
 
+    /// Runs the virtual machine's suites; where it cannot be had, that is said among what was skipped.
+    fn machine(&mut self, skips: &Path) -> Result<()> {
+        let prepared = setup::for_vm().and_then(|()| vm::Prepared::new());
+        let lines = match prepared {
+            Ok(machine) => {
+                let verdict = machine.run(&[])?;
+                self.passed += verdict.passed;
+                self.failed += verdict.failed;
+                verdict.skips
+            }
+            Err(error) => vec![format!("EVERY TEST OF THE VIRTUAL MACHINE: {error:#}")],
+        };
+        let mut file =
+            std::fs::OpenOptions::new().append(true).open(skips).context("open the file for skipped tests")?;
+        lines.iter().try_for_each(|line| writeln!(file, "{line}")).context("write the skipped tests")
+    }
+
     /// Runs a runner, shows what it says, and counts. A failing runner that names no failed test broke before.
     fn add(&mut self, command: &mut Command, binary: &Path, skips: &Path) -> Result<()> {
         command.env("GANTRY_BIN", binary).env("GANTRY_SKIPS", skips).env("CARGO_TERM_COLOR", "never");
@@ -117,7 +137,7 @@ impl Count {
 
 /// Passed and failed tests of a runner's closing line; zeros for any other line. What nextest repeats of a failed test
 /// is indented and was counted already.
-fn counts(line: &str) -> (u64, u64) {
+pub fn counts(line: &str) -> (u64, u64) {
     if !line.starts_with("test result:") && !line.trim_start().starts_with("Summary [") {
         return (0, 0);
     }

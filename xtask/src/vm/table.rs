@@ -1,0 +1,119 @@
+//! What goes into the virtual machine and what runs there, as data: a new suite, module or tool is a line here.
+
+/// A test target of the workspace that runs in the virtual machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Suite {
+    /// How the report and the filter call it.
+    pub name: &'static str,
+    /// Cargo's name of the package.
+    pub package: &'static str,
+    pub target: Target,
+    /// Further arguments of the test binary: names of tests, `--skip NAME` …
+    pub arguments: &'static [&'static str],
+    /// The whole binary is killed after so many seconds. Emulation is ten to twenty times slower than the machine.
+    pub seconds: u32,
+}
+
+/// Which test target of a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The unit tests of the library.
+    Unit,
+    /// A file of `tests/`.
+    Test(&'static str),
+}
+
+const fn suite(name: &'static str, package: &'static str, target: Target, seconds: u32) -> Suite {
+    Suite { name, package, target, arguments: &[], seconds }
+}
+
+pub const SUITES: &[Suite] = &[
+    suite("libcontainer", "libcontainer", Target::Unit, 60),
+    suite("linux", "gantry-linux", Target::Unit, 60),
+    suite("execdriver-life", "gantry-execdriver", Target::Test("life"), 90),
+    suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),
+];
+
+/// Kernel modules, loaded with what they depend on, in this order. What the kernel has built in is left out.
+pub const MODULES: &[&str] = &[
+    "overlay",
+    "fuse",
+    "loop",
+    "squashfs",
+    "erofs",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "dm-mod",
+    "dm-thin-pool",
+    "veth",
+    "dummy",
+    "bridge",
+    "br_netfilter",
+    "macvlan",
+    "vxlan",
+    "nf_tables",
+    "nf_conntrack",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_nat",
+    "nft_masq",
+    "nft_redir",
+    "nft_fib_inet",
+    "nft_fib_ipv4",
+    "nft_reject_inet",
+];
+
+/// A program of this machine that goes along, with the libraries that it loads.
+#[derive(Debug, Clone, Copy)]
+pub struct Tool {
+    pub program: &'static str,
+    /// The Debian package that has it.
+    pub package: &'static str,
+    pub why: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str, why: &'static str) -> Tool {
+    Tool { program, package, why }
+}
+
+/// What the machine needs to be started at all.
+pub const HOST: &[Tool] = &[
+    tool("qemu-system-x86_64", "qemu-system-x86", "the virtual machine with cgroup v2 and AppArmor"),
+    tool("strip", "binutils", "makes what goes into it small"),
+    tool("dpkg-deb", "dpkg", "unpacks its kernel"),
+];
+
+/// What tests call inside.
+pub const TOOLS: &[Tool] = &[
+    tool("busybox", "busybox-static", "the virtual machine's user land"),
+    tool("ip", "iproute2", "looks at links"),
+    tool("nft", "nftables", "looks at the firewall from outside"),
+    tool("apparmor_parser", "apparmor", "loads AppArmor profiles"),
+    tool("dmsetup", "dmsetup", "looks at device mapper devices"),
+    tool("mkfs.ext4", "e2fsprogs", "makes file systems in loop files"),
+];
+
+/// What the system tests call besides: only packed when they run.
+pub const SYSTEM_TOOLS: &[Tool] = &[
+    tool("docker", "docker-cli|docker.io", "Docker's own client"),
+    tool("docker-registry", "docker-registry", "a private registry on loopback"),
+];
+
+/// Directories and files of this machine that go along as they are, where they exist.
+pub const FILES: &[&str] = &[
+    "/etc/apparmor",
+    "/etc/apparmor.d/abi",
+    "/etc/apparmor.d/abstractions",
+    "/etc/apparmor.d/tunables",
+    "/etc/nsswitch.conf",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/mke2fs.conf",
+];
+
+/// Memory of the virtual machine in MiB.
+pub const MEMORY: u32 = 1024;
+
+/// How long nothing may be said before the machine counts as dead.
+pub const SILENCE: std::time::Duration = std::time::Duration::from_secs(100);
