@@ -17,7 +17,18 @@ const COMMAND_LINE: &str = "console=ttyS0 panic=-1 quiet apparmor=1 security=app
 pub fn run(kernel: &Path, initial: &Path, console: &Path, mut verdict: Verdict) -> Result<Verdict> {
     std::fs::write(console, "").with_context(|| format!("empty {}", console.display()))?;
     let mut command = Command::new(gantry_tests::paths::need("qemu-system-x86_64")?);
-    command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", &MEMORY.to_string()]);
+    command.args([
+        "-machine",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        &MEMORY.to_string(),
+    ]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"]);
     // The first serial line is the kernel's, the second one ours, so that neither breaks the other's lines.
     command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);

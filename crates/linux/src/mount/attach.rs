@@ -132,19 +132,34 @@ fn set_lower(context: &OwnedFd, lower: &[std::path::PathBuf]) -> Result<Vec<Owne
         if fsconfig_set_fd(context, "lowerdir+", fd).is_ok() {
             continue;
         }
+        if index == 0 && checks_options_late()? {
+            set_lower_joined(context, &fds)?;
+            break;
+        }
         match fsconfig_set_string(context, "lowerdir+", fd_path(fd)) {
             Ok(()) => {}
-            // Before 6.7 there is only the one string with colons between the layers.
             Err(Errno::INVAL) if index == 0 => {
-                let joined = fds.iter().map(fd_path).collect::<Vec<_>>().join(":");
-                fsconfig_set_string(context, "lowerdir", joined)
-                    .map_err(|error| refused(context, "set option", "lowerdir of overlay", error))?;
+                set_lower_joined(context, &fds)?;
                 break;
             }
             Err(error) => return Err(refused(context, "add layer", &path.display().to_string(), error)),
         }
     }
     Ok(fds)
+}
+
+/// Before 6.7 there is only the one string with colons between the layers.
+fn set_lower_joined(context: &OwnedFd, layers: &[OwnedFd]) -> Result<()> {
+    let joined = layers.iter().map(fd_path).collect::<Vec<_>>().join(":");
+    fsconfig_set_string(context, "lowerdir", joined)
+        .map_err(|error| refused(context, "set option", "lowerdir of overlay", error))
+}
+
+/// Before 6.5 overlay takes every option when it is set and refuses unknown ones when it is mounted: whether it knows
+/// an option cannot be seen by setting it.
+fn checks_options_late() -> Result<bool> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during("open file system", "overlay")?;
+    Ok(fsconfig_set_string(&context, "no-such-option", "x").is_ok())
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
@@ -188,6 +203,19 @@ mod tests {
         std::fs::write(format!("{root_path}/b"), "new").unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("up/b")).unwrap(), "new");
         assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(), mounts.lines().count());
+    }
+
+    #[test]
+    fn as_many_layers_as_an_image_may_have_can_be_stacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower: Vec<_> =
+            (0..127).map(|number| dir.path().join(format!("layer-{number}, with: a \\ name"))).collect();
+        for (number, layer) in lower.iter().enumerate() {
+            std::fs::create_dir(layer).unwrap();
+            std::fs::write(layer.join(number.to_string()), "").unwrap();
+        }
+        let root = attach(&RootMount::Overlay { lower, upper: None, options: vec![] }).unwrap();
+        assert_eq!(std::fs::read_dir(fd_path(&root)).unwrap().count(), 127);
     }
 
     #[test]
