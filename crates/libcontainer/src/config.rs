@@ -4,6 +4,7 @@
 mod attributes;
 mod capabilities;
 mod process;
+mod resources;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use attributes::{
 };
 pub use capabilities::{CapSet, Capabilities, capability_names};
 pub use process::{Process, Rlimit, User};
+pub use resources::{BlockRate, BlockRateKind, BlockWeight, DeviceRule, RdmaLimit, Resources};
 
 /// A container to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -304,50 +306,4 @@ pub enum DeviceKind {
     /// A named pipe, without numbers; never of a rule.
     Fifo,
     All,
-}
-
-/// One line of the device policy; later ones win.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceRule {
-    /// Allow or deny.
-    pub allow: bool,
-    /// Of which kind.
-    pub kind: DeviceKind,
-    /// `None` is any.
-    pub major: Option<u32>,
-    /// `None` is any.
-    pub minor: Option<u32>,
-    /// Letters of `rwm`.
-    pub access: String,
-}
-
-/// Limits; `None` leaves the kernel's default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resources {
-    /// Bytes.
-    pub memory: Option<i64>,
-    /// Bytes of memory and swap together; -1 is unlimited.
-    pub memory_swap: Option<i64>,
-    /// Bytes; the soft limit.
-    pub memory_reservation: Option<i64>,
-    /// 0–100.
-    pub memory_swappiness: Option<u64>,
-    /// Stop tasks instead of killing one when memory is exhausted (v1).
-    pub oom_kill_disable: bool,
-    /// Relative weight, 2–262144, 1024 is normal.
-    pub cpu_shares: Option<u64>,
-    /// Microseconds of CPU per period; -1 is unlimited.
-    pub cpu_quota: Option<i64>,
-    /// Microseconds.
-    pub cpu_period: Option<u64>,
-    /// CPU list, as `0-2,4`.
-    pub cpuset_cpus: Option<String>,
-    /// Memory node list.
-    pub cpuset_mems: Option<String>,
-    /// Number of tasks; -1 is unlimited.
-    pub pids: Option<i64>,
-    /// 10–1000.
-    pub blkio_weight: Option<u16>,
-    /// Device policy; empty leaves all devices allowed.
-    pub device_rules: Vec<DeviceRule>,
 }

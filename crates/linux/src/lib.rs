@@ -5,6 +5,7 @@
 //! operation and what it was tried on.
 
 pub mod attributes;
+pub mod bpf;
 mod error;
 pub mod executable;
 pub mod fs;

@@ -111,7 +111,7 @@ pub fn resources(host_config: &HostConfig) -> Resources {
         cpuset_mems: Some(host_config.cpuset_mems.clone()).filter(|list| !list.is_empty()),
         pids: host_config.pids_limit.filter(|limit| *limit != 0).map(|limit| limit.max(-1)),
         blkio_weight: Some(host_config.blkio_weight).filter(|weight| *weight > 0),
-        device_rules: Vec::new(),
+        ..Resources::default()
     }
 }
 

@@ -224,7 +224,8 @@ impl Running for NativeContainer {
     }
 
     fn update(&self, resources: &Resources) -> Result<(), Error> {
-        self.leaf.update(&with_seed(resources)).map_err(|error| Error::Invalid(error.to_string()))
+        // What a version of cgroups does not have was said when the container started.
+        self.leaf.update(&with_seed(resources)).map(drop).map_err(|error| Error::Invalid(error.to_string()))
     }
 
     fn stats(&self) -> Result<Stats, Error> {

@@ -1,15 +1,25 @@
-//! Who may use which device: the default policy and its way into the v1 controller.
+//! Who may use which device: the default policy, and policies put to work.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use gantry_linux::{Result, ResultExt, fs};
+use gantry_linux::{Error, Result, ResultExt, bpf, fs};
 
+use super::device_policy::{self, Exception, MAKE, READ, Table, WRITE};
+use super::files::{invalid, unsupported};
 use super::hierarchies::Version;
-use super::leaf::{Leaf, unsupported};
+use super::leaf::Leaf;
+use super::tree::is_refusal;
 use crate::config::{DeviceKind, DeviceRule};
+use crate::protection::intact;
+
+/// By this name our program is told from others' on the same cgroup.
+const PROGRAM: &str = "gantry_devices";
+/// A longer policy is refused.
+const MOST_RULES: usize = 4096;
 
 /// The policy of an ordinary container: no device but the harmless ones; nodes of any device may be made.
 #[must_use]
@@ -38,47 +48,100 @@ pub fn all_devices() -> Vec<DeviceRule> {
 }
 
 impl Leaf {
-    /// Applies the rules in order on top of what is in force; none leaves everything as it is.
+    /// Puts this policy in the place of the one that is in force; an empty list leaves everything as it is. The meaning
+    /// is the same on v1 and v2: of each letter of an access the last rule that names it for the device decides, and
+    /// what no rule names is allowed.
     ///
-    /// [`super::Resources`]' rules go this way too; a leaf made in advance gets its policy here beforehand.
-    pub fn apply_devices(&self, rules: &[DeviceRule]) -> Result<()> {
-        if rules.is_empty() {
-            return Ok(());
+    /// [`super::Resources`]' rules go this way too; a leaf made in advance gets its policy here beforehand. The warnings
+    /// say what was left undone for want of permission, in a leaf that was made where permitted only.
+    pub fn apply_devices(&self, rules: &[DeviceRule]) -> Result<Vec<String>> {
+        if rules.is_empty() || !intact("device-rules") {
+            return Ok(Vec::new());
         }
-        if self.hierarchies.version() == Version::V2 {
-            let why = "needs a BPF program, which is not built yet";
-            return Err(unsupported("restrict devices on cgroup v2 of", self.path(), why));
+        if rules.len() > MOST_RULES {
+            return Err(invalid("restrict devices of", self.path(), format!("more than {MOST_RULES} rules")));
         }
+        if self.lenient && self.missing_devices() {
+            return Ok(vec![left_open(self.path(), "there is no cgroup for it")]);
+        }
+        let applied = match self.hierarchies.version() {
+            Version::V1 => self.write_table(rules),
+            Version::V2 => self.attach_program(rules).map(|()| Vec::new()),
+        };
+        match applied {
+            Err(error) if self.lenient && is_refusal(error.errno()) => {
+                Ok(vec![left_open(self.path(), &error.source.to_string())])
+            }
+            other => other,
+        }
+    }
+
+    fn missing_devices(&self) -> bool {
+        match self.hierarchies.version() {
+            Version::V1 => !self.has("devices"),
+            Version::V2 => self.hierarchies.all().is_empty(),
+        }
+    }
+
+    /// Programs of others on this cgroup stay. At no moment is the cgroup without a program that it had.
+    fn attach_program(&self, rules: &[DeviceRule]) -> Result<()> {
+        let directory = fs::open(self.file("cgroup", "")?)?;
+        let name = |mut error: Error| {
+            error.subject = format!("{} {}", error.subject, self.path());
+            error
+        };
+        let program = bpf::load_device_program(&device_policy::program(rules), PROGRAM).map_err(name)?;
+        let attached = bpf::device_programs(&directory).map_err(name)?;
+        let ours = attached.into_iter().filter_map(|id| bpf::program_named(id, PROGRAM).transpose());
+        let ours = ours.collect::<Result<Vec<_>>>()?;
+        let mut old = ours.iter();
+        bpf::attach_device_program(&directory, &program, old.next().map(AsFd::as_fd)).map_err(name)?;
+        for further in old {
+            bpf::detach_device_program(&directory, further).map_err(name)?;
+        }
+        Ok(())
+    }
+
+    fn write_table(&self, rules: &[DeviceRule]) -> Result<Vec<String>> {
+        let Some(Table { allow, exceptions }) = device_policy::table(rules) else {
+            let why = "the v1 controller has no denials within allowed ranges (or the reverse); name single devices";
+            return Err(unsupported("restrict devices of", self.path(), why));
+        };
         let open = |name| {
             let path = self.file("devices", name)?;
             let file = fs::open_with(&path, OpenOptions::new().write(true))?;
             Ok((path, file))
         };
-        let (mut allow, mut deny) = (open("devices.allow")?, open("devices.deny")?);
-        let mut line = String::with_capacity(32);
-        for rule in rules {
-            let (path, file) = if rule.allow { &mut allow } else { &mut deny };
-            let kinds: &[char] = match (rule.kind, rule.major, rule.minor) {
-                (DeviceKind::Fifo, ..) => &[],
-                (DeviceKind::Char, ..) => &['c'],
-                (DeviceKind::Block, ..) => &['b'],
-                (DeviceKind::All, None, None) if rule.access.len() == 3 => &['a'],
-                // The kernel ignores everything behind an `a`.
-                (DeviceKind::All, ..) => &['c', 'b'],
-            };
-            for kind in kinds {
-                format_rule(&mut line, *kind, rule);
-                write_line(file, path, &line)?;
+        let (base, other) = if allow { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };
+        let (path, mut file) = open(base)?;
+        match write_line(&mut file, &path, "a") {
+            Ok(()) => {}
+            Err(error) if allow && exceptions.is_empty() && error.errno() == libc::EPERM => {
+                return Ok(vec![format!("{}: all devices that its parent may use, which is not all", self.path())]);
             }
+            Err(error) => return Err(explain(error)),
         }
-        Ok(())
+        if exceptions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (path, mut file) = open(other)?;
+        let mut line = String::with_capacity(32);
+        for exception in &exceptions {
+            format_exception(&mut line, exception);
+            write_line(&mut file, &path, &line).map_err(explain)?;
+        }
+        Ok(Vec::new())
     }
 }
 
-fn format_rule(line: &mut String, kind: char, rule: &DeviceRule) {
+fn left_open(path: &str, why: &str) -> String {
+    format!("devices of {path} are restricted by the permissions of their nodes only: {why}")
+}
+
+fn format_exception(line: &mut String, exception: &Exception) {
     line.clear();
-    line.push(kind);
-    for (separator, number) in [(' ', rule.major), (':', rule.minor)] {
+    line.push(if exception.kind == DeviceKind::Block { 'b' } else { 'c' });
+    for (separator, number) in [(' ', exception.major), (':', exception.minor)] {
         line.push(separator);
         match number {
             // Writing to a String cannot fail.
@@ -87,9 +150,24 @@ fn format_rule(line: &mut String, kind: char, rule: &DeviceRule) {
         }
     }
     line.push(' ');
-    line.push_str(&rule.access);
+    for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MAKE, 'm')] {
+        if exception.access & bit != 0 {
+            line.push(letter);
+        }
+    }
 }
 
 fn write_line(file: &mut std::fs::File, path: &Path, line: &str) -> Result<()> {
     file.write_all(line.as_bytes()).during("write", format_args!("{line:?} to {}", path.display()))
+}
+
+fn explain(mut error: Error) -> Error {
+    match error.errno() {
+        libc::EPERM => error.subject.push_str(" (the parent cgroup may not use that device itself)"),
+        libc::EINVAL => {
+            error.subject.push_str(" (the container has made cgroups below its own; their policies hold on)")
+        }
+        _ => {}
+    }
+    error
 }

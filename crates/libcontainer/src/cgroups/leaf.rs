@@ -1,28 +1,26 @@
 //! One cgroup by the same path in every hierarchy: made, entered, renamed, listed, removed.
 
-use std::fmt::Display;
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gantry_linux::{Error, Result, ResultExt, fs};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 
+use super::files::{invalid, put, read_optional, unsupported};
 use super::hierarchies::{Hierarchies, Hierarchy, Version};
+use super::{delegation, tree};
 
-/// No cgroup file that we read is longer than this.
-const FILE_LIMIT: u64 = 1 << 20;
-/// Deeper nesting inside a container's cgroup is refused, not followed.
-const DEPTH_LIMIT: usize = 32;
-
-/// A container's cgroup. Dropping it removes nothing: the cgroup outlives the daemon.
-#[derive(Debug, Clone)]
+/// A container's cgroup. Dropping it removes nothing: the cgroup outlives whoever made it. Serialised it is found again
+/// by another process, wherever that one is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf {
     pub(super) hierarchies: Hierarchies,
     path: String,
+    /// Made where permitted only: what the kernel refuses for want of permission is said and left.
+    #[serde(default)]
+    pub(super) lenient: bool,
 }
 
 /// Where a leaf is in one hierarchy.
@@ -38,24 +36,67 @@ pub struct LeafPath {
     pub directory: PathBuf,
 }
 
+/// A cgroup that was made, and what could not be done.
+#[derive(Debug)]
+pub struct Made {
+    /// The cgroup, in the hierarchies where it could be made.
+    pub leaf: Leaf,
+    /// It was not there before, in any of them.
+    pub new: bool,
+    /// For people.
+    pub warnings: Vec<String>,
+}
+
 impl Leaf {
     /// Makes the cgroup `path` (absolute, as `/gantry/<hash>/<name>`) with its parents in every hierarchy.
     ///
     /// On failure the leaf's own directories that were made are removed again; parents stay, they are shared.
     pub fn create(hierarchies: &Hierarchies, path: &str) -> Result<Self> {
-        let leaf = Self::open(hierarchies, path)?;
-        let mut made = Vec::new();
+        Ok(Self::make(hierarchies, path, false)?.leaf)
+    }
+
+    /// As [`Self::create`]; but hierarchies in which the caller may not make one (not root, a read-only mount, a mount
+    /// that is gone) are left out: there the container stays in the caller's own cgroup, and a warning says so. Limits
+    /// that need one of those are refused by [`Self::apply`].
+    pub fn create_where_permitted(hierarchies: &Hierarchies, path: &str) -> Result<Made> {
+        Self::make(hierarchies, path, true)
+    }
+
+    /// Either, saying whether it is new.
+    pub(super) fn make(hierarchies: &Hierarchies, path: &str, lenient: bool) -> Result<Made> {
+        let mut leaf = Self { lenient, ..Self::open(hierarchies, path)? };
+        let (mut made, mut refused, mut new) = (Vec::new(), Vec::new(), true);
         for hierarchy in hierarchies.all() {
-            if let Err(error) = create_in(hierarchies.version(), hierarchy, &leaf.path) {
-                for directory in made {
-                    // The first error is the one that matters; an empty leaf left behind is removed by name later.
-                    let _ = fs::remove_dir(directory);
+            match tree::make(hierarchies.version(), hierarchy, &leaf.path) {
+                Ok(true) => made.push(leaf.directory(hierarchy)),
+                Ok(false) => new = false,
+                Err(error) if lenient && (tree::is_refusal(error.errno()) || error.is_not_found()) => {
+                    refused.push((hierarchy.mount.clone(), error));
                 }
-                return Err(error);
+                Err(error) => {
+                    for directory in made {
+                        // The first error is the one that matters; an empty leaf left behind is removed by name later.
+                        let _ = fs::remove_dir(directory);
+                    }
+                    return Err(error);
+                }
             }
-            made.push(leaf.directory(hierarchy));
         }
-        Ok(leaf)
+        let warnings = leaf.leave_out(&refused, "make cgroup");
+        Ok(Made { leaf, new, warnings })
+    }
+
+    /// Goes on without these hierarchies; one warning for all.
+    fn leave_out(&mut self, refused: &[(PathBuf, Error)], operation: &str) -> Vec<String> {
+        let Some((_, first)) = refused.first() else { return Vec::new() };
+        self.hierarchies = self.hierarchies.only(|h| refused.iter().all(|(mount, _)| *mount != h.mount));
+        let names: Vec<String> = refused.iter().map(|(mount, _)| base_name(mount)).collect();
+        vec![format!(
+            "cannot {operation} {} in {}: {}; the container stays in the caller's own there, without limits",
+            self.path,
+            names.join(", "),
+            first.source
+        )]
     }
 
     /// Names a cgroup without touching it: to take over the leaf of a container that is already there.
@@ -64,13 +105,30 @@ impl Leaf {
         if !good {
             return Err(invalid("name cgroup", path, "not an absolute path of plain names"));
         }
-        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
+        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned(), lenient: false })
     }
 
-    /// The path within each hierarchy.
+    /// The cgroup `name` (one name or several, separated by `/`) below this one; it is not touched.
+    pub fn below(&self, name: &str) -> Result<Self> {
+        Ok(Self { lenient: self.lenient, ..Self::open(&self.hierarchies, &format!("{}/{name}", self.path))? })
+    }
+
+    /// The path within each hierarchy, from its base.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The hierarchies that it is in.
+    #[must_use]
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Whether it is there, in any hierarchy.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.hierarchies.all().iter().any(|h| fs::metadata(self.directory(h)).is_ok())
     }
 
     /// The leaf's directory in every hierarchy, for mounts inside the container and for `/proc/self/cgroup`'s view.
@@ -80,7 +138,7 @@ impl Leaf {
         let one = |h: &Hierarchy| LeafPath {
             name: if v1 { base_name(&h.mount) } else { String::new() },
             controllers: if v1 { h.controllers.join(",") } else { String::new() },
-            relative: self.path.clone(),
+            relative: h.name(&self.path),
             directory: self.directory(h),
         };
         self.hierarchies.all().iter().map(one).collect()
@@ -88,13 +146,30 @@ impl Leaf {
 
     /// Moves a process (0: the caller) into the leaf, in every hierarchy.
     pub fn join(&self, pid: u32) -> Result<()> {
-        let text = pid.to_string();
+        self.hierarchies.all().iter().try_for_each(|hierarchy| self.join_one(hierarchy, pid))
+    }
+
+    /// As [`Self::join`]; the leaf goes on without the hierarchies that refuse for want of permission, and a warning says so.
+    pub fn join_where_permitted(&mut self, pid: u32) -> Result<Vec<String>> {
+        let mut refused = Vec::new();
         for hierarchy in self.hierarchies.all() {
-            let procs = self.directory(hierarchy).join("cgroup.procs");
-            write_file(&procs, text.as_bytes())
-                .during("move process", format_args!("{pid} into {}", procs.display()))?;
+            match self.join_one(hierarchy, pid) {
+                Err(error) if tree::is_refusal(error.errno()) => {
+                    // It would be nobody's.
+                    let _ = fs::remove_dir(self.directory(hierarchy));
+                    refused.push((hierarchy.mount.clone(), error));
+                }
+                other => other?,
+            }
         }
-        Ok(())
+        Ok(self.leave_out(&refused, "enter cgroup"))
+    }
+
+    fn join_one(&self, hierarchy: &Hierarchy, pid: u32) -> Result<()> {
+        let procs = self.directory(hierarchy).join("cgroup.procs");
+        put(&procs, &pid.to_string())
+            .during("move process", format_args!("{pid} into {}", procs.display()))
+            .map_err(delegation::explain)
     }
 
     /// Opens `cgroup.procs` of every hierarchy, for [`join_by_fds`] in a process that must not open anything.
@@ -106,11 +181,14 @@ impl Leaf {
         self.hierarchies.all().iter().map(open).collect()
     }
 
-    /// Opens the leaf's directory on v2, for `CLONE_INTO_CGROUP`; `None` on v1.
+    /// Opens the leaf's directory on v2, for `CLONE_INTO_CGROUP`; `None` on v1 and where there is no leaf.
+    ///
+    /// A clone that is answered by `EOPNOTSUPP` was to be born in a threaded cgroup, by `EBUSY` in one with limited
+    /// children.
     pub fn clone_into_fd(&self) -> Result<Option<OwnedFd>> {
-        match self.hierarchies.version() {
-            Version::V1 => Ok(None),
-            Version::V2 => Ok(Some(fs::open(self.directory(&self.hierarchies.all()[0]))?.into())),
+        match (self.hierarchies.version(), self.hierarchies.all().first()) {
+            (Version::V2, Some(only)) => Ok(Some(fs::open(self.directory(only))?.into())),
+            _ => Ok(None),
         }
     }
 
@@ -126,7 +204,7 @@ impl Leaf {
             return Err(unsupported("rename cgroup", &self.path, why));
         }
         let parent = self.path.rfind('/').unwrap_or(0);
-        let renamed = Self { hierarchies: self.hierarchies.clone(), path: format!("{}/{name}", &self.path[..parent]) };
+        let renamed = Self { path: format!("{}/{name}", &self.path[..parent]), ..self.clone() };
         for (done, hierarchy) in self.hierarchies.all().iter().enumerate() {
             if let Err(mut error) = fs::rename(self.directory(hierarchy), renamed.directory(hierarchy)) {
                 for undone in &self.hierarchies.all()[..done] {
@@ -141,43 +219,59 @@ impl Leaf {
         Ok(())
     }
 
-    /// Every process of the leaf and of the cgroups that the container made below it.
+    /// Every process of the leaf and of the cgroups that the container made below it; none where there is no leaf.
     pub fn procs(&self) -> Result<Vec<u32>> {
         let mut pids = Vec::new();
-        collect_procs(&self.directory(self.membership()), 0, &mut pids)?;
+        if let Some(hierarchy) = self.membership() {
+            tree::collect_procs(&self.directory(hierarchy), 0, &mut pids)?;
+        }
         Ok(pids)
+    }
+
+    /// Whether anybody is directly in it.
+    pub(super) fn is_populated(&self) -> Result<bool> {
+        let Some(hierarchy) = self.membership() else { return Ok(false) };
+        Ok(read_optional(&self.directory(hierarchy).join("cgroup.procs"))?.is_some_and(|text| !text.trim().is_empty()))
     }
 
     /// Removes the leaf and all below it in every hierarchy; waits until `deadline` for members to be gone.
     ///
     /// Goes on after a failure and returns all of them. What is not there counts as removed.
     pub fn remove(&self, deadline: Instant) -> std::result::Result<(), Vec<Error>> {
-        let remove = |h| remove_tree(&self.directory(h), 0, deadline).err();
+        let remove = |h| tree::remove(&self.directory(h), 0, deadline).err();
         let errors: Vec<Error> = self.hierarchies.all().iter().filter_map(remove).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// The hierarchy that answers who is a member: all agree, these are cheapest to ask.
-    pub(super) fn membership(&self) -> &Hierarchy {
+    pub(super) fn membership(&self) -> Option<&Hierarchy> {
         let found = ["freezer", "pids"].iter().find_map(|c| self.hierarchies.controller(c));
-        found.unwrap_or(&self.hierarchies.all()[0])
+        found.or_else(|| self.hierarchies.all().first())
     }
 
     pub(super) fn directory(&self, hierarchy: &Hierarchy) -> PathBuf {
-        let mut directory = PathBuf::with_capacity(hierarchy.mount.as_os_str().len() + self.path.len() + 40);
-        directory.push(&hierarchy.mount);
-        directory.push(&self.path[1..]);
-        directory
+        hierarchy.directory(&self.path)
     }
 
-    /// The path of a controller's file, or an error that says what to do about the missing controller.
+    /// Whether files of this controller can be there.
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.hierarchies.controller(controller).is_some()
+    }
+
+    /// The path of a controller's file (`cgroup`: of the core of v2), or an error that says what to do about the missing
+    /// controller.
     pub(super) fn file(&self, controller: &str, name: &str) -> Result<PathBuf> {
-        let hierarchy = match self.hierarchies.version() {
-            Version::V1 => self.hierarchies.controller(controller),
-            Version::V2 => self.hierarchies.all().first().filter(|h| controller == "cgroup" || h.has(controller)),
+        let hierarchy = match (self.hierarchies.version(), controller) {
+            (Version::V2, "cgroup") => self.hierarchies.all().first(),
+            _ => self.hierarchies.controller(controller),
         };
         let Some(hierarchy) = hierarchy else {
-            return Err(unsupported("use controller", controller, "it is not mounted; enable it or drop the limit"));
+            let why = if self.lenient {
+                "the container has no cgroup there; have it delegated to the caller, or drop the limit"
+            } else {
+                "it is not mounted; enable it or drop the limit"
+            };
+            return Err(unsupported("use controller", controller, why));
         };
         let mut path = self.directory(hierarchy);
         path.push(name);
@@ -188,152 +282,15 @@ impl Leaf {
 /// Moves the calling process into the leaf whose [`Leaf::procs_fds`] these are. Allocates nothing unless it fails.
 pub fn join_by_fds(fds: &[impl AsFd]) -> Result<()> {
     for fd in fds {
-        rustix::io::write(fd, b"0").during("enter", "own cgroup")?;
+        rustix::io::write(fd, b"0").during("enter", "own cgroup").map_err(delegation::explain)?;
     }
     Ok(())
 }
 
-fn create_in(version: Version, hierarchy: &Hierarchy, path: &str) -> Result<()> {
-    let mut directory = hierarchy.mount.clone();
-    for name in path[1..].split('/') {
-        if version == Version::V2 {
-            delegate(&directory, &hierarchy.controllers)?;
-        }
-        let parent = directory.clone();
-        directory.push(name);
-        match fs::create_dir(&directory) {
-            Ok(()) => {}
-            Err(error) if error.source.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        if hierarchy.has("cpuset") && version == Version::V1 {
-            inherit_cpuset(&parent, &directory)?;
-        }
-    }
-    Ok(())
-}
-
-/// A v1 cpuset starts empty and takes no task until it has both lists.
-fn inherit_cpuset(parent: &Path, child: &Path) -> Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        let target = child.join(file);
-        if read_file(&target)?.trim().is_empty() {
-            fs::write(&target, read_file(&parent.join(file))?.trim())?;
-        }
-    }
-    Ok(())
-}
-
-/// Passes the v2 controllers on to a directory's children.
-fn delegate(directory: &Path, controllers: &[String]) -> Result<()> {
-    let file = directory.join("cgroup.subtree_control");
-    let enabled = read_file(&file)?;
-    let missing = |c: &&String| !enabled.split_whitespace().any(|e| e == *c);
-    let wanted: Vec<String> = controllers.iter().filter(missing).map(|c| format!("+{c}")).collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let text = wanted.join(" ");
-    write_file(&file, text.as_bytes()).during("enable controllers", format_args!("{text} in {}", file.display()))
-}
-
-fn collect_procs(directory: &Path, depth: usize, pids: &mut Vec<u32>) -> Result<()> {
-    let procs = match read_file(&directory.join("cgroup.procs")) {
-        Ok(text) => text,
-        Err(error) if gone(&error) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    pids.extend(procs.lines().filter_map(|l| l.parse::<u32>().ok()));
-    for child in children(directory, depth)? {
-        collect_procs(&child, depth + 1, pids)?;
-    }
-    Ok(())
-}
-
-fn children(directory: &Path, depth: usize) -> Result<Vec<PathBuf>> {
-    let entries = match std::fs::read_dir(directory).during("list", directory.display()) {
-        Ok(entries) => entries,
-        Err(error) if gone(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let is_directory = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
-    let found: Vec<PathBuf> = entries.flatten().filter(is_directory).map(|e| e.path()).collect();
-    if depth >= DEPTH_LIMIT && !found.is_empty() {
-        return Err(invalid("walk cgroup", directory.display(), "nested too deeply; remove its children by hand"));
-    }
-    Ok(found)
-}
-
-fn remove_tree(directory: &Path, depth: usize, deadline: Instant) -> Result<()> {
-    loop {
-        let error = match fs::remove_dir(directory) {
-            Ok(()) => return Ok(()),
-            Err(error) if gone(&error) => return Ok(()),
-            Err(error) if error.errno() == libc::EBUSY => error,
-            Err(error) => return Err(error),
-        };
-        for child in children(directory, depth)? {
-            remove_tree(&child, depth + 1, deadline)?;
-        }
-        if Instant::now() >= deadline {
-            return Err(error);
-        }
-        let mut pids = Vec::new();
-        collect_procs(directory, depth, &mut pids)?;
-        wait_for_exit(&open_pidfds(&pids), deadline)?;
-    }
-}
-
-/// Handles on those of `pids` that still run.
-pub(super) fn open_pidfds(pids: &[u32]) -> Vec<OwnedFd> {
-    let open = |pid: &u32| {
-        let pid = Pid::from_raw(i32::try_from(*pid).ok()?)?;
-        pidfd_open(pid, PidfdFlags::empty()).ok()
-    };
-    pids.iter().filter_map(open).collect()
-}
-
-/// Waits until one of the processes has exited or the deadline has come; with none, only lets the kernel finish
-/// (a task leaves its cgroup a moment after its process is seen to have exited, and no event tells).
-pub(super) fn wait_for_exit(pidfds: &[OwnedFd], deadline: Instant) -> Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let longest = if pidfds.is_empty() { Duration::from_micros(200) } else { Duration::from_millis(100) };
-    let timeout = left.min(longest).try_into().unwrap_or_default();
-    let mut polled: Vec<PollFd<'_>> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-    match poll(&mut polled, Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error).during("wait for", "the members of a cgroup"),
-    }
-}
-
-fn gone(error: &Error) -> bool {
-    error.is_not_found() || error.errno() == libc::ENODEV
-}
-
-fn valid_name(name: &str) -> bool {
+pub(super) fn valid_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(['/', '\n', '\0'])
 }
 
 fn base_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Reads a cgroup file, bounded.
-pub(super) fn read_file(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    fs::open(path)?.take(FILE_LIMIT).read_to_string(&mut text).during("read", path.display())?;
-    Ok(text)
-}
-
-/// One write(2), without creating or truncating.
-pub(super) fn write_file(path: &Path, data: &[u8]) -> std::io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all(data)
-}
-
-pub(super) fn unsupported(operation: &'static str, subject: impl Display, why: &'static str) -> Error {
-    Error::new(operation, subject.to_string(), std::io::Error::new(ErrorKind::Unsupported, why))
-}
-
-fn invalid(operation: &'static str, subject: impl Display, why: &'static str) -> Error {
-    Error::new(operation, subject.to_string(), std::io::Error::new(ErrorKind::InvalidInput, why))
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use gantry_linux::{Result, fs};
 
+use super::files::read as read_file;
 use super::hierarchies::{Hierarchies, Version};
-use super::leaf::read_file;
 use crate::config::Resources;
 
 const MINIMUM_MEMORY: i64 = 6 << 20;

@@ -1,5 +1,7 @@
 //! Resource limits of a configuration.
 
+mod convert;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

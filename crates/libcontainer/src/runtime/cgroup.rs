@@ -13,7 +13,10 @@ use crate::error::{Error, Result};
 /// is not the machine's root and the kernel refuses.
 pub fn make(path: &str, resources: &Resources, warnings: &mut Vec<String>) -> Result<Option<Leaf>> {
     match try_make(path, resources) {
-        Ok(leaf) => Ok(Some(leaf)),
+        Ok((leaf, told)) => {
+            warnings.extend(told);
+            Ok(Some(leaf))
+        }
         Err(Error::System(error)) if may_be_without(&error) && !is_machines_root() => {
             warnings.push(format!("the container has no cgroup and no limits: {error}"));
             Ok(None)
@@ -22,7 +25,7 @@ pub fn make(path: &str, resources: &Resources, warnings: &mut Vec<String>) -> Re
     }
 }
 
-fn try_make(path: &str, resources: &Resources) -> Result<Leaf> {
+fn try_make(path: &str, resources: &Resources) -> Result<(Leaf, Vec<String>)> {
     let hierarchies = Hierarchies::discover()?;
     let leaf = Leaf::open(&hierarchies, path)?;
     let members = leaf.procs()?;
@@ -32,7 +35,7 @@ fn try_make(path: &str, resources: &Resources) -> Result<Leaf> {
     }
     let leaf = Leaf::create(&hierarchies, path)?;
     match leaf.apply(resources) {
-        Ok(()) => Ok(leaf),
+        Ok(told) => Ok((leaf, told)),
         Err(error) => {
             // The first error is the one that matters.
             let _ = leaf.remove(Instant::now());

@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
 use super::directory::Directory;
 use super::options::{ExecOptions, Executed};
 use super::record::{CONFIG, Record, SOCKET};
-use super::{cgroup, delete, exec, parts};
+use super::{cgroup, delete, exec};
 use crate::cgroups::{Leaf, Stats};
 use crate::container::{Report, hooks, receive_report_blocking};
 use crate::error::{Error, Result};
@@ -218,9 +218,9 @@ impl Container {
         }
     }
 
-    /// Changes limits; what is not given stays.
-    pub fn update(&self, resources: &oci::Resources) -> Result<()> {
-        let new = parts::resources(resources)?;
+    /// Changes limits; what is not given stays. Returns what this machine could not do, for people.
+    pub fn update(&self, resources: &oci::Resources) -> Result<Vec<String>> {
+        let new = resources.limits()?;
         let _lock = self.directory.lock()?;
         if self.status()? == Status::Stopped {
             return Err(Error::Conflict("container not running".into()));

@@ -105,10 +105,10 @@ impl Supervisor {
         made.listening = true;
 
         enter(steps, "cgroup")?;
-        match &lxc {
+        let limited = match &lxc {
             None => self.name_leaf(&record, &config)?,
-            Some(_) => self.leave_leaf_to_lxc(&record, &config)?,
-        }
+            Some(_) => self.leave_leaf_to_lxc(&record, &config).map(|()| Vec::new())?,
+        };
 
         enter(steps, "sources")?;
         let terminal = config.process.terminal;
@@ -139,7 +139,8 @@ impl Supervisor {
         task.stdin_once = stdin_once;
         task.log = log;
         let task = made.task.insert(task);
-        let warnings = await_program(task, &reports, open_stdin)?;
+        let mut warnings = await_program(task, &reports, open_stdin)?;
+        warnings.extend(limited);
         // Nothing of the output has been read yet: no client misses a byte.
         for (client, stream) in clients.iter().zip(fds) {
             let (input, rest) = split(early, client.early_input)?;
@@ -149,8 +150,8 @@ impl Supervisor {
         Ok((listener, warnings, new_pid_namespace))
     }
 
-    /// Gives the leaf the container's name and limits. cgroup2 cannot rename: there the name is noted.
-    fn name_leaf(&mut self, record: &Record, config: &Config) -> Result<(), Refusal> {
+    /// Gives the leaf the container's name and limits; warnings. cgroup2 cannot rename: there the name is noted.
+    fn name_leaf(&mut self, record: &Record, config: &Config) -> Result<Vec<String>, Refusal> {
         match self.hierarchies.version() {
             Version::V1 => self.rename_leaf(&config.id)?,
             Version::V2 => record.set_leaf(self.leaf.path())?,
