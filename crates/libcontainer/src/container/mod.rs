@@ -31,3 +31,7 @@ pub(crate) use staged::become_root;
 pub use start::{First, Further, Report, receive_report, run_first, run_further};
 pub(crate) use start::{enter_container, give_up, receive_report_blocking};
 pub use user::{User, from_files as resolve_user_in, resolve_named as resolve_user};
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests prepare directories plainly")]
+mod tests;

@@ -147,7 +147,7 @@ fn host_sysfs() -> Result<OwnedFd> {
 /// Below a procfs nothing is made, and no link of it is followed: what is there belongs to processes.
 fn bind_target(root: BorrowedFd<'_>, destination: &Path, missing: Missing) -> Result<OwnedFd> {
     let target = paths::open_or_make(root, destination, missing)?;
-    if procfs::is_procfs(&target)? && !procfs::may_be_covered(destination) {
+    if intact("mount-outside-of-proc") && procfs::is_procfs(&target)? && !procfs::may_be_covered(destination) {
         return Err(Error::Invalid(format!(
             "cannot mount on {}: it is inside of /proc, where a program would be told what is not so",
             destination.display()
