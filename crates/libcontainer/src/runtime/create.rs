@@ -236,7 +236,9 @@ fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&Owne
             }
             Some((Report::Mounted, _)) => {
                 made.hooks_ran = true;
-                hooks::run(&plan.hooks.prestart, "prestart", state, Some(&plan.bundle))?;
+                // Deprecated; programs of old read `created` here, as the specification had it before createRuntime came.
+                let created = State { status: Status::Created, ..state.clone() };
+                hooks::run(&plan.hooks.prestart, "prestart", &created, Some(&plan.bundle))?;
                 hooks::run(&plan.hooks.create_runtime, "createRuntime", state, Some(&plan.bundle))?;
                 go_on(reports)?;
             }

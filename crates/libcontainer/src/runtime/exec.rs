@@ -15,6 +15,7 @@ use super::{Container, cgroup, console, parts};
 use crate::cgroups::Leaf;
 use crate::container::{Further, Report, enter_container, receive_report_blocking, run_further};
 use crate::error::{Error, Result};
+use crate::lsm;
 use crate::oci::{self, Status};
 
 /// Starts it; returns when its program runs.
@@ -28,7 +29,9 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     }
     let spec = container.spec()?;
     let mut told = Vec::new();
-    let process = parts::process(given, spec.linux.as_ref(), &mut told)?;
+    let mut process = parts::process(given, spec.linux.as_ref(), &mut told)?;
+    process.keyring = Some(format!("_ses.{}", container.id()));
+    lsm::check(&process)?;
     let stopped = || Error::Conflict("cannot exec in a stopped container".into());
     match container.state()?.status {
         Status::Stopped | Status::Creating => return Err(stopped()),

@@ -9,6 +9,7 @@ use gantry_linux::fs;
 use super::{CreateOptions, convert};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::lsm;
 use crate::network::devices::NetDevice;
 use crate::oci::{self, Hooks, Spec};
 
@@ -48,6 +49,7 @@ impl Plan {
         let mut warnings = Vec::new();
         let mut config = convert::config(&spec, &bundle, &rootfs, &mut warnings)?;
         config.id = id.to_owned();
+        lsm::check(&config.process)?;
         if config.process.terminal != options.console_socket.is_some() {
             return Err(Error::Invalid(match config.process.terminal {
                 true => "cannot allocate a terminal without a console socket".into(),
