@@ -15,7 +15,7 @@ pub use attributes::{
     CpuAffinity, IoClass, IoPriority, MemoryMode, MemoryPolicy, Personality, Scheduler, SchedulerPolicy, number_list,
 };
 pub use capabilities::{CapSet, Capabilities, capability_names};
-pub use process::{Process, Rlimit, User};
+pub use process::{Process, Rlimit, Seccomp, SeccompListener, User};
 pub use resources::{BlockRate, BlockRateKind, BlockWeight, DeviceRule, RdmaLimit, Resources};
 
 /// A container to be made.

@@ -3,10 +3,13 @@
 //! Pure: text in, bytes out. A caller caches programs by the profile and the [`Target`], which holds only what the
 //! profile asks about.
 
+mod aarch64;
+mod arm;
 mod assembler;
 mod compile;
 mod default;
 mod i386;
+mod listener;
 mod profile;
 mod syscalls;
 #[cfg(test)]
@@ -16,6 +19,9 @@ mod x86_64;
 
 pub use compile::compile;
 pub use default::default_profile;
+pub use gantry_linux::seccomp::flags;
+pub use listener::hand_over;
+pub(crate) use profile::parse_kernel;
 pub use profile::{Action, Argument, Condition, Operator, Profile, Rule, Target};
 pub use syscalls::Arch;
 

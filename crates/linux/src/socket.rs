@@ -61,6 +61,27 @@ pub fn connect(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Connects to the stream socket at `path`, within `limit`; later sends are bounded by it as well.
+pub fn connect_stream(path: &Path, limit: Duration) -> Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .during("make", "socket")?;
+    // Connecting waits for a place in the listener's queue as long as a send waits.
+    set_timeouts(&socket, Some(limit), None)?;
+    let address = SocketAddrUnix::new(path).during("connect to", path.display())?;
+    rustix::net::connect(&socket, &address).during("connect to", path.display())?;
+    Ok(socket)
+}
+
+/// Sends bytes on a stream, the descriptors with the first of them.
+pub fn send_stream(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let socket = socket.as_fd();
+    let mut sent = send_raw(socket, &[IoSlice::new(data)], fds, SendFlags::NOSIGNAL)?;
+    while sent < data.len() {
+        sent += send_raw(socket, &[IoSlice::new(&data[sent..])], &[], SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
+}
+
 fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).during("make", "socket")
 }
@@ -109,17 +130,17 @@ fn send_with(socket: BorrowedFd<'_>, data: &[u8], fds: &[BorrowedFd<'_>], flags:
     }
     if data.len() <= INLINE {
         // The first byte says where the rest is; an empty packet would look like the end of the stream.
-        return send_raw(socket, &[IoSlice::new(&[0]), IoSlice::new(data)], fds, flags);
+        return send_raw(socket, &[IoSlice::new(&[0]), IoSlice::new(data)], fds, flags).map(drop);
     }
     if data.len() > LONGEST {
         return Err(Error::new("send", format!("packet of {} bytes (at most {LONGEST})", data.len()), Errno::MSGSIZE));
     }
     let long = sealed_memfd("packet", data)?;
     let all: Vec<BorrowedFd<'_>> = fds.iter().copied().chain([long.as_fd()]).collect();
-    send_raw(socket, &[IoSlice::new(&[1])], &all, flags)
+    send_raw(socket, &[IoSlice::new(&[1])], &all, flags).map(drop)
 }
 
-fn send_raw(socket: BorrowedFd<'_>, data: &[IoSlice<'_>], fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<()> {
+fn send_raw(socket: BorrowedFd<'_>, data: &[IoSlice<'_>], fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<usize> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(fds.len()))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -127,7 +148,7 @@ fn send_raw(socket: BorrowedFd<'_>, data: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]
     }
     loop {
         match rustix::net::sendmsg(socket, data, &mut control, flags) {
-            Ok(_) => return Ok(()),
+            Ok(sent) => return Ok(sent),
             Err(Errno::INTR) => {}
             Err(error) => return Err(Error::new("send", "packet", error)),
         }

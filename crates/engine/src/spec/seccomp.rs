@@ -40,6 +40,9 @@ impl Programs {
             None => seccomp::default_profile(),
             Some(text) => Profile::parse(text.as_bytes()).map_err(|e| bad(&e))?,
         };
+        if profile.listener.is_some() {
+            return Err(bad(&"SCMP_ACT_NOTIFY is for containers of gantry-runtime; use another action"));
+        }
         let program: Arc<[u8]> =
             seccomp::compile(&profile, &Target::host(&profile, capabilities)).map_err(|e| bad(&e))?.into();
         let mut programs = self.lock();

@@ -35,6 +35,10 @@ pub struct Process {
     /// Compiled by [`crate::seccomp`]; `None` is unconfined. Not serialised: it travels beside as bytes.
     #[serde(skip)]
     pub seccomp: Option<std::sync::Arc<[u8]>>,
+    /// How the program is installed: `SECCOMP_FILTER_FLAG_*` without those that a listener brings.
+    pub seccomp_flags: u32,
+    /// Who answers the calls that the program passes on.
+    pub seccomp_listener: Option<SeccompListener>,
     /// Resource limits by their `RLIMIT_` names, each at most once.
     pub rlimits: Vec<Rlimit>,
     /// `/proc/self/oom_score_adj`; `None` leaves its maker's. One that the kernel refuses to lower stays.
@@ -141,4 +145,24 @@ impl Process {
         self.cpu_affinity.iter().try_for_each(CpuAffinity::validate)?;
         self.memory_policy.iter().try_for_each(MemoryPolicy::validate)
     }
+}
+
+/// A seccomp program with all that its installation needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seccomp {
+    /// An array of `struct sock_filter`.
+    pub program: std::sync::Arc<[u8]>,
+    /// See [`Process::seccomp_flags`].
+    pub flags: u32,
+    /// See [`Process::seccomp_listener`].
+    pub listener: Option<SeccompListener>,
+}
+
+/// An agent that answers system calls which a seccomp program passes on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SeccompListener {
+    /// Unix stream socket on the host; it is sent the listener's descriptor and the container's state.
+    pub path: PathBuf,
+    /// For the agent, in the state.
+    pub metadata: String,
 }

@@ -1,10 +1,13 @@
 //! Who the program is and what it may do: user, groups, capabilities, privileges.
 
-use gantry_linux::ResultExt;
+use std::os::fd::{AsFd, OwnedFd};
+
+use gantry_linux::{ResultExt, seccomp};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
+use super::start::{Report, send};
 use super::user::User;
 use crate::config::{CapSet, Capabilities, Process};
 use crate::error::Result;
@@ -91,18 +94,25 @@ pub fn drop_capabilities(left: &Capabilities) -> Result<()> {
 }
 
 /// Sets `no_new_privs` where asked, and the seccomp program last: without `no_new_privs` that needs `CAP_SYS_ADMIN`, so
-/// then the capabilities go after it.
-pub fn confine(process: &Process, left: &Capabilities) -> Result<()> {
-    let install = |program: &Option<std::sync::Arc<[u8]>>| -> Result<()> {
-        let Some(bytes) = program else { return Ok(()) };
-        Ok(gantry_linux::seccomp::install_filter(bytes, 0).during("install", "seccomp program")?)
-    };
+/// then the capabilities go after it. A listener goes out by `report` at once, for every later call may need its answer.
+pub fn confine(process: &Process, left: &Capabilities, report: &OwnedFd) -> Result<()> {
     if process.no_new_privileges && intact("no-new-privs") {
         rustix::thread::set_no_new_privs(true).during("set", "no_new_privs")?;
         drop_capabilities(left)?;
-        install(&process.seccomp)
+        install(process, report)
     } else {
-        install(&process.seccomp)?;
+        install(process, report)?;
         drop_capabilities(left)
     }
+}
+
+fn install(process: &Process, report: &OwnedFd) -> Result<()> {
+    let Some(program) = process.seccomp.as_deref().filter(|_| intact("seccomp")) else { return Ok(()) };
+    let flags = process.seccomp_flags;
+    if process.seccomp_listener.is_none() {
+        return Ok(seccomp::install_filter(program, flags).during("install", "seccomp program")?);
+    }
+    let listener = seccomp::install_filter_with_listener(program, flags)
+        .during("install", "seccomp program that notifies a listener")?;
+    Ok(send(report, &Report::SeccompListener, &[listener.as_fd()])?)
 }

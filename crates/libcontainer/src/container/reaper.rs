@@ -1,6 +1,6 @@
 //! A minimal init as pid 1: forwards signals to the program, reaps what is orphaned, ends as the program ends.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use gantry_linux::process::{self, Clone, CloneFlags};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -8,7 +8,7 @@ use rustix::process::Pid;
 
 use super::credentials::confine;
 use crate::config::{Capabilities, Process};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsm;
 
 /// Signals that are the reaper's own business or cannot be forwarded.
@@ -25,7 +25,11 @@ const NOT_FORWARDED: [i32; 8] = [
 
 /// Splits: returns in the process that becomes the program; the other one stays as the init and never returns. The init
 /// is confined as the program is: it has `left` of the capabilities, and what it needs every seccomp program must allow.
-pub fn split(process: &Process, left: &Capabilities) -> Result<()> {
+pub fn split(process: &Process, left: &Capabilities, report: &OwnedFd) -> Result<()> {
+    if process.seccomp_listener.is_some() {
+        let text = "a seccomp listener and an init of ours: the init would wait for the agent; leave one of them out";
+        return Err(Error::Invalid(text.into()));
+    }
     let forwarded: Vec<i32> = (1..=64).filter(|signal| !NOT_FORWARDED.contains(signal)).collect();
     let watched: Vec<i32> = forwarded.iter().copied().chain([libc::SIGCHLD]).collect();
     let signals = process::signal_fd(&watched)?;
@@ -40,7 +44,7 @@ pub fn split(process: &Process, left: &Capabilities) -> Result<()> {
             let closed = process::close_everything_but(&[signals.as_fd()]);
             // A name is a courtesy to whoever reads `ps`.
             let _ = rustix::thread::set_name(c"gantry-init");
-            let confined = lsm::confine_self(process).and_then(|()| confine(process, left));
+            let confined = lsm::confine_self(process).and_then(|()| confine(process, left, report));
             if closed.is_err() || confined.is_err() {
                 process::exit_now(255);
             }

@@ -35,6 +35,9 @@ pub enum Report {
     Warning(String),
     /// The terminal's master end comes with this packet.
     Terminal,
+    /// The descriptor that comes with this packet receives the system calls that the seccomp program passes on: for
+    /// [`crate::seccomp::hand_over`].
+    SeccompListener,
     /// A process that is made in stages has everything mounted, and waits for the word to go on.
     Mounted,
     /// A process that is made in stages is complete, and waits to be started by whoever connects to its socket.
@@ -395,7 +398,7 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
         end_with_supervisor(report)?;
     }
     if init {
-        reaper::split(process, &left)?;
+        reaper::split(process, &left, report)?;
     }
     steps.enter("scheduling")?;
     scheduling::apply(process)?;
@@ -407,7 +410,7 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
     }
 
     steps.enter("program")?;
-    confine(process, &left)?;
+    confine(process, &left, report)?;
     process::reset_signals();
     Err(program::execute(&process.args, &variables, &search_path))
 }

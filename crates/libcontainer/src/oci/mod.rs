@@ -26,7 +26,7 @@ pub use resources::{
     BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources, ThrottleDevice,
     WeightDevice,
 };
-pub use seccomp::{Argument, Seccomp, SyscallRule};
+pub use seccomp::{ArchMap, Argument, RuleCondition, Seccomp, SyscallRule, convert_seccomp};
 pub use state::{State, Status};
 
 use crate::error::{Error, Result};

@@ -1,5 +1,6 @@
 //! One container: what can be asked of it and done with it.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::cgroups::{Leaf, Stats};
 use crate::container::{Report, hooks, receive_report_blocking};
 use crate::error::{Error, Result};
 use crate::oci::{self, Hooks, Spec, State, Status};
+use crate::seccomp;
 
 /// So long a cgroup has to stop or to go on.
 const FREEZING: Duration = Duration::from_secs(10);
@@ -133,10 +135,11 @@ impl Container {
         // From here on it is started, whatever becomes of this process.
         fs::remove_file(self.directory.path().join(SOCKET))?;
         let mut warnings = Vec::new();
-        while let Some((report, _)) = receive_report_blocking(&connection)? {
+        while let Some((report, descriptors)) = receive_report_blocking(&connection)? {
             match report {
                 Report::Failed(failure) => return Err(Error::Failed(failure)),
                 Report::Warning(warning) => warnings.push(warning),
+                Report::SeccompListener => self.hand_over_listener(&descriptors)?,
                 Report::Terminal | Report::Mounted | Report::Created => {}
             }
         }
@@ -144,6 +147,23 @@ impl Container {
         let state = State { status: Status::Running, pid: self.record.pid, ..self.state()? };
         warnings.extend(hooks::run_all(&hooks.poststart, "poststart", &state, Some(&self.record.bundle)));
         Ok(warnings)
+    }
+
+    /// Gives the first process's seccomp listener to its agent; the process is ended when that cannot be.
+    fn hand_over_listener(&self, descriptors: &[OwnedFd]) -> Result<()> {
+        let profile = self.spec()?.linux.and_then(|linux| linux.seccomp).map(|seccomp| seccomp.profile());
+        let profile = profile.transpose().map_err(|error| Error::Invalid(error.to_string()))?;
+        let listener = profile.and_then(|profile| profile.listener);
+        let (Some(listener), Some(descriptor)) = (listener, descriptors.first()) else { return Ok(()) };
+        let state = State { status: Status::Running, pid: self.record.pid, ..self.state()? };
+        let handed = seccomp::hand_over(&listener, descriptor, self.record.pid, &state);
+        if handed.is_err()
+            && let Some(process) = self.record.process()
+        {
+            // It may have ended by itself; the failure to hand over is what is told.
+            let _ = rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL);
+        }
+        handed
     }
 
     /// Sends a signal to the first process, or with `all` to every process.

@@ -234,6 +234,8 @@ fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&Owne
                     console::send(console, master)?;
                 }
             }
+            // It is installed when the program is started.
+            Some((Report::SeccompListener, _)) => {}
             Some((Report::Mounted, _)) => {
                 made.hooks_ran = true;
                 // Deprecated; programs of old read `created` here, as the specification had it before createRuntime came.

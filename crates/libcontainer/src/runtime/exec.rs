@@ -17,6 +17,7 @@ use crate::container::{Further, Report, enter_container, receive_report_blocking
 use crate::error::{Error, Result};
 use crate::lsm;
 use crate::oci::{self, Status};
+use crate::seccomp;
 
 /// Starts it; returns when its program runs.
 pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) -> Result<Executed> {
@@ -46,6 +47,7 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     let leaf = leaf(container, options)?;
     let console = options.console_socket.as_ref().map(console::connect).transpose()?;
     let (reports, report) = socket::pair()?;
+    let listener = process.seccomp_listener.clone();
     let further = Further {
         stdio: standard_streams(process.terminal)?,
         process,
@@ -57,7 +59,11 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     };
     let pid = clone_further(&further, leaf.as_ref())?;
     drop(further);
-    let executed = hear(pid, &reports, console.as_ref(), told).and_then(|warnings| {
+    let take = |descriptors: Vec<OwnedFd>| match (&listener, descriptors.first()) {
+        (Some(listener), Some(fd)) => seccomp::hand_over(listener, fd, pid.as_raw_nonzero().get(), &container.state()?),
+        _ => Ok(()),
+    };
+    let executed = hear(pid, &reports, console.as_ref(), told, take).and_then(|warnings| {
         let pid = pid.as_raw_nonzero().get();
         if let Some(path) = &options.pid_file {
             fs::write_atomic(path, pid.to_string().as_bytes(), 0o644, fs::Durability::Process)?;
@@ -142,7 +148,13 @@ fn help(further: &Further, leaf: Option<&Leaf>, answer: &OwnedFd) -> ! {
 }
 
 /// Listens to the process until its program runs; adds what it tells to `warnings`.
-fn hear(pid: Pid, reports: &OwnedFd, console: Option<&OwnedFd>, mut warnings: Vec<String>) -> Result<Vec<String>> {
+fn hear(
+    pid: Pid,
+    reports: &OwnedFd,
+    console: Option<&OwnedFd>,
+    mut warnings: Vec<String>,
+    take_listener: impl Fn(Vec<OwnedFd>) -> Result<()>,
+) -> Result<Vec<String>> {
     loop {
         match receive_report_blocking(reports)? {
             None => return Ok(warnings),
@@ -153,6 +165,7 @@ fn hear(pid: Pid, reports: &OwnedFd, console: Option<&OwnedFd>, mut warnings: Ve
                     console::send(console, master)?;
                 }
             }
+            Some((Report::SeccompListener, descriptors)) => take_listener(descriptors)?,
             Some((Report::Mounted | Report::Created, _)) => {
                 let why = format!("process {} is none of an exec", pid.as_raw_nonzero());
                 return Err(Error::Invalid(why));

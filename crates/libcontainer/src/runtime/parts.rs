@@ -1,13 +1,11 @@
 //! The parts of a configuration that say what is in a container: process, mounts, devices, limits.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::config::{Config, Process};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::oci::mounts::{convert_devices, convert_mounts};
-use crate::oci::{self, Spec};
-use crate::seccomp::{Profile, Target, compile};
+use crate::oci::{self, Spec, convert_seccomp};
 
 /// Fills in those parts.
 pub fn fill(
@@ -31,14 +29,11 @@ pub fn process(given: &oci::Process, linux: Option<&oci::Linux>, warnings: &mut 
     warnings.extend(told);
     let seccomp = linux.and_then(|linux| linux.seccomp.as_ref());
     let bounding = given.capabilities.as_ref().map(|sets| sets.bounding.clone()).unwrap_or_default();
-    process.seccomp = seccomp.map(|seccomp| program(seccomp, &bounding)).transpose()?;
+    if let Some(seccomp) = seccomp {
+        let seccomp = convert_seccomp(seccomp, &bounding)?;
+        process.seccomp = Some(seccomp.program);
+        process.seccomp_flags = seccomp.flags;
+        process.seccomp_listener = seccomp.listener;
+    }
     Ok(process)
-}
-
-fn program(seccomp: &oci::Seccomp, capabilities: &[String]) -> Result<Arc<[u8]>> {
-    let invalid = |error: crate::seccomp::Error| Error::Invalid(error.to_string());
-    let text = serde_json::to_vec(seccomp).map_err(|error| Error::Invalid(format!("linux.seccomp: {error}")))?;
-    let profile = Profile::parse(&text).map_err(invalid)?;
-    let target = Target::host(&profile, capabilities);
-    Ok(compile(&profile, &target).map_err(invalid)?.into())
 }

@@ -145,6 +145,7 @@ impl Assembler {
 fn return_value(action: Action) -> u32 {
     match action {
         Action::Allow => 0x7fff_0000,
+        Action::Notify => 0x7fc0_0000,
         Action::Log => 0x7ffc_0000,
         Action::Trace(value) => 0x7ff0_0000 | u32::from(value),
         Action::Errno(value) => 0x0005_0000 | u32::from(value),

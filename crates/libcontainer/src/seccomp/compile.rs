@@ -22,23 +22,29 @@ struct Verdict {
 pub fn compile(profile: &Profile, target: &Target) -> Result<Vec<u8>, Error> {
     let rules: Vec<&Rule> = profile.rules.iter().filter(|r| target.takes(r)).collect();
     let mut assembler = Assembler::default();
-    let mut entries: Vec<(Arch, Label)> = Vec::new();
-    for arch in [Arch::X32, Arch::I386, Arch::X86_64] {
-        if profile.architectures.contains(&arch) {
-            let tree = tree_of(&mut assembler, arch, profile.default_action, &rules);
-            entries.push((arch, tree));
+    let trees: Vec<(Arch, Label)> = [Arch::X32, Arch::Arm, Arch::I386, Arch::Aarch64, Arch::X86_64]
+        .into_iter()
+        .filter(|arch| profile.architectures.contains(arch))
+        .map(|arch| (arch, tree_of(&mut assembler, arch, profile.default_action, &rules)))
+        .collect();
+    let tree = |arch| trees.iter().find(|e| e.0 == arch).map(|e| e.1);
+    let mut next = assembler.finish(Action::KillProcess);
+    for arch in [Arch::Arm, Arch::I386, Arch::Aarch64] {
+        if let Some(label) = tree(arch) {
+            let load = assembler.load_before(label);
+            next = assembler.branch(IF_EQUAL, arch.audit(), load, next);
         }
     }
-    let entry = |arch| entries.iter().find(|e| e.0 == arch).map(|e| e.1);
-    let kill = assembler.finish(Action::KillProcess);
-    let mut next = kill;
-    if let Some(i386) = entry(Arch::I386) {
-        let load = assembler.load_before(i386);
-        next = assembler.branch(IF_EQUAL, Arch::I386.audit(), load, kill);
-    }
-    if let Some(native) = entry(Arch::X86_64) {
-        let kill = assembler.finish(Action::KillProcess);
-        let split = assembler.branch(IF_GREATER_OR_EQUAL, X32_BIT, entry(Arch::X32).unwrap_or(kill), native);
+    if let Some(native) = tree(Arch::X86_64) {
+        let x32 = match tree(Arch::X32) {
+            Some(x32) => x32,
+            // A tracer's -1, "no call at all", is none of x32's.
+            None => {
+                let kill = assembler.finish(Action::KillProcess);
+                assembler.branch(IF_EQUAL, u32::MAX, native, kill)
+            }
+        };
+        let split = assembler.branch(IF_GREATER_OR_EQUAL, X32_BIT, x32, native);
         let load = assembler.load_before(split);
         assembler.branch(IF_EQUAL, Arch::X86_64.audit(), load, next);
     }

@@ -87,6 +87,8 @@ const ALLOWED: &[&[&str]] = &[
       "lsm_list_modules", "lsm_set_self_attr"],
     // x86 alone.
     &["arch_prctl", "modify_ldt"],
+    // ARM alone.
+    &["arm_fadvise64_64", "arm_sync_file_range", "breakpoint", "cacheflush", "set_tls", "sync_file_range2"],
     // Mounts, read only: what is mounted in one's own namespace.
     &["listmount", "statmount"],
 ];
@@ -135,8 +137,9 @@ pub fn default_profile() -> Profile {
     rules.extend(clones());
     Profile {
         default_action: Action::Errno(EPERM),
-        architectures: vec![Arch::X86_64, Arch::I386, Arch::X32],
+        architectures: Arch::of_machine().to_vec(),
         flags: 0,
+        listener: None,
         rules,
     }
 }

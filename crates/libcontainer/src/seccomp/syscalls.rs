@@ -1,6 +1,6 @@
 //! Architectures, and the numbers of their system calls by name.
 
-use super::{i386, x32, x86_64};
+use super::{aarch64, arm, i386, x32, x86_64};
 
 /// An ABI by which a process can enter the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,27 +11,51 @@ pub enum Arch {
     I386,
     /// 64-bit x86 with 32-bit pointers.
     X32,
+    /// 64-bit ARM.
+    Aarch64,
+    /// 32-bit ARM.
+    Arm,
 }
 
 /// The bit that marks an x32 call; its `arch` is that of x86-64.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 impl Arch {
-    /// What this program was built for; another architecture is a table and a name here.
+    /// What this program was built for.
+    #[cfg(target_arch = "x86_64")]
     pub const NATIVE: Self = Self::X86_64;
+    /// What this program was built for.
+    #[cfg(target_arch = "aarch64")]
+    pub const NATIVE: Self = Self::Aarch64;
+
+    /// Every ABI that is known.
+    pub const ALL: [Self; 5] = [Self::X86_64, Self::I386, Self::X32, Self::Aarch64, Self::Arm];
+
+    /// Every ABI of this machine, its own one first.
+    #[must_use]
+    pub fn of_machine() -> &'static [Self] {
+        match Self::NATIVE {
+            Self::Aarch64 | Self::Arm => &[Self::Aarch64, Self::Arm],
+            _ => &[Self::X86_64, Self::I386, Self::X32],
+        }
+    }
 
     /// By libseccomp's name. `Ok(None)` for one that this machine can never run.
-    pub(super) fn from_name(name: &str) -> Result<Option<Self>, super::Error> {
+    pub(crate) fn from_name(name: &str) -> Result<Option<Self>, super::Error> {
         let suffix = name.strip_prefix("SCMP_ARCH_").unwrap_or_default();
-        match suffix {
-            "X86_64" => Ok(Some(Self::X86_64)),
-            "X86" => Ok(Some(Self::I386)),
-            "X32" => Ok(Some(Self::X32)),
-            "ARM" | "AARCH64" | "MIPS" | "MIPS64" | "MIPS64N32" | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PPC"
-            | "PPC64" | "PPC64LE" | "S390" | "S390X" | "PARISC" | "PARISC64" | "RISCV64" | "LOONGARCH64" | "M68K"
-            | "SH" | "SHEB" => Ok(None),
-            _ => Err(super::Error::Invalid(format!("unknown architecture {name:?}"))),
-        }
+        let known = match suffix {
+            "X86_64" => Self::X86_64,
+            "X86" => Self::I386,
+            "X32" => Self::X32,
+            "AARCH64" => Self::Aarch64,
+            "ARM" => Self::Arm,
+            "MIPS" | "MIPS64" | "MIPS64N32" | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PPC" | "PPC64" | "PPC64LE"
+            | "S390" | "S390X" | "PARISC" | "PARISC64" | "RISCV64" | "LOONGARCH64" | "M68K" | "SH" | "SHEB" => {
+                return Ok(None);
+            }
+            _ => return Err(super::Error::Invalid(format!("unknown architecture {name:?}"))),
+        };
+        Ok(Self::of_machine().contains(&known).then_some(known))
     }
 
     /// The name in the `arches` lists of Docker's profiles.
@@ -41,6 +65,8 @@ impl Arch {
             Self::X86_64 => "amd64",
             Self::I386 => "x86",
             Self::X32 => "x32",
+            Self::Aarch64 => "arm64",
+            Self::Arm => "arm",
         }
     }
 
@@ -50,6 +76,8 @@ impl Arch {
         match self {
             Self::X86_64 | Self::X32 => 0xc000_003e,
             Self::I386 => 0x4000_0003,
+            Self::Aarch64 => 0xc000_00b7,
+            Self::Arm => 0x4000_0028,
         }
     }
 
@@ -60,6 +88,8 @@ impl Arch {
         match self {
             Self::X86_64 => find(x86_64::TABLE),
             Self::I386 => find(i386::TABLE),
+            Self::Aarch64 => find(aarch64::TABLE),
+            Self::Arm => find(arm::TABLE),
             Self::X32 if x32::MISSING.binary_search(&name).is_ok() => None,
             Self::X32 => find(x32::OWN).or_else(|| find(x86_64::TABLE)).map(|n| n | X32_BIT),
         }
@@ -67,6 +97,6 @@ impl Arch {
 
     /// Registers are 32 bits wide: the upper half of an argument is always 0.
     pub(super) fn is_32_bit(self) -> bool {
-        self == Self::I386
+        matches!(self, Self::I386 | Self::Arm)
     }
 }

@@ -53,7 +53,7 @@ fn verdict(program: &[u8], arch: Arch, name: &str, first: u64) -> u32 {
 
 #[test]
 fn tables_are_sorted_and_agree_with_libc() {
-    for table in [x86_64::TABLE, i386::TABLE, x32::OWN] {
+    for table in [x86_64::TABLE, i386::TABLE, x32::OWN, aarch64::TABLE, arm::TABLE] {
         assert!(table.is_sorted_by(|a, b| a.0 < b.0));
     }
     assert!(x32::MISSING.is_sorted());
@@ -220,7 +220,7 @@ mod random {
             default_action in action(),
             values in prop::collection::vec([word(), word(), word(), word(), word(), word()], 8),
         ) {
-            let profile = Profile { default_action, architectures: vec![Arch::X86_64, Arch::X32], flags: 0, rules };
+            let profile = Profile { default_action, architectures: vec![Arch::X86_64, Arch::X32], flags: 0, listener: None, rules };
             let program = compile(&profile, &Target::new(&profile, &[], (6, 1)));
             prop_assume!(program.is_ok());
             let program = program.unwrap();
@@ -268,7 +268,7 @@ fn bad_profiles_are_refused_with_a_reason() {
     assert!(of("{").contains("cannot be read"));
     assert!(of(r#"{"defaultAction":"X"}"#).contains("unknown action \"X\""));
     let rule = |r: &str| of(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{r}]}}"#));
-    assert!(rule(r#"{"names":["a"],"action":"SCMP_ACT_NOTIFY"}"#).contains("not supported"));
+    assert!(rule(r#"{"names":["a"],"action":"SCMP_ACT_NOTIFY"}"#).contains("needs a listenerPath"));
     assert!(rule(r#"{"action":"SCMP_ACT_TRAP"}"#).contains("names no system call"));
     assert!(
         rule(r#"{"names":["a"],"action":"SCMP_ACT_TRAP","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}"#)
@@ -309,4 +309,145 @@ fn the_kernel_takes_the_default_and_enforces_it() {
     // SAFETY: `status` is valid for the write.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert_eq!(status, 0, "exit status {} or signal {}", status >> 8, status & 0x7f);
+}
+
+#[test]
+fn arm_is_compiled_too_and_refuses_what_x86_refuses() {
+    let profile = Profile { architectures: vec![Arch::Aarch64, Arch::Arm], ..default_profile() };
+    let program = compile(&profile, &Target::new(&profile, &[], (6, 1))).unwrap();
+    for arch in [Arch::Aarch64, Arch::Arm] {
+        for family in [38, 40, 0x1_0000_0026] {
+            assert_eq!(verdict(&program, arch, "socket", family), errno(1), "{arch:?} {family:#x}");
+        }
+        assert_eq!(verdict(&program, arch, "socket", 2), ALLOW);
+        for name in ["read", "openat", "execve", "futex"] {
+            assert_eq!(verdict(&program, arch, name, 0), ALLOW, "{arch:?} {name}");
+        }
+        for name in ["io_uring_setup", "mount", "unshare", "keyctl"] {
+            assert_eq!(verdict(&program, arch, name, 0), errno(1), "{arch:?} {name}");
+        }
+        assert_eq!(verdict(&program, arch, "clone3", 0), errno(38));
+    }
+    assert_eq!(verdict(&program, Arch::Arm, "cacheflush", 0), ALLOW);
+    assert_eq!(run(&program, AUDIT_64, 0, [0; 6]).0, KILL);
+}
+
+#[test]
+fn a_call_that_a_tracer_took_away_is_not_killed_where_x32_is_not_allowed() {
+    let profile = Profile { architectures: vec![Arch::X86_64], ..default_profile() };
+    let program = compile(&profile, &Target::new(&profile, &[], (6, 1))).unwrap();
+    assert_eq!(run(&program, AUDIT_64, u32::MAX, [0; 6]).0, errno(1));
+    assert_eq!(run(&program, AUDIT_64, u32::MAX - 1, [0; 6]).0, KILL);
+}
+
+#[test]
+fn a_listener_is_there_exactly_when_a_rule_notifies() {
+    let of = |more: &str| Profile::parse(format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW"{more}}}"#).as_bytes());
+    let notify = r#","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]"#;
+    let profile = of(&format!(r#","listenerPath":"/run/agent","listenerMetadata":"m"{notify}"#)).unwrap();
+    let listener = profile.listener.clone().unwrap();
+    assert_eq!((listener.path.to_str(), listener.metadata.as_str()), (Some("/run/agent"), "m"));
+    let program = compile(&profile, &Target::new(&profile, &[], (6, 1))).unwrap();
+    assert_eq!(verdict(&program, Arch::X86_64, "mkdir", 0), 0x7fc0_0000);
+    assert_eq!(of(r#","listenerPath":"/run/agent""#).unwrap().listener, None);
+    for bad in [
+        notify.to_owned(),
+        r#","listenerMetadata":"m""#.to_owned(),
+        format!(r#","listenerPath":"relative"{notify}"#),
+        r#","listenerPath":"/a","syscalls":[{"names":["sendmsg"],"action":"SCMP_ACT_NOTIFY"}]"#.to_owned(),
+    ] {
+        assert!(matches!(of(&bad), Err(Error::Invalid(_))), "{bad}");
+    }
+    assert!(Profile::parse(br#"{"defaultAction":"SCMP_ACT_NOTIFY","listenerPath":"/a"}"#).is_err());
+}
+
+/// The agent's side in this process: the filter is put on a child, whose listener comes over a socket as from a container.
+#[test]
+fn an_agent_answers_the_calls_that_are_passed_on() {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    use gantry_linux::socket;
+
+    let profile = Profile::parse(
+        br#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/unused","flags":["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            "syscalls":[{"names":["getppid"],"action":"SCMP_ACT_NOTIFY"}]}"#,
+    )
+    .unwrap();
+    let program = compile(&profile, &Target::host(&profile, &[])).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent");
+    let agent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (outside, inside) = socket::pair().unwrap();
+    // SAFETY: the child makes only raw system calls (and one send) and leaves by _exit.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as above.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            let Ok(fd) = gantry_linux::seccomp::install_filter_with_listener(&program, profile.flags) else {
+                libc::_exit(1)
+            };
+            if socket::send(&inside, b"x", &[fd.as_fd()]).is_err() {
+                libc::_exit(2);
+            }
+            libc::_exit(if libc::syscall(libc::SYS_getppid) == 4711 { 0 } else { 3 });
+        }
+    }
+    drop(inside);
+    let mut packet = socket::receive(&outside).unwrap().unwrap();
+    let listener = crate::config::SeccompListener { path, metadata: "for you".into() };
+    let state = crate::oci::State {
+        oci_version: "1.3.0".into(),
+        id: "c".into(),
+        status: crate::oci::Status::Running,
+        pid: child,
+        bundle: "/b".into(),
+        annotations: Default::default(),
+    };
+    hand_over(&listener, &packet.fds.remove(0), child, &state).unwrap();
+    let (mut stream, _) = agent.accept().unwrap();
+    let (text, fd) = receive_with_fd(&stream);
+    let told: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(told["fds"][0], "seccompFd");
+    assert_eq!((told["pid"].as_i64(), told["metadata"].as_str()), (Some(i64::from(child)), Some("for you")));
+    assert_eq!((told["state"]["id"].as_str(), told["state"]["status"].as_str()), (Some("c"), Some("running")));
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the connection ends after the message");
+    answer_one(&fd, 4711);
+    let mut status = 0;
+    // SAFETY: `status` is valid for the write.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "exit status {}", status >> 8);
+}
+
+fn receive_with_fd(stream: &std::os::unix::net::UnixStream) -> (Vec<u8>, std::os::fd::OwnedFd) {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut text = vec![0; 4096];
+    let received = recvmsg(stream, &mut [std::io::IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC);
+    text.truncate(received.unwrap().bytes);
+    let mut fds = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let fd = fds.next().and_then(|mut fds| fds.next()).unwrap();
+    (text, fd)
+}
+
+/// Receives one notification and answers it with `value` in place of the call.
+fn answer_one(listener: &std::os::fd::OwnedFd, value: i64) {
+    use std::os::fd::AsRawFd;
+    /// `SECCOMP_IOCTL_NOTIF_RECV` and `_SEND` of `linux/seccomp.h`, with the sizes of their structures.
+    const RECEIVE: u64 = 0xc050_2100;
+    const SEND: u64 = 0xc018_2101;
+    // SAFETY: both structures are plain numbers, of the sizes that the requests name.
+    unsafe {
+        let mut call: libc::seccomp_notif = std::mem::zeroed();
+        assert_eq!(libc::ioctl(listener.as_raw_fd(), RECEIVE, &raw mut call), 0);
+        assert_eq!(i64::from(call.data.nr), libc::SYS_getppid);
+        let mut answer: libc::seccomp_notif_resp = std::mem::zeroed();
+        (answer.id, answer.val) = (call.id, value);
+        assert_eq!(libc::ioctl(listener.as_raw_fd(), SEND, &raw mut answer), 0);
+    }
 }

@@ -153,8 +153,8 @@ impl Work {
                     let warnings = std::mem::take(&mut starting.warnings);
                     Ok(Done::Exec { pid: starting.pid.as_raw_nonzero().get(), warnings })
                 }
-                // Only of processes that are made in stages.
-                Ok(Some((Report::Mounted | Report::Created, _))) => continue,
+                // Only of processes that are made in stages, and of a listener that the engine never asks for.
+                Ok(Some((Report::Mounted | Report::Created | Report::SeccompListener, _))) => continue,
                 Ok(Some((Report::Failed(failure), _))) => Err(failure.into()),
                 Err(libcontainer::Error::System(error)) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => {
                     return;

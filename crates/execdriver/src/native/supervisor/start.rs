@@ -296,8 +296,8 @@ fn await_program(task: &mut Task, reports: &OwnedFd, open_stdin: bool) -> Result
                     task.set_terminal(master, open_stdin)?;
                 }
             }
-            // Only of processes that are made in stages.
-            Ok(Some((Report::Mounted | Report::Created, _))) => {}
+            // Only of processes that are made in stages, and of a listener that the engine never asks for.
+            Ok(Some((Report::Mounted | Report::Created | Report::SeccompListener, _))) => {}
             Ok(Some((Report::Failed(failure), _))) => return Err(failure.into()),
             Err(libcontainer::Error::System(error)) if error.errno() == rustix::io::Errno::AGAIN.raw_os_error() => {}
             Err(error) => return Err(error.into()),
