@@ -30,7 +30,6 @@ const fn suite(name: &'static str, package: &'static str, target: Target, second
 pub const SUITES: &[Suite] = &[
     suite("libcontainer", "libcontainer", Target::Unit, 60),
     suite("linux", "gantry-linux", Target::Unit, 60),
-    suite("cgroup-v2", "libcontainer", Target::Test("cgroup_v2"), 90),
     suite("runtime-life", "gantry-runtime", Target::Test("life"), 90),
     suite("execdriver", "gantry-execdriver", Target::Test("native"), 150),
     suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),
