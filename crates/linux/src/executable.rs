@@ -55,7 +55,7 @@ pub fn sealed_copy() -> Result<OwnedFd> {
             Err(error) => return Err(Error::new("copy", OWN, error)),
         }
     }
-    rustix::fs::fcntl_add_seals(&copy, SEALS).during("seal memory file", "program")?;
+    crate::socket::add_seals(&copy, SEALS).during("seal memory file", "program")?;
     Ok(copy)
 }
 

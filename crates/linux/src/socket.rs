@@ -205,7 +205,7 @@ pub fn sealed_memfd(name: &str, data: &[u8]) -> Result<OwnedFd> {
         .during("make memory file", name)?;
     write_all(&memfd, data).during("write memory file", name)?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&memfd, seals).during("seal memory file", name)?;
+    add_seals(&memfd, seals).during("seal memory file", name)?;
     Ok(memfd)
 }
 
@@ -220,6 +220,18 @@ pub fn write_all(fd: impl AsFd, mut data: &[u8]) -> rustix::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Seals a memory file. The kernel refuses with `EBUSY` while it holds one of the file's pages for a moment, as when it
+/// moves pages in memory, and offers nothing to wait for: tried again for a second.
+pub fn add_seals(memfd: impl AsFd, seals: SealFlags) -> rustix::io::Result<()> {
+    for _ in 0..100 {
+        match rustix::fs::fcntl_add_seals(&memfd, seals) {
+            Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    rustix::fs::fcntl_add_seals(memfd, seals)
 }
 
 /// Reads a sealed memfd; one that its sender could still change, or that is too long, is refused.

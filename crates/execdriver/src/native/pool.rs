@@ -312,8 +312,8 @@ pub fn seal(executable: &std::path::Path) -> Result<OwnedFd, gantry_linux::Error
     }
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     // Its being executable cannot be changed either, where the kernel knows that seal (6.3).
-    match rustix::fs::fcntl_add_seals(&memfd, seals | SealFlags::EXEC) {
-        Err(rustix::io::Errno::INVAL) => rustix::fs::fcntl_add_seals(&memfd, seals),
+    match gantry_linux::socket::add_seals(&memfd, seals | SealFlags::EXEC) {
+        Err(rustix::io::Errno::INVAL) => gantry_linux::socket::add_seals(&memfd, seals),
         other => other,
     }
     .during("seal memory file", "gantry")?;
