@@ -240,6 +240,13 @@ pub fn reap() -> Option<Ended> {
     }
 }
 
+/// Reaps this child if it has ended; `None` when it has not, or is no child of the caller's.
+#[must_use]
+pub fn reap_child(pid: Pid) -> Option<Ended> {
+    let waited = rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::NOHANG));
+    waited.ok().flatten().map(|(pid, status)| Ended { pid, code: exit_code(status) })
+}
+
 /// Waits for one child.
 pub fn wait_for(pid: Pid) -> Result<Ended> {
     loop {

@@ -36,6 +36,29 @@ fn run_with_keep_leaves_the_stopped_container() {
 }
 
 #[test]
+fn a_bind_with_id_mappings_shows_other_owners_inside_and_takes_what_is_written_as_the_mapped_one() {
+    let mut world = World::new();
+    let id = world.id();
+    let shared = world.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("theirs"), "").unwrap();
+    std::os::unix::fs::chown(&shared, Some(4711), Some(4711)).unwrap();
+    std::os::unix::fs::chown(shared.join("theirs"), Some(4711), Some(4711)).unwrap();
+    world.shell("stat -c %u:%g /mnt/theirs && touch /mnt/ours");
+    world.configure(|config| {
+        let mapping = json!([{"containerID": 4711, "hostID": 0, "size": 1}]);
+        config["mounts"].as_array_mut().unwrap().push(json!({
+            "destination": "/mnt", "type": "none", "source": shared, "options": ["bind", "idmap"],
+            "uidMappings": mapping, "gidMappings": mapping,
+        }));
+    });
+    let output = world.command(&["run", &id]);
+    assert_eq!((output.code, output.out.as_str()), (0, "0:0\n"), "{output:?}");
+    let ours = std::fs::metadata(shared.join("ours")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&ours), 4711);
+}
+
+#[test]
 fn a_container_is_created_started_killed_and_deleted() {
     let mut world = World::new();
     let id = world.id();

@@ -21,7 +21,7 @@ use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_execdriver::{Attach, Error, Exec, ExecDriver, Exit, LogFile, Running, Start};
 use gantry_linux::mount::{OverlayUpper, RootMount};
 use libcontainer::config::{
-    Capabilities, Config, Device, DeviceKind, Mount, MountFlags, MountKind, Namespaces, Process, Propagation, Resources,
+    Capabilities, Config, Device, Mount, MountFlags, MountKind, Namespaces, Process, Propagation, Resources,
 };
 
 /// The test binary is its own template: asked before `main`, as the product's `main` asks first of all.
@@ -263,17 +263,7 @@ pub fn standard_mounts() -> Vec<Mount> {
 }
 
 pub fn standard_devices() -> Vec<Device> {
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
-        .map(|(name, major, minor)| Device {
-            path: format!("/dev/{name}").into(),
-            kind: DeviceKind::Char,
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        })
-        .into()
+    libcontainer::oci::convert_devices(&[]).expect("the devices that every container has")
 }
 
 /// Entries of a json-file log: stream and text.

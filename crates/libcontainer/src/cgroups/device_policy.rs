@@ -110,7 +110,7 @@ fn exceptions_of(
         if together & !own != 0 {
             return None;
         }
-        if !covered && !(allow && own == together) {
+        if !(covered || allow && own == together) {
             exceptions.push(Exception { kind, major, minor, access: own });
         }
     }

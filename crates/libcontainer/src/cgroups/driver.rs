@@ -23,11 +23,17 @@ pub trait CgroupDriver: std::fmt::Debug {
     /// As `info` and `features` name it.
     fn name(&self) -> &'static str;
 
-    /// Makes the cgroup of a container. One that is there already is taken when nobody is in it.
+    /// Where the cgroup of a container will be; nothing is touched.
     ///
     /// # Errors
-    /// A path that cannot be meant, one in use, the kernel's refusal; then nothing of it is left.
-    fn create(&self, request: &CgroupRequest<'_>) -> Result<Made>;
+    /// A path that cannot be meant.
+    fn locate(&self, request: &CgroupRequest<'_>) -> Result<Leaf>;
+
+    /// Makes the cgroup that was located. One that is there already is taken when nobody is in it.
+    ///
+    /// # Errors
+    /// A cgroup in use, the kernel's refusal; then nothing of it is left.
+    fn create(&self, leaf: &Leaf) -> Result<Made>;
 }
 
 /// Makes cgroups as directories.
@@ -62,16 +68,20 @@ impl CgroupDriver for Cgroupfs {
         "cgroupfs"
     }
 
-    fn create(&self, request: &CgroupRequest<'_>) -> Result<Made> {
+    fn locate(&self, request: &CgroupRequest<'_>) -> Result<Leaf> {
         let (path, absolute) = place(request.path, request.id)?;
-        let made = if absolute {
-            Leaf::make(&self.hierarchies, &path, request.lenient)?
-        } else {
-            Leaf::make(&self.hierarchies.below_own()?, &path, request.lenient)?
+        let leaf = match absolute {
+            true => Leaf::open(&self.hierarchies, &path)?,
+            false => Leaf::open(&self.hierarchies.below_own()?, &path)?,
         };
+        Ok(leaf.where_permitted(request.lenient))
+    }
+
+    fn create(&self, leaf: &Leaf) -> Result<Made> {
+        let made = leaf.clone().make()?;
         if !made.new && made.leaf.is_populated()? {
             let why = "other processes are in it; choose another cgroupsPath, or remove the container that has it";
-            return Err(unsupported("take cgroup", &path, why));
+            return Err(unsupported("take cgroup", leaf.path(), why));
         }
         Ok(made)
     }

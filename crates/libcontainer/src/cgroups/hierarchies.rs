@@ -228,7 +228,7 @@ fn own_path<'a>(version: Version, hierarchy: &Hierarchy, text: &'a str) -> Resul
         };
         matches.then_some(path)
     });
-    found.ok_or_else(|| rustix::io::Errno::NOENT).during("find own cgroup in", hierarchy.mount.display())
+    found.ok_or(rustix::io::Errno::NOENT).during("find own cgroup in", hierarchy.mount.display())
 }
 
 fn is_controller(option: &str) -> bool {

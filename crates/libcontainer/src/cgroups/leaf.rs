@@ -52,25 +52,26 @@ impl Leaf {
     ///
     /// On failure the leaf's own directories that were made are removed again; parents stay, they are shared.
     pub fn create(hierarchies: &Hierarchies, path: &str) -> Result<Self> {
-        Ok(Self::make(hierarchies, path, false)?.leaf)
+        Ok(Self::open(hierarchies, path)?.make()?.leaf)
     }
 
-    /// As [`Self::create`]; but hierarchies in which the caller may not make one (not root, a read-only mount, a mount
-    /// that is gone) are left out: there the container stays in the caller's own cgroup, and a warning says so. Limits
-    /// that need one of those are refused by [`Self::apply`].
-    pub fn create_where_permitted(hierarchies: &Hierarchies, path: &str) -> Result<Made> {
-        Self::make(hierarchies, path, true)
+    /// The same, but made and joined only where the caller may: hierarchies in which that is refused (not root, a read-only
+    /// mount, a mount that is gone) are left out. There the container stays in the caller's own cgroup, and a warning says
+    /// so; limits that need one of those are refused by [`Self::apply`].
+    #[must_use]
+    pub(super) fn where_permitted(self, lenient: bool) -> Self {
+        Self { lenient, ..self }
     }
 
-    /// Either, saying whether it is new.
-    pub(super) fn make(hierarchies: &Hierarchies, path: &str, lenient: bool) -> Result<Made> {
-        let mut leaf = Self { lenient, ..Self::open(hierarchies, path)? };
+    /// Makes it, saying whether it is new.
+    pub(super) fn make(mut self) -> Result<Made> {
+        let hierarchies = self.hierarchies.clone();
         let (mut made, mut refused, mut new) = (Vec::new(), Vec::new(), true);
         for hierarchy in hierarchies.all() {
-            match tree::make(hierarchies.version(), hierarchy, &leaf.path) {
-                Ok(true) => made.push(leaf.directory(hierarchy)),
+            match tree::make(hierarchies.version(), hierarchy, &self.path) {
+                Ok(true) => made.push(self.directory(hierarchy)),
                 Ok(false) => new = false,
-                Err(error) if lenient && (tree::is_refusal(error.errno()) || error.is_not_found()) => {
+                Err(error) if self.lenient && (tree::is_refusal(error.errno()) || error.is_not_found()) => {
                     refused.push((hierarchy.mount.clone(), error));
                 }
                 Err(error) => {
@@ -82,8 +83,8 @@ impl Leaf {
                 }
             }
         }
-        let warnings = leaf.leave_out(&refused, "make cgroup");
-        Ok(Made { leaf, new, warnings })
+        let warnings = self.leave_out(&refused, "make cgroup");
+        Ok(Made { leaf: self, new, warnings })
     }
 
     /// Goes on without these hierarchies; one warning for all.
@@ -144,13 +145,17 @@ impl Leaf {
         self.hierarchies.all().iter().map(one).collect()
     }
 
-    /// Moves a process (0: the caller) into the leaf, in every hierarchy.
+    /// Moves a process (0: the caller) into the leaf, in every hierarchy. See [`Self::join_where_permitted`].
     pub fn join(&self, pid: u32) -> Result<()> {
         self.hierarchies.all().iter().try_for_each(|hierarchy| self.join_one(hierarchy, pid))
     }
 
-    /// As [`Self::join`]; the leaf goes on without the hierarchies that refuse for want of permission, and a warning says so.
+    /// As [`Self::join`]; a leaf of a container that does without where it must goes on without the hierarchies that refuse
+    /// for want of permission, and a warning says so.
     pub fn join_where_permitted(&mut self, pid: u32) -> Result<Vec<String>> {
+        if !self.lenient {
+            return self.join(pid).map(|()| Vec::new());
+        }
         let mut refused = Vec::new();
         for hierarchy in self.hierarchies.all() {
             match self.join_one(hierarchy, pid) {

@@ -1,7 +1,6 @@
 //! A first process that is made in stages: it waits until its parent has prepared what only a parent can, for hooks, and
 //! with everything complete for the order to start.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -41,8 +40,6 @@ pub struct Staged {
     pub listener: OwnedFd,
     /// The root is moved, and what was `/` stays beneath it.
     pub no_pivot: bool,
-    /// A session keyring of this name is made.
-    pub keyring: Option<CString>,
     /// Descriptors 3, 4 … of this number are the program's.
     pub passed: u32,
 }
@@ -122,10 +119,7 @@ impl Staged {
         if config.namespaces.net == Namespace::New {
             raise_loopback()?;
         }
-        match &self.keyring {
-            Some(name) => Ok(process::new_session_keyring(name)?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// With everything mounted and `/` still the host's.

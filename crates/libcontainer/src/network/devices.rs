@@ -90,7 +90,7 @@ pub fn move_into(netns: BorrowedFd<'_>, devices: &[NetDevice]) -> Result<Moved> 
         }
     }
     for device in devices {
-        if let Err(error) = move_one(&mut here, &mut there, netns, device, &mut moved) {
+        if let Err(error) = transfer(&mut here, &mut there, netns, device, &mut moved.devices) {
             return Err(match moved.undo(netns) {
                 Ok(()) => error,
                 Err(second) => Error::Invalid(format!("{error}; and moving devices back: {second}")),
@@ -117,16 +117,6 @@ impl Moved {
         }
         failure.map_or(Ok(()), Err)
     }
-}
-
-fn move_one(
-    here: &mut Socket,
-    there: &mut Socket,
-    netns: BorrowedFd<'_>,
-    device: &NetDevice,
-    moved: &mut Moved,
-) -> Result<()> {
-    transfer(here, there, netns, device, &mut moved.devices)
 }
 
 /// One device from one namespace to the other; it is noted in `moved` as soon as it is there.

@@ -12,7 +12,10 @@ mod seccomp;
 mod state;
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
 
+use gantry_linux::ResultExt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use hooks::{Hook, Hooks};
@@ -82,6 +85,17 @@ pub struct Root {
 }
 
 impl Spec {
+    /// Reads a `config.json`, which may be anybody's: a longer one than [`LONGEST`] is refused.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut text = Vec::new();
+        let file = gantry_linux::fs::open(path)?;
+        file.take(LONGEST + 1).read_to_end(&mut text).during("read", path.display())?;
+        if text.len() as u64 > LONGEST {
+            return Err(Error::Invalid(format!("{} is longer than {LONGEST} bytes; refused", path.display())));
+        }
+        Self::parse(&text)
+    }
+
     /// Reads the text of a `config.json`; its content is checked when it is converted.
     pub fn parse(text: &[u8]) -> Result<Self> {
         serde_json::from_slice(text).map_err(|error| Error::Invalid(format!("config.json is not understood: {error}")))

@@ -115,17 +115,7 @@ impl Birth {
             }
         };
         drop(theirs);
-        let mut message = vec![0; 4096];
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(&answer, &mut message)).during("hear from", "helper");
-        process::wait_for(helper)?;
-        message.truncate(read?);
-        let lost =
-            |why: String| SystemError::new("enter", "namespaces of the configuration", std::io::Error::other(why));
-        let (number, text) = message.split_first_chunk::<4>().ok_or_else(|| lost("the helper ended".into()))?;
-        match Pid::from_raw(i32::from_ne_bytes(*number)) {
-            Some(pid) => Ok(Clone::Parent(pid)),
-            None => Err(lost(String::from_utf8_lossy(text).into_owned()).into()),
-        }
+        Ok(Clone::Parent(hear(&answer, helper, "namespaces of the configuration")?))
     }
 
     /// First with the caller's privileges, then with those in the user namespace.
@@ -160,4 +150,18 @@ pub fn tell(answer: &OwnedFd, pid: i32, why: &str) -> ! {
     message.extend(why.bytes().take(2000));
     let told = rustix::io::write(answer, &message).is_ok();
     process::exit_now(i32::from(!told))
+}
+
+/// Reaps the helper; the process that it cloned, or why there is none.
+pub fn hear(answer: &OwnedFd, helper: Pid, entered: &str) -> Result<Pid> {
+    let mut message = vec![0; 4096];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(answer, &mut message)).during("hear from", "helper");
+    process::wait_for(helper)?;
+    message.truncate(read?);
+    let lost = |why: String| SystemError::new("enter", entered.to_owned(), std::io::Error::other(why));
+    let (number, text) = message.split_first_chunk::<4>().ok_or_else(|| lost("the helper ended".into()))?;
+    match Pid::from_raw(i32::from_ne_bytes(*number)) {
+        Some(pid) => Ok(pid),
+        None => Err(lost(String::from_utf8_lossy(text).into_owned()).into()),
+    }
 }

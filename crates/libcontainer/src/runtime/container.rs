@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use gantry_linux::{ResultExt, fs, process, socket};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::directory::Directory;
 use super::options::{ExecOptions, Executed};
 use super::record::{CONFIG, Record, SOCKET};
-use super::{cgroup, delete, exec};
+use super::{delete, exec};
 use crate::cgroups::{Leaf, Stats};
 use crate::container::{Report, hooks, receive_report_blocking};
 use crate::error::{Error, Result};
@@ -98,7 +98,7 @@ impl Container {
     }
 
     fn is_frozen(&self) -> Result<bool> {
-        match self.leaf()? {
+        match self.leaf() {
             Some(leaf) => match leaf.is_frozen() {
                 // Removed this moment, or a machine without a freezer.
                 Err(error) if error.is_not_found() || error.errno() == 0 => Ok(false),
@@ -108,13 +108,13 @@ impl Container {
         }
     }
 
-    pub(super) fn leaf(&self) -> Result<Option<Leaf>> {
-        self.record.cgroup.as_deref().map(cgroup::open).transpose()
+    pub(super) fn leaf(&self) -> Option<&Leaf> {
+        self.record.cgroup.as_ref()
     }
 
-    fn need_leaf(&self) -> Result<Leaf> {
+    fn need_leaf(&self) -> Result<&Leaf> {
         let why = || Error::Invalid(format!("container {} has no cgroup: its creator had no right to one", self.id()));
-        self.leaf()?.ok_or_else(why)
+        self.leaf().filter(|leaf| !leaf.hierarchies().all().is_empty()).ok_or_else(why)
     }
 
     pub(super) fn hooks(&self) -> Result<Hooks> {
@@ -174,8 +174,8 @@ impl Container {
         let not_running = || Error::Conflict("container not running".into());
         // Without a pid namespace of its own the others do not end with the first.
         let everyone = all || (signal == libc::SIGKILL && !self.record.own_pids);
-        if let Some(leaf) = self.leaf()?.filter(|_| everyone) {
-            return match self.signal_all(&leaf, signal)? {
+        if let Some(leaf) = self.leaf().filter(|_| everyone) {
+            return match self.signal_all(leaf, signal)? {
                 0 => Err(not_running()),
                 _ => Ok(()),
             };
@@ -267,11 +267,7 @@ impl Container {
             rustix::io::retry_on_intr(|| poll(&mut watched, None)).during("wait for", self.id())?;
         }
         let Some(pid) = pid else { return Ok(None) };
-        match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
-            Ok(Some((_, status))) => {
-                Ok(status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)))
-            }
-            Ok(None) | Err(_) => Ok(None),
-        }
+        // It is somebody else's child, or was reaped already.
+        Ok(process::reap_child(pid).map(|ended| ended.code))
     }
 }

@@ -1,13 +1,13 @@
 //! From a plan to a process that waits to be started. What fails half-way is undone before it is reported.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gantry_linux::mount::{attach, bind_fd};
+use gantry_linux::mount::attach;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 use super::birth::Birth;
@@ -16,8 +16,8 @@ use super::plan::Plan;
 use super::record::{CONFIG, Record, SOCKET};
 use super::{Container, CreateOptions, Created, cgroup, console, mappings};
 use crate::cgroups::Leaf;
-use crate::config::{MountKind, Namespace};
-use crate::container::{First, Report, Staged, hooks, receive_report_blocking, run_first};
+use crate::config::Namespace;
+use crate::container::{First, Report, Staged, hooks, open_sources, receive_report_blocking, run_first};
 use crate::error::{Error, Result};
 use crate::network::devices::{self, Moved};
 use crate::oci::{State, Status};
@@ -34,7 +34,7 @@ struct Made {
     pid: Option<Pid>,
     devices: Option<(Moved, OwnedFd)>,
     hooks_ran: bool,
-    pid_file: bool,
+    pid_file: Option<PathBuf>,
 }
 
 /// Creates the container; on failure nothing of it is left.
@@ -78,10 +78,7 @@ fn build(
     fs::write_atomic(directory.path().join(CONFIG), &text, 0o600, fs::Durability::Process)?;
 
     steps.enter("cgroup")?;
-    made.leaf = cgroup::make(&plan.cgroup, &plan.config.resources, &mut plan.warnings)?;
-    if made.leaf.is_none() {
-        record.cgroup = None;
-    }
+    made.leaf = Some(cgroup::make(plan.cgroups.as_ref(), &plan.cgroup, &plan.config.resources, &mut plan.warnings)?);
 
     steps.enter("socket")?;
     let listener = socket::listen(&lock.fd, SOCKET)?;
@@ -104,7 +101,8 @@ fn build(
     record.set_process(pid)?;
     let born_there = cgroup_fd.is_some() && !birth.has_helper();
     prepare(plan, pid, born_there, made, steps)?;
-    if plan.stops_when_mounted() || made.leaf.is_none() {
+    record.cgroup.clone_from(&made.leaf);
+    if plan.stops_when_mounted() {
         record.write(directory.path())?;
     }
     go_on(&reports)?;
@@ -114,7 +112,7 @@ fn build(
     steps.enter("record")?;
     record.complete = true;
     if let Some(path) = &options.pid_file {
-        made.pid_file = true;
+        made.pid_file = Some(path.clone());
         fs::write_atomic(path, record.pid.to_string().as_bytes(), 0o644, fs::Durability::Process)?;
     }
     record.write(directory.path())?;
@@ -124,6 +122,7 @@ fn build(
 fn first_record(plan: &Plan) -> Record {
     let mut record = Record::new(&plan.config.id, &plan.spec.oci_version, &plan.bundle, &plan.rootfs);
     record.cgroup = Some(plan.cgroup.clone());
+    record.keyring.clone_from(&plan.config.process.keyring);
     record.own_pids = plan.config.namespaces.pid == Namespace::New;
     record.annotations.clone_from(&plan.spec.annotations);
     record
@@ -151,7 +150,6 @@ fn first(
         stop_when_mounted: plan.stops_when_mounted(),
         listener,
         no_pivot: options.no_pivot,
-        keyring: plan.keyring.clone(),
         passed: options.listen_fds + options.preserve_fds,
     };
     let mut config = plan.config.clone();
@@ -160,7 +158,7 @@ fn first(
         config.process.env.push("LISTEN_PID=1".into());
     }
     Ok(First {
-        sources: open_sources(plan)?,
+        sources: open_sources(&plan.config)?,
         stdio: standard_streams(config.process.terminal)?,
         config,
         stage: plan.rootfs.clone(),
@@ -180,25 +178,15 @@ pub fn standard_streams(terminal: bool) -> Result<Option<[OwnedFd; 3]>> {
     Ok(Some([copy(0)?, copy(1)?, copy(2)?]))
 }
 
-fn open_sources(plan: &Plan) -> Result<Vec<Option<OwnedFd>>> {
-    let open = |kind: &MountKind| -> Result<Option<OwnedFd>> {
-        let MountKind::Bind { source, recursive, .. } = kind else { return Ok(None) };
-        let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let fd = fd.during("open bind source", source.display())?;
-        Ok(Some(bind_fd(&fd, *recursive, source.display())?))
-    };
-    plan.config.mounts.iter().map(|mount| open(&mount.kind)).collect()
-}
-
 /// What only a parent can do for its process, before that goes on.
-fn prepare(plan: &Plan, pid: Pid, born_in_cgroup: bool, made: &mut Made, steps: &mut Steps) -> Result<()> {
+fn prepare(plan: &mut Plan, pid: Pid, born_in_cgroup: bool, made: &mut Made, steps: &mut Steps) -> Result<()> {
     if plan.config.namespaces.user == Namespace::New {
         steps.enter("mappings")?;
         mappings::write(pid, &plan.config)?;
     }
     steps.enter("join")?;
-    if let Some(leaf) = made.leaf.as_ref().filter(|_| !born_in_cgroup) {
-        leaf.join(pid.as_raw_nonzero().get().unsigned_abs())?;
+    if let Some(leaf) = made.leaf.as_mut().filter(|_| !born_in_cgroup) {
+        plan.warnings.extend(leaf.join_where_permitted(pid.as_raw_nonzero().get().unsigned_abs())?);
     }
     if !plan.net_devices.is_empty() {
         steps.enter("network devices")?;
@@ -255,6 +243,12 @@ fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&Owne
 /// Undoes in the reverse order, and goes on after a failure; all of them are returned.
 fn undo(plan: &Plan, made: Made) -> Vec<String> {
     let mut trouble = Vec::new();
+    if let Some(path) = made.pid_file {
+        match fs::remove_file(path) {
+            Err(error) if !error.is_not_found() => trouble.push(error.to_string()),
+            _ => {}
+        }
+    }
     if let Some((moved, namespace)) = made.devices {
         trouble.extend(moved.undo(namespace.as_fd()).err().map(|error| error.to_string()));
     }

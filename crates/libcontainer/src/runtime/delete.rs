@@ -26,15 +26,14 @@ pub fn delete(container: &Container, force: bool) -> Result<Vec<String>> {
         Status::Created => kill(container)?,
         _ if force => kill(container)?,
         status => {
-            let word = serde_json::to_string(&status).unwrap_or_default();
-            let (id, word) = (container.id(), word.trim_matches('"'));
-            return Err(Error::Conflict(format!("cannot delete container {id} that is not stopped: {word}")));
+            let id = container.id();
+            return Err(Error::Conflict(format!("cannot delete container {id} that is not stopped: {status}")));
         }
     }
     // One that was given up early has no configuration, and no hooks that ran.
     let hooks = if container.record().complete { container.hooks()? } else { container.hooks().unwrap_or_default() };
-    if let Some(leaf) = container.leaf()? {
-        let trouble = cgroup::remove(&leaf, Instant::now() + REMOVAL);
+    if let Some(leaf) = container.leaf() {
+        let trouble = cgroup::remove(leaf, Instant::now() + REMOVAL);
         if !trouble.is_empty() {
             return Err(Error::Conflict(format!("cgroup of {} stays: {}", container.id(), trouble.join("; "))));
         }
@@ -52,7 +51,7 @@ fn poststop(container: &Container, hooks: &Hooks, state: &State) -> Vec<String> 
 /// Kills every process and waits until the first one has ended.
 fn kill(container: &Container) -> Result<()> {
     let first = container.record().process();
-    if let Some(leaf) = container.leaf()? {
+    if let Some(leaf) = container.leaf() {
         leaf.kill_all(Instant::now() + REMOVAL)?;
     }
     let Some(first) = first else { return Ok(()) };

@@ -68,8 +68,14 @@ impl Directory {
                 return Err(SystemError::new("make directory", directory.path.display().to_string(), error).into());
             }
         }
-        let lock = directory.lock()?;
-        Ok((directory, lock))
+        match directory.lock() {
+            Ok(lock) => Ok((directory, lock)),
+            Err(error) => {
+                // The first error is the one that matters.
+                let _ = fs::remove_dir(&directory.path);
+                Err(error)
+            }
+        }
     }
 
     /// Its path.

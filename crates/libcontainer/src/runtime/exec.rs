@@ -4,14 +4,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use gantry_linux::process::{self, Clone, CloneFlags};
-use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
+use gantry_linux::{ResultExt, fs, socket};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
 use super::create::standard_streams;
 use super::options::{ExecOptions, Executed};
 use super::plan::check_passed;
-use super::{Container, cgroup, console, parts};
+use super::{Container, birth, console, parts};
 use crate::cgroups::Leaf;
 use crate::container::{Further, Report, enter_container, receive_report_blocking, run_further};
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     let spec = container.spec()?;
     let mut told = Vec::new();
     let mut process = parts::process(given, spec.linux.as_ref(), &mut told)?;
-    process.keyring = Some(format!("_ses.{}", container.id()));
+    process.keyring.clone_from(&container.record().keyring);
     lsm::check(&process)?;
     let stopped = || Error::Conflict("cannot exec in a stopped container".into());
     match container.state()?.status {
@@ -80,12 +80,11 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
 
 /// The container's cgroup, or the one below it that was asked for.
 fn leaf(container: &Container, options: &ExecOptions) -> Result<Option<Leaf>> {
-    let Some(path) = &container.record().cgroup else { return Ok(None) };
-    let path = match &options.cgroup {
-        Some(below) => format!("{path}/{}", below.trim_matches('/')),
-        None => path.clone(),
-    };
-    Ok(Some(cgroup::open(path.trim_end_matches('/'))?))
+    let Some(leaf) = container.leaf() else { return Ok(None) };
+    Ok(Some(match options.cgroup.as_ref().map(|below| below.trim_matches('/')) {
+        None | Some("") => leaf.clone(),
+        Some(below) => leaf.below(below)?,
+    }))
 }
 
 /// The kinds in which the container is not where the caller is: others cannot or need not be entered.
@@ -124,16 +123,7 @@ fn clone_further(further: &Further, leaf: Option<&Leaf>) -> Result<Pid> {
         Clone::Child => help(further, leaf.filter(|_| into.is_none()), &theirs),
     };
     drop(theirs);
-    let mut message = vec![0; 4096];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(&answer, &mut message)).during("hear from", "helper");
-    process::wait_for(helper)?;
-    message.truncate(read?);
-    let lost = |why: String| SystemError::new("enter", "the container", std::io::Error::other(why));
-    let (number, text) = message.split_first_chunk::<4>().ok_or_else(|| lost("the helper ended".into()))?;
-    match Pid::from_raw(i32::from_ne_bytes(*number)) {
-        Some(pid) => Ok(pid),
-        None => Err(lost(String::from_utf8_lossy(text).into_owned()).into()),
-    }
+    birth::hear(&answer, helper, "the container")
 }
 
 fn help(further: &Further, leaf: Option<&Leaf>, answer: &OwnedFd) -> ! {
@@ -142,8 +132,8 @@ fn help(further: &Further, leaf: Option<&Leaf>, answer: &OwnedFd) -> ! {
         joined.and_then(|()| enter_container(further, answer)).and_then(|()| Ok(process::clone(CloneFlags::PARENT)?));
     match cloned {
         Ok(Clone::Child) => run_further(further),
-        Ok(Clone::Parent(pid)) => super::birth::tell(answer, pid.as_raw_nonzero().get(), ""),
-        Err(error) => super::birth::tell(answer, 0, &error.to_string()),
+        Ok(Clone::Parent(pid)) => birth::tell(answer, pid.as_raw_nonzero().get(), ""),
+        Err(error) => birth::tell(answer, 0, &error.to_string()),
     }
 }
 

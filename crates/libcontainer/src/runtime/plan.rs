@@ -1,17 +1,17 @@
 //! A bundle read, checked and converted, before anything is made.
 
-use std::ffi::CString;
-use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use gantry_linux::fs;
 
-use super::{CreateOptions, convert};
+use super::directory::check_id;
+use super::{CreateOptions, cgroup, convert};
+use crate::cgroups::{CgroupDriver, CgroupRequest, Leaf, cgroup_driver};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lsm;
 use crate::network::devices::NetDevice;
-use crate::oci::{self, Hooks, Spec};
+use crate::oci::{Hooks, Spec};
 
 /// Everything that a container is made from.
 pub struct Plan {
@@ -27,10 +27,10 @@ pub struct Plan {
     pub hooks: Hooks,
     /// To be moved into its network namespace.
     pub net_devices: Vec<NetDevice>,
-    /// Of its cgroup, absolute in each hierarchy.
-    pub cgroup: String,
-    /// Name of its session keyring.
-    pub keyring: Option<CString>,
+    /// Who makes its cgroup.
+    pub cgroups: Box<dyn CgroupDriver>,
+    /// Where that will be.
+    pub cgroup: Leaf,
     /// What is left out.
     pub warnings: Vec<String>,
 }
@@ -38,17 +38,19 @@ pub struct Plan {
 impl Plan {
     /// Reads, checks and converts.
     pub fn read(id: &str, bundle: &Path, options: &CreateOptions) -> Result<Self> {
-        check_options(options)?;
+        check_id(id)?;
+        check_passed(options.listen_fds.saturating_add(options.preserve_fds))?;
         let bundle = fs::canonicalize(bundle)?;
         let spec = match &options.spec {
             Some(spec) => spec.clone(),
-            None => read_spec(&bundle.join("config.json"))?,
+            None => Spec::read(&bundle.join("config.json"))?,
         };
         check_version(&spec.oci_version)?;
         let rootfs = rootfs(&bundle, &spec)?;
         let mut warnings = Vec::new();
         let mut config = convert::config(&spec, &bundle, &rootfs, &mut warnings)?;
         config.id = id.to_owned();
+        config.process.keyring = (!options.no_new_keyring).then(|| format!("_ses.{id}"));
         lsm::check(&config.process)?;
         if config.process.terminal != options.console_socket.is_some() {
             return Err(Error::Invalid(match config.process.terminal {
@@ -60,19 +62,11 @@ impl Plan {
         check_hooks(&hooks)?;
         let linux = spec.linux.clone().unwrap_or_default();
         let net_devices = convert::net_devices(&linux, &config.namespaces)?;
-        let cgroup = cgroup_path(&linux.cgroups_path, id);
-        let keyring = (!options.no_new_keyring).then(|| CString::new(format!("_ses.{id}")).unwrap_or_default());
-        Ok(Self { spec, config, bundle, rootfs, hooks, net_devices, cgroup, keyring, warnings })
+        let cgroups = cgroup_driver(options.systemd_cgroup)?;
+        let lenient = !cgroup::is_machines_root();
+        let cgroup = cgroups.locate(&CgroupRequest { path: Some(&linux.cgroups_path), id, lenient })?;
+        Ok(Self { spec, config, bundle, rootfs, hooks, net_devices, cgroups, cgroup, warnings })
     }
-}
-
-fn check_options(options: &CreateOptions) -> Result<()> {
-    if options.systemd_cgroup {
-        let text = "the systemd cgroup driver is not built yet; leave --systemd-cgroup out and cgroupfs is used";
-        return Err(Error::Invalid(text.into()));
-    }
-    let passed = options.listen_fds.saturating_add(options.preserve_fds);
-    check_passed(passed)
 }
 
 /// Descriptors that are passed on must be open, before the first of our own is.
@@ -84,18 +78,6 @@ pub fn check_passed(passed: u32) -> Result<()> {
         Some(number) => Err(Error::Invalid(format!("descriptor {number} of {passed} to pass on (3 …) is not open"))),
         None => Ok(()),
     }
-}
-
-fn read_spec(path: &Path) -> Result<Spec> {
-    let file = fs::open(path)?;
-    let mut text = Vec::new();
-    file.take(oci::LONGEST + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| gantry_linux::Error::new("read", path.display().to_string(), error))?;
-    if text.len() as u64 > oci::LONGEST {
-        return Err(Error::Invalid(format!("{} is longer than {} bytes; refused", path.display(), oci::LONGEST)));
-    }
-    Spec::parse(&text)
 }
 
 /// Any 1.x can be read: what a newer one adds is ignored, as the specification wants.
@@ -145,25 +127,10 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-/// Cleaned of `.` and `..` as a path below the hierarchy's root; by default the container's name.
-fn cgroup_path(configured: &str, id: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    let configured = if configured.is_empty() { id } else { configured };
-    for part in Path::new(configured).components() {
-        match part {
-            Component::Normal(name) => parts.push(name.to_str().unwrap_or_default()),
-            Component::ParentDir => {
-                parts.pop();
-            }
-            _ => {}
-        }
-    }
-    if parts.is_empty() { format!("/{id}") } else { format!("/{}", parts.join("/")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci;
 
     #[test]
     fn versions_of_one_are_taken() {
@@ -173,15 +140,6 @@ mod tests {
         for bad in ["", "0.9.0", "2.0.0", "1.0", "x", "1.a.0"] {
             assert!(check_version(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn cgroup_paths_stay_below_their_root() {
-        assert_eq!(cgroup_path("", "c"), "/c");
-        assert_eq!(cgroup_path("/a/./b", "c"), "/a/b");
-        assert_eq!(cgroup_path("a/b", "c"), "/a/b");
-        assert_eq!(cgroup_path("/../../x", "c"), "/x");
-        assert_eq!(cgroup_path("/..", "c"), "/c");
     }
 
     #[test]

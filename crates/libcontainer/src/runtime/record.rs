@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use gantry_linux::Error as SystemError;
 use gantry_linux::fs::{self, Durability};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::directory::no_such_container;
+use crate::cgroups::Leaf;
 use crate::error::{Error, Result};
 
 /// The form that is written; another one is refused.
@@ -43,8 +45,10 @@ pub struct Record {
     pub start_time: u64,
     /// Creating it came to its end.
     pub complete: bool,
-    /// Its cgroup, the same in every hierarchy; `None` without one.
-    pub cgroup: Option<String>,
+    /// Its cgroup; `None` before it is known.
+    pub cgroup: Option<Leaf>,
+    /// Name of its session keyring, for further processes too; `None` keeps the caller's.
+    pub keyring: Option<String>,
     /// The first process is pid 1 of its own namespace: all others end with it.
     pub own_pids: bool,
     /// Of the configuration.
@@ -60,12 +64,13 @@ impl Record {
             oci_version: oci_version.to_owned(),
             bundle: bundle.to_owned(),
             rootfs: rootfs.to_owned(),
-            created: rfc3339(SystemTime::now()),
+            created: jiff::Timestamp::now().to_string(),
             owner: rustix::process::getuid().as_raw(),
             pid: 0,
             start_time: 0,
             complete: false,
             cgroup: None,
+            keyring: None,
             own_pids: false,
             annotations: BTreeMap::new(),
         }
@@ -99,7 +104,9 @@ impl Record {
     /// Notes the process.
     pub fn set_process(&mut self, pid: Pid) -> Result<()> {
         self.pid = pid.as_raw_nonzero().get();
-        self.start_time = process_of(self.pid).map_or(0, |process| process.start_time);
+        let process = process_of(self.pid);
+        let gone = || SystemError::new("find", format!("process {} of the container", self.pid), Errno::SRCH);
+        self.start_time = process.ok_or_else(gone)?.start_time;
         Ok(())
     }
 
@@ -136,40 +143,9 @@ fn parse_stat(text: &str) -> Option<ProcessNow> {
     Some(ProcessNow { ended, start_time })
 }
 
-/// A point in time as RFC 3339 in UTC, to the nanosecond.
-fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
-}
-
-/// The date of a day since 1970, in eras of 400 years that begin in March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_the_calendars() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(59), (1970, 3, 1));
-        assert_eq!(civil(11_016), (2000, 2, 29));
-        assert_eq!(civil(20_782), (2026, 11, 25));
-        let text = rfc3339(UNIX_EPOCH + std::time::Duration::new(1_000_000_000, 5));
-        assert_eq!(text, "2001-09-09T01:46:40.000000005Z");
-    }
 
     #[test]
     fn a_process_is_known_by_number_and_beginning() {

@@ -56,11 +56,13 @@ impl Bundle {
     fn read(flags: &BundleFlags) -> Result<Self> {
         let path = absolute(flags.bundle.as_deref().unwrap_or(Path::new(".")))?;
         let file = path.join("config.json");
-        let text = gantry_linux::fs::read(&file).map_err(|error| match error.is_not_found() {
-            true => Error::Refused(format!("JSON specification file {} not found", file.display())),
-            false => error.into(),
+        let spec = oci::Spec::read(&file).map_err(|error| match error {
+            libcontainer::Error::System(error) if error.is_not_found() => {
+                Error::Refused(format!("JSON specification file {} not found", file.display()))
+            }
+            other => other.into(),
         })?;
-        Ok(Self { spec: oci::Spec::parse(&text)?, path })
+        Ok(Self { spec, path })
     }
 
     fn terminal(&self) -> bool {

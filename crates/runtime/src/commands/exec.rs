@@ -1,6 +1,6 @@
 //! `exec`: a further process.
 
-use libcontainer::oci::{Process, Status};
+use libcontainer::oci::Process;
 use libcontainer::runtime::{Container, ExecOptions};
 
 use super::Context;
@@ -16,20 +16,8 @@ pub fn exec(context: &Context<'_>, flags: Exec) -> Result<u8> {
         error => error.during("exec failed"),
     };
     let container = context.open(&flags.id).map_err(failed)?;
-    check_state(&container, &flags).map_err(failed)?;
     let process = process(&container, &flags).map_err(failed)?;
     start(context, &container, &process, &flags).map_err(failed)
-}
-
-/// Before anything is done: the library would say it in other words.
-fn check_state(container: &Container, flags: &Exec) -> Result<()> {
-    match container.state()?.status {
-        Status::Stopped => Err(Error::Refused("cannot exec in a stopped container".into())),
-        Status::Paused if !flags.ignore_paused => {
-            Err(Error::Refused("cannot exec in a paused container (use --ignore-paused to override)".into()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn start(context: &Context<'_>, container: &Container, process: &Process, flags: &Exec) -> Result<u8> {
@@ -45,14 +33,24 @@ fn start(context: &Context<'_>, container: &Container, process: &Process, flags:
     };
     let executed = container.exec(process, &options)?;
     context.warn(&executed.warnings);
-    if let Some(socket) = &flags.pidfd_socket {
-        console::send_pidfd(socket, executed.pid)?;
-    }
-    let terminal = own_end.map(console::receive).transpose()?;
+    let handed_over = (|| {
+        if let Some(socket) = &flags.pidfd_socket {
+            console::send_pidfd(socket, executed.pid)?;
+        }
+        own_end.map(console::receive).transpose()
+    })();
+    let terminal = handed_over.inspect_err(|_| end(executed.pid))?;
     match foreground {
         Some(foreground) => foreground.wait(executed.pid, terminal),
         None => Ok(0),
     }
+}
+
+/// A process that nobody could be told of. It may have ended by itself; what went wrong before is what is told.
+fn end(pid: i32) {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return };
+    let _ = gantry_linux::process::kill(pid, 9);
+    let _ = gantry_linux::process::wait_for(pid);
 }
 
 /// The process as its file says, or as the container's own with the flags' changes.

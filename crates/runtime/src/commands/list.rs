@@ -39,7 +39,7 @@ fn table(containers: &[Described]) -> String {
         vec![
             one.id.clone(),
             one.pid.to_string(),
-            one.status_name().to_owned(),
+            one.status.to_string(),
             one.bundle.clone(),
             one.created.clone(),
             one.owner.clone(),

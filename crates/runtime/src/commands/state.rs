@@ -34,7 +34,7 @@ impl Described {
         Ok(Self {
             oci_version: state.oci_version,
             id: state.id,
-            pid: if state.status == Status::Stopped { 0 } else { state.pid },
+            pid: state.pid,
             status: state.status,
             bundle: state.bundle,
             rootfs: container.rootfs().display().to_string(),
@@ -42,17 +42,6 @@ impl Described {
             annotations: state.annotations,
             owner,
         })
-    }
-
-    /// The status as people and programs read it.
-    pub fn status_name(&self) -> &'static str {
-        match self.status {
-            Status::Creating => "creating",
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Paused => "paused",
-            Status::Stopped => "stopped",
-        }
     }
 }
 

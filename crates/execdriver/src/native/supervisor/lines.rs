@@ -1,6 +1,6 @@
 //! Output as Docker's json-file format has it: split into lines, each an object with its stream and its time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 /// A line is cut after this many bytes; what follows is a further entry.
 const LONGEST: usize = 16 * 1024;
@@ -128,36 +128,15 @@ fn escape_valid(text: &str, out: &mut Vec<u8>) {
 /// RFC 3339 in UTC with nanoseconds, trailing zeros left out, as Go prints it.
 fn timestamp(time: SystemTime, out: &mut Vec<u8>) {
     use std::io::Write;
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    // A clock outside of the calendar (before -9999 or after 9999) is shown as its beginning.
+    let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     // Writing to a Vec cannot fail.
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
-    let nanos = since.subsec_nanos();
-    if nanos != 0 {
-        let digits = format!(".{nanos:09}");
-        out.extend_from_slice(digits.trim_end_matches('0').as_bytes());
-    }
-    out.push(b'Z');
-}
-
-/// Year, month and day of a day since 1970, in the Gregorian calendar: years are counted from March, so that the leap day
-/// is their last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    let _ = write!(out, "{time}");
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -204,12 +183,5 @@ mod tests {
         lines.finish(at(), |line| got.push(line.to_vec()));
         lines.finish(at(), |line| got.push(line.to_vec()));
         assert_eq!(logs(&got), ["one\n", "two"]);
-    }
-
-    #[test]
-    fn days_are_calendar_days() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11_016), (2000, 2, 29));
-        assert_eq!(civil(20_782), (2026, 11, 25));
     }
 }

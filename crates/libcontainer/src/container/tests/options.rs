@@ -273,8 +273,7 @@ fn read_only_paths_keep_their_other_attributes_and_reach_what_is_below() {
 fn a_cgroup_v2_view_is_mounted_as_a_whole_and_read_only() {
     scene(|scene| {
         std::fs::create_dir(scene.host("own")).unwrap();
-        let mut config = Config::default();
-        config.mounts = oci::convert_mounts(
+        let mounts = oci::convert_mounts(
             &[oci::Mount {
                 destination: "/c".into(),
                 kind: "cgroup2".into(),
@@ -284,6 +283,7 @@ fn a_cgroup_v2_view_is_mounted_as_a_whole_and_read_only() {
             Path::new("/"),
             &mut Vec::new(),
         )?;
+        let config = Config { mounts, ..Config::default() };
         assert_eq!(config.mounts[0].kind, MountKind::Cgroup);
         let view = mounts::CgroupView { names: vec![], path: scene.host("own") };
         mounts::mount_all(scene.root(), &config.mounts, &[None], &[view])?;
