@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod lint;
 mod peers;
@@ -21,6 +22,8 @@ usage: cargo xtask <verb>
   demo         build, start a daemon of its own, pull a Debian image and run containers that show themselves
   test         install what the tests need and run every test
   vm-test      run what needs cgroup v2, AppArmor or an older kernel in a virtual machine
+  fuzz [TARGET] [SECONDS]
+               feed random input to the parsers (installs cargo-fuzz; needs the nightly toolchain)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
   bench start  measure the start path against Docker, podman, runc and crun (installs them; as root)
 ";
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ["test", filters @ ..] => test::run(filters),
         ["vm-test", filters @ ..] => vm::run(filters),
         ["lint"] => lint::run(),
+        ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");

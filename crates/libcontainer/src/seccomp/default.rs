@@ -1,9 +1,15 @@
 //! The profile of a container that asked for none: what ordinary programs need, the rest only with the capability
 //! that guards it. The meaning is that of Docker's default.
 //!
-//! 32-bit programs may run. `socketcall` takes the family of a new socket from memory, where a filter cannot look, so
-//! that AF_ALG and AF_VSOCK could be had through it: making a socket that way is refused, its other calls are allowed.
-//! Kernel and C libraries have had the direct calls since Linux 4.3.
+//! 32-bit programs may run, old ones as well: `nice`, `signal`, `sigaction`, `sigpending` and `sigsuspend` are allowed,
+//! which Docker's refuses. `socketcall` takes the family of a new socket from memory, where a filter cannot look, so that
+//! AF_ALG and AF_VSOCK could be had through it (CVE-2026-31431): making a socket that way is refused, its other calls are
+//! allowed. Old programs that make sockets and AF_ALG denied cannot both be had; Docker refused the whole call for five
+//! days in May 2026, and since then leaves the way open. Kernel and C libraries have had the direct calls since Linux 4.3
+//! and glibc 2.23: whoever runs something older gives a profile of his own that allows `socketcall`.
+//!
+//! Two more differences from Docker's of May 2026: io_uring is refused in every entry, and the family of a socket is
+//! compared by its lower half alone, for the kernel looks at no more.
 
 use super::profile::{Action, Argument, Condition, Operator, Profile, Rule};
 use super::syscalls::Arch;
@@ -83,8 +89,7 @@ const ALLOWED: &[&[&str]] = &[
       "setfsuid32", "setgid", "setgid32", "setgroups", "setgroups32", "setregid", "setregid32", "setresgid",
       "setresgid32", "setresuid", "setresuid32", "setreuid", "setreuid32", "setuid", "setuid32"],
     // Restricting oneself further, random numbers.
-    &["getrandom", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "lsm_get_self_attr",
-      "lsm_list_modules", "lsm_set_self_attr"],
+    &["getrandom", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self"],
     // x86 alone.
     &["arch_prctl", "modify_ldt"],
     // ARM alone.
@@ -100,8 +105,9 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("CAP_DAC_READ_SEARCH", &["open_by_handle_at"]),
     ("CAP_PERFMON", &["perf_event_open"]),
     ("CAP_SYS_ADMIN", &["bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick",
-      "lookup_dcookie", "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd",
-      "setdomainname", "sethostname", "setns", "syslog", "umount", "umount2", "unshare"]),
+      "lookup_dcookie", "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr", "mount", "mount_setattr",
+      "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd", "setdomainname", "sethostname",
+      "setns", "syslog", "umount", "umount2", "unshare"]),
     ("CAP_SYS_BOOT", &["reboot"]),
     ("CAP_SYS_CHROOT", &["chroot"]),
     ("CAP_SYS_MODULE", &["delete_module", "finit_module", "init_module"]),
