@@ -211,7 +211,8 @@ fn a_cgroup_in_use_and_a_threaded_one_are_refused_with_their_reasons() {
     scratch.0.join(child.id()).unwrap();
     assert!(error.as_ref().is_err_and(|error| error.contains("threaded subtree")), "{error:?}");
     let request = CgroupRequest { path: Some(scratch.0.path()), id: "x", lenient: false };
-    let error = Cgroupfs::new(hierarchies).create(&request).unwrap_err().to_string();
+    let driver = Cgroupfs::new(hierarchies);
+    let error = driver.create(&driver.locate(&request).unwrap()).unwrap_err().to_string();
     assert!(error.contains("other processes are in it"), "{error}");
     scratch.0.kill_all(soon()).unwrap();
     child.wait().unwrap();
@@ -221,7 +222,10 @@ fn a_cgroup_in_use_and_a_threaded_one_are_refused_with_their_reasons() {
 fn a_leaf_beside_the_callers_own_is_found_again_from_its_record() {
     let Some(hierarchies) = any() else { return };
     let id = format!("gantry-v2-own-{}", std::process::id());
-    let made = Cgroupfs::new(hierarchies).create(&CgroupRequest { path: None, id: &id, lenient: false }).unwrap();
+    let driver = Cgroupfs::new(hierarchies);
+    let leaf = driver.locate(&CgroupRequest { path: None, id: &id, lenient: false }).unwrap();
+    assert!(!leaf.exists());
+    let made = driver.create(&leaf).unwrap();
     assert!(made.new && made.warnings.is_empty());
     let found: Leaf = serde_json::from_str(&serde_json::to_string(&made.leaf).unwrap()).unwrap();
     assert!(found.exists() && found.paths()[0].relative.ends_with(&id));

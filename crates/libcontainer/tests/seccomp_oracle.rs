@@ -230,7 +230,7 @@ fn random_programs_decide_as_libseccomps_do() {
 }
 
 #[test]
-fn the_default_profile_takes_fewer_steps_than_libseccomps() {
+fn common_calls_take_few_steps_of_the_default_profile_and_get_libseccomps_answer() {
     let Some(mut oracle) = Oracle::new() else { return };
     let mut profile = default_profile();
     profile.rules.retain(|rule| rule.includes == Condition::default());

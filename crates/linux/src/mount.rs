@@ -37,6 +37,7 @@ pub struct OverlayUpper {
 mod attach;
 mod attr;
 mod idmap;
+mod overlay;
 mod private;
 
 pub use attach::{attach, bind, bind_fd, filesystem, move_to, reconfigure};

@@ -32,14 +32,15 @@ pub struct Contents<'a> {
 /// Writes the archive; its size.
 pub fn pack(contents: &Contents<'_>, work: &Path, archive: &Path) -> Result<u64> {
     let mut out = Archive::create(archive)?;
-    skeleton(&mut out)?;
+    let applets = applets()?;
+    skeleton(&mut out, &applets)?;
     modules(&mut out, contents.kernel)?;
     let mut tools: Vec<&str> = TOOLS.iter().map(|tool| tool.program).collect();
     if contents.gantry.is_some() {
         tools.extend(SYSTEM_TOOLS.iter().map(|tool| tool.program));
     }
     for name in tools {
-        tool(&mut out, name)?;
+        tool(&mut out, name, &applets)?;
     }
     for path in FILES.iter().map(Path::new).filter(|path| path.exists()) {
         out.copy(path, path)?;
@@ -65,7 +66,14 @@ pub fn pack(contents: &Contents<'_>, work: &Path, archive: &Path) -> Result<u64>
 /// Where the product's binary is inside.
 const GANTRY: &str = "/usr/bin/gantry";
 
-fn skeleton(out: &mut Archive) -> Result<()> {
+/// Names of busybox's programs.
+fn applets() -> Result<Vec<String>> {
+    let busybox = paths::need("busybox")?;
+    let list = gantry_tests::command::succeed(Command::new(&busybox).arg("--list"), gantry_tests::command::LIMIT)?;
+    Ok(list.stdout.lines().map(str::to_owned).collect())
+}
+
+fn skeleton(out: &mut Archive, applets: &[String]) -> Result<()> {
     for directory in ["dev", "proc", "sys", "run", "tmp", "mnt", "root", "etc", "var/lib", "var/tmp", "vm", "opt"] {
         out.directory(&Path::new("/").join(directory))?;
     }
@@ -82,10 +90,9 @@ fn skeleton(out: &mut Archive) -> Result<()> {
         out.symlink(&Path::new("/").join(name), &Path::new("usr").join(name))?;
     }
     let busybox = paths::need("busybox")?;
-    let list = gantry_tests::command::succeed(Command::new(&busybox).arg("--list"), gantry_tests::command::LIMIT)?;
     out.file(Path::new("/usr/bin/busybox"), 0o755, &std::fs::read(&busybox)?)?;
     // Tools of the same name are found first: they are packed later into directories that PATH has earlier.
-    for applet in list.stdout.lines().filter(|applet| *applet != "busybox") {
+    for applet in applets.iter().filter(|applet| *applet != "busybox") {
         out.symlink(&Path::new("/usr/bin").join(applet), Path::new("busybox"))?;
     }
     Ok(())
@@ -101,11 +108,15 @@ fn modules(out: &mut Archive, kernel: &Kernel) -> Result<()> {
     out.file(Path::new("/vm/modules"), 0o644, list.as_bytes())
 }
 
-/// A program with the libraries that it loads, in `/usr/local/bin`.
-fn tool(out: &mut Archive, name: &str) -> Result<()> {
+/// A program with the libraries that it loads, in `/usr/local/bin`, and where it is here unless busybox is there.
+fn tool(out: &mut Archive, name: &str, applets: &[String]) -> Result<()> {
     let path = paths::need(name)?.canonicalize()?;
     if name != "busybox" {
-        executable(out, &path, &Path::new("/usr/local/bin").join(name))?;
+        let inside = Path::new("/usr/local/bin").join(name);
+        executable(out, &path, &inside)?;
+        if path != inside && !applets.iter().any(|applet| applet == name) {
+            out.symlink(&path, &inside)?;
+        }
     }
     for library in libraries(&path)? {
         let real = library.canonicalize().with_context(|| format!("find {}", library.display()))?;

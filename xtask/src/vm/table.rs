@@ -30,9 +30,18 @@ const fn suite(name: &'static str, package: &'static str, target: Target, second
 pub const SUITES: &[Suite] = &[
     suite("libcontainer", "libcontainer", Target::Unit, 60),
     suite("linux", "gantry-linux", Target::Unit, 60),
+    suite("cgroup-v2", "libcontainer", Target::Test("cgroup_v2"), 90),
     suite("runtime-life", "gantry-runtime", Target::Test("life"), 90),
+    // The machine has no tmux, which plays the terminal there.
+    Suite {
+        arguments: &["--skip", "a_foreground_terminal"],
+        ..suite("runtime-exec", "gantry-runtime", Target::Test("exec"), 60)
+    },
+    suite("runtime-apparmor", "gantry-runtime", Target::Test("apparmor"), 60),
     suite("execdriver", "gantry-execdriver", Target::Test("native"), 150),
     suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),
+    suite("execdriver-lxc", "gantry-execdriver", Target::Test("lxc"), 240),
+    suite("execdriver-leaks-lxc", "gantry-execdriver", Target::Test("leaks_lxc"), 240),
 ];
 
 /// Kernel modules, loaded with what they depend on, in this order. What the kernel has built in is left out.
@@ -91,6 +100,7 @@ pub const TOOLS: &[Tool] = &[
     tool("ip", "iproute2", "looks at links"),
     tool("nft", "nftables", "looks at the firewall from outside"),
     tool("apparmor_parser", "apparmor", "loads AppArmor profiles"),
+    tool("lxc-start", "lxc", "makes containers for the lxc execdriver"),
     tool("dmsetup", "dmsetup", "looks at device mapper devices"),
     tool("mkfs.ext4", "e2fsprogs", "makes file systems in loop files"),
 ];
@@ -107,6 +117,7 @@ pub const FILES: &[&str] = &[
     "/etc/apparmor.d/abi",
     "/etc/apparmor.d/abstractions",
     "/etc/apparmor.d/tunables",
+    "/usr/share/apparmor-features",
     "/etc/nsswitch.conf",
     "/etc/protocols",
     "/etc/services",

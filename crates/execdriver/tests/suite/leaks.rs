@@ -25,8 +25,10 @@ fn look(rig: &Rig) -> Kernel {
             .collect()
     };
     let mut cgroups = BTreeSet::new();
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let found = names(&hierarchy.path().join(&rig.cgroup[1..]));
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+    // With cgroup v2 alone the tree begins there.
+    for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
+        let found = names(&hierarchy.join(&rig.cgroup[1..]));
         cgroups.extend(found.into_iter().filter(|name| !name.starts_with("warm-")));
     }
     Kernel {
@@ -91,8 +93,8 @@ fn fifty_runs_leave_nothing() {
 }
 
 fn warm_leaves(rig: &Rig) -> usize {
-    let path = Path::new("/sys/fs/cgroup/pids").join(&rig.cgroup[1..]);
-    let entries = std::fs::read_dir(path).unwrap().flatten();
+    let mounts = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(|mount| Path::new(mount).join(&rig.cgroup[1..]));
+    let entries = mounts.iter().find_map(|path| std::fs::read_dir(path).ok()).unwrap().flatten();
     let warm = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("warm-"));
     warm.filter(|entry| std::fs::read_to_string(entry.path().join("cgroup.procs")).is_ok_and(|text| !text.is_empty()))
         .count()

@@ -131,7 +131,7 @@ fn a_terminal_has_a_size_and_echoes() {
         })
         .unwrap();
     let mut text = String::new();
-    read_until(&mut stream, &mut text, "33 77");
+    read_until(&mut stream, &mut text, "33 77\r\n");
     stream.write_all(b"word\n").unwrap();
     read_until(&mut stream, &mut text, "got word");
     assert!(text.contains("/dev/pts/0\r\n33 77\r\n"), "{text:?}");

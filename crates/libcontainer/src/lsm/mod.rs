@@ -111,18 +111,6 @@ fn verify(proc: impl AsFd) -> Result<()> {
     Err(Error::Invalid(text.into()))
 }
 
-/// Tells, loudly, that a test could not be done.
-#[cfg(test)]
-#[allow(clippy::print_stderr, reason = "a test that is left out must be seen")]
-fn skipped(why: &str) {
-    let line = format!("SKIPPED: security modules: {why}");
-    eprintln!("{line}");
-    if let Some(path) = std::env::var_os("GANTRY_SKIPS") {
-        let file = gantry_linux::fs::open_with(path, std::fs::OpenOptions::new().append(true).create(true)).unwrap();
-        gantry_linux::socket::write_all(&file, format!("{line}\n").as_bytes()).unwrap();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +128,7 @@ mod tests {
     #[test]
     fn profiles_and_labels_are_refused_on_a_host_without_their_module() {
         if apparmor::enabled() || selinux::enabled() {
-            crate::lsm::skipped("this host has a security module");
+            crate::skipped("this host has a security module");
             return;
         }
         let with = |apparmor: Option<&str>, selinux: Option<&str>| Process {

@@ -8,8 +8,8 @@
 //! days in May 2026, and since then leaves the way open. Kernel and C libraries have had the direct calls since Linux 4.3
 //! and glibc 2.23: whoever runs something older gives a profile of his own that allows `socketcall`.
 //!
-//! Two more differences from Docker's of May 2026: io_uring is refused in every entry, and the family of a socket is
-//! compared by its lower half alone, for the kernel looks at no more.
+//! One more difference from Docker's of May 2026: the family of a socket is compared by its lower half alone, for the
+//! kernel looks at no more. io_uring is refused by both, in every entry.
 
 use super::profile::{Action, Argument, Condition, Operator, Profile, Rule};
 use super::syscalls::Arch;
