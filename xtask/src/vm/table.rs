@@ -37,6 +37,7 @@ pub const SUITES: &[Suite] = &[
         arguments: &["--skip", "a_foreground_terminal"],
         ..suite("runtime-exec", "gantry-runtime", Target::Test("exec"), 60)
     },
+    suite("runtime-rootless", "gantry-runtime", Target::Test("rootless"), 60),
     suite("runtime-apparmor", "gantry-runtime", Target::Test("apparmor"), 60),
     suite("execdriver", "gantry-execdriver", Target::Test("native"), 150),
     suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),

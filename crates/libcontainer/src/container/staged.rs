@@ -30,6 +30,8 @@ pub struct Staged {
     pub in_user_namespace: bool,
     /// The root, attached nowhere; `None` is made from the configuration.
     pub root: Option<OwnedFd>,
+    /// Its parent had no right to open the binds' sources.
+    pub opens_sources: bool,
     /// Programs to run on the way.
     pub hooks: Hooks,
     /// For the hooks: the container, its process not filled in.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::{become_user, confine};
 use super::mounts::CgroupView;
 use super::rlimits::set_rlimits;
+use super::sources::open_sources;
 use super::staged::Staged;
 use super::user::User;
 use super::{
@@ -207,7 +208,12 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     steps.enter("mounts")?;
     let views: Vec<CgroupView> =
         first.cgroups.iter().map(|(names, path)| CgroupView { names: names.clone(), path: path.clone() }).collect();
-    for warning in mounts::mount_all(root.as_fd(), &config.mounts, &first.sources, &views)? {
+    let own_sources = match &first.staged {
+        Some(staged) if staged.opens_sources => Some(open_sources(config)?),
+        _ => None,
+    };
+    let sources = own_sources.as_ref().unwrap_or(&first.sources);
+    for warning in mounts::mount_all(root.as_fd(), &config.mounts, sources, &views)? {
         send(&first.report, &Report::Warning(warning), &[])?;
     }
 

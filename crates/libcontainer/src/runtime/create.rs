@@ -141,10 +141,17 @@ fn first(
     let in_user_namespace = spaces.user != Namespace::Host;
     let own = [(&spaces.cgroup, CloneFlags::NEWCGROUP), (&spaces.time, CloneFlags::NEWTIME)];
     let own = own.iter().filter(|(namespace, _)| **namespace == Namespace::New);
+    let root =
+        if in_user_namespace { Prepared::of(attach(&plan.config.root).map_err(Error::from))? } else { Prepared::Later };
+    let sources = match open_sources(&plan.config) {
+        opened if in_user_namespace => Prepared::of(opened)?,
+        opened => Prepared::Here(opened?),
+    };
     let staged = Staged {
         own: own.fold(CloneFlags::NONE, |all, (_, flag)| all.with(*flag)),
         in_user_namespace,
-        root: in_user_namespace.then(|| attach(&plan.config.root)).transpose()?,
+        root: root.here(),
+        opens_sources: matches!(sources, Prepared::Later),
         hooks: plan.hooks.clone(),
         state: plan.state_without_process(),
         stop_when_mounted: plan.stops_when_mounted(),
@@ -158,7 +165,7 @@ fn first(
         config.process.env.push("LISTEN_PID=1".into());
     }
     Ok(First {
-        sources: open_sources(&plan.config)?,
+        sources: sources.here().unwrap_or_default(),
         stdio: standard_streams(config.process.terminal)?,
         config,
         stage: plan.rootfs.clone(),
@@ -167,6 +174,29 @@ fn first(
         report,
         staged: Some(staged),
     })
+}
+
+/// What is prepared by the caller, or by the process itself where only that has the right: in its user namespace.
+enum Prepared<T> {
+    Here(T),
+    Later,
+}
+
+impl<T> Prepared<T> {
+    fn of(result: Result<T>) -> Result<Self> {
+        match result {
+            Ok(prepared) => Ok(Self::Here(prepared)),
+            Err(Error::System(error)) if error.errno() == libc::EPERM => Ok(Self::Later),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn here(self) -> Option<T> {
+        match self {
+            Self::Here(prepared) => Some(prepared),
+            Self::Later => None,
+        }
+    }
 }
 
 /// The caller's own; a terminal has its own.
