@@ -21,6 +21,8 @@ mount -t tmpfs shm /dev/shm
 mount -t mqueue mqueue /dev/mqueue
 mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
+# A workspace below /tmp was packed there.
+[ -n "$(ls /tmp)" ] || mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 mkdir -p /run/lock /var/lib /var/tmp /root
 ln -sf /proc/self/mounts /etc/mtab
@@ -35,13 +37,13 @@ say() { echo "@vm $*" >&3; }
 while read -r module; do
     insmod "$module" || say "note module $module cannot be loaded"
 done </vm/modules
-# Tests work on a file system as machines have it: a tmpfs of this age takes no id mappings. A workspace below /tmp was
-# packed there, and stays.
-if [ -z "$(ls /tmp)" ]; then
-    truncate -s 1G /vm/tmp.ext4
-    mkfs.ext4 -q -E lazy_itable_init=1 /vm/tmp.ext4 && mount -o loop /vm/tmp.ext4 /tmp && rmdir /tmp/lost+found ||
-        say "note /tmp is no ext4"
-fi
+# Tests work on a file system as machines have it: a tmpfs of this age takes no id mappings.
+mkdir -p /scratch
+truncate -s 1G /vm/scratch.ext4
+mkfs.ext4 -q -E lazy_itable_init=1 /vm/scratch.ext4 && mount -o loop /vm/scratch.ext4 /scratch && rmdir /scratch/lost+found ||
+    say "note /scratch is no ext4"
+chmod 1777 /scratch
+export TMPDIR=/scratch
 : >"$GANTRY_SKIPS"
 
 # suite NAME SECONDS DIRECTORY PROGRAM [ARGUMENT…]
