@@ -326,6 +326,8 @@ fn the_hosts_network_and_pid_namespaces_can_be_shared() {
     assert_eq!(exit.code, 3);
     assert!(output.lines().next().unwrap().parse::<i32>().unwrap() > 50, "{output}");
     let first = rig.start(&rig.config("exec sleep 60"));
+    let comm = || std::fs::read_to_string(format!("/proc/{}/comm", first.pid())).unwrap();
+    eventually("the shell has become sleep", || comm() == "sleep\n");
     let path = |kind: &str| Namespace::Path(format!("/proc/{}/ns/{kind}", first.pid()).into());
     let mut config = rig.config("cat /proc/1/comm; hostname; readlink /proc/self/ns/net");
     config.hostname = "other".into();
