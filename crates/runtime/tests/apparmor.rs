@@ -71,6 +71,10 @@ fn the_default_profile_confines_program_and_execs_and_denies_what_capabilities_a
 
 #[test]
 fn a_profile_that_is_not_loaded_is_refused_before_anything_is_made() {
+    if !std::path::Path::new("/sys/module/apparmor").exists() {
+        gantry_tests::skip("AppArmor: this kernel has none");
+        return;
+    }
     let mut world = World::new();
     let id = world.id();
     world.program(&["true"]);
@@ -79,4 +83,22 @@ fn a_profile_that_is_not_loaded_is_refused_before_anything_is_made() {
     assert_eq!(refused.code, 1);
     assert!(refused.err.contains("not enabled") || refused.err.contains("not loaded"), "{refused:?}");
     assert!(world.command(&["state", &id]).err.contains("does not exist"));
+}
+
+#[test]
+fn a_kernel_without_apparmor_runs_and_executes_programs_without_their_profile_and_says_so() {
+    if std::path::Path::new("/sys/module/apparmor").exists() {
+        gantry_tests::skip("this kernel has AppArmor");
+        return;
+    }
+    let mut world = World::new();
+    let id = world.id();
+    world.program(&["sleep", "600"]);
+    world.configure(|config| config["process"]["apparmorProfile"] = json!("gantry-no-such-profile"));
+    let said = |err: &str| err.contains("gantry-no-such-profile") && err.contains("no AppArmor");
+    let created = world.command(&["create", &id]);
+    assert!(created.code == 0 && said(&created.err), "{created:?}");
+    world.ok(&["start", &id]);
+    let executed = world.command(&["exec", &id, "true"]);
+    assert!(executed.code == 0 && said(&executed.err), "{executed:?}");
 }

@@ -95,6 +95,20 @@ fn a_container_is_created_started_killed_and_deleted() {
 }
 
 #[test]
+fn a_configuration_without_a_process_is_created_and_its_start_ends_it_and_says_so() {
+    let mut world = World::new();
+    world.configure(|config| drop(config.as_object_mut().unwrap().remove("process")));
+    let id = world.id();
+    world.ok(&["create", &id]);
+    assert_eq!(world.state(&id)["status"], "created");
+    let started = world.command(&["start", &id]);
+    assert_eq!(started.code, 0, "{started:?}");
+    assert!(started.err.contains("no process"), "{started:?}");
+    world.becomes(&id, "stopped");
+    world.ok(&["delete", &id]);
+}
+
+#[test]
 fn delete_removes_a_created_container_and_by_force_a_running_one() {
     let mut world = World::new();
     let id = world.id();

@@ -20,7 +20,7 @@ const ALL: u8 = MAKE | READ | WRITE;
 pub(super) struct Table {
     /// What is allowed but for the exceptions: everything, or nothing.
     pub allow: bool,
-    /// In an order in which they can be written.
+    /// In the order of the rules that made them, in which they can be written.
     pub exceptions: Vec<Exception>,
 }
 
@@ -67,9 +67,16 @@ pub(super) fn table(rules: &[DeviceRule]) -> Option<Table> {
         for kind in kinds {
             exceptions.extend(exceptions_of(rules, &patterns, kind, allow)?);
         }
+        let made_by = |e: &Exception| rules.iter().position(|rule| rule.allow != allow && names(rule, e));
+        exceptions.sort_by_key(|exception| made_by(exception).unwrap_or(rules.len()));
         Some(Table { allow, exceptions })
     };
     if most { one(true).or_else(|| one(false)) } else { one(false).or_else(|| one(true)) }
+}
+
+/// Whether the rule is about these devices exactly.
+fn names(rule: &DeviceRule, of: &Exception) -> bool {
+    [DeviceKind::All, of.kind].contains(&rule.kind) && (rule.major, rule.minor) == (of.major, of.minor)
 }
 
 type Pattern = (Option<u32>, Option<u32>);
@@ -110,9 +117,16 @@ fn exceptions_of(
         if together & !own != 0 {
             return None;
         }
-        if !(covered || allow && own == together) {
-            exceptions.push(Exception { kind, major, minor, access: own });
+        if covered || allow && own == together {
+            continue;
         }
+        let mut exception = Exception { kind, major, minor, access: own };
+        // The kernel asks for `m` alone, never with the others: what a wider range has of it is said only where a rule says it.
+        let said = rules.iter().any(|rule| rule.allow && bits(&rule.access) & MAKE != 0 && names(rule, &exception));
+        if !allow && together & MAKE != 0 && !said {
+            exception.access &= !MAKE;
+        }
+        exceptions.push(exception);
     }
     Some(exceptions)
 }

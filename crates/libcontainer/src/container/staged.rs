@@ -1,6 +1,7 @@
 //! A first process that is made in stages: it waits until its parent has prepared what only a parent can, for hooks, and
 //! with everything complete for the order to start.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -44,6 +45,8 @@ pub struct Staged {
     pub no_pivot: bool,
     /// Descriptors 3, 4 … of this number are the program's.
     pub passed: u32,
+    /// There is no program: the order to start ends it.
+    pub idle: bool,
 }
 
 /// Waits for the parent's word to go on; without a parent there is nothing to go on for.
@@ -148,6 +151,14 @@ impl Staged {
         };
         process::replace(report, &connection)?;
         hooks::run(&self.hooks.start_container, "startContainer", &self.state(Status::Created), None)
+    }
+
+    /// As [`Self::await_start`], for a configuration that has no process; the end is what it has in place of a program.
+    pub(super) fn await_end(&self, report: &OwnedFd) -> Result<Infallible> {
+        self.await_start(report)?;
+        let text = "config.json has no process: there is no program to start, and the container has stopped";
+        send(report, &Report::Warning(text.into()), &[])?;
+        process::exit_now(0)
     }
 
     /// The process as the container itself sees it.

@@ -183,7 +183,9 @@ struct Ready<'a> {
 fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     let config = &first.config;
     steps.enter("namespaces")?;
-    config.process.validate()?;
+    if !first.staged.as_ref().is_some_and(|staged| staged.idle) {
+        config.process.validate()?;
+    }
     rustix::process::umask(Mode::empty());
     if first.staged.is_some() {
         staged::await_word(&first.report)?;
@@ -390,6 +392,10 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
     rustix::process::umask(Mode::from_raw_mode(process.umask.unwrap_or(0o022)));
 
     if let Some(staged) = staged {
+        if staged.idle {
+            steps.enter("start")?;
+            return staged.await_end(report);
+        }
         steps.enter("program")?;
         program::find(&process.args, &search_path)?;
         steps.enter("start")?;

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use gantry_linux::{Error as SystemError, ResultExt};
 
+use crate::config::Process;
 use crate::error::{Error, Result};
 
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
@@ -27,6 +28,17 @@ pub fn profile_loaded(name: &str) -> Result<bool> {
     let profiles = gantry_linux::fs::read_to_string(PROFILES)?;
     // As `name (enforce)`; the name may have blanks.
     Ok(profiles.lines().filter_map(|line| line.rsplit_once(" (")).any(|(known, _)| known == name))
+}
+
+/// Takes the profile out on a kernel without AppArmor, where engines configure one all the same and other runtimes take
+/// none; returns what is to be said. One that is switched off can be switched on: there it is refused.
+pub(crate) fn leave_out_where_there_is_none(process: &mut Process) -> Option<String> {
+    let absent = |path| gantry_linux::fs::metadata(path).is_err_and(|error| error.is_not_found());
+    if gantry_linux::fs::metadata("/sys/module").is_err() || !absent("/sys/module/apparmor") {
+        return None;
+    }
+    let profile = process.apparmor_profile.take().filter(|name| name != UNCONFINED)?;
+    Some(format!("apparmor profile {profile}: this host's kernel has no AppArmor; the program is not confined by it"))
 }
 
 /// Refuses a profile that is not there.

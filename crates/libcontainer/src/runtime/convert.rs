@@ -13,8 +13,6 @@ use crate::oci::{self, Linux, Spec};
 /// Everything but the name. What is left out is told in `warnings`.
 pub fn config(spec: &Spec, bundle: &Path, rootfs: &Path, warnings: &mut Vec<String>) -> Result<Config> {
     let linux = spec.linux.clone().unwrap_or_default();
-    let process = spec.process.as_ref();
-    let process = process.ok_or_else(|| Error::Invalid("process property must not be empty".into()))?;
     let namespaces = namespaces(&linux)?;
     check_names(spec, &namespaces)?;
     if linux.intel_rdt.is_some() {
@@ -35,7 +33,7 @@ pub fn config(spec: &Spec, bundle: &Path, rootfs: &Path, warnings: &mut Vec<Stri
         sysctls: linux.sysctl.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         ..Config::default()
     };
-    parts::fill(&mut config, process, spec, bundle, warnings)?;
+    parts::fill(&mut config, spec, bundle, warnings)?;
     check_user_namespace(&config, &linux)?;
     Ok(config)
 }

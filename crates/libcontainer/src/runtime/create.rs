@@ -158,6 +158,7 @@ fn first(
         listener,
         no_pivot: options.no_pivot,
         passed: options.listen_fds + options.preserve_fds,
+        idle: plan.spec.process.is_none(),
     };
     let mut config = plan.config.clone();
     if options.listen_fds > 0 {

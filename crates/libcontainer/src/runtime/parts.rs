@@ -4,19 +4,18 @@ use std::path::Path;
 
 use crate::config::{Config, Process};
 use crate::error::Result;
+use crate::lsm;
 use crate::oci::mounts::{convert_devices, convert_mounts};
 use crate::oci::{self, Spec, convert_seccomp};
 
 /// Fills in those parts.
-pub fn fill(
-    config: &mut Config,
-    given: &oci::Process,
-    spec: &Spec,
-    bundle: &Path,
-    warnings: &mut Vec<String>,
-) -> Result<()> {
+pub fn fill(config: &mut Config, spec: &Spec, bundle: &Path, warnings: &mut Vec<String>) -> Result<()> {
     let linux = spec.linux.clone().unwrap_or_default();
-    config.process = process(given, spec.linux.as_ref(), warnings)?;
+    config.process = match &spec.process {
+        Some(given) => process(given, spec.linux.as_ref(), warnings)?,
+        // It can be created, and has nothing to start.
+        None => Process { cwd: "/".into(), ..Process::default() },
+    };
     config.mounts = convert_mounts(&spec.mounts, bundle, warnings)?;
     config.devices = convert_devices(&linux.devices)?;
     config.resources = oci::Resources::convert(linux.resources.as_ref())?;
@@ -27,6 +26,7 @@ pub fn fill(
 pub fn process(given: &oci::Process, linux: Option<&oci::Linux>, warnings: &mut Vec<String>) -> Result<Process> {
     let (mut process, told) = oci::process::convert(given, linux)?;
     warnings.extend(told);
+    warnings.extend(lsm::apparmor::leave_out_where_there_is_none(&mut process));
     let seccomp = linux.and_then(|linux| linux.seccomp.as_ref());
     let bounding = given.capabilities.as_ref().map(|sets| sets.bounding.clone()).unwrap_or_default();
     if let Some(seccomp) = seccomp {
