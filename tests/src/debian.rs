@@ -81,6 +81,43 @@ pub fn mirror() -> Result<String> {
     found.map(str::to_owned).context("apt's sources name no Debian mirror: the Debian image cannot be made")
 }
 
+/// A 32-bit x86 busybox, static, from Debian; kept below `store`.
+pub fn i386_busybox(store: &Path) -> Result<PathBuf> {
+    let kept = store.join("i386/busybox");
+    if kept.exists() {
+        return Ok(kept);
+    }
+    let work = tempfile::tempdir_in(store).context("make a directory")?;
+    let path = |name: &str| work.path().join(name);
+    fs::create_dir_all(path("lists/partial")).context("make apt's lists")?;
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        // Lists of its own: this machine's do not know the architecture, and stay as they are.
+        for (option, value) in [
+            ("APT::Architecture", "i386".to_owned()),
+            ("APT::Sandbox::User", "root".to_owned()),
+            ("Dir::State::lists", path("lists").display().to_string()),
+            ("Dir::State::status", "/dev/null".to_owned()),
+            ("Dir::Cache", path("cache").display().to_string()),
+            ("Debug::NoLocking", "1".to_owned()),
+        ] {
+            apt.arg("-o").arg(format!("{option}={value}"));
+        }
+        command::run(apt.args(arguments).current_dir(work.path()), None, Duration::from_secs(120))
+    };
+    // One of several sources may fail; whether the package is found decides.
+    apt(&["-q", "update"])?;
+    let download = apt(&["-q", "download", "busybox-static:i386"])?;
+    let package = fs::read_dir(work.path()).context("list what was downloaded")?.flatten();
+    let package = package.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "deb"));
+    let package = package.with_context(|| format!("apt-get has no busybox-static:i386: {download}"))?;
+    let mut unpack = Command::new("dpkg-deb");
+    command::succeed(unpack.arg("-x").arg(package).arg(path("root")), Duration::from_secs(60))?;
+    fs::create_dir_all(store.join("i386")).context("make the place of 32-bit programs")?;
+    fs::rename(path("root/bin/busybox"), &kept).with_context(|| format!("put busybox at {}", kept.display()))?;
+    Ok(kept)
+}
+
 fn absent(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }

@@ -16,6 +16,7 @@ use crate::job::{Class, Context, Environment, Job};
 use crate::lifecycle;
 use crate::networks::Networks;
 use crate::options::{Drivers, Options};
+use crate::spec::apparmor::AppArmor;
 use crate::spec::seccomp::Programs;
 use crate::table::JobTable;
 use crate::volumes::Volumes;
@@ -31,6 +32,7 @@ pub struct Engine {
     pub(crate) events: Events,
     pub(crate) jobs: JobTable,
     pub(crate) seccomp: Programs,
+    pub(crate) apparmor: AppArmor,
     pub(crate) host: crate::spec::host::Host,
     pub(crate) registry: gantry_registry::Registry,
     pub(crate) pulls: crate::images::Pulls,
@@ -53,6 +55,7 @@ impl Engine {
         let (exits, ended) = mpsc::unbounded_channel();
         let engine = blocking(move || Self::open(options, drivers, exits)).await?;
         tokio::spawn(lifecycle::exit::watch(Arc::downgrade(&engine), ended));
+        engine.background.spawn(load_apparmor_profile(Arc::clone(&engine)));
         tokio::spawn(sweep(Arc::downgrade(&engine), Arc::clone(&engine.sweep)));
         lifecycle::recover::all(&engine).await;
         engine.sweep.notify_one();
@@ -83,6 +86,7 @@ impl Engine {
             events: Events::default(),
             jobs: JobTable::default(),
             seccomp: Programs::default(),
+            apparmor: AppArmor::discover(),
             pulls: crate::images::Pulls::default(),
             background: TaskTracker::new(),
             stopping: AtomicBool::new(false),
@@ -154,6 +158,20 @@ impl Engine {
     /// Lets the space of removed layers come back soon.
     pub(crate) fn sweep_soon(&self) {
         self.sweep.notify_one();
+    }
+}
+
+/// Has the default AppArmor profile loaded, off every path that somebody waits for; a container that starts meanwhile
+/// waits for it.
+async fn load_apparmor_profile(engine: Arc<Engine>) {
+    match engine.apparmor.lacking() {
+        _ if !engine.apparmor.visible() => {}
+        Some(lacking) => warn!("{lacking}"),
+        None => {
+            if let Err(error) = blocking(move || engine.apparmor.refresh()).await {
+                warn!("{error}");
+            }
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use gantry_execdriver::ExecDriver;
 use gantry_graphdriver::GraphDriver;
 use gantry_networkdriver::NetworkDriver;
 
+pub use crate::spec::confinement::Defaults as SecurityDefaults;
+
 /// The daemon's settings.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -39,6 +41,12 @@ pub struct Options {
     pub shm_size: i64,
     /// Resource limits of containers that do not say, as `nofile=1024:2048`.
     pub ulimits: Vec<gantry_api::hostconfig::Ulimit>,
+    /// What confines containers that do not say.
+    pub security: SecurityDefaults,
+    /// IPC namespace of containers that do not say: `private` or `shareable`.
+    pub ipc_mode: String,
+    /// Cgroup namespace of containers that do not say: `private` or `host`.
+    pub cgroupns_mode: String,
     /// Show debugging output.
     pub debug: bool,
     /// The addresses that are served, for `info` and messages.

@@ -6,6 +6,8 @@
 mod aarch64;
 mod arm;
 mod assembler;
+#[cfg(test)]
+mod comparison;
 mod compile;
 mod default;
 mod i386;
@@ -18,7 +20,7 @@ mod x32;
 mod x86_64;
 
 pub use compile::compile;
-pub use default::default_profile;
+pub use default::{REFUSED_FAMILIES, beside_module, default_profile};
 pub use gantry_linux::seccomp::flags;
 pub use listener::hand_over;
 pub(crate) use profile::parse_kernel;

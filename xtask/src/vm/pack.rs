@@ -151,6 +151,9 @@ fn images(out: &mut Archive, work: &Path) -> Result<()> {
     let store = work.join("test-images");
     std::fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
     drop(gantry_tests::Registry::start_in(&store)?);
+    if let Err(error) = gantry_tests::debian::i386_busybox(&store) {
+        println!("no 32-bit program goes along: {error:#}");
+    }
     out.copy(&store, &paths::target()?.join("test-images"))
 }
 

@@ -27,6 +27,7 @@ pub fn security(flags: &[String]) -> Result<Security, String> {
             continue;
         };
         match (name, value) {
+            (_, "") if name != "no-new-privileges" => return Err(format!("Invalid --security-opt: {flag:?}")),
             ("seccomp", profile) if profile != "unconfined" && profile != "builtin" => {
                 security.options.push(format!("seccomp={}", profile_text(profile)?));
             }
@@ -60,6 +61,7 @@ mod tests {
 
     #[test]
     fn what_is_no_option_is_refused() {
+        assert_eq!(security(&["label=".into()]).unwrap_err(), "Invalid --security-opt: \"label=\"");
         assert_eq!(security(&["foo".into()]).unwrap_err(), "Invalid --security-opt: \"foo\"");
         assert_eq!(
             security(&["seccomp=/nosuch".into()]).unwrap_err(),

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::exec::ExecState;
 use crate::job::{Class, Context, Job};
 use crate::networks;
+use crate::spec::confinement::SecurityOptions;
 
 /// Shows a container.
 pub struct ContainerInspect {
@@ -71,6 +72,7 @@ fn describe(engine: &Engine, record: &Record) -> inspect::ContainerInspect {
         restart_count: record.restart_count,
         driver: engine.drivers.graph.name().into(),
         platform: "linux".into(),
+        app_armor_profile: apparmor_profile(engine, record),
         host_config: record.host_config.clone(),
         graph_driver: inspect::GraphDriverData { data: None, name: engine.drivers.graph.name().into() },
         mounts: record.mounts.clone(),
@@ -78,6 +80,13 @@ fn describe(engine: &Engine, record: &Record) -> inspect::ContainerInspect {
         network_settings: network_settings(engine, record),
         ..inspect::ContainerInspect::default()
     }
+}
+
+/// As [`crate::spec`] will have it; a record that cannot be read any more names none.
+fn apparmor_profile(engine: &Engine, record: &Record) -> String {
+    let host_config = &record.host_config;
+    let asked = SecurityOptions::new(host_config, &engine.options.security).ok().and_then(|security| security.apparmor);
+    engine.apparmor.shown(asked.as_deref(), host_config.privileged).to_owned()
 }
 
 fn network_settings(engine: &Engine, record: &Record) -> inspect::NetworkSettings {

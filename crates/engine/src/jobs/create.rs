@@ -13,6 +13,7 @@ use crate::container::{Record, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::spec::confinement::SecurityOptions;
 use crate::spec::mounts::Wanted;
 use crate::spec::{self, merge_environment, mounts, security};
 use crate::{lifecycle, names, networks};
@@ -224,15 +225,19 @@ fn fill_in(engine: &Engine, config: &Config, host_config: &mut HostConfig) -> Re
         }
     }
     if host_config.ipc_mode.is_empty() {
-        host_config.ipc_mode = "private".into();
+        host_config.ipc_mode.clone_from(&options.ipc_mode);
     }
     if host_config.cgroupns_mode.is_empty() {
-        host_config.cgroupns_mode = if host_config.privileged { "host" } else { "private" }.into();
+        host_config.cgroupns_mode = if host_config.privileged { "host" } else { &options.cgroupns_mode }.into();
     }
     if host_config.runtime.is_empty() {
         host_config.runtime = engine.drivers.exec.name().into();
     } else if host_config.runtime != engine.drivers.exec.name() {
         return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host_config.runtime)));
+    }
+    if SecurityOptions::new(host_config, &options.security)?.system_paths {
+        host_config.masked_paths.get_or_insert_default();
+        host_config.readonly_paths.get_or_insert_default();
     }
     if host_config.masked_paths.is_none() {
         host_config.masked_paths = Some(security::masked_paths(host_config));

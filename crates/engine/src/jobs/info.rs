@@ -36,7 +36,11 @@ fn describe(engine: &Engine) -> system::Info {
     let mut driver_status: Vec<[String; 2]> =
         engine.drivers.graph.status().into_iter().map(|(name, value)| [name, value]).collect();
     driver_status.push(["Chosen because".into(), engine.drivers.graph_reason.clone()]);
-    let warnings = engine.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let mut warnings = engine.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    warnings.extend(engine.apparmor.lacking().map(|lacking| format!("WARNING: {lacking}")));
+    if options.security.seccomp_name != "builtin" {
+        warnings.push("WARNING: daemon is not using the default seccomp profile".into());
+    }
     system::Info {
         id: engine.networks.id("daemon"),
         containers: i64::try_from(states.len()).unwrap_or(0),
@@ -92,13 +96,26 @@ fn describe(engine: &Engine) -> system::Info {
         swarm: Swarm { local_node_state: "inactive".into(), ..Swarm::default() },
         live_restore_enabled: true,
         init_binary: "built in".into(),
-        security_options: vec!["name=seccomp,profile=builtin".into(), "name=cgroupns".into()],
+        security_options: security_options(engine),
         warnings: Some(warnings).filter(|list| !list.is_empty()),
         http_proxy: proxy("HTTP_PROXY"),
         https_proxy: proxy("HTTPS_PROXY"),
         no_proxy: proxy("NO_PROXY"),
         ..system::Info::default()
     }
+}
+
+/// What confines containers that do not say, as Docker lists it.
+fn security_options(engine: &Engine) -> Vec<String> {
+    let options = &engine.options;
+    let seccomp = format!("name=seccomp,profile={}", options.security.seccomp_name);
+    let all = [
+        ("name=apparmor", engine.apparmor.visible()),
+        (&seccomp, true),
+        ("name=cgroupns", options.cgroupns_mode == "private"),
+        ("name=no-new-privileges", options.security.no_new_privileges),
+    ];
+    all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn proxy(name: &str) -> String {

@@ -1,5 +1,7 @@
 //! From a container's record to libcontainer's description of it.
 
+pub mod apparmor;
+pub mod confinement;
 pub mod host;
 pub mod mounts;
 pub mod resources;
@@ -65,8 +67,11 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
 
 fn process(engine: &Engine, record: &Record) -> Result<Process> {
     let (config, host_config) = (&record.config, &record.host_config);
-    let security = security::security_options(host_config)?;
+    let security = confinement::SecurityOptions::new(host_config, &engine.options.security)?;
+    let apparmor_profile = engine.apparmor.profile(security.apparmor.as_deref(), host_config.privileged)?;
     let capabilities = security::capabilities(host_config)?;
+    let module = engine.apparmor.refuses_sockets(apparmor_profile.as_deref());
+    let seccomp = engine.seccomp.get(&security.seccomp, &capabilities, module)?;
     let mut args = vec![record.path.clone()];
     args.extend(record.args.iter().cloned());
     Ok(Process {
@@ -77,7 +82,9 @@ fn process(engine: &Engine, record: &Record) -> Result<Process> {
         additional_groups: host_config.group_add.clone().unwrap_or_default(),
         terminal: config.tty,
         console_size: Some(host_config.console_size).filter(|size| *size != [0, 0]).map(|[rows, cols]| (rows, cols)),
-        seccomp: engine.seccomp.get(&security.seccomp, &capabilities)?,
+        seccomp_flags: seccomp.as_ref().map_or(0, |program| program.flags),
+        seccomp: seccomp.map(|program| program.bytes),
+        apparmor_profile,
         capabilities: Capabilities::plain(&capabilities).map_err(|error| Error::invalid(error.to_string()))?,
         no_new_privileges: security.no_new_privileges,
         keyring: Some(format!("_ses.{}", record.id)),
@@ -107,6 +114,9 @@ pub fn exec_process(engine: &Engine, record: &Record, exec: &ExecConfig) -> Resu
     if exec.privileged {
         process.capabilities = Capabilities::of(CapSet::ALL);
         process.seccomp = None;
+        // A profile that the container names holds for all of its processes.
+        let named = confinement::SecurityOptions::new(&record.host_config, &engine.options.security)?.apparmor;
+        process.apparmor_profile = engine.apparmor.profile(named.as_deref(), true)?;
     }
     Ok(process)
 }
@@ -228,6 +238,8 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
     let host_config = &record.host_config;
     let read_only = MountFlags { read_only: !host_config.privileged, ..NO_SUID_DEV_EXEC };
     let no_exec = NO_SUID_DEV_EXEC;
+    let security = confinement::SecurityOptions::new(host_config, &engine.options.security)?;
+    let cgroup = MountFlags { read_only: read_only.read_only && !security.writable_cgroups, ..read_only };
     let device = MountFlags { nodev: false, ..no_exec };
     let own = mounts::mounts(&record.mounts, host_config)?;
     let taken = |destination: &str| own.iter().any(|mount| mount.destination == Path::new(destination));
@@ -246,7 +258,7 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
             MountFlags { nosuid: true, noexec: true, ..MountFlags::default() },
         ),
         filesystem("/sys", "sysfs", &[], read_only),
-        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: read_only, ..Mount::default() },
+        Mount { destination: "/sys/fs/cgroup".into(), kind: MountKind::Cgroup, flags: cgroup, ..Mount::default() },
     ];
     if namespaces.ipc == Namespace::Host {
         for path in ["/dev/mqueue", "/dev/shm"].into_iter().filter(|path| Path::new(path).is_dir() && !taken(path)) {

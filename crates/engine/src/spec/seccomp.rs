@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libcontainer::seccomp::{self, Profile, Target};
 
-use super::security::SeccompChoice;
+use super::confinement::SeccompChoice;
 use crate::error::{Error, Result};
 
 /// How many programs are kept; callers' own profiles would otherwise grow without bound.
@@ -15,45 +15,76 @@ const KEPT: usize = 64;
 #[derive(Default)]
 pub struct Programs(Mutex<Compiled>);
 
-/// By the caller's profile (`None` is ours) and the sorted capabilities.
-type Compiled = HashMap<(Option<String>, Vec<String>), Arc<[u8]>>;
+/// By the profile and the sorted capabilities.
+type Compiled = HashMap<(Source, Vec<String>), Program>;
+
+/// Which profile.
+#[derive(PartialEq, Eq, Hash)]
+enum Source {
+    Builtin,
+    BesideModule,
+    Given(Arc<str>),
+}
+
+/// A compiled profile.
+#[derive(Clone)]
+pub struct Program {
+    /// An array of `struct sock_filter`.
+    pub bytes: Arc<[u8]>,
+    /// How it is installed: `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
 
 impl Programs {
-    /// The program of a choice; `None` is unconfined.
+    /// The program of a choice; `None` is unconfined. A security module may refuse the sockets that ours refuses, too.
     ///
     /// # Errors
     /// When the caller's profile cannot be read or compiled.
-    pub fn get(&self, choice: &SeccompChoice, capabilities: &[String]) -> Result<Option<Arc<[u8]>>> {
-        let text = match choice {
+    pub fn get(&self, choice: &SeccompChoice, capabilities: &[String], module: bool) -> Result<Option<Program>> {
+        let source = match choice {
             SeccompChoice::Unconfined => return Ok(None),
-            SeccompChoice::Default => None,
-            SeccompChoice::Profile(text) => Some(text.clone()),
+            SeccompChoice::Builtin if module => Source::BesideModule,
+            SeccompChoice::Builtin => Source::Builtin,
+            SeccompChoice::Profile(text) => Source::Given(Arc::clone(text)),
         };
         let mut sorted = capabilities.to_vec();
         sorted.sort_unstable();
-        let key = (text, sorted);
+        let key = (source, sorted);
         if let Some(program) = self.lock().get(&key) {
-            return Ok(Some(Arc::clone(program)));
+            return Ok(Some(program.clone()));
         }
-        let bad = |error: &dyn std::fmt::Display| Error::invalid(format!("opening seccomp profile failed: {error}"));
         let profile = match &key.0 {
-            None => seccomp::default_profile(),
-            Some(text) => Profile::parse(text.as_bytes()).map_err(|e| bad(&e))?,
+            Source::Builtin => seccomp::default_profile(),
+            Source::BesideModule => seccomp::beside_module(),
+            Source::Given(text) => parse(text)?,
         };
-        if profile.listener.is_some() {
-            return Err(bad(&"SCMP_ACT_NOTIFY is for containers of gantry-runtime; use another action"));
-        }
-        let program: Arc<[u8]> =
-            seccomp::compile(&profile, &Target::host(&profile, capabilities)).map_err(|e| bad(&e))?.into();
+        let bytes = seccomp::compile(&profile, &Target::host(&profile, capabilities)).map_err(|e| bad(&e))?.into();
+        let program = Program { bytes, flags: profile.flags };
         let mut programs = self.lock();
         if programs.len() >= KEPT {
             programs.clear();
         }
-        programs.insert(key, Arc::clone(&program));
+        programs.insert(key, program.clone());
         Ok(Some(program))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Compiled> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads a profile that a daemon's or a container's owner wrote.
+///
+/// # Errors
+/// It is none, or asks for an agent that a container of this engine does not have.
+pub fn parse(text: &str) -> Result<Profile> {
+    let profile = Profile::parse(text.as_bytes()).map_err(|e| bad(&e))?;
+    if profile.listener.is_some() {
+        return Err(bad(&"SCMP_ACT_NOTIFY is for containers of gantry-runtime; use another action"));
+    }
+    Ok(profile)
+}
+
+fn bad(error: &dyn std::fmt::Display) -> Error {
+    Error::invalid(format!("decoding seccomp profile failed: {error}"))
 }

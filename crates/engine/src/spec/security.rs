@@ -1,4 +1,4 @@
-//! What a container's processes may do: capabilities, `--security-opt`, hidden and read-only paths, devices.
+//! What a container's processes may do: capabilities, hidden and read-only paths, devices.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -90,63 +90,6 @@ const MASKED: [&str; 12] = [
 
 /// What they may read and not write.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// What `--security-opt` says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SecurityOptions {
-    /// Which seccomp profile.
-    pub seccomp: SeccompChoice,
-    /// `PR_SET_NO_NEW_PRIVS`.
-    pub no_new_privileges: bool,
-}
-
-/// Which seccomp profile.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum SeccompChoice {
-    /// Ours.
-    #[default]
-    Default,
-    /// None.
-    Unconfined,
-    /// The caller's, as JSON.
-    Profile(String),
-}
-
-/// Parses `--security-opt`.
-///
-/// # Errors
-/// An option that does not exist, or that this host cannot enforce.
-pub fn security_options(host_config: &HostConfig) -> Result<SecurityOptions> {
-    let mut options = SecurityOptions::default();
-    for option in host_config.security_opt.iter().flatten() {
-        let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
-        match (name, value) {
-            ("no-new-privileges", "" | "true") => options.no_new_privileges = true,
-            ("no-new-privileges", "false") => options.no_new_privileges = false,
-            ("seccomp", "unconfined") => options.seccomp = SeccompChoice::Unconfined,
-            ("seccomp", "builtin" | "default") => options.seccomp = SeccompChoice::Default,
-            ("seccomp", profile) if profile.trim_start().starts_with('{') => {
-                options.seccomp = SeccompChoice::Profile(profile.to_owned());
-            }
-            // Confinement that this host does not have cannot be taken away, nor asked for.
-            ("apparmor", "unconfined") | ("label", "disable") => {}
-            ("apparmor", profile) => {
-                return Err(Error::invalid(format!(
-                    "invalid --security-opt apparmor={profile}: AppArmor profiles are not supported yet; use \
-                     apparmor=unconfined"
-                )));
-            }
-            ("label", _) => {
-                return Err(Error::invalid(format!("invalid --security-opt {option}: this host has no SELinux")));
-            }
-            _ => return Err(Error::invalid(format!("invalid --security-opt: {option:?}"))),
-        }
-    }
-    if host_config.privileged && options.seccomp == SeccompChoice::Default {
-        options.seccomp = SeccompChoice::Unconfined;
-    }
-    Ok(options)
-}
 
 /// The capabilities of a container: the default set, `--cap-add`, `--cap-drop`, `--privileged`.
 ///
@@ -318,18 +261,5 @@ mod tests {
         assert_eq!(set(&["CHOWN"], &["all"]).unwrap(), ["CAP_CHOWN"]);
         assert_eq!(set(&["ALL"], &["CAP_SYS_ADMIN"]).unwrap().len(), 40);
         assert!(set(&["FLY"], &[]).is_err());
-    }
-
-    #[test]
-    fn security_options_that_cannot_be_enforced_are_refused() {
-        let parse = |text: &str| {
-            security_options(&HostConfig { security_opt: Some(vec![text.into()]), ..HostConfig::default() })
-        };
-        assert!(parse("no-new-privileges").unwrap().no_new_privileges);
-        assert_eq!(parse("seccomp=unconfined").unwrap().seccomp, SeccompChoice::Unconfined);
-        assert!(matches!(parse("seccomp={}").unwrap().seccomp, SeccompChoice::Profile(_)));
-        for bad in ["apparmor=x", "label=type:x", "nonsense", "seccomp=/no/file"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
     }
 }

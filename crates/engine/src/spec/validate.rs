@@ -2,7 +2,9 @@
 
 use gantry_api::container::Config;
 use gantry_api::hostconfig::HostConfig;
+use libcontainer::cgroups::Version;
 
+use super::confinement::SecurityOptions;
 use super::{resources, security};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -13,8 +15,7 @@ use crate::error::{Error, Result};
 /// The first setting that cannot be had, with Docker's words where it has some.
 pub fn validate(engine: &Engine, config: &Config, host_config: &HostConfig) -> Result<()> {
     resources::validate(host_config, &engine.host)?;
-    security::security_options(host_config)?;
-    security::capabilities(host_config)?;
+    confinement(engine, host_config)?;
     security::devices(host_config)?;
     super::namespaces(
         &HostConfig {
@@ -62,6 +63,21 @@ pub fn validate(engine: &Engine, config: &Config, host_config: &HostConfig) -> R
         }
     }
     refuse_unsupported(host_config)
+}
+
+/// What confines the container can be had: its seccomp profile compiles, its AppArmor profile is loaded.
+fn confinement(engine: &Engine, host_config: &HostConfig) -> Result<()> {
+    let security = SecurityOptions::new(host_config, &engine.options.security)?;
+    let capabilities = security::capabilities(host_config)?;
+    engine.seccomp.get(&security.seccomp, &capabilities, false)?;
+    engine.apparmor.profile(security.apparmor.as_deref(), host_config.privileged)?;
+    if security.writable_cgroups && engine.host.hierarchies.version() == Version::V1 {
+        return Err(Error::invalid(
+            "invalid --security-opt writable-cgroups: with cgroup v1, which this host has, a container could get out by \
+             them; leave it out",
+        ));
+    }
+    Ok(())
 }
 
 fn strip_container(mode: &str) -> String {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, Parser};
 use gantry_api::hostconfig::Ulimit;
-use gantry_engine::Options;
+use gantry_engine::{Options, SecurityDefaults};
 use gantry_linux::fs;
 
 /// What can be logged.
@@ -98,6 +98,21 @@ pub struct Flags {
     /// Resource limit of containers that do not say: nofile=1024:2048
     #[arg(long, value_name = "ULIMIT")]
     pub default_ulimit: Vec<String>,
+    /// seccomp profile of containers that do not say: builtin, unconfined or a file
+    #[arg(long, default_value = "builtin", value_name = "PROFILE")]
+    pub seccomp_profile: String,
+    /// Set no-new-privileges for containers that do not say
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub no_new_privileges: bool,
+    /// Label containers for SELinux; not supported yet
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub selinux_enabled: bool,
+    /// IPC namespace of containers that do not say: private or shareable
+    #[arg(long, default_value = "private", value_name = "MODE")]
+    pub default_ipc_mode: String,
+    /// Cgroup namespace of containers that do not say: private or host
+    #[arg(long, default_value = "private", value_name = "MODE")]
+    pub default_cgroupns_mode: String,
     /// Show debugging output
     #[arg(short = 'D', long)]
     pub debug: bool,
@@ -178,6 +193,11 @@ impl Flags {
             "label" => self.label = read(value)?,
             "init" => self.init = read(value)?,
             "default_shm_size" => self.default_shm_size = read(value)?,
+            "seccomp_profile" => self.seccomp_profile = read(value)?,
+            "no_new_privileges" => self.no_new_privileges = read(value)?,
+            "selinux_enabled" => self.selinux_enabled = read(value)?,
+            "default_ipc_mode" => self.default_ipc_mode = read(value)?,
+            "default_cgroupns_mode" => self.default_cgroupns_mode = read(value)?,
             "debug" => self.debug = read(value)?,
             "log_level" => {
                 self.log_level = read(value)?;
@@ -239,7 +259,14 @@ impl Flags {
             Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
             None => bail!("--log-opt {text}: write it as key=value"),
         };
+        if self.selinux_enabled {
+            bail!("--selinux-enabled: SELinux labels are not supported yet; leave it out");
+        }
+        let security = SecurityDefaults::new(&self.seccomp_profile, self.no_new_privileges);
         Ok(Options {
+            security: security.context("--seccomp-profile")?,
+            ipc_mode: one_of("--default-ipc-mode", &self.default_ipc_mode, ["private", "shareable"])?,
+            cgroupns_mode: one_of("--default-cgroupns-mode", &self.default_cgroupns_mode, ["private", "host"])?,
             data_root: self.data_root.clone(),
             exec_root: self.exec_root.clone(),
             dns: self.dns.clone(),
@@ -258,6 +285,13 @@ impl Flags {
             hosts: self.hosts(),
         })
     }
+}
+
+fn one_of(flag: &str, value: &str, known: [&str; 2]) -> Result<String> {
+    if !known.contains(&value) {
+        bail!("{flag} {value}: there are {}", known.join(" and "));
+    }
+    Ok(value.to_owned())
 }
 
 fn bytes(text: &str) -> Result<i64> {

@@ -11,6 +11,11 @@ use crate::error::{Error, Result};
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 /// Where distributions have it. Never looked up in `PATH`: whoever started us may have set it.
 const PARSERS: [&str; 3] = ["/sbin/apparmor_parser", "/usr/sbin/apparmor_parser", "/usr/bin/apparmor_parser"];
+/// Where the kernel tells that it mediates the making of sockets, by their families.
+const SOCKET_FEATURES: [&str; 2] = [
+    "/sys/kernel/security/apparmor/features/network_v8/af_mask",
+    "/sys/kernel/security/apparmor/features/network_v9/af_mask",
+];
 /// The name of no confinement.
 const UNCONFINED: &str = "unconfined";
 
@@ -18,6 +23,22 @@ const UNCONFINED: &str = "unconfined";
 #[must_use]
 pub fn enabled() -> bool {
     gantry_linux::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|word| word.starts_with('Y'))
+}
+
+/// Whether profiles can be seen here: AppArmor is on, and securityfs is mounted where it belongs.
+#[must_use]
+pub fn visible() -> bool {
+    enabled() && gantry_linux::fs::metadata(PROFILES).is_ok()
+}
+
+/// Whether the program is installed that loads profiles.
+#[must_use]
+pub fn can_load() -> bool {
+    parser().is_some()
+}
+
+fn parser() -> Option<&'static str> {
+    PARSERS.into_iter().find(|path| gantry_linux::fs::metadata(path).is_ok())
 }
 
 /// Whether a profile of this name is loaded.
@@ -42,7 +63,10 @@ pub(crate) fn leave_out_where_there_is_none(process: &mut Process) -> Option<Str
 }
 
 /// Refuses a profile that is not there.
-pub(super) fn check(profile: &str) -> Result<()> {
+///
+/// # Errors
+/// AppArmor is not enabled; the profile is not loaded.
+pub fn check(profile: &str) -> Result<()> {
     if !needed(profile) {
         return Ok(());
     }
@@ -93,6 +117,33 @@ pub(super) fn explain(profile: &str, error: Error) -> Error {
     }
 }
 
+/// Whether this loaded profile refuses sockets of all these families, whatever system call makes them: tried, for the
+/// parser leaves rules out that the kernel, or the version of the policy that it is set to, does not know. A thread of its
+/// own is confined, and ends.
+///
+/// # Errors
+/// The thread cannot be started, or not be confined.
+pub fn refuses_sockets(profile: &str, families: &[u16]) -> Result<bool> {
+    // Where the rules cannot hold, trying would have the kernel load the modules of these families.
+    if !SOCKET_FEATURES.iter().any(|path| gantry_linux::fs::metadata(path).is_ok()) {
+        return Ok(false);
+    }
+    let refused = |family: &u16| {
+        let family = rustix::net::AddressFamily::from_raw(*family);
+        let made = rustix::net::socket(family, rustix::net::SocketType::SEQPACKET, None);
+        made.err() == Some(rustix::io::Errno::ACCESS)
+    };
+    std::thread::scope(|scope| {
+        let confined =
+            std::thread::Builder::new().name("apparmor-try".into()).spawn_scoped(scope, || -> Result<bool> {
+                super::confine_thread(profile)?;
+                Ok(families.iter().all(refused))
+            });
+        let ended = confined.during("start", "thread that tries an apparmor profile")?.join();
+        ended.unwrap_or_else(|_| Err(Error::Invalid(format!("apparmor profile {profile}: trying it panicked"))))
+    })
+}
+
 /// Loads the default profile under this name, when no profile of the name is there.
 ///
 /// # Errors
@@ -114,7 +165,7 @@ pub fn load(text: &str) -> Result<()> {
 }
 
 fn parse(options: &[&str], text: &str) -> Result<()> {
-    let parser = PARSERS.iter().find(|path| gantry_linux::fs::metadata(path).is_ok()).ok_or_else(|| {
+    let parser = parser().ok_or_else(|| {
         Error::Invalid(
             "apparmor_parser is not installed: a profile cannot be loaded; install the package apparmor".into(),
         )
@@ -123,7 +174,6 @@ fn parse(options: &[&str], text: &str) -> Result<()> {
         .args(options)
         .env_clear()
         .env("LC_ALL", "C")
-        .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -136,7 +186,7 @@ fn parse(options: &[&str], text: &str) -> Result<()> {
         return Ok(written.during("write profile to", parser)?);
     }
     let said = String::from_utf8_lossy(&ended.stderr).trim().replace('\n', "; ");
-    Err(SystemError::new("load apparmor profile with", *parser, std::io::Error::other(said)).into())
+    Err(SystemError::new("load apparmor profile with", parser, std::io::Error::other(said)).into())
 }
 
 /// The text of the default profile under this name: everything but what a container has no business with, in effect what

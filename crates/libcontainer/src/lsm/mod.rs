@@ -51,9 +51,14 @@ pub(crate) fn confine_program(process: &Process) -> Result<()> {
 /// Confines this process itself, which will execute nothing: the minimal init. SELinux does not let a process change its
 /// own label so; there it keeps that of its maker.
 pub(crate) fn confine_self(process: &Process) -> Result<()> {
-    let Some(profile) = process.apparmor_profile.as_deref().filter(|name| apparmor::needed(name)) else {
-        return Ok(());
-    };
+    match process.apparmor_profile.as_deref().filter(|name| apparmor::needed(name)) {
+        Some(profile) => confine_thread(profile),
+        None => Ok(()),
+    }
+}
+
+/// Confines the calling thread by this AppArmor profile.
+fn confine_thread(profile: &str) -> Result<()> {
     let places = ["attr/apparmor/current", "attr/current"];
     write_attribute(&places, &format!("changeprofile {profile}")).map_err(|error| apparmor::explain(profile, error))
 }

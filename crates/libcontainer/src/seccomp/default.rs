@@ -4,9 +4,8 @@
 //! 32-bit programs may run, old ones as well: `nice`, `signal`, `sigaction`, `sigpending` and `sigsuspend` are allowed,
 //! which Docker's refuses. `socketcall` takes the family of a new socket from memory, where a filter cannot look, so that
 //! AF_ALG and AF_VSOCK could be had through it (CVE-2026-31431): making a socket that way is refused, its other calls are
-//! allowed. Old programs that make sockets and AF_ALG denied cannot both be had; Docker refused the whole call for five
-//! days in May 2026, and since then leaves the way open. Kernel and C libraries have had the direct calls since Linux 4.3
-//! and glibc 2.23: whoever runs something older gives a profile of his own that allows `socketcall`.
+//! allowed, except [`beside_module`]: where a security module refuses these families. See
+//! `docs/decisions/006-sockets-of-32-bit-programs.md`.
 //!
 //! One more difference from Docker's of May 2026: the family of a socket is compared by its lower half alone, for the
 //! kernel looks at no more. io_uring is refused by both, in every entry.
@@ -16,8 +15,8 @@ use super::syscalls::Arch;
 
 const EPERM: u16 = 1;
 const ENOSYS: u16 = 38;
-const AF_ALG: u64 = 38;
-const AF_VSOCK: u64 = 40;
+const AF_ALG: u16 = 38;
+const AF_VSOCK: u16 = 40;
 /// `SYS_SOCKET` of `linux/net.h`, the first argument of socketcall(2).
 const SOCKETCALL_SOCKET: u64 = 1;
 
@@ -150,9 +149,22 @@ pub fn default_profile() -> Profile {
     }
 }
 
+/// The default profile of a container whose sockets of the refused families a security module refuses as well, whatever
+/// call makes them: 32-bit programs may then make theirs by socketcall(2), as most do.
+#[must_use]
+pub fn beside_module() -> Profile {
+    let mut profile = default_profile();
+    profile.rules.push(rule(&["socketcall"], Action::Allow));
+    profile
+}
+
+/// Families of sockets that no container gets.
+pub const REFUSED_FAMILIES: [u16; 2] = [AF_ALG, AF_VSOCK];
+
 /// The kernel takes the lower half of the register as the family: so does the comparison, or it could be got round.
 fn sockets() -> [Rule; 4] {
-    let refuse = |family| with(rule(&["socket"], Action::Errno(EPERM)), Operator::MaskedEqual, 0xffff_ffff, family);
+    let refuse =
+        |family: u16| with(rule(&["socket"], Action::Errno(EPERM)), Operator::MaskedEqual, 0xffff_ffff, family.into());
     let multiplexed = with(rule(&["socketcall"], Action::Allow), Operator::NotEqual, SOCKETCALL_SOCKET, 0);
     [refuse(AF_ALG), refuse(AF_VSOCK), rule(&["socket"], Action::Allow), multiplexed]
 }

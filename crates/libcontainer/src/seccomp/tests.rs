@@ -5,7 +5,7 @@ use super::*;
 
 const AUDIT_64: u32 = 0xc000_003e;
 const AUDIT_32: u32 = 0x4000_0003;
-const ALLOW: u32 = 0x7fff_0000;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
 
 fn errno(value: u32) -> u32 {
@@ -13,7 +13,7 @@ fn errno(value: u32) -> u32 {
 }
 
 /// Runs a program as the kernel does; returns the verdict and how many instructions it took.
-fn run(program: &[u8], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
+pub(super) fn run(program: &[u8], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
     let mut data = Vec::new();
     data.extend(number.to_ne_bytes());
     data.extend(arch.to_ne_bytes());
@@ -90,6 +90,10 @@ fn the_default_refuses_af_alg_vsock_and_io_uring_in_every_entry() {
     // The multiplexed call of old 32-bit programs makes no socket, and does the rest.
     assert_eq!(verdict(&program, Arch::I386, "socketcall", 1), errno(1));
     assert_eq!(verdict(&program, Arch::I386, "socketcall", 3), ALLOW);
+    let profile = beside_module();
+    let program = compile(&profile, &Target::new(&profile, &[], (6, 1))).unwrap();
+    assert_eq!(verdict(&program, Arch::I386, "socketcall", 1), ALLOW);
+    assert_eq!(verdict(&program, Arch::I386, "socket", 38), errno(1));
 }
 
 #[test]
