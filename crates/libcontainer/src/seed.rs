@@ -388,5 +388,5 @@ fn further_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> O
     let (report, target) = (fds.next()?, fds.next()?);
     let stdio = if stdio { Some([fds.next()?, fds.next()?, fds.next()?]) } else { None };
     let namespaces = CloneFlags::NONE;
-    Some(Further { process, target, stdio, report, supervised: true, passed: 0, namespaces })
+    Some(Further { process, target, stdio, report, supervised: true, passed: 0, namespaces, root: None })
 }

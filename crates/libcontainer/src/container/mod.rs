@@ -25,6 +25,7 @@ mod user;
 pub use crate::config::capability_names;
 pub use console::resize;
 pub(crate) use rlimits::check_rlimits;
+pub(crate) use sources::open_mapped;
 pub use sources::open_sources;
 pub use staged::Staged;
 pub(crate) use staged::become_root;

@@ -7,8 +7,9 @@ use gantry_linux::ResultExt;
 use gantry_linux::mount::{Attributes, bind_fd, filesystem, move_to, reconfigure, set_attributes};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, statx};
 
+use super::sources::open_source;
 use super::{attributes, copy_up, procfs};
-use crate::config::{Mount, MountFlags, MountKind};
+use crate::config::{Config, Mount, MountFlags, MountKind};
 use crate::error::{Error, Result};
 use crate::paths::{self, Missing};
 use crate::protection::intact;
@@ -23,20 +24,43 @@ pub struct CgroupView {
     pub path: PathBuf,
 }
 
-/// Mounts all of them below `root`. `sources` has the descriptor of each mount that [`super::open_source`] gave one, in
-/// the same places. Returns what is not as it was asked for.
+/// Sources of mounts that were opened before their turn, in the places of the configuration's mounts.
+#[derive(Debug, Default)]
+pub struct Sources<'a> {
+    /// By who made this process.
+    pub given: &'a [Option<OwnedFd>],
+    /// By this process.
+    pub early: &'a [Option<OwnedFd>],
+}
+
+/// Mounts all of them below `root`; the sources of binds that are not given are opened in their turn. Returns what is not
+/// as it was asked for.
 pub fn mount_all(
     root: BorrowedFd<'_>,
-    mounts: &[Mount],
-    sources: &[Option<OwnedFd>],
+    config: &Config,
+    sources: &Sources<'_>,
     cgroups: &[CgroupView],
 ) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
-    for (index, mount) in mounts.iter().enumerate() {
-        let source = sources.get(index).and_then(Option::as_ref);
-        mount_one(root, mount, source, cgroups, &mut warnings)?;
+    for (index, mount) in config.mounts.iter().enumerate() {
+        let [given, early] = [sources.given, sources.early].map(|list| list.get(index).and_then(Option::as_ref));
+        let now = match (given, early) {
+            (_, Some(tree)) => made_anew(tree, mount)?,
+            (None, None) if matches!(mount.kind, MountKind::Bind { .. }) => open_source(mount, config)?,
+            _ => None,
+        };
+        mount_one(root, mount, now.as_ref().or(early).or(given), cgroups, &mut warnings)?;
     }
     Ok(warnings)
+}
+
+/// The kernel lists mounts in the order in which they were made, and programs take that for the order in which they lie
+/// on each other: a copy of what was made early. `None` where the kernel (before 6.15) does not copy what is attached nowhere.
+fn made_anew(tree: &OwnedFd, mount: &Mount) -> Result<Option<OwnedFd>> {
+    match bind_fd(tree, true, mount.destination.display()) {
+        Err(error) if error.errno() == libc::EINVAL => Ok(None),
+        other => Ok(Some(other?)),
+    }
 }
 
 fn mount_one(

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attributes;
-use crate::config::{Config, IdMapping, Mount, MountFlags, MountKind, MountMapping, Namespace};
+use crate::config::{Config, IdMapping, Mount, MountFlags, MountKind, MountMapping, Namespace, Propagation};
 use crate::error::{Error, Result};
 
 /// The sources of all mounts of a container, in their places: descriptors of mounts that are attached nowhere, for the
@@ -18,11 +18,32 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `Invalid` for a source that does not exist or a mapping that cannot be.
 pub fn open_sources(config: &Config) -> Result<Vec<Option<OwnedFd>>> {
-    config.mounts.iter().map(|mount| open_source(mount, config)).collect()
+    open_those(config, |_| true)
+}
+
+/// Of them only those that the process which mounts them cannot open itself: with a mapping of their own.
+pub fn open_mapped(config: &Config) -> Result<Vec<Option<OwnedFd>>> {
+    open_those(config, |mount| mount.mapped.is_some())
+}
+
+/// Of them only those that pass on what happens on them: they are opened before the mounts of a new namespace stop to.
+pub(super) fn open_shared(config: &Config) -> Result<Vec<Option<OwnedFd>>> {
+    open_those(config, |mount| match &mount.kind {
+        MountKind::Bind { propagation, .. } if mount.mapped.is_none() => {
+            let mut kinds = [propagation].into_iter().chain(&mount.propagation);
+            kinds.any(|kind| matches!(kind, Propagation::Shared | Propagation::RShared))
+        }
+        _ => false,
+    })
+}
+
+fn open_those(config: &Config, wanted: impl Fn(&Mount) -> bool) -> Result<Vec<Option<OwnedFd>>> {
+    let one = |mount: &Mount| if wanted(mount) { open_source(mount, config) } else { Ok(None) };
+    config.mounts.iter().map(one).collect()
 }
 
 /// The source of one mount.
-fn open_source(mount: &Mount, config: &Config) -> Result<Option<OwnedFd>> {
+pub(super) fn open_source(mount: &Mount, config: &Config) -> Result<Option<OwnedFd>> {
     let tree = match &mount.kind {
         MountKind::Bind { source, recursive, .. } => {
             let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());

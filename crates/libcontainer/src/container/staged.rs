@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Gid, Uid};
 
-use super::hooks;
 use super::start::{Report, send};
+use super::{hooks, rootfs};
 use crate::config::{Config, Namespace, Propagation, TimeOffsets};
 use crate::error::{Error, Result};
 use crate::network::link;
@@ -31,7 +31,9 @@ pub struct Staged {
     pub in_user_namespace: bool,
     /// The root, attached nowhere; `None` is made from the configuration.
     pub root: Option<OwnedFd>,
-    /// Its parent had no right to open the binds' sources.
+    /// Its mount namespace is the caller's, and there the root is attached already.
+    pub shares_mounts: bool,
+    /// The binds' sources are opened by it: where nobody else has the right to, and where they are the same for it.
     pub opens_sources: bool,
     /// Programs to run on the way.
     pub hooks: Hooks,
@@ -71,8 +73,15 @@ pub fn become_root() -> Result<()> {
     Ok(kept(rustix::thread::set_thread_res_uid(uid, uid, uid), "user 0 of the user namespace")?)
 }
 
+/// Makes the root `/` of this process alone.
+pub(super) fn change_root(root: impl AsFd) -> Result<()> {
+    rustix::process::fchdir(&root).during("enter", "the root")?;
+    rustix::process::chroot(".").during("change to", "the root")?;
+    Ok(rustix::process::chdir("/").during("enter", "/")?)
+}
+
 /// Attaches a prepared root at `stage`, or over `/` where a user namespace keeps it from getting there.
-pub fn mount_root(tree: &OwnedFd, stage: &Path) -> Result<OwnedFd> {
+fn mount_root(tree: &OwnedFd, stage: &Path) -> Result<OwnedFd> {
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(CWD, path, flags, Mode::empty())
@@ -86,11 +95,10 @@ pub fn mount_root(tree: &OwnedFd, stage: &Path) -> Result<OwnedFd> {
 }
 
 /// Moves the mounted root over `/`: for a `/` that cannot be pivoted from.
-pub fn move_root(root: impl AsFd) -> Result<()> {
+fn move_root(root: impl AsFd) -> Result<()> {
     rustix::process::fchdir(&root).during("enter", "the root")?;
     rustix::mount::mount_move(".", "/").during("move to /", "the root")?;
-    rustix::process::chroot(".").during("change to", "the root")?;
-    Ok(rustix::process::chdir("/").during("enter", "/")?)
+    change_root(root)
 }
 
 /// Sets how mount events pass between `/` and the mounts that are copied from it later.
@@ -125,6 +133,24 @@ impl Staged {
             raise_loopback()?;
         }
         Ok(())
+    }
+
+    /// The root, attached in this process's mount namespace.
+    pub(super) fn root(&self, config: &Config, stage: &Path) -> Result<OwnedFd> {
+        match &self.root {
+            Some(root) if self.shares_mounts => Ok(root.try_clone().during("duplicate", "the root")?),
+            Some(tree) => mount_root(tree, stage),
+            None => rootfs::mount(&config.root, stage),
+        }
+    }
+
+    /// Makes it `/`.
+    pub(super) fn pivot(&self, root: &OwnedFd) -> Result<()> {
+        match (self.shares_mounts, self.no_pivot) {
+            (true, _) => change_root(root),
+            (false, true) => move_root(root),
+            (false, false) => rootfs::pivot(root),
+        }
     }
 
     /// With everything mounted and `/` still the host's.

@@ -12,9 +12,9 @@ use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{become_user, confine};
-use super::mounts::CgroupView;
+use super::mounts::{CgroupView, Sources};
 use super::rlimits::set_rlimits;
-use super::sources::open_sources;
+use super::sources::open_shared;
 use super::staged::Staged;
 use super::user::User;
 use super::{
@@ -98,8 +98,11 @@ pub struct Further {
     pub supervised: bool,
     /// Descriptors 3, 4 … of this number are the program's.
     pub passed: u32,
-    /// Of the container's namespaces those that are not the caller's; `NONE` is every kind but user.
+    /// Of the container's namespaces those that are not the caller's; `NONE` is every kind but user, where there is no
+    /// `root`.
     pub namespaces: CloneFlags,
+    /// The container's `/`, when its mount namespace is the caller's.
+    pub root: Option<OwnedFd>,
 }
 
 /// Becomes the first process, in a process that was just cloned with the new namespaces.
@@ -127,8 +130,13 @@ pub fn enter_container(further: &Further, answer: &OwnedFd) -> Result<()> {
         .with(CloneFlags::NEWNET)
         .with(CloneFlags::NEWCGROUP)
         .with(CloneFlags::NEWPID);
-    let wanted = if further.namespaces.is_empty() { all } else { further.namespaces };
-    process::setns(&further.target, wanted, "the container")?;
+    let wanted = if further.namespaces.is_empty() && further.root.is_none() { all } else { further.namespaces };
+    if !wanted.is_empty() {
+        process::setns(&further.target, wanted, "the container")?;
+    }
+    if let Some(root) = &further.root {
+        staged::change_root(root)?;
+    }
     if wanted.contains(CloneFlags::NEWUSER) {
         staged::become_root()?;
     }
@@ -199,23 +207,25 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
         staged.enter_own(config)?;
     }
     join_keyring(&config.process, &first.report)?;
-    rootfs::separate()?;
+    let early = match &first.staged {
+        Some(staged) if staged.opens_sources => open_shared(config)?,
+        _ => Vec::new(),
+    };
+    if !first.staged.as_ref().is_some_and(|staged| staged.shares_mounts) {
+        rootfs::separate()?;
+    }
 
     steps.enter("root")?;
-    let root = match first.staged.as_ref().and_then(|staged| staged.root.as_ref()) {
-        Some(tree) => staged::mount_root(tree, &first.stage)?,
+    let root = match &first.staged {
+        Some(staged) => staged.root(config, &first.stage)?,
         None => rootfs::mount(&config.root, &first.stage)?,
     };
 
     steps.enter("mounts")?;
     let views: Vec<CgroupView> =
         first.cgroups.iter().map(|(names, path)| CgroupView { names: names.clone(), path: path.clone() }).collect();
-    let own_sources = match &first.staged {
-        Some(staged) if staged.opens_sources => Some(open_sources(config)?),
-        _ => None,
-    };
-    let sources = own_sources.as_ref().unwrap_or(&first.sources);
-    for warning in mounts::mount_all(root.as_fd(), &config.mounts, sources, &views)? {
+    let sources = Sources { given: &first.sources, early: &early };
+    for warning in mounts::mount_all(root.as_fd(), config, &sources, &views)? {
         send(&first.report, &Report::Warning(warning), &[])?;
     }
 
@@ -243,8 +253,8 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     steps.enter("pivot")?;
     paths::open_or_make(root.as_fd(), &config.process.cwd, Missing::Directory).or_else(keep_for_later)?;
     match &first.staged {
-        Some(staged) if staged.no_pivot => staged::move_root(&root)?,
-        _ => rootfs::pivot(&root)?,
+        Some(staged) => staged.pivot(&root)?,
+        None => rootfs::pivot(&root)?,
     }
     if let Some(propagation) = config.root_propagation {
         staged::propagate_root(propagation)?;

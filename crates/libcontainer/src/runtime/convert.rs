@@ -80,8 +80,8 @@ fn namespaces(linux: &Linux) -> Result<Namespaces> {
             path => return Err(Error::Invalid(format!("namespace path {path:?}: must be absolute"))),
         };
     }
-    if found.mount == Namespace::Host {
-        let text = "a container needs a mount namespace: its mounts would be the whole host's";
+    if found.mount == Namespace::Host && found.user != Namespace::Host {
+        let text = "a container with a user namespace needs a mount namespace: it may not mount in the caller's";
         return Err(Error::Invalid(text.into()));
     }
     Ok(found)

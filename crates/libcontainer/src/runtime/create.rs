@@ -14,10 +14,10 @@ use super::birth::Birth;
 use super::directory::{Directory, Locked};
 use super::plan::Plan;
 use super::record::{CONFIG, Record, SOCKET};
-use super::{Container, CreateOptions, Created, cgroup, console, mappings};
+use super::{Container, CreateOptions, Created, cgroup, console, mappings, shared_root};
 use crate::cgroups::Leaf;
 use crate::config::Namespace;
-use crate::container::{First, Report, Staged, hooks, open_sources, receive_report_blocking, run_first};
+use crate::container::{First, Report, Staged, hooks, open_mapped, open_sources, receive_report_blocking, run_first};
 use crate::error::{Error, Result};
 use crate::network::devices::{self, Moved};
 use crate::oci::{State, Status};
@@ -31,6 +31,7 @@ const REMOVAL: Duration = Duration::from_secs(10);
 struct Made {
     directory: Option<Directory>,
     leaf: Option<Leaf>,
+    shared_root: Option<(OwnedFd, u64)>,
     pid: Option<Pid>,
     devices: Option<(Moved, OwnedFd)>,
     hooks_ran: bool,
@@ -85,10 +86,18 @@ fn build(
     fs::set_mode(directory.path().join(SOCKET), 0o600)?;
     let console = options.console_socket.as_ref().map(console::connect).transpose()?;
 
+    if plan.config.namespaces.mount == Namespace::Host {
+        steps.enter("root")?;
+        let (root, id) = shared_root::mount(&plan.config.root, &plan.rootfs)?;
+        made.shared_root = Some((root, id));
+        record.shared_root = Some(id);
+        record.write(directory.path())?;
+    }
+
     steps.enter("sources")?;
     let mut birth = Birth::plan(&plan.config)?;
     let (reports, report) = socket::pair()?;
-    let first = first(plan, options, &mut birth, made.leaf.as_ref(), listener, report)?;
+    let first = first(plan, options, &mut birth, made, listener, report)?;
 
     steps.enter("clone")?;
     let cgroup_fd = made.leaf.as_ref().map(Leaf::clone_into_fd).transpose()?.flatten();
@@ -133,7 +142,7 @@ fn first(
     plan: &Plan,
     options: &CreateOptions,
     birth: &mut Birth,
-    leaf: Option<&Leaf>,
+    made: &Made,
     listener: OwnedFd,
     report: OwnedFd,
 ) -> Result<First> {
@@ -141,17 +150,24 @@ fn first(
     let in_user_namespace = spaces.user != Namespace::Host;
     let own = [(&spaces.cgroup, CloneFlags::NEWCGROUP), (&spaces.time, CloneFlags::NEWTIME)];
     let own = own.iter().filter(|(namespace, _)| **namespace == Namespace::New);
-    let root =
-        if in_user_namespace { Prepared::of(attach(&plan.config.root).map_err(Error::from))? } else { Prepared::Later };
-    let sources = match open_sources(&plan.config) {
-        opened if in_user_namespace => Prepared::of(opened)?,
-        opened => Prepared::Here(opened?),
+    let root = match &made.shared_root {
+        Some((root, _)) => Prepared::Here(root.try_clone().during("duplicate", "the root")?),
+        None if in_user_namespace => Prepared::of(attach(&plan.config.root).map_err(Error::from))?,
+        None => Prepared::Later,
+    };
+    // What the process sees of the host is what the caller sees: it opens binds in their turn.
+    let opens_sources = !matches!(spaces.mount, Namespace::Path(_)) && !in_user_namespace;
+    let sources = match opens_sources {
+        true => Prepared::Here(open_mapped(&plan.config)?),
+        false if in_user_namespace => Prepared::of(open_sources(&plan.config))?,
+        false => Prepared::Here(open_sources(&plan.config)?),
     };
     let staged = Staged {
         own: own.fold(CloneFlags::NONE, |all, (_, flag)| all.with(*flag)),
         in_user_namespace,
         root: root.here(),
-        opens_sources: matches!(sources, Prepared::Later),
+        shares_mounts: made.shared_root.is_some(),
+        opens_sources: opens_sources || matches!(sources, Prepared::Later),
         hooks: plan.hooks.clone(),
         state: plan.state_without_process(),
         stop_when_mounted: plan.stops_when_mounted(),
@@ -171,7 +187,7 @@ fn first(
         config,
         stage: plan.rootfs.clone(),
         join: birth.take_joins(),
-        cgroups: leaf.map(cgroup::views).unwrap_or_default(),
+        cgroups: made.leaf.as_ref().map(cgroup::views).unwrap_or_default(),
         report,
         staged: Some(staged),
     })
@@ -290,6 +306,9 @@ fn undo(plan: &Plan, made: Made) -> Vec<String> {
     }
     if let Some(leaf) = made.leaf {
         trouble.extend(cgroup::remove(&leaf, Instant::now() + REMOVAL));
+    }
+    if let Some((_, id)) = made.shared_root {
+        trouble.extend(shared_root::remove(&plan.rootfs, id).err().map(|error| error.to_string()));
     }
     if let Some(directory) = made.directory {
         trouble.extend(directory.remove().err().map(|error| error.to_string()));

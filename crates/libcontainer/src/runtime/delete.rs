@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gantry_linux::process;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{Container, cgroup};
+use super::{Container, cgroup, shared_root};
 use crate::container::hooks;
 use crate::error::{Error, Result};
 use crate::oci::{Hooks, State, Status};
@@ -37,6 +37,9 @@ pub fn delete(container: &Container, force: bool) -> Result<Vec<String>> {
         if !trouble.is_empty() {
             return Err(Error::Conflict(format!("cgroup of {} stays: {}", container.id(), trouble.join("; "))));
         }
+    }
+    if let Some(id) = container.record().shared_root {
+        shared_root::remove(container.rootfs(), id)?;
     }
     let state = State { status: Status::Stopped, pid: 0, ..container.state()? };
     container.directory().remove()?;

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{ResultExt, fs, socket};
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
@@ -48,10 +49,12 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     let console = options.console_socket.as_ref().map(console::connect).transpose()?;
     let (reports, report) = socket::pair()?;
     let listener = process.seccomp_listener.clone();
+    let namespaces = namespaces(container.record().pid)?;
     let further = Further {
         stdio: standard_streams(process.terminal)?,
         process,
-        namespaces: namespaces(container.record().pid)?,
+        root: root(container, &namespaces)?,
+        namespaces,
         target,
         report,
         supervised: false,
@@ -112,6 +115,21 @@ fn namespaces(pid: i32) -> Result<CloneFlags> {
         }
     }
     Ok(differing)
+}
+
+/// Where entering a mount namespace does not lead to the container's `/`.
+fn root(container: &Container, entered: &CloneFlags) -> Result<Option<OwnedFd>> {
+    if entered.contains(CloneFlags::NEWNS) {
+        return Ok(None);
+    }
+    let path = format!("/proc/{}/root", container.record().pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).during("open", &path)?;
+    // Looked at after it was opened: the number was not another's yet.
+    match container.record().is_alive() {
+        true => Ok(Some(root)),
+        false => Err(Error::Conflict("cannot exec in a stopped container".into())),
+    }
 }
 
 /// The helper joins the cgroup, enters the namespaces, clones the process as its own sibling and ends.

@@ -17,6 +17,7 @@ mod options;
 mod parts;
 mod plan;
 mod record;
+mod shared_root;
 
 use std::path::{Path, PathBuf};
 

@@ -51,6 +51,9 @@ pub struct Record {
     pub keyring: Option<String>,
     /// The first process is pid 1 of its own namespace: all others end with it.
     pub own_pids: bool,
+    /// The number of its root's mount, where that is in the caller's mount namespace and has to be taken away.
+    #[serde(default)]
+    pub shared_root: Option<u64>,
     /// Of the configuration.
     pub annotations: BTreeMap<String, String>,
 }
@@ -72,6 +75,7 @@ impl Record {
             cgroup: None,
             keyring: None,
             own_pids: false,
+            shared_root: None,
             annotations: BTreeMap::new(),
         }
     }

@@ -70,6 +70,7 @@ impl Work {
             supervised: true,
             passed: 0,
             namespaces: gantry_linux::process::CloneFlags::NONE,
+            root: None,
         };
         let pid = self.clone_further(&further)?;
         drop(further);

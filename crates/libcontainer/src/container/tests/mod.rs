@@ -74,7 +74,7 @@ impl Scene {
 
     pub fn mount_config(&self, config: &Config) -> Result<Vec<String>> {
         let sources = sources::open_sources(config)?;
-        mounts::mount_all(self.root(), &config.mounts, &sources, &[])
+        mounts::mount_all(self.root(), config, &mounts::Sources { given: &sources, ..Default::default() }, &[])
     }
 
     /// Options of the uppermost mount at a path of the root: of the mount, of its propagation, of the file system.

@@ -300,7 +300,7 @@ fn a_cgroup_v2_view_is_mounted_as_a_whole_and_read_only() {
         let config = Config { mounts, ..Config::default() };
         assert_eq!(config.mounts[0].kind, MountKind::Cgroup);
         let view = mounts::CgroupView { names: vec![], path: scene.host("own") };
-        mounts::mount_all(scene.root(), &config.mounts, &[None], &[view])?;
+        mounts::mount_all(scene.root(), &config, &mounts::Sources::default(), &[view])?;
         for option in ["ro", "nosuid", "nodev", "noexec"] {
             assert!(has(&scene.inside("c"), option), "{option}");
         }
