@@ -74,8 +74,22 @@ pub fn pids(path: &Path) -> Vec<i32> {
     all
 }
 
+/// Lets frozen processes in this cgroup and those below it run again, so that they can end.
+pub fn thaw(path: &Path) {
+    for (file, running) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        // Each cgroup has one of them or neither, and it may go meanwhile.
+        if path.join(file).exists() {
+            fs::write(path.join(file), running).ok();
+        }
+    }
+    for child in children(path) {
+        thaw(&child);
+    }
+}
+
 /// Kills all processes in this cgroup and those below it; waits at most five seconds for their end.
 pub fn kill(path: &Path) {
+    thaw(path);
     until(Duration::from_secs(5), || {
         let all = pids(path);
         for pid in all.iter().filter_map(|pid| rustix::process::Pid::from_raw(*pid)) {

@@ -1,4 +1,4 @@
-//! A Debian image made on this machine, for where Docker Hub cannot be reached.
+//! Debian systems made on this machine by debootstrap, and an image of one for where Docker Hub cannot be reached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,21 +23,13 @@ const UNNEEDED: [&str; 8] = [
     "debootstrap",
 ];
 
-/// Debian 12 by debootstrap from the mirror that this machine's apt uses; the tree is kept below `store`.
+/// Debian 12; the tree is kept below `store`.
 pub fn image(store: &Path) -> Result<Image> {
     let root = store.join("debian");
     if !root.join(".complete").exists() {
-        fs::remove_dir_all(&root).or_else(absent).with_context(|| format!("remove {}", root.display()))?;
-        let mut debootstrap = Command::new(paths::need("debootstrap")?);
-        debootstrap.args(["--variant=minbase", "bookworm"]).arg(&root).arg(mirror()?);
-        command::succeed(&mut debootstrap, Duration::from_secs(900))?;
-        for path in UNNEEDED {
-            let path = root.join(path);
-            fs::remove_dir_all(&path).or_else(absent).with_context(|| format!("remove {}", path.display()))?;
-        }
-        for path in ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log"] {
-            fs::create_dir_all(root.join(path)).with_context(|| format!("make {path}"))?;
-        }
+        remove(&root)?;
+        bootstrap("bookworm", &root)?;
+        slim(&root)?;
         fs::write(root.join(".complete"), "").context("mark the Debian tree as complete")?;
     }
     let config = json!({
@@ -45,6 +37,30 @@ pub fn image(store: &Path) -> Result<Image> {
         "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
     });
     Ok(Image::new(config, vec![pack(&root)?]))
+}
+
+/// Makes a minimal system of a release by debootstrap, from the mirror that this machine's apt uses.
+pub fn bootstrap(release: &str, root: &Path) -> Result<()> {
+    let mut debootstrap = Command::new(paths::need("debootstrap")?);
+    debootstrap.args(["--variant=minbase", release]).arg(root).arg(mirror()?);
+    command::succeed(&mut debootstrap, Duration::from_secs(900))?;
+    Ok(())
+}
+
+/// Removes what is most of a fresh system's size and not needed to run programs.
+pub fn slim(root: &Path) -> Result<()> {
+    for path in UNNEEDED {
+        remove(&root.join(path))?;
+    }
+    for path in ["var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/log"] {
+        fs::create_dir_all(root.join(path)).with_context(|| format!("make {path}"))?;
+    }
+    Ok(())
+}
+
+/// Removes a tree, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    fs::remove_dir_all(path).or_else(absent).with_context(|| format!("remove {}", path.display()))
 }
 
 fn pack(root: &Path) -> Result<Vec<u8>> {

@@ -25,4 +25,4 @@ pub use daemon::{Daemon, Options};
 pub use registry::Registry;
 pub use terminal::Terminal;
 pub use wait::{eventually, until};
-pub use world::{IMAGE, World, both, skip, world};
+pub use world::{IMAGE, World, both, note, skip, world};

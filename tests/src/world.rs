@@ -99,3 +99,9 @@ pub fn skip(reason: &str) {
         }
     }
 }
+
+/// Says something that is worth reading also when the test passes.
+pub fn note(text: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "note: {}: {text}", std::thread::current().name().unwrap_or("?")).ok();
+}

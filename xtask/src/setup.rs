@@ -42,6 +42,14 @@ const TEST: [Need; 3] = [
     need("docker", "docker-cli|docker.io", "Docker's own client, which must work with our daemon"),
 ];
 
+/// Engines that use `gantry runtime`, where apt has them and they push nothing else out; the tests say what they miss.
+const ENGINES: [Need; 4] = [
+    need("podman", "podman", "runs containers with our runtime"),
+    need("dockerd", "docker.io", "Docker's daemon does so"),
+    need("ctr", "containerd", "containerd does so"),
+    need("runc", "runc", "Docker's daemon wants to find it"),
+];
+
 /// What the demonstration needs.
 pub fn for_demo() -> Result<()> {
     install(&[&BUILD[..], &RUN[..]].concat())
@@ -49,7 +57,13 @@ pub fn for_demo() -> Result<()> {
 
 /// What the tests need.
 pub fn for_tests() -> Result<()> {
-    install(&[&BUILD[..], &RUN[..], &TEST[..]].concat())
+    install(&[&BUILD[..], &RUN[..], &TEST[..]].concat())?;
+    for engine in missing(&ENGINES) {
+        if let Err(error) = install(&[engine]) {
+            println!("going on without {}: {error:#}", engine.program);
+        }
+    }
+    Ok(())
 }
 
 /// What the virtual machine needs, and what its tests call inside.
@@ -64,8 +78,11 @@ pub fn install_peer(program_name: &'static str, package: &'static str, why: &'st
     install(&[need(program_name, package, why)])
 }
 
+/// Never at the price of a package that somebody wanted: Docker's own packages conflict with Debian's.
+const INSTALL: [&str; 5] = ["install", "-qq", "-y", "--no-install-recommends", "--no-remove"];
+
 fn install(needs: &[Need]) -> Result<()> {
-    let missing: Vec<Need> = needs.iter().copied().filter(|need| program(need.program).is_none()).collect();
+    let missing = missing(needs);
     if !rustix::process::geteuid().is_root() {
         bail!(explain(&missing));
     }
@@ -80,12 +97,16 @@ fn install(needs: &[Need]) -> Result<()> {
     apt(&["update", "-q"])?;
     for need in missing {
         let mut names = need.package.split('|');
-        let installed = names.find(|name| apt(&["install", "-qq", "-y", "--no-install-recommends", name]).is_ok());
+        let installed = names.find(|name| apt(&[&INSTALL[..], &[name]].concat()).is_ok());
         if installed.is_none() || program(need.program).is_none() {
             bail!("{} ({}) could not be installed by apt-get", need.program, need.why);
         }
     }
     Ok(())
+}
+
+fn missing(needs: &[Need]) -> Vec<Need> {
+    needs.iter().copied().filter(|need| program(need.program).is_none()).collect()
 }
 
 fn explain(missing: &[Need]) -> String {
