@@ -44,7 +44,7 @@ pub fn gantry(profile: &str) -> Result<PathBuf> {
 }
 
 /// `target/<triple>`: where this very program was built.
-fn target_triple() -> Result<PathBuf> {
+pub fn target_triple() -> Result<PathBuf> {
     let program = std::env::current_exe().context("find the running program")?;
     Ok(program.ancestors().nth(2).context("xtask is not in a target directory")?.to_owned())
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod c_library;
 mod demo;
 mod fuzz;
 mod interrupt;
@@ -24,6 +25,8 @@ usage: cargo xtask <verb>
   vm-test      run what needs cgroup v2, AppArmor or an older kernel in a virtual machine
   fuzz [TARGET] [SECONDS]
                feed random input to the parsers (installs cargo-fuzz; needs the nightly toolchain)
+  c-library [PROFILE]
+               build libcontainer.a, libcontainer.so and libcontainer.h (release)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
   bench start  measure the start path against Docker, podman, runc and crun (installs them; as root)
 ";
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         ["test", filters @ ..] => test::run(filters),
         ["vm-test", filters @ ..] => vm::run(filters),
         ["lint"] => lint::run(),
+        ["c-library", words @ ..] => c_library::run(words),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),
         ["help" | "--help" | "-h"] | [] => {

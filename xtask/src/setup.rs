@@ -36,8 +36,10 @@ const RUN: [Need; 6] = [
 ];
 
 /// For the whole test suite.
-const TEST: [Need; 3] = [
+const TEST: [Need; 5] = [
     need("tmux", "tmux", "a real terminal"),
+    need("c++", "g++", "libcontainer's header in C++"),
+    need("python3", "python3", "libcontainer from another language"),
     need("lxc-start", "lxc", "the execdriver that it makes containers for"),
     need("docker", "docker-cli|docker.io", "Docker's own client, which must work with our daemon"),
 ];

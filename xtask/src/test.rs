@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use gantry_tests::paths::program;
 
-use crate::{build, lint, setup, vm, walls};
+use crate::{build, c_library, lint, setup, vm, walls};
 
 /// Runs everything, or only tests whose names contain one of `filters`.
 pub fn run(filters: &[&str]) -> Result<()> {
@@ -18,6 +18,7 @@ pub fn run(filters: &[&str]) -> Result<()> {
         count.check("the walls between crates", walls::check());
     }
     let binary = build::gantry(build::PROFILE)?;
+    let library = c_library::build(build::PROFILE)?;
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
     let units = ["--workspace", "--exclude", "gantry-tests", "--cargo-profile", build::PROFILE, "--no-fail-fast"];
     let mut command = if program("cargo-nextest").is_some() || nextest() {
@@ -38,7 +39,7 @@ pub fn run(filters: &[&str]) -> Result<()> {
         command.args(units.iter().map(|word| if *word == "--cargo-profile" { "--profile" } else { word }));
         command
     };
-    command.args(filters);
+    command.args(filters).env("GANTRY_C_LIBRARY", library);
     count.add(&mut command, &binary, skips.path())?;
     // Tests of one file share a daemon, so they run as threads of one process.
     let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);

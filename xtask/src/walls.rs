@@ -8,10 +8,11 @@ use serde_json::Value;
 use crate::build;
 
 /// What each crate may use of the others, directly.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("gantry-linux", &[]),
     ("gantry-api", &[]),
     ("libcontainer", &["gantry-linux"]),
+    ("libcontainer-c", &["libcontainer", "gantry-linux"]),
     ("gantry-runtime", &["libcontainer", "gantry-linux"]),
     ("gantry-graphdriver", &["gantry-linux"]),
     ("gantry-networkdriver", &["libcontainer", "gantry-linux"]),
@@ -39,9 +40,10 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 
 /// Crates that must not have these anywhere below them: the drivers block, the client starts in a millisecond, and the
 /// engine has other doors than HTTP.
-const MUST_NOT_REACH: [(&str, &[&str]); 9] = [
+const MUST_NOT_REACH: [(&str, &[&str]); 10] = [
     ("gantry-linux", &["tokio", "hyper"]),
     ("libcontainer", &["tokio", "hyper", "clap"]),
+    ("libcontainer-c", &["tokio", "hyper", "clap"]),
     ("gantry-runtime", &["tokio", "hyper"]),
     ("gantry-graphdriver", &["tokio", "hyper"]),
     ("gantry-networkdriver", &["tokio", "hyper"]),

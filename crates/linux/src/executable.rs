@@ -43,11 +43,7 @@ pub fn read_only_clone() -> Result<OwnedFd> {
 /// A copy of the program's file in memory that nobody can change. Costs its size.
 pub fn sealed_copy() -> Result<OwnedFd> {
     let own = open()?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know EXEC; later ones may demand it.
-    let copy = rustix::fs::memfd_create("program", flags | MemfdFlags::EXEC)
-        .or_else(|_| rustix::fs::memfd_create("program", flags))
-        .during("make memory file", "program")?;
+    let copy = memory_file("program")?;
     loop {
         match rustix::fs::sendfile(&copy, &own, None, 1 << 30) {
             Ok(0) => break,
@@ -57,6 +53,22 @@ pub fn sealed_copy() -> Result<OwnedFd> {
     }
     crate::socket::add_seals(&copy, SEALS).during("seal memory file", "program")?;
     Ok(copy)
+}
+
+/// A program as a file in memory that nobody can change, for a library that carries one.
+pub fn sealed(name: &str, program: &[u8]) -> Result<OwnedFd> {
+    let file = memory_file(name)?;
+    crate::socket::write_all(&file, program).during("write memory file", name)?;
+    crate::socket::add_seals(&file, SEALS).during("seal memory file", name)?;
+    Ok(file)
+}
+
+fn memory_file(name: &str) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know EXEC; later ones may demand it.
+    rustix::fs::memfd_create(name, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(name, flags))
+        .during("make memory file", name)
 }
 
 fn open() -> Result<OwnedFd> {

@@ -258,6 +258,18 @@ impl Container {
         Ok(self.need_leaf()?.procs()?)
     }
 
+    /// The id of its first process on the host, of one that has ended too; 0 before there is one.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.record.pid
+    }
+
+    /// A pidfd of its first process while that runs: readable when it has ended. For whoever waits for several things.
+    #[must_use]
+    pub fn process(&self) -> Option<OwnedFd> {
+        self.record.process()
+    }
+
     /// Waits until the first process has ended. Its exit code (128 + n for signal n) is known to its parent only, and
     /// taken by this call.
     pub fn wait(&self) -> Result<Option<i32>> {
