@@ -9,6 +9,7 @@ mod cli;
 pub mod command;
 pub mod daemon;
 pub mod debian;
+pub mod elf;
 pub mod http;
 pub mod image;
 pub mod kernel;

@@ -96,3 +96,12 @@ fn a_container_cannot_see_or_reach_the_engines_files() {
         assert!(mode & 0o006 == 0, "{}: {mode:o}", path.display());
     }
 }
+
+#[test]
+fn only_root_and_its_group_reach_the_api() {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let world = world();
+    let socket = std::fs::metadata(world.daemon.socket()).expect("the API's socket");
+    assert!(socket.file_type().is_socket() && socket.uid() == 0);
+    assert_eq!(socket.mode() & 0o7777, 0o660);
+}

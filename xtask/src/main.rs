@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "what a verb prints is its result")]
 #![allow(clippy::print_stderr, reason = "errors go to a person")]
 
+mod artifacts;
 mod bench;
 mod build;
 mod c_library;
@@ -9,6 +10,7 @@ mod demo;
 mod fuzz;
 mod interrupt;
 mod lint;
+mod museum;
 mod peers;
 mod setup;
 mod test;
@@ -22,6 +24,7 @@ usage: cargo xtask <verb>
 
   demo         build, start a daemon of its own, pull a Debian image and run containers that show themselves
   test         install what the tests need and run every test
+  museum       switch each protection off and demand that its tests fail (part of test)
   vm-test      run what needs cgroup v2, AppArmor or an older kernel in a virtual machine
   fuzz [TARGET] [SECONDS]
                feed random input to the parsers (installs cargo-fuzz; needs the nightly toolchain)
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["demo"] => demo::run(),
         ["test", filters @ ..] => test::run(filters),
+        ["museum", names @ ..] => museum::run(names),
         ["vm-test", filters @ ..] => vm::run(filters),
         ["lint"] => lint::run(),
         ["c-library", words @ ..] => c_library::run(words),

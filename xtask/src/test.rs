@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use gantry_tests::paths::program;
 
-use crate::{build, c_library, lint, setup, vm, walls};
+use crate::{build, c_library, lint, museum, setup, vm, walls};
 
 /// Runs everything, or only tests whose names contain one of `filters`.
 pub fn run(filters: &[&str]) -> Result<()> {
@@ -46,6 +46,7 @@ pub fn run(filters: &[&str]) -> Result<()> {
     system.args(filters);
     count.add(&mut system, &binary, skips.path())?;
     if filters.is_empty() {
+        count.museum(skips.path())?;
         count.machine(skips.path())?;
     }
     report(&count, skips.path())
@@ -96,6 +97,15 @@ impl Count {
         }
     }
 
+    /// Every proof that a test fails without its protection counts as a test.
+    fn museum(&mut self, skips: &Path) -> Result<()> {
+        let verdict = museum::prove(&[])?;
+        self.passed += verdict.proved;
+        self.failed += verdict.complaints.len() as u64;
+        self.complaints.extend(verdict.complaints.into_iter().map(|complaint| format!("FAILED: museum: {complaint}")));
+        note(skips, &verdict.skips)
+    }
+
     /// Runs the virtual machine's suites; where it cannot be had, that is said among what was skipped.
     fn machine(&mut self, skips: &Path) -> Result<()> {
         let prepared = setup::for_vm().and_then(|()| vm::Prepared::new());
@@ -108,9 +118,7 @@ impl Count {
             }
             Err(error) => vec![format!("EVERY TEST OF THE VIRTUAL MACHINE: {error:#}")],
         };
-        let mut file =
-            std::fs::OpenOptions::new().append(true).open(skips).context("open the file for skipped tests")?;
-        lines.iter().try_for_each(|line| writeln!(file, "{line}")).context("write the skipped tests")
+        note(skips, &lines)
     }
 
     /// Runs a runner, shows what it says, and counts. A failing runner that names no failed test broke before.
@@ -134,6 +142,12 @@ impl Count {
         self.broken |= !status.success() && self.failed == before;
         Ok(())
     }
+}
+
+/// Adds to what was skipped.
+fn note(skips: &Path, lines: &[String]) -> Result<()> {
+    let mut file = std::fs::OpenOptions::new().append(true).open(skips).context("open the file for skipped tests")?;
+    lines.iter().try_for_each(|line| writeln!(file, "{line}")).context("write the skipped tests")
 }
 
 /// Passed and failed tests of a runner's closing line; zeros for any other line. What nextest repeats of a failed test

