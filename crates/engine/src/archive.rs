@@ -113,11 +113,17 @@ fn mounts_below(engine: &Engine, record: &Record) -> Result<Vec<Below>> {
     let mut points: Vec<&MountPoint> = record.mounts.iter().filter(|point| point.kind != "tmpfs").collect();
     points.sort_by_key(|point| point.destination.split('/').count());
     let mut below = Vec::new();
+    let users = record.users.as_ref().map(|map| mount::user_namespace(&map.uids, &map.gids)).transpose()?;
     let mut add = |source: &Path, destination: &str, rw: bool| -> Result<()> {
         if fs::metadata(source).is_err() {
             return Ok(());
         }
         let tree = mount::bind(source, true)?;
+        if let Some(users) = &users
+            && let Err(error) = mount::map_ids(&tree, true, users).or_else(|_| mount::map_ids(&tree, false, users))
+        {
+            tracing::debug!("{destination}: its file system cannot be idmapped: {error}");
+        }
         if !rw {
             mount::set_attributes(&tree, false, &Attributes::set(Attributes::READ_ONLY))?;
         }
@@ -205,7 +211,7 @@ mod tests {
         let tree = mount::assemble(bind("root"), |root| attach_all(root, below.into())).unwrap();
         let read = |path: &str| {
             let mut packed = Vec::new();
-            transfer::pack(tree.as_fd(), path.as_bytes(), b"x", &mut packed).unwrap();
+            transfer::pack(tree.as_fd(), path.as_bytes(), b"x", &mut packed, None).unwrap();
             String::from_utf8_lossy(&packed[512..]).trim_matches('\0').to_owned()
         };
         assert_eq!(read("/data/f"), "volume/f");

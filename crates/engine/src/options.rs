@@ -47,6 +47,8 @@ pub struct Options {
     pub ipc_mode: String,
     /// Cgroup namespace of containers that do not say: `private` or `host`.
     pub cgroupns_mode: String,
+    /// The users of containers outside (`--userns-remap`); `None` is the host's own.
+    pub userns_remap: Option<gantry_linux::mount::IdMap>,
     /// Show debugging output.
     pub debug: bool,
     /// The addresses that are served, for `info` and messages.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use gantry_linux::mount::IdMap;
 use libcontainer::cgroups::Stats;
 use libcontainer::config::{Config, Process, Resources};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,10 @@ pub trait Sandbox: Send {
 
     /// A `NETLINK_ROUTE` socket that was opened inside that namespace: configures links there without entering it.
     fn route_socket(&self) -> std::os::fd::BorrowedFd<'_>;
+
+    /// Gives it a user namespace with this mapping, and a network namespace that belongs to it in place of the one that was
+    /// there; before either of the two above is used. For a container whose user namespace is new.
+    fn map_users(&mut self, map: &IdMap) -> Result<(), Error>;
 
     /// Starts the container. Returns when its program is executing, or with the step that failed; then nothing is left.
     fn start(self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error>;

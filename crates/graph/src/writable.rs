@@ -5,7 +5,7 @@ use std::io::Write;
 use gantry_api::reference::Digest;
 use gantry_graphdriver::Change;
 use gantry_linux::fs::Durability;
-use gantry_linux::mount::RootMount;
+use gantry_linux::mount::{IdMap, RootMount};
 
 use crate::records::{self, WritableRecord};
 use crate::{Error, Graph, Result};
@@ -42,6 +42,15 @@ impl Graph {
         }
         writable.insert(container.to_owned(), record.clone());
         Ok((record, image.layers.last().map(|top| top.store_id.clone())))
+    }
+
+    /// Makes it the layer of a container with this mapping of users, before anything is written to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn map_container_layer(&self, container: &str, map: &IdMap) -> Result<()> {
+        self.check(container)?;
+        Ok(self.inner.driver.map_owners(container, map)?)
     }
 
     fn check(&self, container: &str) -> Result<WritableRecord> {

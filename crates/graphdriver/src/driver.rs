@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use gantry_linux::mount::RootMount;
+use gantry_linux::mount::{IdMap, RootMount};
 
 /// Stores layer file systems by id. All calls block; they are safe from several threads for different ids.
 ///
@@ -33,6 +33,10 @@ pub trait GraphDriver: Send + Sync {
 
     /// Makes a writable layer on top of `parent`; visible at once.
     fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error>;
+
+    /// Makes a writable layer that nothing was written to the layer of a container with this mapping of users: it is mounted
+    /// as [`RootMount::Mapped`], and [`GraphDriver::diff`] tells owners as the container sees them.
+    fn map_owners(&self, id: &str, map: &IdMap) -> Result<(), Error>;
 
     /// How to mount the layer `id` with everything below it; writable for writable layers unless `read_only`.
     fn mount(&self, id: &str, read_only: bool) -> Result<RootMount, Error>;

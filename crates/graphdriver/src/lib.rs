@@ -4,6 +4,7 @@ mod archive;
 mod copy;
 mod driver;
 mod overlay;
+mod owners;
 mod store;
 mod table;
 pub mod transfer;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use gantry_linux::ResultExt;
 use gantry_linux::fs;
-use gantry_linux::mount::{OverlayUpper, RootMount};
+use gantry_linux::mount::{IdMap, OverlayUpper, RootMount};
 use std::os::fd::AsFd;
 
 use crate::archive::{self, Writer};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
-use crate::{Change, ChangeKind, Error, GraphDriver};
+use crate::{Change, ChangeKind, Error, GraphDriver, owners};
 
 mod probe;
 
@@ -140,7 +140,18 @@ impl GraphDriver for Overlay {
             lower.push(self.store.root().join("empty"));
         }
         let options = OPTIONS.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned()))).collect();
-        Ok(RootMount::Overlay { lower, upper, options })
+        owners::mapped(&layer, RootMount::Overlay { lower, upper, options })
+    }
+
+    fn map_owners(&self, id: &str, map: &IdMap) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        owners::write(&layer, map)?;
+        // What is written belongs to others outside: first of all the root.
+        let diff = layer.join("diff");
+        let stat = rustix::fs::stat(&diff).during("stat", diff.display())?;
+        let Some((uid, gid)) = map.outside(stat.st_uid, stat.st_gid) else { return Ok(()) };
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        Ok(rustix::fs::chown(&diff, Some(uid), Some(gid)).during("change owner of", diff.display())?)
     }
 
     fn exists(&self, id: &str) -> bool {
@@ -186,7 +197,8 @@ impl GraphDriver for Overlay {
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
-        let mut writer = Writer::new(archive);
+        let owners = owners::read(&layer)?;
+        let mut writer = Writer::new(archive, owners.as_ref());
         let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
         while let Some(step) = walk.next()? {
             let Step::Entry { dir, name, path, stat } = step else { continue };

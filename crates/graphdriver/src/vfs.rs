@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use gantry_linux::ResultExt;
 use gantry_linux::fs;
-use gantry_linux::mount::RootMount;
+use gantry_linux::mount::{IdMap, RootMount};
 use rustix::fs::{FileType, OFlags};
 
 use crate::archive::{self, Writer, split};
@@ -19,7 +19,7 @@ use crate::copy::copy_tree;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, undo_draft};
 use crate::store::{Store, note, noted_size};
 use crate::tree::{self, open_inside};
-use crate::{Change, ChangeKind, Error, GraphDriver};
+use crate::{Change, ChangeKind, Error, GraphDriver, owners};
 
 mod compare;
 mod merge;
@@ -100,7 +100,13 @@ impl GraphDriver for Vfs {
     }
 
     fn mount(&self, id: &str, _read_only: bool) -> Result<RootMount, Error> {
-        Ok(RootMount::Bind { source: self.store.layer(id)?.join("root") })
+        let layer = self.store.layer(id)?;
+        owners::mapped(&layer, RootMount::Bind { source: layer.join("root") })
+    }
+
+    /// The whole tree is shown through the mapping; on disk its owners are those that the container sees.
+    fn map_owners(&self, id: &str, map: &IdMap) -> Result<(), Error> {
+        owners::write(&self.store.layer(id)?, map)
     }
 
     fn exists(&self, id: &str) -> bool {
@@ -119,7 +125,7 @@ impl GraphDriver for Vfs {
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
         let root = tree::open_root(&layer.join("root"))?;
-        let mut writer = Writer::new(archive);
+        let mut writer = Writer::new(archive, None);
         for (path, kind) in self.compare(&layer)? {
             if kind == ChangeKind::Deleted {
                 writer.whiteout(&path)?;

@@ -81,6 +81,7 @@ impl Mounted {
 
 fn attach(root: &RootMount) -> OwnedFd {
     match root {
+        RootMount::Mapped { .. } => gantry_linux::mount::attach(root).unwrap(),
         RootMount::Bind { source } => {
             open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).unwrap()
         }

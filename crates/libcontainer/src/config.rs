@@ -194,6 +194,9 @@ pub struct MountMapping {
     pub gids: Vec<IdMapping>,
     /// The mounts below it too.
     pub recursive: bool,
+    /// What cannot be mapped is mounted without a mapping, and that is said.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// What is mounted.

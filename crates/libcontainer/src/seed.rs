@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroups::Leaf;
 use crate::config::{Config, Namespace, Process};
-use crate::container::{First, Further, enter_container, give_up, run_first, run_further};
+use crate::container::{
+    First, Further, Inside, enter_container, enter_user_namespace, give_up, run_first, run_further,
+};
 use crate::error::{Error, Failure, Result};
 
 /// A seed that does not answer within this time is frozen or dead.
@@ -42,6 +44,8 @@ pub struct Seed {
 enum Kind {
     First = 1,
     Further = 2,
+    /// A first one in a user namespace.
+    Inside = 3,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +55,8 @@ struct FirstPlan {
     stdio: bool,
     join: Vec<u64>,
     sources: Vec<usize>,
+    root: bool,
+    inside: bool,
     cgroups: Vec<(Vec<String>, PathBuf)>,
 }
 
@@ -58,6 +64,7 @@ struct FirstPlan {
 struct FurtherPlan {
     process: Process,
     stdio: bool,
+    namespaces: u64,
 }
 
 impl Seed {
@@ -102,8 +109,8 @@ impl Seed {
         let _ = process::kill(self.pid, libc::SIGKILL);
     }
 
-    /// Has the first process cloned; its reports come on the other end of `first.report`. `pid_namespace` is one to
-    /// be born in that is neither new nor the seed's.
+    /// Has the first process cloned; its reports come on the other end of `first.report`, also why it could not be. `pid_namespace`
+    /// is one to be born in that is neither new nor the seed's.
     pub fn first(&self, first: &First, pid_namespace: Option<BorrowedFd<'_>>) -> Result<Pid> {
         let (data, fds) = first_order(first, clone_flags(&first.config), pid_namespace)?;
         self.send(&data, &fds)
@@ -111,7 +118,11 @@ impl Seed {
 
     /// Has a further process cloned; its reports come on the other end of `further.report`.
     pub fn further(&self, further: &Further) -> Result<Pid> {
-        let plan = FurtherPlan { process: further.process.clone(), stdio: further.stdio.is_some() };
+        let plan = FurtherPlan {
+            process: further.process.clone(),
+            stdio: further.stdio.is_some(),
+            namespaces: further.namespaces.bits(),
+        };
         let mut fds = vec![further.report.as_fd(), further.target.as_fd()];
         fds.extend(further.stdio.iter().flatten().map(AsFd::as_fd));
         let seccomp = further.process.seccomp.as_deref().unwrap_or_default();
@@ -171,6 +182,8 @@ fn first_order<'a>(
         stdio: first.stdio.is_some(),
         join: first.join.iter().map(|(flags, _)| flags.bits()).collect(),
         sources: first.sources.iter().enumerate().filter(|(_, fd)| fd.is_some()).map(|(n, _)| n).collect(),
+        root: first.root.is_some(),
+        inside: first.inside.is_some(),
         cgroups: first.cgroups.clone(),
     };
     let mut fds: Vec<BorrowedFd<'_>> = pid_namespace.into_iter().collect();
@@ -178,12 +191,15 @@ fn first_order<'a>(
     fds.extend(first.stdio.iter().flatten().map(AsFd::as_fd));
     fds.extend(first.join.iter().map(|(_, fd)| fd.as_fd()));
     fds.extend(first.sources.iter().flatten().map(AsFd::as_fd));
+    fds.extend(first.root.iter().map(AsFd::as_fd));
+    fds.extend(first.inside.iter().flat_map(|inside| [inside.user.as_fd(), inside.net.as_fd()]));
     if fds.len() > socket::MOST_FDS {
         let most = socket::MOST_FDS - 8;
         return Err(Error::Invalid(format!("{} binds: at most {most} are possible", plan.sources.len())));
     }
     let seccomp = first.config.process.seccomp.as_deref().unwrap_or_default();
-    Ok((order(Kind::First, flags, pid_namespace.is_some(), &encode(&plan)?, seccomp), fds))
+    let kind = if first.inside.is_some() { Kind::Inside } else { Kind::First };
+    Ok((order(kind, flags, pid_namespace.is_some(), &encode(&plan)?, seccomp), fds))
 }
 
 fn encode(plan: &impl Serialize) -> Result<Vec<u8>> {
@@ -262,7 +278,11 @@ impl Order {
         let number = |index: usize| -> Option<u64> {
             Some(u64::from_ne_bytes(packet.data.get(index * 8..index * 8 + 8)?.try_into().ok()?))
         };
-        let kind = if number(0)? == Kind::First as u64 { Kind::First } else { Kind::Further };
+        let kind = match number(0)? {
+            1 => Kind::First,
+            3 => Kind::Inside,
+            _ => Kind::Further,
+        };
         let (flags, with_pid) = (CloneFlags::from_bits(number(1)?), number(2)? != 0);
         let plan_length = usize::try_from(number(3)?).ok()?;
         let mut fds = packet.fds;
@@ -275,7 +295,8 @@ impl Order {
 fn clone_for(order: Order, socket: &OwnedFd) -> std::result::Result<bool, i32> {
     let pid = match order.kind {
         Kind::First => return clone_first(order, socket),
-        Kind::Further => clone_further(order)?,
+        Kind::Further => by_helper(order, help)?,
+        Kind::Inside => by_helper(order, help_inside)?,
     };
     Ok(socket::send(socket, &pid.to_ne_bytes(), &[]).is_ok())
 }
@@ -309,7 +330,7 @@ fn enter_pid_namespace(namespace: &OwnedFd) -> std::result::Result<OwnedFd, Syst
 }
 
 /// Has a helper clone the process; its pid comes through a pipe, whose end means that the helper ended without one.
-fn clone_further(order: Order) -> std::result::Result<i32, i32> {
+fn by_helper(order: Order, help: fn(Order, OwnedFd) -> !) -> std::result::Result<i32, i32> {
     let (answer, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Errno::raw_os_error)?;
     if process::clone(CloneFlags::PARENT).map_err(|error| error.errno())? == Clone::Child {
         help(order, theirs);
@@ -330,12 +351,36 @@ fn clone_further(order: Order) -> std::result::Result<i32, i32> {
     }
 }
 
-/// The helper of [`clone_further`].
-fn help(order: Order, answer: OwnedFd) -> ! {
-    let tell = |number: i32| match rustix::io::write(&answer, &number.to_ne_bytes()) {
+/// The helper's answer: a pid, or an error number below 0.
+fn tell(answer: &OwnedFd, number: i32) -> ! {
+    match rustix::io::write(answer, &number.to_ne_bytes()) {
         Ok(4) => process::exit_now(0),
         _ => process::exit_now(1),
-    };
+    }
+}
+
+/// The helper for a first process in a user namespace.
+fn help_inside(order: Order, answer: OwnedFd) -> ! {
+    let Order { flags, pid_namespace, plan_length, data, fds, .. } = order;
+    let (plan, seccomp) = split_plan(&data, plan_length);
+    let Some(first) = first_from(plan, seccomp, fds) else { tell(&answer, -libc::EBADMSG) };
+    let Some(inside) = &first.inside else { tell(&answer, -libc::EBADMSG) };
+    let entered = enter_user_namespace(inside, &first, pid_namespace.as_ref().map(AsFd::as_fd));
+    let cloned = entered.and_then(|()| Ok(process::clone(flags.with(CloneFlags::PARENT))?));
+    match cloned {
+        Ok(Clone::Child) => {
+            drop((pid_namespace, answer));
+            run_first(&first)
+        }
+        Ok(Clone::Parent(pid)) => tell(&answer, pid.as_raw_nonzero().get()),
+        // In words; without an answer there is no process.
+        Err(error) => give_up(&first.report, &Failure::new("user namespace", &error)),
+    }
+}
+
+/// The helper for a further process.
+fn help(order: Order, answer: OwnedFd) -> ! {
+    let tell = |number: i32| tell(&answer, number);
     let Order { plan_length, data, fds, .. } = order;
     let (plan, seccomp) = split_plan(&data, plan_length);
     let Some(further) = further_from(plan, seccomp, fds) else { tell(-libc::EBADMSG) };
@@ -368,7 +413,8 @@ fn become_first(order: Order) -> ! {
 }
 
 fn first_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Option<First> {
-    let FirstPlan { mut config, stage, stdio, join, sources: places, cgroups } = serde_json::from_slice(plan).ok()?;
+    let FirstPlan { mut config, stage, stdio, join, sources: places, root, inside, cgroups } =
+        serde_json::from_slice(plan).ok()?;
     config.process.seccomp = seccomp;
     let mut fds = fds.into_iter();
     let report = fds.next()?;
@@ -378,15 +424,17 @@ fn first_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Opt
     for place in places {
         *sources.get_mut(place)? = Some(fds.next()?);
     }
-    Some(First { config, stage, stdio, join, sources, cgroups, report, staged: None })
+    let root = if root { Some(fds.next()?) } else { None };
+    let inside = if inside { Some(Inside { user: fds.next()?, net: fds.next()? }) } else { None };
+    Some(First { config, stage, stdio, join, sources, cgroups, root, inside, report, staged: None })
 }
 
 fn further_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Option<Further> {
-    let FurtherPlan { mut process, stdio } = serde_json::from_slice(plan).ok()?;
+    let FurtherPlan { mut process, stdio, namespaces } = serde_json::from_slice(plan).ok()?;
     process.seccomp = seccomp;
     let mut fds = fds.into_iter();
     let (report, target) = (fds.next()?, fds.next()?);
     let stdio = if stdio { Some([fds.next()?, fds.next()?, fds.next()?]) } else { None };
-    let namespaces = CloneFlags::NONE;
+    let namespaces = CloneFlags::from_bits(namespaces);
     Some(Further { process, target, stdio, report, supervised: true, passed: 0, namespaces, root: None })
 }

@@ -9,6 +9,7 @@ pub mod bpf;
 mod error;
 pub mod executable;
 pub mod fs;
+pub mod fsids;
 pub mod mount;
 pub mod netlink;
 pub mod process;

@@ -23,6 +23,15 @@ pub enum RootMount {
         /// Further options of the overlay file system, as `fsconfig` takes them (`index=off`, `userxattr` …).
         options: Vec<(String, Option<String>)>,
     },
+    /// Another one for a user namespace with this mapping: what is shared with others is shown through the mapping, and
+    /// what is written belongs outside to who the mapping says. Of an overlay the layers below are shown through it and
+    /// the writable directory is as it is; a directory that is bound is shown through it as a whole.
+    Mapped {
+        /// As without a user namespace; not mapped itself.
+        root: Box<RootMount>,
+        /// The container's.
+        map: IdMap,
+    },
 }
 
 /// The writable half of an overlay.
@@ -40,7 +49,7 @@ mod idmap;
 mod overlay;
 mod private;
 
-pub use attach::{attach, bind, bind_fd, filesystem, move_to, reconfigure};
+pub use attach::{attach, attach_within, bind, bind_fd, filesystem, move_to, reconfigure};
 pub use attr::{Attributes, set_attributes};
-pub use idmap::{IdRange, map_ids, user_namespace};
+pub use idmap::{IdMap, IdRange, NOBODY, map_ids, user_and_network_namespaces, user_namespace};
 pub use private::{assemble, in_private_namespace, without_submounts};

@@ -47,7 +47,7 @@ impl CloneFlags {
 
     /// Both.
     #[must_use]
-    pub fn with(self, other: Self) -> Self {
+    pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 

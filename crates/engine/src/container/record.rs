@@ -48,6 +48,9 @@ pub struct Record {
     pub endpoint: Option<Endpoint>,
     /// The `local` volumes that were made for it without a name; `rm -v` removes them.
     pub anonymous_volumes: Vec<String>,
+    /// Its user namespace's mapping, which it keeps whatever the daemon is told later; `None` is the host's users.
+    #[serde(default)]
+    pub users: Option<gantry_linux::mount::IdMap>,
 }
 
 impl Record {

@@ -17,6 +17,7 @@ use crate::container::{Container, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::spec::users::as_root;
 use crate::stream::{Inlet, Opening, Outlet};
 
 /// How long the end of a container may take to be known once its supervisor does not answer.
@@ -101,9 +102,10 @@ impl Job for ArchiveGet {
             let _ = told.send(stat(&root, &name, &path)?);
             publish(&events, container, "archive-path", &path);
             outlet.open(Opening::default());
+            let owners = container.record().users.clone();
             send(outlet, cancelled, |output| {
                 let normal = transfer::normal(path.as_bytes());
-                transfer::pack(root.as_fd(), &normal, transfer::base(&normal), output)
+                transfer::pack(root.as_fd(), &normal, transfer::base(&normal), output, owners.as_ref())
             })
         });
         until_cancelled(&context, sending).await
@@ -156,7 +158,8 @@ impl Job for Export {
         let sending = with_root(&context.engine, &container, bare_root_of, move |root, container| {
             outlet.open(Opening::default());
             publish(&events, container, "export", "");
-            send(outlet, cancelled, |output| transfer::pack_root(root.as_fd(), output))
+            let owners = container.record().users.clone();
+            send(outlet, cancelled, |output| transfer::pack_root(root.as_fd(), output, owners.as_ref()))
         });
         until_cancelled(&context, sending).await
     }
@@ -204,7 +207,7 @@ async fn guarded<T: Send + 'static>(
         let ends = phases.borrow_and_update().ends;
         let open = |running: Option<Arc<dyn Running>>| {
             let (engine, container) = (Arc::clone(engine), Arc::clone(container));
-            blocking(move || root_of(&engine, &container, running.as_deref()))
+            blocking(move || as_root(&container.record(), || root_of(&engine, &container, running.as_deref())))
         };
         let subject = Arc::clone(container);
         let Some(running) = container.running() else {
@@ -214,7 +217,7 @@ async fn guarded<T: Send + 'static>(
                 continue;
             }
             let root = open(None).await?;
-            return blocking(move || work(root, &subject)).await;
+            return blocking(move || as_root(&subject.record(), || work(root, &subject))).await;
         };
         let mut ended = std::pin::pin!(async {
             // An error is the engine's own end.
@@ -228,7 +231,7 @@ async fn guarded<T: Send + 'static>(
                 Err(_) => return Err(error),
             },
         };
-        let mut working = std::pin::pin!(blocking(move || work(root, &subject)));
+        let mut working = std::pin::pin!(blocking(move || as_root(&subject.record(), || work(root, &subject))));
         return tokio::select! {
             result = &mut working => result,
             () = &mut ended => {
@@ -255,7 +258,8 @@ fn stat(root: &OwnedFd, name: &str, path: &str) -> Result<PathStat> {
 
 fn put(job: ArchivePut, engine: &Engine, container: &Container, root: &OwnedFd) -> Result<()> {
     let ArchivePut { container: name, path, no_overwrite_dir_non_dir, copy_uid_gid, mut body } = job;
-    let user = container.record().config.user.clone();
+    let record = container.record();
+    let user = record.config.user.clone();
     let owner = if copy_uid_gid && !user.is_empty() {
         let user = libcontainer::container::resolve_user(root, &user, &[]);
         let user = user.map_err(|error| Error::invalid(error.to_string()))?;
@@ -263,7 +267,7 @@ fn put(job: ArchivePut, engine: &Engine, container: &Container, root: &OwnedFd) 
     } else {
         None
     };
-    let options = transfer::Options { no_overwrite_dir_non_dir, owner };
+    let options = transfer::Options { no_overwrite_dir_non_dir, owner, owners: record.users.as_ref() };
     let mut magic = [0; 4];
     let length =
         read_up_to(&mut body, &mut magic).map_err(|error| Error::system(format!("read the archive: {error}")))?;

@@ -98,6 +98,7 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
     networks::validate(engine, &mut host_config, &exposed, hostname_given)?;
     let networks = endpoints(networking_config.endpoints_config, &host_config)?;
     spec::validate::validate(engine, &config, &host_config)?;
+    let users = spec::users::of(engine, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;
     let record = Record {
         id: names::random_id()?,
@@ -116,6 +117,7 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
         stopped_by_user: false,
         endpoint: None,
         anonymous_volumes: Vec::new(),
+        users,
     };
     // An unusable setting is refused here, not at the start.
     spec::mounts::mounts(&[], &record.host_config)?;

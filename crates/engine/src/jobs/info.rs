@@ -114,6 +114,7 @@ fn security_options(engine: &Engine) -> Vec<String> {
         (&seccomp, true),
         ("name=cgroupns", options.cgroupns_mode == "private"),
         ("name=no-new-privileges", options.security.no_new_privileges),
+        ("name=userns", options.userns_remap.is_some()),
     ];
     all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }

@@ -63,6 +63,9 @@ fn reserve(engine: &Engine, record: &mut Record, name: Option<String>) -> Result
 fn fill(engine: &Engine, image: &Image, record: &mut Record, wanted: Vec<Wanted>, made: &mut Made) -> Result<()> {
     fs::create_dir_mode(record.directory(&engine.options.data_root), 0o710)?;
     engine.graph.create_container_layer(&record.id, &image.id)?;
+    if let Some(map) = &record.users {
+        engine.graph.map_container_layer(&record.id, map)?;
+    }
     for wanted in wanted {
         let point = mount_point(engine, image, record, wanted, made)?;
         record.mounts.push(point);

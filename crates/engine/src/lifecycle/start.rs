@@ -120,7 +120,10 @@ type Launched = std::result::Result<Arc<dyn Running>, Failure>;
 
 fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launched {
     let driver = engine.networks.driver(engine, &record.host_config.network_mode)?;
-    let sandbox = engine.drivers.exec.prepare()?;
+    let mut sandbox = engine.drivers.exec.prepare()?;
+    if let Some(map) = &record.users {
+        sandbox.map_users(map)?;
+    }
     if let Some(driver) = driver {
         record.endpoint = Some(join(engine, driver, record, &*sandbox)?);
     }

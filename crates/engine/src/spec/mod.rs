@@ -7,6 +7,7 @@ pub mod mounts;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
+pub mod users;
 pub mod validate;
 
 use std::collections::HashMap;
@@ -40,13 +41,13 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
     if namespaces.net == Namespace::New {
         // Ports below 1024 and ping need no privilege inside a network namespace of one's own.
         sysctls.push(("net.ipv4.ip_unprivileged_port_start".into(), "0".into()));
-        sysctls.push(("net.ipv4.ping_group_range".into(), "0 2147483647".into()));
+        sysctls.push(("net.ipv4.ping_group_range".into(), users::EVERY_GROUP.into()));
     }
     for (name, value) in host_config.sysctls.iter().flatten() {
         sysctls.retain(|(other, _)| other != name);
         sysctls.push((name.clone(), value.clone()));
     }
-    Ok(Config {
+    let mut config = Config {
         id: record.id.clone(),
         hostname: record.hostname().to_owned(),
         domainname: record.config.domainname.clone(),
@@ -62,7 +63,9 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
         process: process(engine, record)?,
         init: host_config.init.unwrap_or(engine.options.init),
         ..Config::default()
-    })
+    };
+    users::apply(record, &mut config);
+    Ok(config)
 }
 
 fn process(engine: &Engine, record: &Record) -> Result<Process> {

@@ -23,11 +23,9 @@ pub struct Places<'a> {
 /// [`Error::Invalid`], naming the option and the driver.
 pub fn validate(config: &Config) -> Result<(), Error> {
     let spaces = &config.namespaces;
-    let cannot = |what: &str, why: &str| {
-        Err(Error::Invalid(format!("the lxc execdriver cannot {what}: {why}; use the daemon's --exec-driver native")))
-    };
+    let cannot = |what: &str, why: &str| Err(refusal(what, why));
     if spaces.user != Namespace::Host || !config.uid_mappings.is_empty() || !config.gid_mappings.is_empty() {
-        return cannot("use a user namespace", "what LXC maps could not mount the container's root by descriptor");
+        return Err(no_user_namespace());
     }
     if spaces.time != Namespace::Host {
         return cannot("use a time namespace", "its further processes could not enter it");
@@ -44,6 +42,15 @@ pub fn validate(config: &Config) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+fn refusal(what: &str, why: &str) -> Error {
+    Error::Invalid(format!("the lxc execdriver cannot {what}: {why}; use the daemon's --exec-driver native"))
+}
+
+/// The refusal of a container with a user namespace.
+pub fn no_user_namespace() -> Error {
+    refusal("use a user namespace", "what LXC maps could not mount the container's root by descriptor")
 }
 
 /// The file's text. LXC makes namespaces and cgroups, joins what is shared, names the host, and mounts a `/proc` to start

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::native::{Maker, Native, NativeOptions};
 use crate::{Error, ExecDriver, Exit, Running, Sandbox};
 
-pub use configuration::validate;
+pub use configuration::{no_user_namespace, validate};
 pub(crate) use launch::{Launch, Launched, tidy};
 pub(crate) use stage::{is_stage, stage_main};
 pub use tools::Tools;

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use gantry_linux::mount::IdMap;
 use gantry_linux::socket::{self, Packet};
 use libcontainer::config::{Config, Process};
 use serde::de::DeserializeOwned;
@@ -54,6 +55,9 @@ pub enum Ask {
     Root,
     /// The processes.
     Pids,
+    /// Of a warm supervisor: make the user namespace of the container to come, and a network namespace in it. Descriptors
+    /// come with the reply as with [`Tell::Warm`].
+    MapUsers(IdMap),
 }
 
 /// See [`crate::Start`].

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gantry_linux::mount::IdMap;
 use libcontainer::cgroups::{Leaf, Stats};
 use libcontainer::config::Resources;
 
@@ -74,6 +75,19 @@ impl Sandbox for NativeSandbox {
 
     fn route_socket(&self) -> BorrowedFd<'_> {
         self.warm.route.as_fd()
+    }
+
+    fn map_users(&mut self, map: &IdMap) -> Result<(), Error> {
+        if let Maker::Lxc(_) = self.shared.maker {
+            return Err(crate::lxc::no_user_namespace());
+        }
+        let (_, fds) = self.warm.link.ask(Ask::MapUsers(map.clone()), &[], &[])?;
+        let mut fds = fds.into_iter();
+        let (Some(netns), Some(route)) = (fds.next(), fds.next()) else {
+            return Err(Error::System("the supervisor sent no network namespace".into()));
+        };
+        (self.warm.netns, self.warm.route) = (netns, route);
+        Ok(())
     }
 
     fn start(mut self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error> {

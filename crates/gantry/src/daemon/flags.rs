@@ -113,6 +113,10 @@ pub struct Flags {
     /// Cgroup namespace of containers that do not say: private or host
     #[arg(long, default_value = "private", value_name = "MODE")]
     pub default_cgroupns_mode: String,
+    /// Users of containers outside: a user or user:group with ranges in /etc/subuid and /etc/subgid, default for dockremap, or
+    /// first-last
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub userns_remap: Option<String>,
     /// Show debugging output
     #[arg(short = 'D', long)]
     pub debug: bool,
@@ -192,6 +196,7 @@ impl Flags {
             }
             "label" => self.label = read(value)?,
             "init" => self.init = read(value)?,
+            "userns_remap" => self.userns_remap = Some(read(value)?),
             "default_shm_size" => self.default_shm_size = read(value)?,
             "seccomp_profile" => self.seccomp_profile = read(value)?,
             "no_new_privileges" => self.no_new_privileges = read(value)?,
@@ -281,6 +286,7 @@ impl Flags {
             init: self.init,
             shm_size: bytes(&self.default_shm_size)?,
             ulimits: self.default_ulimit.iter().map(|text| ulimit(text)).collect::<Result<_>>()?,
+            userns_remap: super::remap::mapping(self.userns_remap.as_deref())?,
             debug: self.debug,
             hosts: self.hosts(),
         })

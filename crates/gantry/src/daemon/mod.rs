@@ -2,6 +2,7 @@
 
 mod flags;
 mod pidfile;
+mod remap;
 mod wiring;
 
 use std::process::ExitCode;

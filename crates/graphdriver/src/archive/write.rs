@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 
 use gantry_linux::ResultExt;
+use gantry_linux::mount::IdMap;
 use rustix::fs::{FileType, Mode, OFlags, Stat, openat};
 use tar::{EntryType, Header};
 
@@ -24,11 +25,13 @@ pub(crate) struct Writer<'a> {
     pub(crate) output: &'a mut dyn Write,
     /// The first path of each file that has several.
     pub(crate) links: HashMap<(u64, u64), Vec<u8>>,
+    /// Owners are told as they are inside.
+    owners: Option<&'a IdMap>,
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) fn new(output: &'a mut dyn Write) -> Self {
-        Self { output, links: HashMap::new() }
+    pub(crate) fn new(output: &'a mut dyn Write, owners: Option<&'a IdMap>) -> Self {
+        Self { output, links: HashMap::new(), owners }
     }
 
     /// Writes the entry `name` of `dir` as `path`. Sockets have no place in an archive and are left out.
@@ -130,7 +133,9 @@ impl<'a> Writer<'a> {
         stat: &Stat,
         size: u64,
     ) -> Result<(), Error> {
-        for (key, id) in [(&b"uid"[..], stat.st_uid), (b"gid", stat.st_gid)] {
+        let own = (stat.st_uid, stat.st_gid);
+        let (uid, gid) = self.owners.map_or(own, |owners| owners.inside(stat.st_uid, stat.st_gid));
+        for (key, id) in [(&b"uid"[..], uid), (b"gid", gid)] {
             let fits = id <= OCTAL_ID_LIMIT;
             if !fits {
                 pax::write(&mut extra, key, id.to_string().as_bytes());

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gantry_linux::ResultExt;
+use gantry_linux::mount::IdMap;
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, major, minor, openat, readlinkat};
 use rustix::io::Errno;
 use tar::{EntryType, Header};
@@ -21,11 +22,17 @@ use crate::tree::{self, show};
 const PATH_LIMIT: usize = 4096;
 
 /// Writes the file or tree at `path` as an archive in which it is called `name`: `.` gives a directory's content, `/` is
-/// for the root itself.
+/// for the root itself. With `owners` files belong to who has them inside of that mapping.
 ///
 /// # Errors
 /// [`Error::NotFound`] when nothing is there; the stream's own errors.
-pub fn pack(root: BorrowedFd<'_>, path: &[u8], name: &[u8], output: &mut dyn Write) -> Result<(), Error> {
+pub fn pack(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    name: &[u8],
+    output: &mut dyn Write,
+    owners: Option<&IdMap>,
+) -> Result<(), Error> {
     let path = normal(path);
     let start = open(root, &path, OFlags::PATH | OFlags::NOFOLLOW)?;
     let stat = fstat(&start).during("stat", show(&path))?;
@@ -33,7 +40,7 @@ pub fn pack(root: BorrowedFd<'_>, path: &[u8], name: &[u8], output: &mut dyn Wri
     if kernels && !tree::is_dir(&stat) {
         return Err(Error::NotFound(show(&path).to_string()));
     }
-    let mut packer = Packer { writer: Writer::new(output), levels: Vec::new() };
+    let mut packer = Packer { writer: Writer::new(output, owners), levels: Vec::new() };
     let name = name.strip_suffix(b"/").unwrap_or(name);
     packer.entry(&start, name, &stat)?;
     if tree::is_dir(&stat) && !kernels {
@@ -46,9 +53,9 @@ pub fn pack(root: BorrowedFd<'_>, path: &[u8], name: &[u8], output: &mut dyn Wri
 ///
 /// # Errors
 /// The kernel's and the stream's.
-pub fn pack_root(root: BorrowedFd<'_>, output: &mut dyn Write) -> Result<(), Error> {
+pub fn pack_root(root: BorrowedFd<'_>, output: &mut dyn Write, owners: Option<&IdMap>) -> Result<(), Error> {
     let stat = fstat(root).during("stat", "/")?;
-    let mut packer = Packer { writer: Writer::new(output), levels: Vec::new() };
+    let mut packer = Packer { writer: Writer::new(output, owners), levels: Vec::new() };
     packer.enter(root, Vec::new(), &stat)?;
     packer.walk()
 }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use gantry_linux::mount::IdMap;
 use gantry_linux::{Result as Kernel, ResultExt};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Uid, XattrFlags, makedev, openat};
 use rustix::io::Errno;
@@ -23,11 +24,13 @@ const ATTEMPTS: usize = 16;
 
 /// How to unpack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct Options<'a> {
     /// Refuse to replace a directory by something else, and something else by a directory.
     pub no_overwrite_dir_non_dir: bool,
     /// Everything gets this user and group instead of what the archive says.
     pub owner: Option<(u32, u32)>,
+    /// Owners are those inside of this mapping; who unpacks makes files as its root ([`gantry_linux::fsids`]).
+    pub owners: Option<&'a IdMap>,
 }
 
 /// Unpacks an uncompressed archive into the directory at `directory` (links are followed, inside the root); returns the
@@ -36,7 +39,12 @@ pub struct Options {
 /// # Errors
 /// [`Error::NotFound`], [`Error::NotDirectory`] and [`Error::ReadOnly`] before anything was read; what is wrong with the
 /// archive; the kernel's errors. Entries before the one that failed stay.
-pub fn unpack(root: BorrowedFd<'_>, directory: &[u8], input: &mut dyn Read, options: Options) -> Result<u64, Error> {
+pub fn unpack(
+    root: BorrowedFd<'_>,
+    directory: &[u8],
+    input: &mut dyn Read,
+    options: Options<'_>,
+) -> Result<u64, Error> {
     let directory = normal(directory);
     let base = open(root, &directory, OFlags::PATH)?;
     if !tree::is_dir(&rustix::fs::fstat(&base).during("stat", show(&directory))?) {
@@ -61,7 +69,7 @@ pub fn unpack(root: BorrowedFd<'_>, directory: &[u8], input: &mut dyn Read, opti
 struct Unpacking<'a> {
     root: BorrowedFd<'a>,
     directory: Vec<u8>,
-    options: Options,
+    options: Options<'a>,
     /// Directories that the archive described and is still inside of, with the times that they get when it leaves.
     open: Vec<(Vec<u8>, (i64, u32))>,
     content: u64,
@@ -243,6 +251,16 @@ impl Unpacking<'_> {
     /// Owner first (it clears capabilities and set-user-id), time last.
     fn metadata(&self, made: &OwnedFd, path: &[u8], entry: &Entry, time: bool) -> Kernel<()> {
         let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        let (uid, gid) = match self.options.owners {
+            Some(owners) => owners.outside(uid, gid).ok_or(Errno::OVERFLOW).during(
+                "give",
+                format_args!(
+                    "{} to user {uid} and group {gid}, which the container's mapping does not have",
+                    show(path)
+                ),
+            )?,
+            None => (uid, gid),
+        };
         let own = proc_path(made);
         rustix::fs::chownat(made, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)
             .during("chown", show(path))?;

@@ -21,6 +21,22 @@ pub fn open_sources(config: &Config) -> Result<Vec<Option<OwnedFd>>> {
     open_those(config, |_| true)
 }
 
+/// As [`open_sources`], for a container whose user namespace is there already; what a file system cannot do is left out
+/// where the mount says that it may be. Warnings of that come with them.
+///
+/// # Errors
+/// As [`open_sources`].
+pub fn open_sources_within(config: &Config, user: Option<&OwnedFd>) -> Result<(Vec<Option<OwnedFd>>, Vec<String>)> {
+    let mut warnings = Vec::new();
+    let mut sources = Vec::with_capacity(config.mounts.len());
+    for mount in &config.mounts {
+        let (source, warning) = open_within(mount, config, user)?;
+        sources.push(source);
+        warnings.extend(warning);
+    }
+    Ok((sources, warnings))
+}
+
 /// Of them only those that the process which mounts them cannot open itself: with a mapping of their own.
 pub fn open_mapped(config: &Config) -> Result<Vec<Option<OwnedFd>>> {
     open_those(config, |mount| mount.mapped.is_some())
@@ -44,6 +60,11 @@ fn open_those(config: &Config, wanted: impl Fn(&Mount) -> bool) -> Result<Vec<Op
 
 /// The source of one mount.
 pub(super) fn open_source(mount: &Mount, config: &Config) -> Result<Option<OwnedFd>> {
+    Ok(open_within(mount, config, None)?.0)
+}
+
+/// The source of one mount, and what is not as it was asked for.
+fn open_within(mount: &Mount, config: &Config, user: Option<&OwnedFd>) -> Result<(Option<OwnedFd>, Option<String>)> {
     let tree = match &mount.kind {
         MountKind::Bind { source, recursive, .. } => {
             let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -57,19 +78,46 @@ pub(super) fn open_source(mount: &Mount, config: &Config) -> Result<Option<Owned
             let flags = MountFlags { read_only: mount.flags.read_only && !mount.copy_up, ..mount.flags };
             filesystem(fstype, options, attributes::bits(flags))?
         }
-        _ => return Ok(None),
+        _ => return Ok((None, None)),
     };
-    if let Some(mapping) = &mount.mapped {
-        let namespace = mapping_namespace(mapping, config, mount)?;
-        map_ids(&tree, mapping.recursive, &namespace).map_err(|error| {
+    let Some(mapping) = &mount.mapped else { return Ok((Some(tree), None)) };
+    let made;
+    let namespace = match user.filter(|_| mapping.uids.is_empty()) {
+        Some(user) => user,
+        None => {
+            made = mapping_namespace(mapping, config, mount)?;
+            &made
+        }
+    };
+    let mapped = map_ids(&tree, mapping.recursive, namespace);
+    let warning = match mapped {
+        Ok(()) => None,
+        // EPERM: it is a mapped mount already.
+        Err(error) if mapping.optional && matches!(error.errno(), libc::EINVAL | libc::EPERM) => {
+            Some(left_unmapped(&tree, mount, mapping, namespace))
+        }
+        Err(error) if error.errno() == libc::EINVAL => {
             let hint = "; its file system may not support idmapped mounts: leave the mapping out";
-            match error.errno() {
-                libc::EINVAL => Error::Invalid(format!("{}: {error}{hint}", mount.destination.display())),
-                _ => error.into(),
-            }
-        })?;
+            return Err(Error::Invalid(format!("{}: {error}{hint}", mount.destination.display())));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok((Some(tree), warning))
+}
+
+/// Maps at least the mount itself where it is those below it that cannot be; says what is not mapped.
+fn left_unmapped(tree: &OwnedFd, mount: &Mount, mapping: &MountMapping, namespace: &OwnedFd) -> String {
+    let place = mount.destination.display();
+    if mapping.recursive && map_ids(tree, false, namespace).is_ok() {
+        return format!(
+            "{place}: a file system that is mounted below it cannot be idmapped; what is mounted below shows the host's \
+             owners, and only they may write there"
+        );
     }
-    Ok(Some(tree))
+    format!(
+        "{place}: its file system cannot be idmapped; it shows the host's owners, and root of the container may write only \
+         what everybody may"
+    )
 }
 
 fn mapping_namespace(mapping: &MountMapping, config: &Config, mount: &Mount) -> Result<OwnedFd> {

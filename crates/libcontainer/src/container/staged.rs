@@ -81,7 +81,7 @@ pub(super) fn change_root(root: impl AsFd) -> Result<()> {
 }
 
 /// Attaches a prepared root at `stage`, or over `/` where a user namespace keeps it from getting there.
-fn mount_root(tree: &OwnedFd, stage: &Path) -> Result<OwnedFd> {
+pub(super) fn mount_root(tree: &OwnedFd, stage: &Path) -> Result<OwnedFd> {
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(CWD, path, flags, Mode::empty())

@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{become_user, confine};
+use super::inside::Inside;
 use super::mounts::{CgroupView, Sources};
 use super::rlimits::set_rlimits;
 use super::sources::open_shared;
@@ -77,11 +78,23 @@ pub struct First {
     pub sources: Vec<Option<OwnedFd>>,
     /// The container's cgroup in each hierarchy.
     pub cgroups: Vec<(Vec<String>, PathBuf)>,
+    /// The root, attached nowhere; `None` is mounted from the configuration.
+    pub root: Option<OwnedFd>,
+    /// The user namespace that the process is born in, where that is not its cloner's.
+    pub inside: Option<Inside>,
     /// Where [`Report`]s go.
     pub report: OwnedFd,
     /// What a process has that is made in stages; `None` goes on to the program without a stop and ends with its parent.
     pub staged: Option<Staged>,
 }
+
+/// The namespaces of a container without a user namespace.
+pub const EVERY_KIND_BUT_USER: CloneFlags = CloneFlags::NEWNS
+    .with(CloneFlags::NEWUTS)
+    .with(CloneFlags::NEWIPC)
+    .with(CloneFlags::NEWNET)
+    .with(CloneFlags::NEWCGROUP)
+    .with(CloneFlags::NEWPID);
 
 /// Everything that a further process of a running container is made from.
 #[derive(Debug)]
@@ -98,7 +111,7 @@ pub struct Further {
     pub supervised: bool,
     /// Descriptors 3, 4 … of this number are the program's.
     pub passed: u32,
-    /// Of the container's namespaces those that are not the caller's; `NONE` is every kind but user, where there is no
+    /// Of the container's namespaces those that are not the caller's; `NONE` is [`EVERY_KIND_BUT_USER`], where there is no
     /// `root`.
     pub namespaces: CloneFlags,
     /// The container's `/`, when its mount namespace is the caller's.
@@ -124,13 +137,8 @@ pub fn enter_container(further: &Further, answer: &OwnedFd) -> Result<()> {
     if let Some(affinity) = &further.process.cpu_affinity {
         scheduling::run_on(&affinity.initial)?;
     }
-    let all = CloneFlags::NEWNS
-        .with(CloneFlags::NEWUTS)
-        .with(CloneFlags::NEWIPC)
-        .with(CloneFlags::NEWNET)
-        .with(CloneFlags::NEWCGROUP)
-        .with(CloneFlags::NEWPID);
-    let wanted = if further.namespaces.is_empty() && further.root.is_none() { all } else { further.namespaces };
+    let every_kind = further.namespaces.is_empty() && further.root.is_none();
+    let wanted = if every_kind { EVERY_KIND_BUT_USER } else { further.namespaces };
     if !wanted.is_empty() {
         process::setns(&further.target, wanted, "the container")?;
     }
@@ -219,9 +227,10 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     }
 
     steps.enter("root")?;
-    let root = match &first.staged {
-        Some(staged) => staged.root(config, &first.stage)?,
-        None => rootfs::mount(&config.root, &first.stage)?,
+    let root = match (&first.staged, &first.root) {
+        (Some(staged), _) => staged.root(config, &first.stage)?,
+        (None, Some(tree)) => staged::mount_root(tree, &first.stage)?,
+        (None, None) => rootfs::mount(&config.root, &first.stage)?,
     };
 
     steps.enter("mounts")?;
@@ -330,7 +339,7 @@ fn begin_session() -> Result<()> {
 }
 
 /// Written while `/proc` is still the host's. A supervisor's own is not for containers.
-fn set_oom_score(score: Option<i32>, supervised: bool) -> Result<()> {
+pub(super) fn set_oom_score(score: Option<i32>, supervised: bool) -> Result<()> {
     let Some(score) = score.or(supervised.then_some(0)) else { return Ok(()) };
     match gantry_linux::fs::write("/proc/self/oom_score_adj", score.to_string()) {
         // Without CAP_SYS_RESOURCE it cannot go below where it was; then it stays there.

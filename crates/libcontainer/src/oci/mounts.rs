@@ -170,7 +170,7 @@ impl Mount {
             given.iter().map(one).collect()
         };
         let (uids, gids) = (convert(&self.uid_mappings)?, convert(&self.gid_mappings)?);
-        Ok(Some(MountMapping { uids, gids, recursive: options.id_map == Some(true) }))
+        Ok(Some(MountMapping { uids, gids, recursive: options.id_map == Some(true), optional: false }))
     }
 }
 

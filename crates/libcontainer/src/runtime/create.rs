@@ -209,6 +209,8 @@ fn first(
         stage: plan.rootfs.clone(),
         join: birth.take_joins(),
         cgroups: made.leaf.as_ref().map(cgroup::views).unwrap_or_default(),
+        root: None,
+        inside: None,
         report,
         staged: Some(staged),
     })

@@ -10,7 +10,7 @@ use rustix::mount::{
     fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
 };
 
-use super::{Attributes, RootMount, overlay, set_attributes};
+use super::{Attributes, RootMount, map_ids, overlay, set_attributes, user_namespace};
 use crate::{Error, Result, ResultExt};
 
 /// Mounts a root file system, detached: it is visible nowhere, is reached through the descriptor, and goes with the
@@ -18,7 +18,23 @@ use crate::{Error, Result, ResultExt};
 pub fn attach(root: &RootMount) -> Result<OwnedFd> {
     match root {
         RootMount::Bind { source } => bind(source, true),
-        RootMount::Overlay { lower, upper, options } => overlay::attach(lower, upper.as_ref(), options),
+        RootMount::Overlay { lower, upper, options } => overlay::attach(lower, upper.as_ref(), options, None),
+        RootMount::Mapped { map, .. } => attach_within(root, &user_namespace(&map.uids, &map.gids)?),
+    }
+}
+
+/// As [`attach`]; the mapping of a mapped root is taken from a user namespace that has it already.
+pub fn attach_within(root: &RootMount, namespace: &OwnedFd) -> Result<OwnedFd> {
+    let RootMount::Mapped { root, .. } = root else { return attach(root) };
+    match &**root {
+        RootMount::Overlay { lower, upper, options } => {
+            overlay::attach(lower, upper.as_ref(), options, Some(namespace))
+        }
+        plain => {
+            let tree = attach(plain)?;
+            map_ids(&tree, false, namespace)?;
+            Ok(tree)
+        }
     }
 }
 

@@ -11,40 +11,93 @@ use rustix::mount::{
 };
 
 use super::attach::{bind, finish, refused, set_options};
-use super::{Attributes, OverlayUpper, in_private_namespace, set_attributes};
+use super::{Attributes, OverlayUpper, in_private_namespace, map_ids, move_to, set_attributes};
 use crate::{Result, ResultExt};
 
 /// The kernel takes no longer value of an option by `fsconfig(2)`.
 const LONGEST_VALUE: usize = 255;
 
-/// Mounts it, detached.
+/// Mounts it, detached; the layers below are shown through the mapping of the user namespace that is given.
 pub(super) fn attach(
     lower: &[PathBuf],
     upper: Option<&OverlayUpper>,
     options: &[(String, Option<String>)],
+    mapping: Option<&OwnedFd>,
 ) -> Result<OwnedFd> {
     // An overlay needs two layers; of a single read-only one a read-only bind is the same view.
     if let ([only], None) = (lower, upper) {
-        let tree = bind(only, false)?;
+        let tree = mapping.map_or_else(|| bind(only, false), |namespace| mapped_layer(only, namespace))?;
         set_attributes(&tree, false, &Attributes::set(Attributes::READ_ONLY))?;
         return Ok(tree);
     }
-    let subject = match upper {
+    let Some(namespace) = mapping else { return attach_in_place(lower, upper, options) };
+    let layers = lower.iter().map(|layer| mapped_layer(layer, namespace)).collect::<Result<Vec<_>>>()?;
+    match combine(lower, upper, options, layers) {
+        Ok(Some(tree)) => Ok(tree),
+        Err(error) if error.errno() != libc::EINVAL => Err(error),
+        Ok(None) | Err(_) => attach_over_themselves(lower, upper, options, namespace),
+    }
+}
+
+/// Before 6.15 a layer must be attached somewhere: that is over itself, where nobody else sees it.
+fn attach_over_themselves(
+    lower: &[PathBuf],
+    upper: Option<&OverlayUpper>,
+    options: &[(String, Option<String>)],
+    namespace: &OwnedFd,
+) -> Result<OwnedFd> {
+    in_private_namespace(|| {
+        for layer in lower {
+            move_to(mapped_layer(layer, namespace)?, open_directory(layer)?, layer.display())?;
+        }
+        attach_in_place(lower, upper, options)
+    })
+}
+
+/// Of the layers as they are seen at their paths.
+fn attach_in_place(
+    lower: &[PathBuf],
+    upper: Option<&OverlayUpper>,
+    options: &[(String, Option<String>)],
+) -> Result<OwnedFd> {
+    let layers = lower.iter().map(|layer| open_directory(layer)).collect::<Result<Vec<_>>>()?;
+    match combine(lower, upper, options, layers)? {
+        Some(tree) => Ok(tree),
+        None => by_mount_call(lower, upper, options),
+    }
+}
+
+/// A clone of a layer with other owners.
+fn mapped_layer(layer: &Path, namespace: &OwnedFd) -> Result<OwnedFd> {
+    let tree = bind(layer, false)?;
+    map_ids(&tree, false, namespace)?;
+    Ok(tree)
+}
+
+fn subject(lower: &[PathBuf], upper: Option<&OverlayUpper>) -> String {
+    match upper {
         Some(upper) => format!("overlay {}", upper.upper.display()),
         None => format!("overlay of {} layers", lower.len()),
-    };
+    }
+}
+
+/// Mounts the overlay of `layers`, which are those of the paths `lower`; `None` when they are too many for `fsconfig`.
+fn combine(
+    lower: &[PathBuf],
+    upper: Option<&OverlayUpper>,
+    options: &[(String, Option<String>)],
+    layers: Vec<OwnedFd>,
+) -> Result<Option<OwnedFd>> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during("open file system", "overlay")?;
     fsconfig_set_string(&context, "source", "overlay").during("set option", "source of overlay")?;
-    let Some(mut held) = set_lower(&context, lower)? else {
-        return by_mount_call(lower, upper, options, &subject);
-    };
+    let Some(mut held) = set_lower(&context, lower, layers)? else { return Ok(None) };
     if let Some(OverlayUpper { upper, work }) = upper {
         for (name, directory) in [("upperdir", upper), ("workdir", work)] {
             held.extend(set_directory(&context, name, directory)?);
         }
     }
     set_options(&context, "overlay", options)?;
-    finish(&context, &subject, 0)
+    finish(&context, &subject(lower, upper), 0).map(Some)
 }
 
 /// Names a directory to overlay through `/proc/self/fd`: paths of any length, with any character, fit.
@@ -61,8 +114,7 @@ fn set_directory(context: &OwnedFd, option: &str, directory: &Path) -> Result<Op
 
 /// Adds the lower layers; returns the descriptors that must stay open until the file system is created, or nothing when
 /// the layers cannot be named this way.
-fn set_lower(context: &OwnedFd, lower: &[PathBuf]) -> Result<Option<Vec<OwnedFd>>> {
-    let fds = lower.iter().map(|layer| open_directory(layer)).collect::<Result<Vec<_>>>()?;
+fn set_lower(context: &OwnedFd, lower: &[PathBuf], fds: Vec<OwnedFd>) -> Result<Option<Vec<OwnedFd>>> {
     for (index, (fd, path)) in fds.iter().zip(lower).enumerate() {
         if fsconfig_set_fd(context, "lowerdir+", fd).is_ok() {
             continue;
@@ -97,10 +149,10 @@ fn by_mount_call(
     lower: &[PathBuf],
     upper: Option<&OverlayUpper>,
     options: &[(String, Option<String>)],
-    subject: &str,
 ) -> Result<OwnedFd> {
+    let subject = subject(lower, upper);
     // Any directory will do: it is hidden there, and only there, until the mount has been taken.
-    let place = lower.first().ok_or(Errno::INVAL).during("mount", subject)?;
+    let place = lower.first().ok_or(Errno::INVAL).during("mount", &subject)?;
     in_private_namespace(|| {
         let layers = lower.iter().map(|layer| open_directory(layer)).collect::<Result<Vec<_>>>()?;
         let mut data = format!("lowerdir={}", join(&layers));
@@ -115,10 +167,10 @@ fn by_mount_call(
         for (name, value) in options {
             data.push_str(&value.as_ref().map_or_else(|| format!(",{name}"), |value| format!(",{name}={value}")));
         }
-        let data = CString::new(data).map_err(std::io::Error::from).during("mount", subject)?;
-        mount("overlay", place, "overlay", MountFlags::empty(), Some(data.as_c_str())).during("mount", subject)?;
+        let data = CString::new(data).map_err(std::io::Error::from).during("mount", &subject)?;
+        mount("overlay", place, "overlay", MountFlags::empty(), Some(data.as_c_str())).during("mount", &subject)?;
         let tree = bind(place, false);
-        unmount(place, UnmountFlags::DETACH).during("unmount", subject)?;
+        unmount(place, UnmountFlags::DETACH).during("unmount", &subject)?;
         tree
     })
 }
@@ -143,7 +195,7 @@ fn fd_path(fd: &OwnedFd) -> String {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests prepare directories plainly")]
 mod tests {
-    use super::super::{RootMount, attach};
+    use super::super::{IdMap, RootMount, attach, user_namespace};
     use super::*;
 
     #[test]
@@ -179,6 +231,40 @@ mod tests {
         }
         let root = attach(&RootMount::Overlay { lower, upper: None, options: vec![] }).unwrap();
         assert_eq!(std::fs::read_dir(fd_path(&root)).unwrap().count(), 127);
+    }
+
+    #[test]
+    fn layers_are_shown_through_the_mapping_and_what_is_written_belongs_to_the_mapped_owner() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["low", "high", "up", "work"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("low/a"), "low").unwrap();
+        std::os::unix::fs::chown(dir.path().join("low/a"), Some(7), Some(8)).unwrap();
+        let plain = RootMount::Overlay {
+            lower: vec![dir.path().join("high"), dir.path().join("low")],
+            upper: Some(OverlayUpper { upper: dir.path().join("up"), work: dir.path().join("work") }),
+            options: vec![],
+        };
+        let map = IdMap { uids: vec![(0, 100_000, 1000)], gids: vec![(0, 200_000, 1000)] };
+        let owner = |path: PathBuf| std::fs::symlink_metadata(path).map(|stat| (stat.uid(), stat.gid())).unwrap();
+        let root = attach(&RootMount::Mapped { root: Box::new(plain.clone()), map: map.clone() }).unwrap();
+        let seen = PathBuf::from(fd_path(&root)).join("a");
+        assert_eq!(owner(seen.clone()), (100_007, 200_008));
+        // Copied up with the owner that it is shown with.
+        std::fs::write(&seen, "changed").unwrap();
+        assert_eq!(owner(dir.path().join("up/a")), (100_007, 200_008));
+        assert_eq!(owner(dir.path().join("low/a")), (7, 8));
+        drop(root);
+
+        // As on kernels on which a layer must be attached.
+        let namespace = user_namespace(&map.uids, &map.gids).unwrap();
+        std::fs::remove_file(dir.path().join("up/a")).unwrap();
+        let RootMount::Overlay { lower, upper, options } = plain else { unreachable!() };
+        let root = attach_over_themselves(&lower, upper.as_ref(), &options, &namespace).unwrap();
+        assert_eq!(owner(PathBuf::from(fd_path(&root)).join("a")), (100_007, 200_008));
+        assert_eq!(owner(dir.path().join("low/a")), (7, 8));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use gantry_linux::mount::bind_fd;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, socket};
 use libcontainer::cgroups::Leaf;
-use libcontainer::container::{Further, Report, receive_report};
+use libcontainer::container::{EVERY_KIND_BUT_USER, Further, Report, receive_report};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -59,7 +59,9 @@ impl Work {
         let (program, early) = split(blob, seccomp.unwrap_or(0))?;
         process.seccomp = seccomp.map(|_| program.into());
         let terminal = process.terminal;
-        let mut streams = Streams::open(terminal, open_stdin)?;
+        let users = self.supervisor.users.as_ref();
+        let namespaces = users.map_or(EVERY_KIND_BUT_USER, |_| EVERY_KIND_BUT_USER.with(CloneFlags::NEWUSER));
+        let mut streams = Streams::open(terminal, open_stdin, users.map(|users| users.root))?;
         let (reports, report) = socket::pair()?;
         let target = self.task(None)?.pidfd.try_clone().during("duplicate", "pidfd")?;
         let further = Further {
@@ -69,7 +71,7 @@ impl Work {
             report,
             supervised: true,
             passed: 0,
-            namespaces: gantry_linux::process::CloneFlags::NONE,
+            namespaces,
             root: None,
         };
         let pid = self.clone_further(&further)?;

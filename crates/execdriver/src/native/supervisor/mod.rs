@@ -11,6 +11,7 @@ mod log;
 mod serve;
 mod start;
 mod task;
+mod users;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use rustix::process::{Pid, PidfdFlags};
 use super::protocol::{self, Ask, Message, Request, Spawn, Tell};
 use serve::Connection;
 pub use start::with_seed;
+use users::Users;
 
 type SystemResult<T> = Result<T, gantry_linux::Error>;
 
@@ -56,6 +58,8 @@ struct Supervisor {
     signals: OwnedFd,
     /// For containers that share the host's network.
     host_netns: OwnedFd,
+    /// Of the container, where its user namespace is its own.
+    users: Option<Users>,
 }
 
 /// Lives a supervisor's whole life, in a process that the template has just forked.
@@ -93,6 +97,7 @@ fn warm_up(spawn: &Spawn, daemon: &OwnedFd, hierarchies: &Hierarchies) -> Result
         seed: None,
         signals,
         host_netns,
+        users: None,
     };
     match supervisor.announce(daemon) {
         Ok(()) => Ok(supervisor),
@@ -164,6 +169,12 @@ fn wait_for_work(mut supervisor: Supervisor, daemon: OwnedFd) -> i32 {
             Ok(None) | Err(_) => break,
         };
         let Ok(Message { head: Request { id, body }, blob, fds }) = message else { break };
+        if let Ask::MapUsers(map) = &body {
+            if supervisor.answer_map_users(id, map, &daemon).is_err() {
+                break;
+            }
+            continue;
+        }
         let mut connection = Connection::new(daemon);
         let Ask::Start(order) = body else {
             break_off(&mut connection, id);

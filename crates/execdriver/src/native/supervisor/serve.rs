@@ -201,6 +201,7 @@ impl Work {
                 Done::Ok
             }),
             Ask::Pids => self.pids(),
+            Ask::MapUsers(_) => Err(Refusal::new(Kind::Invalid, "a container that runs keeps its users")),
         };
         if let Some(connection) = self.connections.get_mut(index) {
             let fds: Vec<BorrowedFd<'_>> = with.iter().map(AsFd::as_fd).collect();

@@ -7,7 +7,7 @@ use gantry_linux::process::CloneFlags;
 use gantry_linux::{Error as SystemError, ResultExt, socket};
 use libcontainer::cgroups::{Leaf, Version};
 use libcontainer::config::{Config, Namespace, Resources};
-use libcontainer::container::{First, Report, open_sources, receive_report};
+use libcontainer::container::{First, Report, open_sources_within, receive_report};
 use libcontainer::seed::Seed;
 use libcontainer::steps::Steps;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,6 +17,7 @@ use super::client::Client;
 use super::log::Log;
 use super::serve::Work;
 use super::task::{Streams, Task};
+use super::users::Users;
 use super::{Supervisor, SystemResult};
 use crate::native::protocol::{Done, Kind, Refusal, StartOrder};
 use crate::native::record::{Record, SOCKET};
@@ -112,12 +113,16 @@ impl Supervisor {
 
         enter(steps, "sources")?;
         let terminal = config.process.terminal;
-        let sources = open_sources(&config)?;
+        let users = self.users_of(&config)?;
+        let (sources, unmapped) = open_sources_within(&config, users.map(|users| &users.namespace))?;
+        let root = users.map(|users| users.attach_root(&config)).transpose()?;
+        let inside = users.map(Users::inside).transpose()?;
+        let owner = users.map(|users| users.root);
         let (join, pid_namespace) = self.namespaces(&config)?;
         enter(steps, "log")?;
         let log = log.map(Log::open).transpose()?;
         enter(steps, "streams")?;
-        let mut streams = Streams::open(terminal, open_stdin)?;
+        let mut streams = Streams::open(terminal, open_stdin, owner)?;
         let new_pid_namespace = config.namespaces.pid == Namespace::New;
 
         // Before there is anything that could end.
@@ -126,11 +131,13 @@ impl Supervisor {
         let (reports, report) = socket::pair()?;
         let stdio = streams.theirs.take();
         let stage = record.path().to_owned();
-        let mut first = First { config, stage, stdio, join, sources, cgroups: Vec::new(), report, staged: None };
+        let cgroups = Vec::new();
+        let mut first = First { config, stage, stdio, join, sources, cgroups, root, inside, report, staged: None };
         let pid = match lxc {
             None => {
                 first.cgroups = self.cgroup_views();
-                self.seed()?.first(&first, pid_namespace.as_ref().map(AsFd::as_fd))?
+                let cloned = self.seed()?.first(&first, pid_namespace.as_ref().map(AsFd::as_fd));
+                cloned.map_err(|error| said_why(&reports).unwrap_or_else(|| error.into()))?
             }
             Some(tools) => self.first_by_lxc(&tools, &mut first, pid_namespace)?,
         };
@@ -140,7 +147,7 @@ impl Supervisor {
         task.log = log;
         let task = made.task.insert(task);
         let mut warnings = await_program(task, &reports, open_stdin)?;
-        warnings.extend(limited);
+        warnings.extend(limited.into_iter().chain(unmapped));
         // Nothing of the output has been read yet: no client misses a byte.
         for (client, stream) in clients.iter().zip(fds) {
             let (input, rest) = split(early, client.early_input)?;
@@ -238,6 +245,14 @@ impl Supervisor {
             std::iter::once(name).chain(links).map(str::to_owned).collect()
         };
         self.leaf.paths().into_iter().map(|path| (names(&path.name, &path.controllers), path.directory)).collect()
+    }
+}
+
+/// What a process that was to clone the container's has said of its failure.
+fn said_why(reports: &OwnedFd) -> Option<Refusal> {
+    match receive_report(reports) {
+        Ok(Some((Report::Failed(failure), _))) => Some(failure.into()),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use gantry_linux::{Error as SystemError, ResultExt, process};
 use rustix::event::PollFlags;
-use rustix::fs::OFlags;
+use rustix::fs::{Gid, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags};
@@ -87,8 +87,9 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Pipes, or nothing yet for a terminal.
-    pub fn open(terminal: bool, open_stdin: bool) -> Result<Self, SystemError> {
+    /// Pipes, or nothing yet for a terminal. `owner` is the container's root where that is not the host's: who opens
+    /// `/dev/stdout` again needs a right to it.
+    pub fn open(terminal: bool, open_stdin: bool, owner: Option<(u32, u32)>) -> Result<Self, SystemError> {
         if terminal {
             return Ok(Self { outputs: Vec::new(), input: None, theirs: None });
         }
@@ -103,6 +104,13 @@ impl Streams {
             (None, null)
         };
         let outputs = vec![Output::new(out, 1)?, Output::new(err, 2)?];
+        if let Some((uid, gid)) = owner {
+            // Of the input only a pipe: the null device is the host's.
+            for pipe in [Some(&their_out), Some(&their_err), input.as_ref().map(|_| &their_in)].into_iter().flatten() {
+                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                rustix::fs::fchown(pipe, Some(uid), Some(gid)).during("change owner of", "pipe")?;
+            }
+        }
         Ok(Self { outputs, input, theirs: Some([their_in, their_out, their_err]) })
     }
 }

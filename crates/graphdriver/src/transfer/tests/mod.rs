@@ -41,7 +41,7 @@ impl Place {
 
     fn pack(&self, path: &str, name: &str) -> Result<Vec<u8>, Error> {
         let mut archive = Vec::new();
-        super::pack(self.root.as_fd(), path.as_bytes(), name.as_bytes(), &mut archive)?;
+        super::pack(self.root.as_fd(), path.as_bytes(), name.as_bytes(), &mut archive, None)?;
         Ok(archive)
     }
 

@@ -58,7 +58,7 @@ fn an_archive_is_named_as_docker_names_it() {
     assert_eq!(names(&place.pack("/d/f", "f").unwrap()), ["f"]);
     assert_eq!(names(&place.pack("/", "/").unwrap()), ["/", "/d/", "/d/e/", "/d/f"]);
     let mut whole = Vec::new();
-    super::super::pack_root(place.root.as_fd(), &mut whole).unwrap();
+    super::super::pack_root(place.root.as_fd(), &mut whole, None).unwrap();
     assert_eq!(names(&whole), ["d/", "d/e/", "d/f"]);
 }
 
@@ -103,7 +103,7 @@ fn the_kernels_own_file_systems_are_empty() {
     let proc = gantry_linux::mount::bind("/proc".as_ref(), false).unwrap();
     assert!(matches!(super::super::stat(proc.as_fd(), b"/version"), Err(Error::NotFound(_))));
     let mut packed = Vec::new();
-    super::super::pack(proc.as_fd(), b"/", b"/", &mut packed).unwrap();
+    super::super::pack(proc.as_fd(), b"/", b"/", &mut packed, None).unwrap();
     assert_eq!(names(&packed), ["/"]);
     let entry = archive(&[(EntryType::Regular, "f", "", "x")]);
     let refused = super::super::unpack(proc.as_fd(), b"/sys", &mut entry.as_slice(), Options::default());
