@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use cli::Request;
 use commands::Context;
 use error::{Error, Result};
+use libcontainer::steps;
 use log::Log;
 
 /// Runs one command. `args` are the whole process's, of which the first `skip` are the names that lead here
@@ -42,6 +43,8 @@ pub fn main(args: &[OsString], skip: usize) -> ExitCode {
 
 /// `failure` is the exit code of an error, which is the command's choice.
 fn run(all: &[OsString], args: &[OsString], log: &mut Log, failure: &mut u8) -> Result<u8> {
+    // Before the first descriptor of our own: only what the caller left open can be passed on.
+    let inherited = (3..).take_while(|number| gantry_linux::process::is_open(*number)).zip(1..).last();
     let (globals, name, args) = match cli::request(args)? {
         Request::Print(text) => return Err(Error::Help(text)),
         Request::Command { globals, name, args } => (globals, name, args),
@@ -54,6 +57,17 @@ fn run(all: &[OsString], args: &[OsString], log: &mut Log, failure: &mut u8) -> 
     if name == "exec" {
         *failure = 255;
     }
-    let context = Context::new(&globals, log)?;
+    inject()?;
+    let context = Context::new(&globals, log, inherited.map_or(0, |(_, count)| count))?;
     commands::run(&context, &name, &args)
+}
+
+/// Has a start fail where a test wants it to.
+fn inject() -> Result<()> {
+    let Some(step) = std::env::var_os(steps::VARIABLE) else { return Ok(()) };
+    match step.to_str().filter(|step| steps::is_known(step)) {
+        Some(step) => steps::fail_at(step),
+        None => return Err(Error::Usage(format!("{}: there is no step {}", steps::VARIABLE, step.display()))),
+    }
+    Ok(())
 }

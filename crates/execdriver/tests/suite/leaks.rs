@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use libcontainer::steps;
+
 use crate::common::{Rig, eventually, exec, process};
 
 /// What of this rig the kernel has: its mounts, its cgroups, the processes in them, our descriptors.
@@ -137,31 +139,11 @@ fn processes() -> Vec<(i32, String, String)> {
 
 /// Runs this binary again for one step: the step is read by the template when it starts.
 fn a_failure_at_each_step_leaves_nothing() {
-    let steps = [
-        "directory",
-        "socket",
-        "cgroup",
-        "sources",
-        "log",
-        "streams",
-        "clone",
-        "namespaces",
-        "root",
-        "mounts",
-        "devices",
-        "console",
-        "masks",
-        "pivot",
-        "hostname",
-        "sysctls",
-        "read-only root",
-        "user",
-        "limits",
-        "working directory",
-        "credentials",
-        "program",
-    ];
-    for step in steps {
+    // Of these a supervised process has none.
+    let staged = ["hooks", "program lookup", "start"];
+    let own = steps::FIRST.iter().filter(|step| !staged.contains(step));
+    let all: Vec<&str> = steps::SUPERVISOR.iter().chain(own).chain(steps::LAST).copied().collect();
+    for step in all {
         let status = std::process::Command::new("/proc/self/exe")
             .arg("fail")
             .env(gantry_execdriver::native::FAIL_AT, step)

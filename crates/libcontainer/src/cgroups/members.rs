@@ -115,13 +115,15 @@ impl Leaf {
     /// Kills every process of the leaf and returns when none is left; an error when some are at `deadline`. Without a
     /// leaf there is nobody to be killed.
     pub fn kill_all(&self, deadline: Instant) -> Result<()> {
-        let dead = match (self.hierarchies.version(), self.membership()) {
-            (_, None) => true,
-            (Version::V1, Some(_)) => self.kill_all_v1(deadline)?,
-            (Version::V2, Some(_)) => match self.kill_all_v2(deadline) {
-                Err(error) if gone(&error) => true,
-                other => other?,
-            },
+        let killed = match (self.hierarchies.version(), self.membership()) {
+            (_, None) => Ok(true),
+            (Version::V1, Some(_)) => self.kill_all_v1(deadline),
+            (Version::V2, Some(_)) => self.kill_all_v2(deadline),
+        };
+        let dead = match killed {
+            // Somebody else has removed it meanwhile: then nobody was left.
+            Err(error) if gone(&error) => true,
+            other => other?,
         };
         if dead { Ok(()) } else { Err(timed_out("kill processes of cgroup", self.path(), "some do not die in time")) }
     }

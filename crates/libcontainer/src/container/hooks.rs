@@ -1,7 +1,7 @@
 //! Runs hooks: each is given the container's state on its standard input, and a bounded time when it asks for that.
 
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,10 +18,17 @@ use crate::oci::{Hook, State};
 /// So much of what a hook says is kept, for the error.
 const LONGEST_OUTPUT: usize = 4096;
 
-/// Runs them in their order, in `directory` or where this process is; the first failure ends it.
-pub fn run(hooks: &[Hook], point: &str, state: &State, directory: Option<&Path>) -> Result<()> {
+/// Runs them in their order, in `directory` or where this process is; the first failure ends it. With the handle
+/// `while_it_lives` they are killed when that process ends: without it they are of no use.
+pub fn run(
+    hooks: &[Hook],
+    point: &str,
+    state: &State,
+    directory: Option<&Path>,
+    while_it_lives: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
-        run_one(hook, state, directory)
+        run_one(hook, state, directory, while_it_lives)
             .map_err(|why| Error::Invalid(format!("error running {point} hook #{number}: {why}")))?;
     }
     Ok(())
@@ -30,22 +37,31 @@ pub fn run(hooks: &[Hook], point: &str, state: &State, directory: Option<&Path>)
 /// As [`run`], but goes on after a failure; all failures are returned.
 pub fn run_all(hooks: &[Hook], point: &str, state: &State, directory: Option<&Path>) -> Vec<String> {
     let failure = |(number, hook): (usize, &Hook)| {
-        let why = run_one(hook, state, directory).err()?;
+        let why = run_one(hook, state, directory, None).err()?;
         Some(format!("error running {point} hook #{number}: {why}"))
     };
     hooks.iter().enumerate().filter_map(failure).collect()
 }
 
-fn run_one(hook: &Hook, state: &State, directory: Option<&Path>) -> std::result::Result<(), String> {
+fn run_one(
+    hook: &Hook,
+    state: &State,
+    directory: Option<&Path>,
+    while_it_lives: Option<BorrowedFd<'_>>,
+) -> std::result::Result<(), String> {
     let (mut child, output) = spawn(hook, state, directory).map_err(|error| error.to_string())?;
     let deadline = hook.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds.unsigned_abs()));
-    let ended = watch(&mut child, output, deadline);
+    let ended = watch(&mut child, output, deadline, while_it_lives);
     let (status, said) = match ended {
-        Ok(Some(ended)) => ended,
-        Ok(None) => {
+        Ok(Watched::Ended(status, said)) => (status, said),
+        Ok(Watched::TooLong) => {
             end(&mut child);
             let seconds = hook.timeout.unwrap_or_default();
             return Err(format!("{} ran past its timeout of {seconds} s, and was killed", hook.path));
+        }
+        Ok(Watched::Alone) => {
+            end(&mut child);
+            return Err(format!("{} was killed: the container's process has ended before it", hook.path));
         }
         Err(error) => {
             end(&mut child);
@@ -86,12 +102,22 @@ fn spawn(hook: &Hook, state: &State, directory: Option<&Path>) -> std::result::R
     Ok((child, output))
 }
 
-/// Waits for its end; `None` when the time is over.
+/// How it went with a hook.
+enum Watched {
+    /// How it ended, and what it said.
+    Ended(ExitStatus, String),
+    /// It runs, and its time is over.
+    TooLong,
+    /// It runs, and what it runs for does not.
+    Alone,
+}
+
 fn watch(
     child: &mut Child,
     output: OwnedFd,
     deadline: Option<Instant>,
-) -> std::result::Result<Option<(ExitStatus, String)>, SystemError> {
+    while_it_lives: Option<BorrowedFd<'_>>,
+) -> std::result::Result<Watched, SystemError> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| SystemError::new("watch", "hook", rustix::io::Errno::SRCH))?;
     let ended = pidfd_open(pid, PidfdFlags::empty()).during("watch", "hook")?;
@@ -101,10 +127,11 @@ fn watch(
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            return Ok(None);
+            return Ok(Watched::TooLong);
         }
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         let mut watched = vec![PollFd::new(&ended, PollFlags::IN)];
+        watched.extend(while_it_lives.map(|process| PollFd::from_borrowed_fd(process, PollFlags::IN)));
         if open {
             watched.push(PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN));
         }
@@ -113,10 +140,14 @@ fn watch(
             Err(error) => return Err(SystemError::new("watch", "hook", error)),
         }
         let gone = !watched[0].revents().is_empty();
+        let alone = while_it_lives.is_some() && !watched[1].revents().is_empty();
         open = open && drain(&mut output, &mut said);
         if gone {
             let status = child.wait().during("wait for", "hook")?;
-            return Ok(Some((status, String::from_utf8_lossy(&said).into_owned())));
+            return Ok(Watched::Ended(status, String::from_utf8_lossy(&said).into_owned()));
+        }
+        if alone {
+            return Ok(Watched::Alone);
         }
     }
 }
@@ -160,13 +191,13 @@ mod tests {
     #[test]
     fn a_hook_has_the_state_its_arguments_and_its_environment_alone() {
         let script = r#"grep -q '"id":"c"' && test "$A" = b=c && test -z "$HOME""#;
-        run(&[shell(script, None)], "createRuntime", &state(), None).unwrap();
+        run(&[shell(script, None)], "createRuntime", &state(), None, None).unwrap();
     }
 
     #[test]
     fn a_failing_hook_is_named_with_what_it_said() {
         let hooks = [shell("exit 0", None), shell("echo no luck >&2; exit 3", None)];
-        let error = run(&hooks, "prestart", &state(), None).unwrap_err().to_string();
+        let error = run(&hooks, "prestart", &state(), None, None).unwrap_err().to_string();
         assert!(error.contains("prestart hook #1") && error.contains("no luck") && error.contains('3'), "{error}");
         assert_eq!(run_all(&hooks, "poststop", &state(), None).len(), 1);
     }
@@ -174,7 +205,7 @@ mod tests {
     #[test]
     fn a_hook_that_takes_too_long_is_killed() {
         let begun = Instant::now();
-        let error = run(&[shell("sleep 60", Some(1))], "poststart", &state(), None).unwrap_err().to_string();
+        let error = run(&[shell("sleep 60", Some(1))], "poststart", &state(), None, None).unwrap_err().to_string();
         assert!(error.contains("timeout"), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(20));
     }
@@ -182,7 +213,20 @@ mod tests {
     #[test]
     fn a_hook_that_says_much_or_leaves_children_behind_is_not_waited_for_longer() {
         let begun = Instant::now();
-        run(&[shell("yes | head -c 1000000; sleep 30 &", None)], "prestart", &state(), None).unwrap();
+        run(&[shell("yes | head -c 1000000; sleep 30 &", None)], "prestart", &state(), None, None).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_hook_whose_container_has_ended_is_killed() {
+        let mut process = Command::new("/bin/true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+        let handle = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        process.wait().unwrap();
+        let hooks = [shell("sleep 60", None)];
+        let begun = Instant::now();
+        let error = run(&hooks, "prestart", &state(), None, Some(handle.as_fd())).unwrap_err().to_string();
+        assert!(error.contains("process has ended"), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(20));
     }
 }

@@ -159,12 +159,14 @@ impl Staged {
             send(report, &Report::Mounted, &[])?;
             await_word(report)?;
         }
-        hooks::run(&self.hooks.create_container, "createContainer", &self.state(Status::Creating), None)
+        hooks::run(&self.hooks.create_container, "createContainer", &self.state(Status::Creating), None, None)
     }
 
-    /// With everything complete: whoever connects is told from now on what was told to the parent before.
+    /// With everything complete: whoever connects is told from now on what was told to the parent before. A parent that
+    /// ended before it wrote down that there is a container has left nobody who would ever start it.
     pub(super) fn await_start(&self, report: &OwnedFd) -> Result<()> {
         send(report, &Report::Created, &[])?;
+        await_word(report)?;
         let connection = loop {
             let mut watched = [PollFd::new(&self.listener, PollFlags::IN)];
             match poll(&mut watched, None) {
@@ -176,7 +178,7 @@ impl Staged {
             }
         };
         process::replace(report, &connection)?;
-        hooks::run(&self.hooks.start_container, "startContainer", &self.state(Status::Created), None)
+        hooks::run(&self.hooks.start_container, "startContainer", &self.state(Status::Created), None, None)
     }
 
     /// As [`Self::await_start`], for a configuration that has no process; the end is what it has in place of a program.

@@ -418,7 +418,7 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
             steps.enter("start")?;
             return staged.await_end(report);
         }
-        steps.enter("program")?;
+        steps.enter("program lookup")?;
         program::find(&process.args, &search_path)?;
         steps.enter("start")?;
         staged.await_start(report)?;
@@ -427,7 +427,7 @@ fn try_finish(ready: Ready<'_>, report: &OwnedFd, steps: &mut Steps) -> Result<I
     steps.enter("security profile")?;
     lsm::confine_program(process)?;
 
-    steps.enter("program")?;
+    steps.enter("process")?;
     if supervised {
         end_with_supervisor(report)?;
     }

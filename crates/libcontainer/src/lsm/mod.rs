@@ -13,7 +13,7 @@ use gantry_linux::mount::filesystem;
 use gantry_linux::{Error as SystemError, ResultExt};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
-use crate::config::Process;
+use crate::config::{Mount, Process};
 use crate::error::{Error, Result};
 use crate::paths;
 use crate::protection::intact;
@@ -30,6 +30,18 @@ pub fn check(process: &Process) -> Result<()> {
         Some(label) if !selinux::enabled() => Err(selinux::refused(label)),
         _ => Ok(()),
     }
+}
+
+/// Has the files of the container's own file systems carry an SELinux label; those that the kernel makes up have theirs.
+pub(crate) fn label_mounts(mounts: &mut [Mount], label: &str) -> Result<()> {
+    if label.is_empty() {
+        return Ok(());
+    }
+    if !selinux::enabled() {
+        return Err(selinux::refused(label));
+    }
+    selinux::label(mounts, label);
+    Ok(())
 }
 
 /// Has the kernel confine the program that this process will execute; to be called in the container, after `/` is its

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::nullable;
 
+/// The points, in the order in which they come.
+pub(super) const POINTS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
 /// All hooks, by their point.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -1,6 +1,7 @@
 //! The OCI runtime configuration (`config.json`, 1.3) as it is written: read leniently, as Go reads it, and converted
 //! part by part into [`crate::config`]'s own words, which is where it is checked.
 
+pub mod features;
 mod hooks;
 mod linux;
 pub mod mount_options;

@@ -77,8 +77,22 @@ const SUPERBLOCK: [(&str, &str); 7] = [
     ("nolazytime", "lazytime"),
 ];
 
+/// Words with a meaning of their own.
+const OTHERS: [&str; 9] =
+    ["bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap", "iversion", "noiversion", "silent"];
+
 /// Words of mount(8) that are for itself, or the default.
 const FOR_MOUNT: [&str; 8] = ["defaults", "loud", "auto", "noauto", "user", "nouser", "_netdev", "nofail"];
+
+/// Every option that is not left to the file system, sorted.
+pub fn known() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().map(|(name, ..)| *name);
+    let others = PROPAGATIONS.iter().map(|(name, _)| *name).chain(SUPERBLOCK.iter().map(|(name, _)| *name));
+    let all = attributes.clone().chain(others).chain(OTHERS).chain(FOR_MOUNT).map(str::to_owned);
+    let mut names: Vec<String> = all.chain(attributes.map(|name| format!("r{name}"))).collect();
+    names.sort_unstable();
+    names
+}
 
 impl Options {
     /// Reads them; what is not known is the file system's.
@@ -181,6 +195,14 @@ mod tests {
         assert_eq!((parse("idmap").id_map, parse("ridmap").id_map), (Some(false), Some(true)));
         let own = [("size".to_owned(), Some("1m".to_owned())), ("newinstance".to_owned(), None)];
         assert_eq!(parse("size=1m,newinstance").data, own);
+    }
+
+    #[test]
+    fn an_option_that_is_said_to_be_known_is_not_given_to_the_file_system_as_a_word_of_its_own() {
+        let own: Vec<&str> = SUPERBLOCK.iter().map(|(name, _)| *name).collect();
+        for name in known().iter().filter(|name| !own.contains(&name.as_str())) {
+            assert!(parse(name).data.is_empty(), "{name}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::nullable;
 
+/// The types that there are.
+pub(super) const KINDS: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
+
 /// One entry of `linux.namespaces`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -289,27 +289,29 @@ fn personality(given: &Personality) -> Result<config::Personality> {
     look_up(&domains, &given.domain, "personality")
 }
 
+pub(super) const MEMORY_MODES: [(&str, MemoryMode); 7] = [
+    ("MPOL_DEFAULT", MemoryMode::Default),
+    ("MPOL_PREFERRED", MemoryMode::Preferred),
+    ("MPOL_BIND", MemoryMode::Bind),
+    ("MPOL_INTERLEAVE", MemoryMode::Interleave),
+    ("MPOL_LOCAL", MemoryMode::Local),
+    ("MPOL_PREFERRED_MANY", MemoryMode::PreferredMany),
+    ("MPOL_WEIGHTED_INTERLEAVE", MemoryMode::WeightedInterleave),
+];
+pub(super) const MEMORY_FLAGS: [&str; 3] = ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"];
+
 fn memory_policy(given: &MemoryPolicy) -> Result<config::MemoryPolicy> {
-    let modes = [
-        ("MPOL_DEFAULT", MemoryMode::Default),
-        ("MPOL_PREFERRED", MemoryMode::Preferred),
-        ("MPOL_BIND", MemoryMode::Bind),
-        ("MPOL_INTERLEAVE", MemoryMode::Interleave),
-        ("MPOL_LOCAL", MemoryMode::Local),
-        ("MPOL_PREFERRED_MANY", MemoryMode::PreferredMany),
-        ("MPOL_WEIGHTED_INTERLEAVE", MemoryMode::WeightedInterleave),
-    ];
-    let known = ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"];
-    if let Some(flag) = given.flags.iter().find(|flag| !known.contains(&flag.as_str())) {
+    let [fixed, relative, balancing] = MEMORY_FLAGS;
+    if let Some(flag) = given.flags.iter().find(|flag| !MEMORY_FLAGS.contains(&flag.as_str())) {
         return Err(Error::Invalid(format!("memory policy flag {flag:?}: not known")));
     }
     let has = |name: &str| given.flags.iter().any(|flag| flag == name);
     Ok(config::MemoryPolicy {
-        mode: look_up(&modes, &given.mode, "memory policy mode")?,
+        mode: look_up(&MEMORY_MODES, &given.mode, "memory policy mode")?,
         nodes: given.nodes.clone(),
-        static_nodes: has(known[0]),
-        relative_nodes: has(known[1]),
-        numa_balancing: has(known[2]),
+        static_nodes: has(fixed),
+        relative_nodes: has(relative),
+        numa_balancing: has(balancing),
     })
 }
 

@@ -158,14 +158,44 @@ fn invalid<T>(text: String) -> Result<T, seccomp::Error> {
     Err(seccomp::Error::Invalid(text))
 }
 
+pub(super) const FLAGS: [(&str, u32); 4] = [
+    ("SECCOMP_FILTER_FLAG_LOG", flags::LOG),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", flags::SPEC_ALLOW),
+    ("SECCOMP_FILTER_FLAG_TSYNC", flags::TSYNC),
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", flags::WAIT_KILLABLE_RECV),
+];
+
+/// Makes an action with its number; of those without one it is not looked at.
+type MakeAction = fn(u16) -> Action;
+
+pub(super) const ACTIONS: [(&str, MakeAction); 9] = [
+    ("SCMP_ACT_ALLOW", |_| Action::Allow),
+    ("SCMP_ACT_ERRNO", Action::Errno),
+    ("SCMP_ACT_KILL", |_| Action::KillThread),
+    ("SCMP_ACT_KILL_PROCESS", |_| Action::KillProcess),
+    ("SCMP_ACT_KILL_THREAD", |_| Action::KillThread),
+    ("SCMP_ACT_LOG", |_| Action::Log),
+    ("SCMP_ACT_NOTIFY", |_| Action::Notify),
+    ("SCMP_ACT_TRACE", Action::Trace),
+    ("SCMP_ACT_TRAP", |_| Action::Trap),
+];
+
+pub(super) const OPERATORS: [(&str, Operator); 7] = [
+    ("SCMP_CMP_EQ", Operator::Equal),
+    ("SCMP_CMP_GE", Operator::GreaterOrEqual),
+    ("SCMP_CMP_GT", Operator::Greater),
+    ("SCMP_CMP_LE", Operator::LessOrEqual),
+    ("SCMP_CMP_LT", Operator::Less),
+    ("SCMP_CMP_MASKED_EQ", Operator::MaskedEqual),
+    ("SCMP_CMP_NE", Operator::NotEqual),
+];
+
+fn find<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
+    table.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
 fn flag(name: &str) -> Result<u32, seccomp::Error> {
-    Ok(match name {
-        "SECCOMP_FILTER_FLAG_TSYNC" => flags::TSYNC,
-        "SECCOMP_FILTER_FLAG_LOG" => flags::LOG,
-        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => flags::SPEC_ALLOW,
-        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => flags::WAIT_KILLABLE_RECV,
-        _ => return invalid(format!("unknown or unsupported flag {name:?}")),
-    })
+    find(&FLAGS, name).map_or_else(|| invalid(format!("unknown or unsupported flag {name:?}")), Ok)
 }
 
 fn action(name: &str, value: Option<u32>) -> Result<Action, seccomp::Error> {
@@ -173,17 +203,10 @@ fn action(name: &str, value: Option<u32>) -> Result<Action, seccomp::Error> {
         errno @ 0..=4095 => u16::try_from(errno).unwrap_or(1),
         errno => return invalid(format!("errnoRet {errno} is out of range (0-4095)")),
     };
-    Ok(match name {
-        "SCMP_ACT_ERRNO" => Action::Errno(errno),
-        "SCMP_ACT_TRACE" => Action::Trace(errno),
-        "SCMP_ACT_ALLOW" => Action::Allow,
-        "SCMP_ACT_LOG" => Action::Log,
-        "SCMP_ACT_TRAP" => Action::Trap,
-        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
-        "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
-        "SCMP_ACT_NOTIFY" => Action::Notify,
-        _ => return invalid(format!("unknown action {name:?}")),
-    })
+    match find(&ACTIONS, name) {
+        Some(action) => Ok(action(errno)),
+        None => invalid(format!("unknown action {name:?}")),
+    }
 }
 
 impl SyscallRule {
@@ -208,15 +231,8 @@ impl SyscallRule {
 
 impl Argument {
     fn check(&self) -> Result<seccomp::Argument, seccomp::Error> {
-        let operator = match self.op.as_str() {
-            "SCMP_CMP_NE" => Operator::NotEqual,
-            "SCMP_CMP_LT" => Operator::Less,
-            "SCMP_CMP_LE" => Operator::LessOrEqual,
-            "SCMP_CMP_EQ" => Operator::Equal,
-            "SCMP_CMP_GE" => Operator::GreaterOrEqual,
-            "SCMP_CMP_GT" => Operator::Greater,
-            "SCMP_CMP_MASKED_EQ" => Operator::MaskedEqual,
-            _ => return invalid(format!("unknown operator {:?}", self.op)),
+        let Some(operator) = find(&OPERATORS, &self.op) else {
+            return invalid(format!("unknown operator {:?}", self.op));
         };
         match u8::try_from(self.index) {
             Ok(index @ 0..=5) => Ok(seccomp::Argument { index, operator, value: self.value, second: self.value_two }),

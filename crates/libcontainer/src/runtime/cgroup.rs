@@ -1,13 +1,16 @@
 //! A container's cgroup: made with its limits, removed; left out where an unprivileged caller may not have one.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gantry_linux::fs;
 
 use crate::cgroups::{CgroupDriver, Leaf};
 use crate::config::Resources;
 use crate::error::Result;
+
+/// So long the kernel has to forget those who were killed, before it is looked for others.
+const ROUND: Duration = Duration::from_millis(500);
 
 /// Makes it with its limits; on failure nothing of it is left.
 pub fn make(driver: &dyn CgroupDriver, leaf: &Leaf, resources: &Resources, warnings: &mut Vec<String>) -> Result<Leaf> {
@@ -32,13 +35,16 @@ pub fn is_machines_root() -> bool {
     rustix::process::geteuid().is_root() && fs::read_to_string("/proc/self/uid_map").is_ok_and(all)
 }
 
-/// Kills what is in it and removes it; every failure is returned.
+/// Kills what is in it and removes it; every failure is returned. Who came in meanwhile (an exec that was under way) is
+/// killed in the next round: nobody enters a cgroup that is gone.
 pub fn remove(leaf: &Leaf, deadline: Instant) -> Vec<String> {
-    let mut trouble: Vec<String> = leaf.kill_all(deadline).err().map(|error| error.to_string()).into_iter().collect();
-    if let Err(errors) = leaf.remove(deadline) {
-        trouble.extend(errors.iter().map(ToString::to_string));
+    loop {
+        let killed = leaf.kill_all(deadline);
+        let Err(errors) = leaf.remove(deadline.min(Instant::now() + ROUND)) else { return Vec::new() };
+        if Instant::now() >= deadline {
+            return killed.err().iter().chain(&errors).map(ToString::to_string).collect();
+        }
     }
-    trouble
 }
 
 /// What a cgroup mount in the container shows: names and directory in each hierarchy.

@@ -8,7 +8,7 @@ use gantry_linux::{ResultExt, fs, process, socket};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::directory::Directory;
+use super::directory::{Directory, Locked};
 use super::options::{ExecOptions, Executed};
 use super::record::{CONFIG, Record, SOCKET};
 use super::{delete, exec};
@@ -39,6 +39,17 @@ impl Container {
 
     pub(super) fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Alone with the container, as it is now: when it was opened it may have been in the making.
+    pub(super) fn lock(&self) -> Result<(Locked, Self)> {
+        let lock = self.directory.lock()?;
+        let record = match self.record.complete {
+            true => None,
+            false => Record::read(self.directory.path())?,
+        };
+        let record = record.unwrap_or_else(|| self.record.clone());
+        Ok((lock, Self { directory: self.directory.clone(), record }))
     }
 
     /// Its name.
@@ -123,7 +134,14 @@ impl Container {
 
     /// Starts the program of a created container; returns when it runs. Warnings are failed poststart hooks.
     pub fn start(&self) -> Result<Vec<String>> {
-        let lock = self.directory.lock()?;
+        let (lock, now) = self.lock()?;
+        let warnings = now.start_program(&lock)?;
+        // Hooks may take their time, and use the container.
+        drop(lock);
+        now.run_poststart(warnings)
+    }
+
+    fn start_program(&self, lock: &Locked) -> Result<Vec<String>> {
         match self.status()? {
             Status::Created => {}
             Status::Stopped | Status::Creating => {
@@ -143,7 +161,15 @@ impl Container {
                 Report::Terminal | Report::Mounted | Report::Created => {}
             }
         }
-        let hooks = self.hooks()?;
+        Ok(warnings)
+    }
+
+    fn run_poststart(&self, mut warnings: Vec<String>) -> Result<Vec<String>> {
+        let hooks = match self.hooks() {
+            // Deleted in this moment.
+            Err(Error::System(error)) if error.is_not_found() => return Ok(warnings),
+            other => other?,
+        };
         let state = State { status: Status::Running, pid: self.record.pid, ..self.state()? };
         warnings.extend(hooks::run_all(&hooks.poststart, "poststart", &state, Some(&self.record.bundle)));
         Ok(warnings)
@@ -221,9 +247,9 @@ impl Container {
 
     /// Freezes every process.
     pub fn pause(&self) -> Result<()> {
-        let _lock = self.directory.lock()?;
-        match self.status()? {
-            Status::Running | Status::Created => Ok(self.need_leaf()?.freeze(Instant::now() + FREEZING)?),
+        let (_lock, now) = self.lock()?;
+        match now.status()? {
+            Status::Running | Status::Created => Ok(now.need_leaf()?.freeze(Instant::now() + FREEZING)?),
             Status::Paused => Err(Error::Conflict("container already paused".into())),
             _ => Err(Error::Conflict("container not running".into())),
         }
@@ -231,9 +257,9 @@ impl Container {
 
     /// Lets them run again.
     pub fn resume(&self) -> Result<()> {
-        let _lock = self.directory.lock()?;
-        match self.status()? {
-            Status::Paused => Ok(self.need_leaf()?.thaw(Instant::now() + FREEZING)?),
+        let (_lock, now) = self.lock()?;
+        match now.status()? {
+            Status::Paused => Ok(now.need_leaf()?.thaw(Instant::now() + FREEZING)?),
             _ => Err(Error::Conflict("container not paused".into())),
         }
     }
@@ -241,11 +267,11 @@ impl Container {
     /// Changes limits; what is not given stays. Returns what this machine could not do, for people.
     pub fn update(&self, resources: &oci::Resources) -> Result<Vec<String>> {
         let new = resources.limits()?;
-        let _lock = self.directory.lock()?;
-        if self.status()? == Status::Stopped {
+        let (_lock, now) = self.lock()?;
+        if now.status()? == Status::Stopped {
             return Err(Error::Conflict("container not running".into()));
         }
-        Ok(self.need_leaf()?.update(&new)?)
+        Ok(now.need_leaf()?.update(&new)?)
     }
 
     /// What it has used.

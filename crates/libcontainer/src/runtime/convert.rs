@@ -7,6 +7,7 @@ use gantry_linux::mount::RootMount;
 use super::parts;
 use crate::config::{Config, IdMapping, Namespace, Namespaces, Propagation, TimeOffsets};
 use crate::error::{Error, Result};
+use crate::lsm;
 use crate::network::devices::{self, NetDevice};
 use crate::oci::{self, Linux, Spec};
 
@@ -34,6 +35,7 @@ pub fn config(spec: &Spec, bundle: &Path, rootfs: &Path, warnings: &mut Vec<Stri
         ..Config::default()
     };
     parts::fill(&mut config, spec, bundle, warnings)?;
+    lsm::label_mounts(&mut config.mounts, &linux.mount_label)?;
     check_user_namespace(&config, &linux)?;
     Ok(config)
 }
@@ -48,7 +50,7 @@ fn check_names(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
 }
 
 /// Those that are not listed are the caller's.
-fn namespaces(linux: &Linux) -> Result<Namespaces> {
+pub fn namespaces(linux: &Linux) -> Result<Namespaces> {
     let mut found = Namespaces {
         mount: Namespace::Host,
         user: Namespace::Host,

@@ -8,7 +8,7 @@ use gantry_linux::mount::attach;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::birth::Birth;
 use super::directory::{Directory, Locked};
@@ -17,10 +17,12 @@ use super::record::{CONFIG, Record, SOCKET};
 use super::{Container, CreateOptions, Created, cgroup, console, mappings, shared_root};
 use crate::cgroups::Leaf;
 use crate::config::Namespace;
-use crate::container::{First, Report, Staged, hooks, open_mapped, open_sources, receive_report_blocking, run_first};
+use crate::container::{
+    First, Report, Staged, hooks, open_mapped, open_sources, receive_report, receive_report_blocking, run_first,
+};
 use crate::error::{Error, Result};
 use crate::network::devices::{self, Moved};
-use crate::oci::{State, Status};
+use crate::oci::{Hooks, State, Status};
 use crate::protection::intact;
 use crate::steps::Steps;
 
@@ -104,16 +106,21 @@ fn build(
     steps.enter("clone")?;
     let cgroup_fd = made.leaf.as_ref().map(Leaf::clone_into_fd).transpose()?.flatten();
     let pid = match birth.clone(cgroup_fd.as_ref())? {
-        Clone::Child => run_first(&first),
+        Clone::Child => {
+            // It would never see the parent's end.
+            drop(reports);
+            run_first(&first)
+        }
         Clone::Parent(pid) => pid,
     };
     made.pid = Some(pid);
     drop(first);
     record.set_process(pid)?;
     let born_there = cgroup_fd.is_some() && !birth.has_helper();
-    prepare(plan, pid, born_there, made, steps)?;
+    prepare(plan, pid, born_there, made, steps).map_err(|error| said(&reports).unwrap_or(error))?;
     record.cgroup.clone_from(&made.leaf);
-    if plan.stops_when_mounted() {
+    let found_by_cgroup = made.leaf.as_ref().is_some_and(|leaf| !leaf.hierarchies().all().is_empty());
+    if plan.stops_when_mounted() || !found_by_cgroup {
         record.write(directory.path())?;
     }
     go_on(&reports)?;
@@ -127,6 +134,7 @@ fn build(
         fs::write_atomic(path, record.pid.to_string().as_bytes(), 0o644, fs::Durability::Process)?;
     }
     record.write(directory.path())?;
+    go_on(&reports)?;
     Ok((record, lock))
 }
 
@@ -272,6 +280,14 @@ fn prepare(plan: &mut Plan, pid: Pid, born_in_cgroup: bool, made: &mut Made, ste
     Ok(())
 }
 
+/// Why the process has ended: nothing can be prepared for one that has.
+fn said(reports: &OwnedFd) -> Option<Error> {
+    match receive_report(reports) {
+        Ok(Some((Report::Failed(failure), _))) => Some(Error::Failed(failure)),
+        _ => None,
+    }
+}
+
 fn go_on(reports: &OwnedFd) -> Result<()> {
     // A process that has ended has said why.
     match socket::send(reports, &[], &[]) {
@@ -280,7 +296,8 @@ fn go_on(reports: &OwnedFd) -> Result<()> {
     }
 }
 
-/// Listens to the process until it waits to be started.
+/// Listens to the process until it waits to be started. There is no deadline: a mount or a hook may take its time. Whoever
+/// has enough of it deletes the container by force, which ends the process and with it this wait.
 fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&OwnedFd>, made: &mut Made) -> Result<()> {
     loop {
         match receive_report_blocking(reports)? {
@@ -298,8 +315,11 @@ fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&Owne
                 made.hooks_ran = true;
                 // Deprecated; programs of old read `created` here, as the specification had it before createRuntime came.
                 let created = State { status: Status::Created, ..state.clone() };
-                hooks::run(&plan.hooks.prestart, "prestart", &created, Some(&plan.bundle))?;
-                hooks::run(&plan.hooks.create_runtime, "createRuntime", state, Some(&plan.bundle))?;
+                let process = made.pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose();
+                let process = process.during("watch", "the container's process")?;
+                let (directory, while_it_lives) = (Some(plan.bundle.as_path()), process.as_ref().map(AsFd::as_fd));
+                hooks::run(&plan.hooks.prestart, "prestart", &created, directory, while_it_lives)?;
+                hooks::run(&plan.hooks.create_runtime, "createRuntime", state, directory, while_it_lives)?;
                 go_on(reports)?;
             }
             None => {
@@ -344,9 +364,10 @@ fn undo(plan: &Plan, made: Made) -> Vec<String> {
 }
 
 impl Plan {
-    /// Programs run at the point where everything is mounted, by the parent.
+    /// Programs run at the point where everything is mounted, by the parent or after its word.
     fn stops_when_mounted(&self) -> bool {
-        !self.hooks.prestart.is_empty() || !self.hooks.create_runtime.is_empty()
+        let Hooks { prestart, create_runtime, create_container, .. } = &self.hooks;
+        [prestart, create_runtime, create_container].iter().any(|hooks| !hooks.is_empty())
     }
 
     fn state_without_process(&self) -> State {

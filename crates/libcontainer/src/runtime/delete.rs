@@ -19,11 +19,12 @@ pub fn delete(container: &Container, force: bool) -> Result<Vec<String>> {
         // Before the lock, which whoever waits for the container's process holds.
         kill(container)?;
     }
-    let _lock = container.directory().lock()?;
+    let (_lock, container) = &container.lock()?;
     match container.status()? {
-        Status::Stopped | Status::Creating => {}
-        // As every engine expects: a program that was never started can be taken back.
-        Status::Created => kill(container)?,
+        Status::Stopped => {}
+        // As every engine expects: a program that was never started can be taken back. What is being created now has lost
+        // its creator: we have the lock.
+        Status::Creating | Status::Created => kill(container)?,
         _ if force => kill(container)?,
         status => {
             let id = container.id();

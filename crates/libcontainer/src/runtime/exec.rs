@@ -14,12 +14,14 @@ use super::options::{ExecOptions, Executed};
 use super::plan::check_passed;
 use super::{Container, birth, console, parts};
 use crate::cgroups::Leaf;
+use crate::config::Process;
 use crate::container::{Further, Report, enter_container, receive_report_blocking, run_further};
 use crate::error::{Error, Result};
 use crate::lsm;
 use crate::oci::{self, Status};
 use crate::protection::intact;
 use crate::seccomp;
+use crate::steps::Steps;
 
 /// Starts it; returns when its program runs.
 pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) -> Result<Executed> {
@@ -48,6 +50,22 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     if intact("close-descriptors") {
         process::close_on_exec_from(3)?;
     }
+    let mut steps = Steps::default();
+    start(container, process, target, options, told, &mut steps).map_err(|error| match error {
+        Error::System(_) => Error::Failed(steps.failure(&error)),
+        other => other,
+    })
+}
+
+fn start(
+    container: &Container,
+    process: Process,
+    target: OwnedFd,
+    options: &ExecOptions,
+    told: Vec<String>,
+    steps: &mut Steps,
+) -> Result<Executed> {
+    steps.enter("exec cgroup")?;
     let leaf = leaf(container, options)?;
     let console = options.console_socket.as_ref().map(console::connect).transpose()?;
     let (reports, report) = socket::pair()?;
@@ -63,6 +81,7 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
         supervised: false,
         passed: options.preserve_fds,
     };
+    steps.enter("exec clone")?;
     let pid = clone_further(&further, leaf.as_ref())?;
     drop(further);
     let take = |descriptors: Vec<OwnedFd>| match (&listener, descriptors.first()) {
@@ -71,6 +90,7 @@ pub fn exec(container: &Container, given: &oci::Process, options: &ExecOptions) 
     };
     let executed = hear(pid, &reports, console.as_ref(), told, take).and_then(|warnings| {
         let pid = pid.as_raw_nonzero().get();
+        steps.enter("exec record")?;
         if let Some(path) = &options.pid_file {
             fs::write_atomic(path, pid.to_string().as_bytes(), 0o644, fs::Durability::Process)?;
         }

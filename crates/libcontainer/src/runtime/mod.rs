@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 pub use container::Container;
 pub use options::{ConsoleSocket, CreateOptions, Created, ExecOptions, Executed};
 
+#[cfg(test)]
+pub(crate) use convert::namespaces;
 use directory::{Directory, check_id};
 use record::Record;
 

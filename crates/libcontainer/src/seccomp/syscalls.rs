@@ -42,20 +42,26 @@ impl Arch {
 
     /// By libseccomp's name. `Ok(None)` for one that this machine can never run.
     pub(crate) fn from_name(name: &str) -> Result<Option<Self>, super::Error> {
-        let suffix = name.strip_prefix("SCMP_ARCH_").unwrap_or_default();
-        let known = match suffix {
-            "X86_64" => Self::X86_64,
-            "X86" => Self::I386,
-            "X32" => Self::X32,
-            "AARCH64" => Self::Aarch64,
-            "ARM" => Self::Arm,
+        if let Some(known) = Self::ALL.into_iter().find(|arch| arch.name() == name) {
+            return Ok(Self::of_machine().contains(&known).then_some(known));
+        }
+        match name.strip_prefix("SCMP_ARCH_").unwrap_or_default() {
             "MIPS" | "MIPS64" | "MIPS64N32" | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PPC" | "PPC64" | "PPC64LE"
-            | "S390" | "S390X" | "PARISC" | "PARISC64" | "RISCV64" | "LOONGARCH64" | "M68K" | "SH" | "SHEB" => {
-                return Ok(None);
-            }
-            _ => return Err(super::Error::Invalid(format!("unknown architecture {name:?}"))),
-        };
-        Ok(Self::of_machine().contains(&known).then_some(known))
+            | "S390" | "S390X" | "PARISC" | "PARISC64" | "RISCV64" | "LOONGARCH64" | "M68K" | "SH" | "SHEB" => Ok(None),
+            _ => Err(super::Error::Invalid(format!("unknown architecture {name:?}"))),
+        }
+    }
+
+    /// libseccomp's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "SCMP_ARCH_X86_64",
+            Self::I386 => "SCMP_ARCH_X86",
+            Self::X32 => "SCMP_ARCH_X32",
+            Self::Aarch64 => "SCMP_ARCH_AARCH64",
+            Self::Arm => "SCMP_ARCH_ARM",
+        }
     }
 
     /// The name in the `arches` lists of Docker's profiles.

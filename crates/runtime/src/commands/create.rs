@@ -76,12 +76,14 @@ impl Bundle {
         flags: &BundleFlags,
         console: Option<Console>,
     ) -> Result<Container> {
+        let listen_fds = listen_fds();
+        context.check_passed(listen_fds.saturating_add(flags.preserve_fds))?;
         let options = CreateOptions {
             spec: Some(self.spec),
             console_socket: console.map(Console::into_socket),
             pid_file: flags.pid_file.clone(),
             preserve_fds: flags.preserve_fds,
-            listen_fds: listen_fds(),
+            listen_fds,
             no_pivot: flags.no_pivot,
             no_new_keyring: flags.no_new_keyring,
             systemd_cgroup: context.systemd_cgroup,

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::cli::Delete;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A stopped or created one; with `--force` any, and none is no error.
 pub fn delete(context: &Context<'_>, flags: &Delete) -> Result<u8> {
@@ -10,6 +10,12 @@ pub fn delete(context: &Context<'_>, flags: &Delete) -> Result<u8> {
         Err(error) if flags.force && error.is_no_container() => return Ok(0),
         other => other?,
     };
-    context.warn(&container.delete(flags.force)?);
-    Ok(0)
+    match container.delete(flags.force).map_err(Error::from) {
+        // Somebody else has done it meanwhile.
+        Err(error) if flags.force && error.is_no_container() => Ok(0),
+        other => {
+            context.warn(&other?);
+            Ok(0)
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub fn exec(context: &Context<'_>, flags: Exec) -> Result<u8> {
 }
 
 fn start(context: &Context<'_>, container: &Container, process: &Process, flags: &Exec) -> Result<u8> {
+    context.check_passed(flags.preserve_fds)?;
     let mut console = console::chosen(process.terminal, flags.detach, flags.console_socket.as_deref())?;
     let foreground = if flags.detach { None } else { Some(Foreground::begin(false)?) };
     let own_end = console.as_mut().and_then(Console::take_own_end);

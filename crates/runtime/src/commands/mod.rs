@@ -27,11 +27,13 @@ pub struct Context<'a> {
     pub log: &'a Log,
     pub runtime: Runtime,
     pub systemd_cgroup: bool,
+    /// So many descriptors from 3 on were open when this process began.
+    inherited: u32,
 }
 
 impl<'a> Context<'a> {
     /// From the flags before the command.
-    pub fn new(globals: &Globals, log: &'a Log) -> Result<Self> {
+    pub fn new(globals: &Globals, log: &'a Log, inherited: u32) -> Result<Self> {
         if !matches!(globals.rootless.as_str(), "" | "auto" | "true" | "false" | "1" | "0") {
             return Err(Error::Usage(format!(
                 "invalid value {:?} for --rootless: true, false or auto",
@@ -39,7 +41,7 @@ impl<'a> Context<'a> {
             )));
         }
         let root = root::directory(globals.root.as_deref())?;
-        Ok(Self { log, runtime: Runtime::new(root), systemd_cgroup: globals.systemd_cgroup })
+        Ok(Self { log, runtime: Runtime::new(root), systemd_cgroup: globals.systemd_cgroup, inherited })
     }
 
     fn open(&self, id: &str) -> Result<Container> {
@@ -47,6 +49,15 @@ impl<'a> Context<'a> {
             return Err(Error::Usage("container id cannot be empty".into()));
         }
         Ok(self.runtime.open(id)?)
+    }
+
+    /// Refuses to pass on more descriptors than the caller has left open: the next ones are ours.
+    fn check_passed(&self, count: u32) -> Result<()> {
+        if count > self.inherited {
+            let first = 3 + self.inherited;
+            return Err(Error::Refused(format!("descriptor {first} of {count} to pass on (3 …) is not open")));
+        }
+        Ok(())
     }
 
     fn warn(&self, warnings: &[String]) {

@@ -31,7 +31,7 @@ pub fn update(context: &Context<'_>, flags: &Update) -> Result<u8> {
             memory.swap = Some(-1);
         }
     }
-    container.update(&resources)?;
+    context.warn(&container.update(&resources)?);
     Ok(0)
 }
 

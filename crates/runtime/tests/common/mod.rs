@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::disallowed_methods, reason = "tests prepare directories plainly")]
 
+pub mod traces;
+
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -48,6 +50,32 @@ impl Output {
     /// What was written by now.
     pub fn out_now(&self) -> String {
         std::fs::read_to_string(&self.taken).expect("read output")
+    }
+}
+
+/// A command that was begun; files take its output.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Running {
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> Output {
+        let status = gantry_tests::until(Duration::from_secs(30), || self.child.try_wait().expect("wait"));
+        if status.is_none() {
+            self.child.kill().expect("kill");
+            self.child.wait().expect("wait");
+        }
+        self.output(status.expect("the command ends within 30 s"))
+    }
+
+    fn output(self, status: ExitStatus) -> Output {
+        let read = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).expect("read output")).into_owned();
+        Output { code: status.code().unwrap_or(-1), out: read(&self.out), err: read(&self.err), taken: self.out }
     }
 }
 
@@ -128,16 +156,26 @@ impl World {
     }
 
     /// As [`Self::command`], prepared by the caller.
-    pub fn finish(&self, mut command: Command) -> Output {
+    pub fn finish(&self, command: Command) -> Output {
+        let mut running = self.start(command);
+        let status = running.child.wait().expect("the runtime runs");
+        running.output(status)
+    }
+
+    /// Begins a command; others can run meanwhile.
+    pub fn begin<S: AsRef<OsStr>>(&self, args: &[S]) -> Running {
+        self.start(self.prepare(args))
+    }
+
+    fn start(&self, mut command: Command) -> Running {
         let taker = |name: &str| {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let path = self.dir.path().join(format!("{name}{}", NEXT.fetch_add(1, Ordering::Relaxed)));
             (std::fs::File::create(&path).expect("a file for output"), path)
         };
         let ((out, out_path), (err, err_path)) = (taker("stdout"), taker("stderr"));
-        let status = command.stdout(out).stderr(err).status().expect("the runtime runs");
-        let read = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).expect("read output")).into_owned();
-        Output { code: status.code().unwrap_or(-1), out: read(&out_path), err: read(&err_path), taken: out_path }
+        let child = command.stdout(out).stderr(err).spawn().expect("the runtime runs");
+        Running { child, out: out_path, err: err_path }
     }
 
     /// Runs a command that must succeed; its output.
@@ -204,19 +242,25 @@ impl ConsoleSocket {
 
     /// The descriptor that was sent.
     pub fn receive(&self) -> std::os::fd::OwnedFd {
+        self.receive_with_text().1
+    }
+
+    /// The same, and what came with it.
+    pub fn receive_with_text(&self) -> (String, std::os::fd::OwnedFd) {
         use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
         let (socket, _) = self.listener.accept().expect("the runtime connects");
         let mut name = [0; 4096];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        rustix::net::recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut name)], &mut control, flags)
+        let message = rustix::net::recvmsg(&socket, &mut [std::io::IoSliceMut::new(&mut name)], &mut control, flags)
             .expect("a message");
+        let text = String::from_utf8_lossy(&name[..message.bytes]).into_owned();
         let fd = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        fd.expect("a descriptor")
+        (text, fd.expect("a descriptor"))
     }
 }
 
