@@ -50,7 +50,8 @@ pub trait GraphDriver: Send + Sync {
     /// What a layer changes relative to its parent.
     fn changes(&self, id: &str) -> Result<Vec<Change>, Error>;
 
-    /// Writes the layer's changes relative to its parent as a tar archive in the OCI layer format.
+    /// Writes the layer's changes relative to its parent as a tar archive in the OCI layer format. For a layer that was
+    /// applied from one archive it is that archive, byte for byte.
     fn diff(&self, id: &str, archive: &mut dyn std::io::Write) -> Result<(), Error>;
 
     /// Bytes that the layer's own content occupies.
@@ -94,6 +95,14 @@ pub enum Error {
     /// The archive is refused: what it contains and why.
     #[error("refused layer archive: {0}")]
     Archive(String),
+    /// A layer on disk is not what was written; the reason says what is wrong.
+    #[error("layer {} is damaged: {reason}: pull or load its image again", layer.display())]
+    Damaged {
+        /// The layer's directory.
+        layer: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// No driver has this name.
     #[error("no such graphdriver: {name}; there are {known}")]
     Unknown {

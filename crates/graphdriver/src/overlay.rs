@@ -12,6 +12,7 @@ use gantry_linux::fs;
 use gantry_linux::mount::{IdMap, OverlayUpper, RootMount};
 use std::os::fd::AsFd;
 
+use crate::archive::recipe::{self, DISPLACED};
 use crate::archive::{self, Writer};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
@@ -197,6 +198,9 @@ impl GraphDriver for Overlay {
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
+        if recipe::replay(&layer, &layer.join("diff"), archive)? {
+            return Ok(());
+        }
         let owners = owners::read(&layer)?;
         let mut writer = Writer::new(archive, owners.as_ref());
         let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
@@ -236,6 +240,7 @@ pub(crate) fn begin_draft(store: &Store, id: &str, parent: Option<&str>) -> Resu
         fs::create_dir_mode(&diff, 0o755)?;
         tree::set_implied(tree::open_root(&diff)?)?;
         fs::create_dir_mode(draft.join("grave"), 0o700)?;
+        fs::create_dir_mode(draft.join(DISPLACED), 0o700)?;
         if let Some(parent) = parent {
             fs::write(draft.join("parent"), parent)?;
         }
@@ -256,6 +261,9 @@ pub(crate) fn apply_to_draft(store: &Store, id: &str, archive: &mut dyn Read) ->
 pub(crate) fn clean_draft(store: &Store, draft: &Path) -> Result<(), Error> {
     store.discard(&draft.join("grave"))?;
     store.discard(&draft.join("later"))?;
+    if fs::list(draft.join(DISPLACED))?.is_empty() {
+        fs::remove_dir(draft.join(DISPLACED))?;
+    }
     if noted_size(draft)?.is_none() {
         fs::write(draft.join("size"), "0")?;
     }

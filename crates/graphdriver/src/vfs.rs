@@ -14,7 +14,7 @@ use gantry_linux::fs;
 use gantry_linux::mount::{IdMap, RootMount};
 use rustix::fs::{FileType, OFlags};
 
-use crate::archive::{self, Writer, split};
+use crate::archive::{self, Writer, recipe, split};
 use crate::copy::copy_tree;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, undo_draft};
 use crate::store::{Store, note, noted_size};
@@ -124,6 +124,9 @@ impl GraphDriver for Vfs {
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
+        if recipe::replay(&layer, &layer.join("root"), archive)? {
+            return Ok(());
+        }
         let root = tree::open_root(&layer.join("root"))?;
         let mut writer = Writer::new(archive, None);
         for (path, kind) in self.compare(&layer)? {

@@ -369,6 +369,7 @@ fn archives_of_gnu_tar_are_read(name: &str) {
         let output = tar.arg(".").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         bench.layer(format, None, &output.stdout).unwrap();
+        assert!(bench.diff(format) == output.stdout, "{format}");
         let mounted = bench.mount(format, true);
         assert_eq!(fs::read(mounted.at("sparse")).unwrap(), fs::read(source.join("sparse")).unwrap(), "{format}");
         assert_eq!(mounted.at("hard").metadata().unwrap().nlink(), 2);
@@ -379,6 +380,51 @@ fn archives_of_gnu_tar_are_read(name: &str) {
         let time = |path: &Path| path.metadata().unwrap().mtime();
         assert_eq!(time(&mounted.at("")), time(&source));
     }
+}
+
+/// Whatever order, spelling and padding the archive has: it comes back, also what it brought and then replaced.
+fn a_layer_gives_back_its_archive_byte_for_byte(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    let mut archive = Archive::default()
+        .file("etc/.wh.one", "content that a whiteout should not have")
+        .file("twice", "first")
+        .file("twice", "second")
+        .dir("dir", 0o755)
+        .file("dir/inside", "inside")
+        .entry(EntryType::Symlink, "by", "dir", b"", 0o777)
+        .file("by/through", "through a link")
+        .file("dir/through", "replaced under its own name")
+        .entry(EntryType::Symlink, "by", "deep", b"", 0o777)
+        .file("deep/.wh..wh..opq", "")
+        .link("hard", "twice")
+        .file("twice", "third")
+        .file("dir", "a file where a directory was")
+        .file("large", &"0123456789".repeat(50_000))
+        .entry(EntryType::XGlobalHeader, "comment", "", b"22 comment=0123456789ab\n", 0o644)
+        .0;
+    archive.extend_from_slice(&[0; 1024]);
+    archive.extend_from_slice(b"what follows the end");
+    bench.layer("upper", Some("base"), &archive).unwrap();
+    assert!(bench.diff("upper") == archive);
+    assert!(bench.diff("base") == base().0, "it has no end mark and gets none");
+    let mounted = bench.mount("upper", true);
+    assert_eq!((mounted.read("twice"), mounted.read("hard")), ("third".to_owned(), "second".to_owned()));
+    drop(mounted);
+
+    // A store that was copied has other inodes.
+    let layer = bench.root.path().join(name).join("layers/upper");
+    let copy = layer.with_extension("copy");
+    let copied = std::process::Command::new("cp").arg("-a").args([&layer, &copy]).status().unwrap();
+    assert!(copied.success());
+    fs::rename(&layer, layer.with_extension("before")).unwrap();
+    fs::rename(&copy, &layer).unwrap();
+    assert!(bench.diff("upper") == archive);
+
+    // A file that is shorter than it was is no archive.
+    let large = layer.join(if name == "overlay" { "diff/large" } else { "root/large" });
+    fs::OpenOptions::new().write(true).open(large).unwrap().set_len(5).unwrap();
+    assert!(matches!(bench.driver.diff("upper", &mut Vec::new()), Err(Error::Damaged { .. })));
 }
 
 /// GNU tar reads what is written.
@@ -415,9 +461,9 @@ suite! {
     overlay: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
-        gnu_tar_reads_what_is_written;
+        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte;
     vfs: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
-        gnu_tar_reads_what_is_written;
+        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte;
 }

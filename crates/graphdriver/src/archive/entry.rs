@@ -8,6 +8,7 @@ use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::name::refuse;
 use super::pax::Overrides;
+use super::recipe::Recorder;
 use crate::Error;
 
 const BLOCK: u64 = 512;
@@ -48,7 +49,7 @@ pub(crate) struct Entry {
 
 /// The entries of a stream.
 pub(crate) struct Entries<'a> {
-    input: &'a mut dyn Read,
+    input: Tape<'a>,
     /// Bytes of the current entry's data that are still in the stream, and of its padding.
     data: u64,
     padding: u64,
@@ -59,7 +60,9 @@ pub(crate) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    pub(crate) fn new(input: &'a mut dyn Read) -> Self {
+    /// With `recorder`, everything that is read is written down.
+    pub(crate) fn new(input: &'a mut dyn Read, recorder: Option<Recorder>) -> Self {
+        let input = Tape { input, recorder };
         Self { input, data: 0, padding: 0, pieces: None, holes: 0, buffer: vec![0; 128 << 10] }
     }
 
@@ -73,6 +76,7 @@ impl<'a> Entries<'a> {
                     return Err(Error::Archive("it ends after an extended header".to_owned()));
                 }
                 self.drain()?;
+                self.input.recorder.take().map_or(Ok(()), Recorder::finish)?;
                 return Ok(None);
             };
             let size = number(&header.as_old().size, || header.entry_size())
@@ -173,7 +177,7 @@ impl<'a> Entries<'a> {
         let mut more = gnu.is_extended();
         while more {
             let mut block = GnuExtSparseHeader::new();
-            self.input.read_exact(block.as_mut_bytes()).during("read", "layer archive")?;
+            self.input.read_exact(block.as_mut_bytes())?;
             add(block.sparse())?;
             more = block.is_extended();
         }
@@ -197,15 +201,15 @@ impl<'a> Entries<'a> {
         Ok(size)
     }
 
-    /// Writes the current entry's data to `file`, which is empty.
+    /// Writes the current entry's data to `file`, which is empty; `path` is its own.
     pub(crate) fn copy_data(&mut self, file: &mut File, size: u64, path: &[u8]) -> Result<(), Error> {
         let show = || String::from_utf8_lossy(path).into_owned();
         match self.pieces.take() {
-            None => self.copy_piece(file, self.data, path)?,
+            None => self.copy_piece(file, 0, self.data, path)?,
             Some(pieces) => {
                 for (offset, length) in pieces {
                     file.seek(SeekFrom::Start(offset)).during("seek", show())?;
-                    self.copy_piece(file, length, path)?;
+                    self.copy_piece(file, offset, length, path)?;
                 }
                 file.set_len(size).during("set size", show())?;
             }
@@ -213,18 +217,19 @@ impl<'a> Entries<'a> {
         Ok(())
     }
 
-    fn copy_piece(&mut self, file: &mut File, mut length: u64, path: &[u8]) -> Result<(), Error> {
-        while length > 0 {
-            let want = usize::try_from(length).unwrap_or(usize::MAX).min(self.buffer.len());
-            let got = self.input.read(&mut self.buffer[..want]).during("read", "layer archive")?;
+    fn copy_piece(&mut self, file: &mut File, offset: u64, length: u64, path: &[u8]) -> Result<(), Error> {
+        let mut left = length;
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let got = self.input.read_content(&mut self.buffer[..want])?;
             if got == 0 {
                 return Err(refuse(path, "the archive ends in the middle of it"));
             }
             file.write_all(&self.buffer[..got]).during("write", String::from_utf8_lossy(path))?;
-            length -= got as u64;
+            left -= got as u64;
             self.data -= got as u64;
         }
-        Ok(())
+        self.input.was_content(file, path, offset, length)
     }
 
     fn long_name(&mut self, size: u64) -> Result<Vec<u8>, Error> {
@@ -241,7 +246,7 @@ impl<'a> Entries<'a> {
         }
         self.expect_data(size)?;
         let mut body = vec![0; usize::try_from(size).unwrap_or_default()];
-        self.input.read_exact(&mut body).during("read", "layer archive")?;
+        self.input.read_exact(&mut body)?;
         self.data = 0;
         Ok(body)
     }
@@ -260,7 +265,7 @@ impl<'a> Entries<'a> {
         let mut left = std::mem::take(&mut self.data) + std::mem::take(&mut self.padding);
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            let got = self.input.read(&mut self.buffer[..want]).during("read", "layer archive")?;
+            let got = self.input.read(&mut self.buffer[..want])?;
             if got == 0 {
                 return Err(Error::Archive("it ends in the middle of an entry".to_owned()));
             }
@@ -275,7 +280,7 @@ impl<'a> Entries<'a> {
         let block = header.as_mut_bytes();
         let mut filled = 0;
         while filled < block.len() {
-            match self.input.read(&mut block[filled..]).during("read", "layer archive")? {
+            match self.input.read(&mut block[filled..])? {
                 0 if filled == 0 => return Ok(None),
                 0 => return Err(Error::Archive("it ends in the middle of a header".to_owned())),
                 got => filled += got,
@@ -294,8 +299,38 @@ impl<'a> Entries<'a> {
     }
 
     fn drain(&mut self) -> Result<(), Error> {
-        while self.input.read(&mut self.buffer).during("read", "layer archive")? > 0 {}
+        while self.input.read(&mut self.buffer)? > 0 {}
         Ok(())
+    }
+}
+
+/// The stream, and who writes down what was read of it.
+struct Tape<'a> {
+    input: &'a mut dyn Read,
+    recorder: Option<Recorder>,
+}
+
+impl Tape<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        let got = self.input.read(buffer).during("read", "layer archive")?;
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.raw(&buffer[..got]))?;
+        Ok(got)
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
+        self.input.read_exact(buffer).during("read", "layer archive")?;
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.raw(buffer))
+    }
+
+    /// Bytes that go to a file; [`Tape::was_content`] says to which.
+    fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+        Ok(self.input.read(buffer).during("read", "layer archive")?)
+    }
+
+    fn was_content(&mut self, file: &File, path: &[u8], offset: u64, length: u64) -> Result<(), Error> {
+        let Some(recorder) = &mut self.recorder else { return Ok(()) };
+        let stat = rustix::fs::fstat(file).during("stat", String::from_utf8_lossy(path))?;
+        recorder.content(path, stat.st_ino, offset, length)
     }
 }
 

@@ -15,22 +15,25 @@ use rustix::io::Errno;
 
 use super::entry::{Entries, Entry, Kind};
 use super::name::{clean, refuse, split};
+use super::recipe::{DISPLACED, Recorder};
 use super::spool::{Later, Spool, replay};
 use super::{AUFS, OPAQUE, WHITEOUT};
 use crate::Error;
-use crate::tree::{self, at, open_inside, show};
+use crate::tree::{self, Step, Walk, at, open_inside, show};
 
-/// Unpacks into `draft/diff`; returns the bytes of file content. [`super::finish`] does what the layers below are needed for.
+/// Unpacks into `draft/diff` and writes down how the archive was made; returns the bytes of file content.
+/// [`super::finish`] does what the layers below are needed for.
 pub(crate) fn apply(draft: &Path, input: &mut dyn Read) -> Result<u64, Error> {
     let spool = draft.join("later");
     let mut extraction = Extraction {
         root: tree::open_root(&draft.join("diff"))?,
+        displaced: tree::open_root(&draft.join(DISPLACED))?,
         grave: tree::open_root(&draft.join("grave"))?,
         later: Spool::append(&spool)?,
         parent: None,
         content: 0,
     };
-    let mut entries = Entries::new(input);
+    let mut entries = Entries::new(input, Recorder::begin(draft)?);
     while let Some(entry) = entries.next()? {
         extraction.entry(entry, &mut entries)?;
     }
@@ -45,6 +48,8 @@ pub(crate) fn apply(draft: &Path, input: &mut dyn Read) -> Result<u64, Error> {
 
 struct Extraction {
     root: OwnedFd,
+    /// Where files go that are in the way, by inode: their content is a part of the archive.
+    displaced: OwnedFd,
     /// Where directories go that are in the way; they are deleted with the draft's litter.
     grave: OwnedFd,
     later: Spool,
@@ -78,7 +83,7 @@ impl Extraction {
             // Overlayfs's own whiteout: it hides what is below in either spelling.
             Kind::Character(0, 0) => self.whiteout(directory, name),
             Kind::Link(target) => self.link(&path, &clean(target)?),
-            _ => self.other(directory, name, &entry, entries),
+            _ => self.other(&path, &entry, entries),
         }
     }
 
@@ -222,10 +227,11 @@ impl Extraction {
         Ok(rustix::fs::linkat(&source, target_name, &parent, name, AtFlags::empty()).during("link", show(path))?)
     }
 
-    fn other(&mut self, directory: &[u8], name: &[u8], entry: &Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
+    fn other(&mut self, path: &[u8], entry: &Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
+        let (directory, name) = split(path);
         let parent = self.open_parent(directory)?;
         if entry.kind == Kind::File {
-            return self.file(&parent, name, entry, entries);
+            return self.file(&parent, path, entry, entries);
         }
         self.displace(&parent, name)?;
         let node = |kind, device| {
@@ -246,7 +252,8 @@ impl Extraction {
         Ok(metadata(&parent, name, entry, link)?)
     }
 
-    fn file(&mut self, parent: &OwnedFd, name: &[u8], entry: &Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
+    fn file(&mut self, parent: &OwnedFd, path: &[u8], entry: &Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
+        let name = split(path).1;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let make = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
         let made = match make() {
@@ -257,7 +264,7 @@ impl Extraction {
             other => other,
         };
         let mut file = File::from(made.during("create", show(name))?);
-        entries.copy_data(&mut file, entry.size, name)?;
+        entries.copy_data(&mut file, entry.size, path)?;
         drop(file);
         self.content += entry.size;
         Ok(metadata(parent, name, entry, false)?)
@@ -265,17 +272,34 @@ impl Extraction {
 
     /// Takes away what is in the way.
     fn displace(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Error> {
-        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        let stat = match tree::stat(parent, name) {
             Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR) => {
-                let unique = fs::unique();
-                rustix::fs::renameat(parent, name, &self.grave, unique.as_str()).during("move away", show(name))?;
+            other => other.during("stat", show(name))?,
+        };
+        match tree::file_type(&stat) {
+            FileType::Directory => {
+                let grave = fs::unique();
+                rustix::fs::renameat(parent, name, &self.grave, grave.as_str()).during("move away", show(name))?;
+                let mut walk = Walk::new(tree::open_dir(&self.grave, grave.as_bytes()).during("open", show(name))?)?;
+                while let Some(step) = walk.next()? {
+                    if let Step::Entry { dir, name, stat, .. } = step
+                        && tree::file_type(&stat) == FileType::RegularFile
+                    {
+                        self.keep(&dir, &name, &stat)?;
+                    }
+                }
             }
-            other => other.during("remove", show(name))?,
+            FileType::RegularFile => self.keep(parent, name, &stat)?,
+            _ => rustix::fs::unlinkat(parent, name, AtFlags::empty()).during("remove", show(name))?,
         }
         // It may have been a directory, or a link to one, on the way to the remembered parent.
         self.parent = None;
         Ok(())
+    }
+
+    fn keep(&self, parent: impl AsFd, name: &[u8], stat: &rustix::fs::Stat) -> Result<(), Error> {
+        let inode = stat.st_ino.to_string();
+        Ok(rustix::fs::renameat(parent, name, &self.displaced, inode.as_str()).during("move away", show(name))?)
     }
 }
 

@@ -69,7 +69,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for part in ["draft/diff", "draft/grave", "outside"] {
+        for part in ["draft/diff", "draft/grave", "draft/displaced", "outside"] {
             fs::create_dir_all(dir.path().join(part)).unwrap();
         }
         fs::write(dir.path().join("outside/victim"), "untouched").unwrap();

@@ -8,6 +8,7 @@ mod extract;
 mod finish;
 pub(crate) mod name;
 pub(crate) mod pax;
+pub(crate) mod recipe;
 mod spool;
 pub(crate) mod write;
 

@@ -58,7 +58,7 @@ pub fn unpack(
         return Err(Error::ReadOnly(show(&directory).to_string()));
     }
     let mut unpacking = Unpacking { root, directory, options, open: Vec::new(), content: 0 };
-    let mut entries = Entries::new(input);
+    let mut entries = Entries::new(input, None);
     while let Some(entry) = entries.next()? {
         unpacking.entry(&entry, &mut entries)?;
     }
