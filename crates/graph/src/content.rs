@@ -78,6 +78,11 @@ impl Content {
         Ok(Ingest { store: self, staged, file, hash: Sha256::new(), size: 0 })
     }
 
+    /// A path beside the store for a directory that is not there yet; what lies there goes with the next start.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.ingest.join(fs::unique())
+    }
+
     /// Stores a whole document, durably, and returns its digest.
     ///
     /// # Errors

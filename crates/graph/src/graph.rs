@@ -246,7 +246,8 @@ fn load_image(id: &str, record: ImageRecord, content: &Content, layers: &HashMap
     let missing = |chain: &Digest| Error::NotFound { kind: "layer", name: chain.to_string() };
     let layers = config.chain_ids().into_iter().map(|chain| layers.get(&chain).cloned().ok_or_else(|| missing(&chain)));
     let layers = layers.collect::<Result<_>>()?;
-    Ok(Image { id, config, raw: raw.into(), layers, manifest: record.manifest, last_tagged: record.last_tagged })
+    let ImageRecord { manifest, parent, last_tagged } = record;
+    Ok(Image { id, config, raw: raw.into(), layers, manifest, parent, last_tagged })
 }
 
 fn load_writable(db: &GraphDb, stored: &HashSet<String>) -> Result<HashMap<String, WritableRecord>> {

@@ -28,6 +28,8 @@ pub struct Image {
     pub layers: Vec<Arc<Layer>>,
     /// The manifest that it was pulled by, if it was: its bytes are in the content store.
     pub manifest: Option<Descriptor>,
+    /// The image that a commit was made on top of.
+    pub parent: Option<Digest>,
     /// Seconds since 1970 of the last tagging here.
     pub last_tagged: i64,
 }
@@ -46,6 +48,9 @@ pub struct Layer {
     pub store_id: String,
     /// Bytes of file content in it.
     pub size: u64,
+    /// Bytes of its uncompressed archive; 0 for a layer that an older version stored.
+    #[serde(default)]
+    pub archive_size: u64,
     /// The compressed blobs that it is known as in registries; their bytes are not kept.
     pub blobs: Vec<Descriptor>,
 }

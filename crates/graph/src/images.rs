@@ -49,6 +49,12 @@ impl Images {
         self.names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect()
     }
 
+    /// Whether another image was made on top of this one.
+    #[must_use]
+    pub fn has_children(&self, id: &Digest) -> bool {
+        self.by_id.values().any(|image| image.parent.as_ref() == Some(id))
+    }
+
     /// The image that has exactly this name.
     #[must_use]
     pub fn by_name(&self, name: &Reference) -> Option<&Arc<Image>> {

@@ -34,7 +34,7 @@ impl Graph {
         let layers = &self.inner.layers;
         let draft = format!("import-{}-{}", crate::graph::now(), fs::unique());
         let filled = layers.fill(&draft, None, None, archive);
-        let (size, diff_id) = match filled {
+        let (extent, diff_id) = match filled {
             Ok(filled) => filled,
             Err(error) => {
                 self.inner.driver.remove(&draft)?;
@@ -61,14 +61,14 @@ impl Graph {
             }
         };
         for plan in Plan::of(&config.rootfs.diff_ids) {
-            layers.adopt(&draft, &plan, size)?;
+            layers.adopt(&draft, &plan, extent)?;
         }
         registration.commit(import.name.as_slice())
     }
 }
 
 /// Go's word for this machine.
-fn machine() -> &'static str {
+pub(crate) fn machine() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -22,9 +22,7 @@ enum State {
     /// A thread unpacks or commits it.
     Busy,
     /// Unpacked; not a layer yet, because its parent is not.
-    Draft {
-        size: u64,
-    },
+    Draft(Extent),
     There(Arc<Layer>),
 }
 
@@ -39,6 +37,15 @@ pub(crate) struct Layers {
     driver: Arc<dyn GraphDriver>,
     slots: Mutex<HashMap<Digest, Slot>>,
     changed: Condvar,
+}
+
+/// How large a layer is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Bytes of file content.
+    pub content: u64,
+    /// Bytes of its uncompressed archive.
+    pub archive: u64,
 }
 
 /// What a layer is on top of, and what it must be.
@@ -60,13 +67,14 @@ impl Plan {
         plans
     }
 
-    fn layer(&self, store_id: &str, size: u64) -> Layer {
+    fn layer(&self, store_id: &str, extent: Extent) -> Layer {
         Layer {
             chain_id: self.chain_id.clone(),
             diff_id: self.diff_id.clone(),
             parent: self.parent.clone(),
             store_id: store_id.to_owned(),
-            size,
+            size: extent.content,
+            archive_size: extent.archive,
             blobs: Vec::new(),
         }
     }
@@ -91,7 +99,7 @@ impl Layers {
 
     /// Whether the layer is there or unpacked.
     pub(crate) fn is_filled(&self, chain: &Digest) -> bool {
-        matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft { .. }, .. }))
+        matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft(_), .. }))
     }
 
     pub(crate) fn pin(&self, chain: &Digest) {
@@ -110,7 +118,7 @@ impl Layers {
             State::Absent => {
                 slots.remove(chain);
             }
-            State::Draft { .. } => {
+            State::Draft(_) => {
                 slots.remove(chain);
                 self.discard(chain.hex());
             }
@@ -135,7 +143,7 @@ impl Layers {
                     return Some(Claim { layers: self, chain: chain.clone(), back: State::Absent });
                 }
                 State::Busy => slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner),
-                State::Draft { .. } | State::There(_) => return None,
+                State::Draft(_) | State::There(_) => return None,
             }
         }
     }
@@ -144,19 +152,20 @@ impl Layers {
     pub(crate) fn unpack(&self, plan: &Plan, blob: &mut dyn Read) -> Result<Option<u64>> {
         let Some(mut claim) = self.claim(&plan.chain_id) else { return Ok(None) };
         let id = plan.chain_id.hex();
-        let size = self.fill(id, plan.parent.as_ref(), Some(&plan.diff_id), blob).inspect_err(|_| self.discard(id))?.0;
-        claim.back = State::Draft { size };
-        Ok(Some(size))
+        let filled = self.fill(id, plan.parent.as_ref(), Some(&plan.diff_id), blob);
+        let (extent, _) = filled.inspect_err(|_| self.discard(id))?;
+        claim.back = State::Draft(extent);
+        Ok(Some(extent.content))
     }
 
-    /// Unpacks a blob into the draft `id`; returns its size and the digest of the uncompressed archive.
+    /// Unpacks a blob into the draft `id`; returns its extent and the digest of the uncompressed archive.
     pub(crate) fn fill(
         &self,
         id: &str,
         parent: Option<&Digest>,
         wanted: Option<&Digest>,
         blob: &mut dyn Read,
-    ) -> Result<(u64, Digest)> {
+    ) -> Result<(Extent, Digest)> {
         // A draft of that name can only be what a failed attempt could not remove.
         self.driver.remove(id)?;
         let parent = parent.map(|parent| self.get(parent).map_or(parent.hex().to_owned(), |l| l.store_id.clone()));
@@ -165,33 +174,34 @@ impl Layers {
         let mut magic = Vec::new();
         (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut blob = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
-        let mut hashed = Hashed { inner: decompress(&magic, &mut blob)?, hash: Sha256::new(), failure: None };
+        let mut hashed =
+            Hashed { inner: decompress(&magic, &mut blob)?, hash: Sha256::new(), length: 0, failure: None };
         let applied = self.driver.apply(id, &mut hashed);
         if let Some(source) = hashed.failure.take() {
             return Err(Error::Stream { what: "layer".to_owned(), source });
         }
-        let size = applied?;
+        let extent = Extent { content: applied?, archive: hashed.length };
         let found = finish(hashed.hash.clone());
         drop(hashed);
         io::copy(&mut blob, &mut io::sink()).map_err(failed)?;
         match wanted.filter(|wanted| **wanted != found) {
             Some(wanted) => Err(Error::Digest { what: "uncompressed layer", wanted: wanted.clone(), found }),
-            None => Ok((size, found)),
+            None => Ok((extent, found)),
         }
     }
 
     /// Makes an unpacked layer a layer, if it is not one yet; its parent must be one.
     pub(crate) fn commit(&self, plan: &Plan) -> Result<Arc<Layer>> {
         let mut slots = self.lock();
-        let size = loop {
+        let extent = loop {
             match slots.get_mut(&plan.chain_id) {
                 Some(Slot { state: State::There(layer), .. }) => return Ok(Arc::clone(layer)),
                 Some(Slot { state: State::Busy, .. }) => {
                     slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
                 }
-                Some(slot @ Slot { state: State::Draft { .. }, .. }) => {
-                    let State::Draft { size } = std::mem::replace(&mut slot.state, State::Busy) else { continue };
-                    break size;
+                Some(slot @ Slot { state: State::Draft(_), .. }) => {
+                    let State::Draft(extent) = std::mem::replace(&mut slot.state, State::Busy) else { continue };
+                    break extent;
                 }
                 Some(Slot { state: State::Absent, .. }) | None => {
                     return Err(Error::Conflict(format!("layer {} was not unpacked", plan.diff_id)));
@@ -199,21 +209,21 @@ impl Layers {
             }
         };
         drop(slots);
-        let mut claim = Claim { layers: self, chain: plan.chain_id.clone(), back: State::Draft { size } };
+        let mut claim = Claim { layers: self, chain: plan.chain_id.clone(), back: State::Draft(extent) };
         self.driver.commit(plan.chain_id.hex())?;
-        let layer = Arc::new(plan.layer(plan.chain_id.hex(), size));
+        let layer = Arc::new(plan.layer(plan.chain_id.hex(), extent));
         claim.back = State::There(Arc::clone(&layer));
         Ok(layer)
     }
 
     /// Makes the filled draft `id` the layer that `plan` says, unless it is there already; then the draft goes.
-    pub(crate) fn adopt(&self, id: &str, plan: &Plan, size: u64) -> Result<Arc<Layer>> {
+    pub(crate) fn adopt(&self, id: &str, plan: &Plan, extent: Extent) -> Result<Arc<Layer>> {
         let Some(mut claim) = self.claim(&plan.chain_id) else {
             self.discard(id);
             return self.commit(plan);
         };
         self.driver.commit(id).inspect_err(|_| self.discard(id))?;
-        let layer = Arc::new(plan.layer(id, size));
+        let layer = Arc::new(plan.layer(id, extent));
         claim.back = State::There(Arc::clone(&layer));
         Ok(layer)
     }
@@ -260,7 +270,7 @@ impl Drop for Claim<'_> {
         let mut slots = self.layers.lock();
         let mut orphan = false;
         if let Some(slot) = slots.get_mut(&self.chain) {
-            orphan = slot.pins == 0 && matches!(self.back, State::Draft { .. });
+            orphan = slot.pins == 0 && matches!(self.back, State::Draft(_));
             slot.state = self.back.clone();
         }
         if orphan {
@@ -292,6 +302,7 @@ pub fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn
 struct Hashed<'a> {
     inner: Box<dyn Read + 'a>,
     hash: Sha256,
+    length: u64,
     failure: Option<io::Error>,
 }
 
@@ -300,6 +311,7 @@ impl Read for Hashed<'_> {
         match self.inner.read(buffer) {
             Ok(length) => {
                 self.hash.update(&buffer[..length]);
+                self.length += length as u64;
                 Ok(length)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),

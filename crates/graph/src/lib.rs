@@ -1,8 +1,11 @@
 //! Images at rest: the GraphDB, the content store, layers, images, and the writable layers of containers.
 
+mod archive;
+mod commit;
 mod content;
 mod db;
 mod error;
+mod export;
 mod graph;
 mod image;
 mod images;
@@ -13,6 +16,8 @@ mod registration;
 mod removal;
 mod writable;
 
+pub use archive::{Loaded, Progress};
+pub use commit::Commit;
 pub use content::{Content, Ingest};
 pub use db::{DIRECTORY, Entity, GraphDb, ROOT, Transaction, View, join};
 pub use error::{Error, Result};

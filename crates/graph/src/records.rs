@@ -22,6 +22,8 @@ pub(crate) const IMAGES: &str = "/images";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     pub manifest: Option<Descriptor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
     #[serde(default)]
     pub last_tagged: i64,
 }
@@ -60,7 +62,8 @@ pub(crate) fn put_layer(db: &Transaction<'_>, layer: &Layer) -> Result<()> {
 }
 
 pub(crate) fn put_image(db: &Transaction<'_>, image: &Image) -> Result<()> {
-    let record = ImageRecord { manifest: image.manifest.clone(), last_tagged: image.last_tagged };
+    let record =
+        ImageRecord { manifest: image.manifest.clone(), parent: image.parent.clone(), last_tagged: image.last_tagged };
     write(db, image.id.as_str(), IMAGE, &record)
 }
 

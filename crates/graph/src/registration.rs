@@ -40,6 +40,21 @@ pub struct Registration {
     raw: Vec<u8>,
     manifest: Option<Manifest>,
     plans: Vec<Plan>,
+    parent: Option<Digest>,
+    _pins: Pins,
+}
+
+/// Layers that stay, or whose slots stay, as long as this lives. Layers that nothing needs go with it.
+pub(crate) struct Pins {
+    graph: Graph,
+    chains: Vec<Digest>,
+}
+
+impl Pins {
+    pub(crate) fn new(graph: &Graph, chains: Vec<Digest>) -> Self {
+        chains.iter().for_each(|chain| graph.inner.layers.pin(chain));
+        Self { graph: graph.clone(), chains }
+    }
 }
 
 impl Graph {
@@ -62,8 +77,10 @@ impl Graph {
             }
         }
         let plans = Plan::of(&parsed.rootfs.diff_ids);
-        plans.iter().for_each(|plan| self.inner.layers.pin(&plan.chain_id));
-        Ok(Registration { graph: self.clone(), id: digest_of(&config), config: parsed, raw: config, manifest, plans })
+        let pins = Pins::new(self, plans.iter().map(|plan| plan.chain_id.clone()).collect());
+        let id = digest_of(&config);
+        let graph = self.clone();
+        Ok(Registration { graph, id, config: parsed, raw: config, manifest, plans, parent: None, _pins: pins })
     }
 }
 
@@ -78,6 +95,13 @@ impl Registration {
     #[must_use]
     pub const fn config(&self) -> &ImageConfig {
         &self.config
+    }
+
+    /// Says which image it is made on top of; one that is not there any more is none.
+    #[must_use]
+    pub(crate) fn on_top_of(mut self, parent: &Digest) -> Self {
+        self.parent = self.graph.images().get(parent).map(|image| image.id.clone());
+        self
     }
 
     /// How many layers it has.
@@ -148,6 +172,7 @@ impl Registration {
             config: self.config.clone(),
             raw: self.raw.clone().into(),
             manifest: manifest.or_else(|| known.and_then(|known| known.manifest.clone())),
+            parent: self.parent.clone().or_else(|| known.and_then(|known| known.parent.clone())),
             last_tagged: if names.is_empty() { known.map_or(0, |known| known.last_tagged) } else { now() },
             layers,
         });
@@ -191,13 +216,13 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for Pins {
     fn drop(&mut self) {
-        self.plans.iter().rev().for_each(|plan| self.graph.inner.layers.unpin(&plan.chain_id));
-        // Layers that were committed for an image that then was not.
+        self.chains.iter().rev().for_each(|chain| self.graph.inner.layers.unpin(chain));
+        // Layers that were committed for an image that then was not, or whose image was removed meanwhile.
         let change = self.graph.change();
         if let Err(error) = self.graph.collect(&change) {
-            tracing::warn!(%error, image = %self.id, "layers of a failed pull stay until the next start");
+            tracing::warn!(%error, "layers that no image needs stay until the next start");
         }
     }
 }

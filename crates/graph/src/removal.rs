@@ -1,5 +1,7 @@
 //! Removing names and images, by Docker's rules.
 
+use std::sync::Arc;
+
 use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
 
@@ -29,12 +31,13 @@ pub struct Use {
 
 impl Graph {
     /// `docker rmi`. By a name: the name goes, and the image with its last name. By an id: all its names and the image,
-    /// if they are of one repository or `force`. `users` are the containers there are: a running one keeps the image
+    /// if they are of one repository or `force`. An image that others were made on top of stays, without the name. With
+    /// `prune` the nameless images that it was made on top of go with it. `users` are the containers there are: a running one keeps the image
     /// whatever `force` says, a stopped one unless `force` (its layers stay as long as it needs them).
     ///
     /// # Errors
     /// [`Error::Conflict`] in Docker's words, [`Error::NoSuchImage`], [`Error::Ambiguous`].
-    pub fn remove_image(&self, name: &str, force: bool, users: &[Use]) -> Result<Vec<Removed>> {
+    pub fn remove_image(&self, name: &str, force: bool, prune: bool, users: &[Use]) -> Result<Vec<Removed>> {
         let change = self.change();
         let images = self.images();
         let image = images.resolve(name)?;
@@ -50,26 +53,31 @@ impl Graph {
             }
             None => {
                 check_id(image, &names, force, users)?;
+                check_children(&images, image)?;
                 names.clone()
             }
         };
         // A forced removal by name leaves an image that is in use without a name.
-        let keep_image = gone.len() < names.len() || (by_name.is_some() && used_by(image, users, true).is_some());
+        let needed = images.has_children(&image.id) || used_by(image, users, true).is_some();
+        let keep_image = gone.len() < names.len() || (by_name.is_some() && needed);
         let mut removed: Vec<_> = gone.iter().map(|name| Removed::Untagged(name.familiar())).collect();
         let mut next = (*images).clone();
         gone.iter().for_each(|name| next.unname(name));
+        let mut dropped = Vec::new();
         if !keep_image {
             next.remove(&image.id);
+            dropped.push(Arc::clone(image));
+            dropped.extend(if prune { drop_parents(&mut next, image, users) } else { Vec::new() });
         }
         self.inner.db.write(Durability::Disk, |db| {
             gone.iter().try_for_each(|name| db.delete(&records::name_path(name)).map(drop))?;
-            if keep_image { Ok(false) } else { db.purge(image.id.as_str()) }
+            dropped.iter().try_for_each(|image| db.purge(image.id.as_str()).map(drop))
         })?;
         self.publish(&change, next);
-        if !keep_image {
-            removed.push(Removed::Deleted(image.id.clone()));
+        if !dropped.is_empty() {
+            removed.extend(dropped.iter().map(|image| Removed::Deleted(image.id.clone())));
             removed.extend(self.collect(&change)?.into_iter().map(Removed::Deleted));
-            self.drop_documents(image)?;
+            dropped.iter().try_for_each(|image| self.drop_documents(image))?;
         }
         Ok(removed)
     }
@@ -94,6 +102,31 @@ impl Graph {
         }
         Ok(())
     }
+}
+
+/// Takes out the images that `image` was made on top of, as far as nothing names or uses them.
+fn drop_parents(images: &mut Images, image: &Image, users: &[Use]) -> Vec<Arc<Image>> {
+    let mut dropped = Vec::new();
+    let mut at = image.parent.clone();
+    while let Some(parent) = at.and_then(|id| images.get(&id).cloned()) {
+        let kept = !images.names(&parent.id).is_empty() || images.has_children(&parent.id);
+        if kept || used_by(&parent, users, true).is_some() {
+            break;
+        }
+        images.remove(&parent.id);
+        at = parent.parent.clone();
+        dropped.push(parent);
+    }
+    dropped
+}
+
+fn check_children(images: &Images, image: &Image) -> Result<()> {
+    if images.has_children(&image.id) {
+        let id = image.id.short();
+        let why = "image has dependent child images";
+        return Err(Error::Conflict(format!("conflict: unable to delete {id} (cannot be forced) - {why}")));
+    }
+    Ok(())
 }
 
 /// The name itself; and when no tag of its repository is left then, the digests that it was pulled by.

@@ -53,7 +53,7 @@ impl Graph {
         Ok(self.inner.driver.map_owners(container, map)?)
     }
 
-    fn check(&self, container: &str) -> Result<WritableRecord> {
+    pub(crate) fn check(&self, container: &str) -> Result<WritableRecord> {
         let missing = || Error::NotFound { kind: "writable layer of container", name: container.to_owned() };
         self.writable().get(container).cloned().ok_or_else(missing)
     }

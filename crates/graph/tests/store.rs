@@ -2,109 +2,17 @@
 #![allow(clippy::disallowed_methods, reason = "the tests look at the files as they are")]
 #![allow(missing_docs, reason = "tests")]
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gantry_api::reference::{Digest, Reference};
-use gantry_graph::{
-    Descriptor, Error, Graph, Import, Manifest, Registration, Removed, Unpacked, Use, chain_id, digest_of,
-};
+mod common;
+
+use common::{Source, debian, gzip, name, open, store, tar};
+use gantry_graph::{Error, Graph, Import, Removed, Unpacked, Use, digest_of};
 use gantry_graphdriver::ChangeKind;
 use gantry_linux::mount::RootMount;
-
-fn tar(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, data) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(1);
-        builder.append_data(&mut header, name, data.as_bytes()).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// An image as a registry has it.
-struct Source {
-    config: Vec<u8>,
-    layers: Vec<Vec<u8>>,
-    blobs: Vec<Vec<u8>>,
-}
-
-impl Source {
-    fn new(layers: &[&[(&str, &str)]]) -> Self {
-        let layers: Vec<_> = layers.iter().map(|files| tar(files)).collect();
-        let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer).to_string()).collect();
-        let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
-            "config": {"Env": ["A=b"], "Cmd": "echo hi"},
-            "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": [{"created_by": "one"}, {"created_by": "env", "empty_layer": true}, {"created_by": "two"}],
-        });
-        let blobs = layers.iter().map(|layer| gzip(layer)).collect();
-        Self { config: serde_json::to_vec(&config).unwrap(), layers, blobs }
-    }
-
-    fn manifest(&self) -> Manifest {
-        let layers = self.blobs.iter().map(|blob| Descriptor {
-            media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
-            digest: digest_of(blob),
-            size: blob.len() as u64,
-        });
-        Manifest { raw: b"{}".to_vec(), media_type: "manifest".to_owned(), layers: layers.collect() }
-    }
-
-    fn chain(&self) -> Vec<Digest> {
-        let mut chain: Vec<Digest> = Vec::new();
-        for layer in &self.layers {
-            chain.push(chain_id(chain.last(), &digest_of(layer)));
-        }
-        chain
-    }
-
-    fn begin(&self, graph: &Graph) -> Registration {
-        graph.register(self.config.clone(), Some(self.manifest())).unwrap()
-    }
-
-    fn pull(&self, graph: &Graph, names: &[&str]) -> Digest {
-        let registration = self.begin(graph);
-        std::thread::scope(|scope| {
-            for (index, blob) in self.blobs.iter().enumerate().rev() {
-                let registration = &registration;
-                scope.spawn(move || registration.unpack(index, &mut blob.as_slice()).unwrap());
-            }
-        });
-        let names: Vec<_> = names.iter().map(|name| Reference::parse(name).unwrap()).collect();
-        registration.commit(&names).unwrap().id.clone()
-    }
-}
-
-fn debian() -> Source {
-    Source::new(&[&[("etc/os", "debian"), ("bin/sh", "sh")], &[("etc/app", "12345")]])
-}
-
-fn open(root: &Path, driver: &str) -> Graph {
-    let driver = gantry_graphdriver::open(root, Some(driver)).unwrap().0;
-    Graph::open(root, driver).unwrap()
-}
-
-fn store() -> (tempfile::TempDir, Graph) {
-    let root = tempfile::tempdir().unwrap();
-    let graph = open(root.path(), "overlay");
-    (root, graph)
-}
-
-fn name(text: &str) -> Reference {
-    Reference::parse(text).unwrap()
-}
 
 fn trash_is_empty(root: &Path, driver: &str) -> bool {
     let empty = |part: &str| std::fs::read_dir(root.join(driver).join(part)).unwrap().next().is_none();
@@ -273,7 +181,7 @@ fn pulls_beside_removals_leave_whole_images() {
         });
         start.wait();
         for _ in 0..40 {
-            graph.remove_image("debian:12", false, &[]).ok();
+            graph.remove_image("debian:12", false, true, &[]).ok();
         }
     });
     source.pull(&graph, &["debian:12"]);
@@ -294,18 +202,18 @@ fn removal_follows_dockers_rules() {
         Error::Conflict(text) => text,
         other => panic!("{other}"),
     };
-    let text = conflict(graph.remove_image(id.short(), false, &[]).unwrap_err());
+    let text = conflict(graph.remove_image(id.short(), false, true, &[]).unwrap_err());
     assert!(text.ends_with("(must be forced) - image is referenced in multiple repositories"), "{text}");
-    let text = conflict(graph.remove_image(id.short(), true, &users(true)).unwrap_err());
+    let text = conflict(graph.remove_image(id.short(), true, true, &users(true)).unwrap_err());
     assert!(text.contains("(cannot be forced) - image is being used by running container cccccccccccc"), "{text}");
     // A name of several goes even when the image is in use; the digests of its repository go with its last tag.
-    let removed = graph.remove_image("debian:12", false, &users(true)).unwrap();
+    let removed = graph.remove_image("debian:12", false, true, &users(true)).unwrap();
     assert_eq!(removed, [Removed::Untagged("debian:12".into()), Removed::Untagged(format!("debian@{digest}"))]);
-    let text = conflict(graph.remove_image("mine", false, &users(false)).unwrap_err());
+    let text = conflict(graph.remove_image("mine", false, true, &users(false)).unwrap_err());
     assert!(text.contains("unable to remove repository reference \"mine:latest\" (must force)"), "{text}");
-    let text = conflict(graph.remove_image(id.as_str(), false, &users(false)).unwrap_err());
+    let text = conflict(graph.remove_image(id.as_str(), false, true, &users(false)).unwrap_err());
     assert!(text.contains("stopped container"), "{text}");
-    let removed = graph.remove_image(id.as_str(), false, &[]).unwrap();
+    let removed = graph.remove_image(id.as_str(), false, true, &[]).unwrap();
     let chain = source.chain();
     let gone = [id.clone(), chain[1].clone(), chain[0].clone()].map(Removed::Deleted);
     assert_eq!(removed[0], Removed::Untagged("mine:latest".into()));
@@ -313,7 +221,7 @@ fn removal_follows_dockers_rules() {
     assert!(graph.images().is_empty());
     assert!(graph.driver().list().unwrap().is_empty());
     assert!(graph.content().list().unwrap().is_empty());
-    assert!(matches!(graph.remove_image("mine", false, &[]), Err(Error::NoSuchImage(_))));
+    assert!(matches!(graph.remove_image("mine", false, true, &[]), Err(Error::NoSuchImage(_))));
     graph.sweep().unwrap();
     assert!(trash_is_empty(root.path(), "overlay"));
     assert!(graph.db().entities("layer").unwrap().is_empty());
@@ -390,7 +298,7 @@ fn containers_have_layers_that_outlive_their_image() {
     assert_eq!(tar::Archive::new(archive.as_slice()).entries().unwrap().count(), 1);
     // Its image is removed by force; the layers stay for it, also through a restart.
     let users = [Use { image: id.clone(), container: "web".to_owned(), running: false }];
-    let removed = graph.remove_image(id.as_str(), true, &users).unwrap();
+    let removed = graph.remove_image(id.as_str(), true, true, &users).unwrap();
     assert_eq!(removed.last(), Some(&Removed::Deleted(id)));
     drop(graph);
     let graph = open(root.path(), "overlay");
@@ -506,6 +414,6 @@ fn reads_do_not_wait_for_changes() {
             Ok(())
         })
         .unwrap();
-    graph.remove_image("debian", false, &[]).unwrap();
+    graph.remove_image("debian", false, true, &[]).unwrap();
     assert!(before.get(&id).is_some(), "a snapshot is what it was");
 }

@@ -1,0 +1,230 @@
+//! `load`: the images of an archive, Docker's or an OCI layout.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gantry_api::json;
+use gantry_api::reference::{Digest, Reference};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::staging::Staging;
+use super::{DockerImage, IMAGE_NAME, INDEX, IndexEntry, MANIFEST, OCI_LAYOUT, REF_NAME, blob_path};
+use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, Unpacked, digest_of};
+
+/// Indexes inside indexes.
+const NESTING: usize = 4;
+/// Threads that unpack: more do not help a disk.
+const UNPACKERS: usize = 4;
+
+/// An image that was loaded.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The image.
+    pub image: Arc<Image>,
+    /// The names that the archive gives it.
+    pub names: Vec<Reference>,
+    /// Names that were another image's before.
+    pub taken: Vec<(Reference, Digest)>,
+}
+
+/// What happens while an archive is loaded.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A layer is being unpacked: its diff id, and the bytes of its blob.
+    Unpacking(&'a Digest, u64),
+    /// It is unpacked.
+    Unpacked(&'a Digest, u64),
+}
+
+type Report<'a> = &'a (dyn Fn(Progress<'_>) + Sync);
+
+impl Graph {
+    /// Loads every image of an archive (gzip, zstd or plain): one of `docker save`, or an OCI layout. Each image is there
+    /// whole or not at all; those before a broken one stay.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is no such archive, or names what is not in it; as [`Registration::unpack`].
+    pub fn load(&self, input: &mut dyn Read, report: Report<'_>) -> Result<Vec<Loaded>> {
+        let staging = Staging::read(self.inner.content.staging(), input)?;
+        if staging.has(MANIFEST) {
+            return self.load_docker(&staging, report);
+        }
+        if staging.has(OCI_LAYOUT) || staging.has(INDEX) {
+            let index: Index = parse(INDEX, &staging.document(INDEX)?)?;
+            let mut loaded = Vec::new();
+            self.load_index(&staging, index, &[], NESTING, report, &mut loaded)?;
+            if loaded.is_empty() {
+                return Err(Error::invalid("image archive", "no image in it is for this machine"));
+            }
+            return Ok(loaded);
+        }
+        let why = "neither manifest.json nor index.json is in it: a root file system is for `import`";
+        Err(Error::invalid("image archive", why))
+    }
+
+    fn load_docker(&self, staging: &Staging, report: Report<'_>) -> Result<Vec<Loaded>> {
+        let images: Vec<DockerImage> = parse(MANIFEST, &staging.document(MANIFEST)?)?;
+        let load = |image: DockerImage| {
+            let names = image.repo_tags.unwrap_or_default();
+            let names = names.iter().map(|name| reference(name)).collect::<Result<Vec<_>>>()?;
+            let registration = self.register(staging.document(&image.config)?, None)?;
+            if image.layers.len() != registration.len() {
+                let why = format!("{} layers, its configuration has {}", image.layers.len(), registration.len());
+                return Err(Error::invalid(format!("image {}", registration.id().short()), why));
+            }
+            self.finish(registration, names, &|index| staging.open(&image.layers[index]), report)
+        };
+        images.into_iter().map(load).collect()
+    }
+
+    /// Every image of an index that is for this machine; `names` are those that the index itself has.
+    fn load_index(
+        &self,
+        staging: &Staging,
+        index: Index,
+        names: &[Reference],
+        depth: usize,
+        report: Report<'_>,
+        loaded: &mut Vec<Loaded>,
+    ) -> Result<()> {
+        for entry in index.manifests {
+            let named = entry_name(&entry)?;
+            let names: Vec<_> = names.iter().cloned().chain(named).collect();
+            let raw = blob(staging, &entry.descriptor)?;
+            if entry.platform.is_some_and(|platform| !is_ours(&platform.os, &platform.architecture)) {
+                continue;
+            }
+            let kind: Index = parse("manifest", &raw)?;
+            if kind.config.is_none() {
+                if depth == 0 {
+                    return Err(Error::invalid("image archive", "indexes inside indexes inside indexes"));
+                }
+                self.load_index(staging, kind, &names, depth - 1, report, loaded)?;
+            } else {
+                loaded.push(self.load_manifest(staging, entry.descriptor.media_type, raw, kind, names, report)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_manifest(
+        &self,
+        staging: &Staging,
+        media_type: String,
+        raw: Vec<u8>,
+        manifest: Index,
+        names: Vec<Reference>,
+        report: Report<'_>,
+    ) -> Result<Loaded> {
+        let config = manifest.config.ok_or_else(|| Error::invalid("manifest", "it has no configuration"))?;
+        let layers = manifest.layers;
+        let registration =
+            self.register(blob(staging, &config)?, Some(Manifest { raw, media_type, layers: layers.clone() }))?;
+        self.finish(registration, names, &|index| staging.open(&blob_path(&layers[index].digest)), report)
+    }
+
+    fn finish(
+        &self,
+        registration: Registration,
+        names: Vec<Reference>,
+        open: &(dyn Fn(usize) -> Result<File> + Sync),
+        report: Report<'_>,
+    ) -> Result<Loaded> {
+        unpack(&registration, self.unpacks_in_parallel(), open, report)?;
+        let images = self.images();
+        let taken = names.iter().filter_map(|name| {
+            let before = images.by_name(name).filter(|before| before.id != *registration.id())?;
+            Some((name.clone(), before.id.clone()))
+        });
+        let taken = taken.collect();
+        Ok(Loaded { image: registration.commit(&names)?, names, taken })
+    }
+}
+
+/// Unpacks what is not there; the first error ends it.
+fn unpack(
+    registration: &Registration,
+    parallel: bool,
+    open: &(dyn Fn(usize) -> Result<File> + Sync),
+    report: Report<'_>,
+) -> Result<()> {
+    let missing: Vec<_> = (0..registration.len()).filter(|index| !registration.is_present(*index)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let one = || -> Result<()> {
+                let diff_id = &registration.config().rootfs.diff_ids[*index];
+                let mut file = open(*index)?;
+                let size = file.metadata().map_or(0, |metadata| metadata.len());
+                report(Progress::Unpacking(diff_id, size));
+                if let Unpacked::Fresh(_) = registration.unpack(*index, &mut file)? {
+                    report(Progress::Unpacked(diff_id, size));
+                }
+                Ok(())
+            };
+            if let Err(error) = one() {
+                next.store(missing.len(), Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(UNPACKERS).min(missing.len());
+    if !parallel || threads < 2 {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let ended = workers.into_iter().map(|worker| match worker.join() {
+            Ok(ended) => ended,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+/// An index or a manifest: which one, its words tell.
+#[derive(Debug, Deserialize)]
+struct Index {
+    #[serde(default)]
+    manifests: Vec<IndexEntry>,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+}
+
+fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    json::from_slice(bytes).map_err(|error| Error::invalid(format!("{what} of the image archive"), error))
+}
+
+/// A document by its descriptor, digest verified.
+fn blob(staging: &Staging, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let bytes = staging.document(&blob_path(&descriptor.digest))?;
+    let found = digest_of(&bytes);
+    if found != descriptor.digest {
+        return Err(Error::Digest { what: "document of the image archive", wanted: descriptor.digest.clone(), found });
+    }
+    Ok(bytes)
+}
+
+fn reference(text: &str) -> Result<Reference> {
+    Reference::parse(text).map_err(|error| Error::invalid(format!("name {text:?} in the image archive"), error))
+}
+
+/// The whole name; a tag alone names nothing.
+fn entry_name(entry: &IndexEntry) -> Result<Option<Reference>> {
+    let Some(annotations) = &entry.annotations else { return Ok(None) };
+    match (annotations.get(IMAGE_NAME), annotations.get(REF_NAME)) {
+        (Some(name), _) => reference(name).map(Some),
+        (None, Some(name)) if name.contains([':', '/']) => reference(name).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// An image that does not say what it is for is taken.
+fn is_ours(os: &str, architecture: &str) -> bool {
+    matches!(os, "" | "linux") && (architecture.is_empty() || architecture == crate::import::machine())
+}

@@ -1,0 +1,61 @@
+//! Images as files: the archives of `save` and `load`.
+//!
+//! What is written is an OCI image layout that is a Docker archive too (`manifest.json`), documents first. What is read is
+//! either, of any age that has digests.
+
+mod load;
+mod save;
+mod staging;
+
+use gantry_api::reference::Digest;
+use serde::{Deserialize, Serialize};
+
+pub use load::{Loaded, Progress};
+
+use crate::Descriptor;
+
+const OCI_LAYOUT: &str = "oci-layout";
+const INDEX: &str = "index.json";
+const MANIFEST: &str = "manifest.json";
+
+/// The whole name of an image, in an index.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+/// Its tag alone, or the whole name, as the writer likes.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// An image of Docker's `manifest.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    /// Path of the configuration.
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    /// Paths of the layers, lowest first.
+    #[serde(default)]
+    layers: Vec<String>,
+}
+
+/// An entry of an OCI index: a descriptor with more words.
+#[derive(Debug, Serialize, Deserialize)]
+struct IndexEntry {
+    #[serde(flatten)]
+    descriptor: Descriptor,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Platform {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+}
+
+/// Where a layout keeps content.
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}

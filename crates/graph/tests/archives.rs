@@ -1,0 +1,250 @@
+//! Images as archives, and images of containers: what `save`, `load` and `commit` promise, on both drivers.
+#![allow(clippy::disallowed_methods, reason = "the tests look at the files as they are")]
+#![allow(missing_docs, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use common::{Source, debian, gzip, name, open, store, tar};
+use gantry_api::container::Config;
+use gantry_graph::{Commit, Error, Graph, Loaded, Removed, digest_of};
+use serde_json::{Value, json};
+
+fn save(graph: &Graph, names: &[&str]) -> Vec<u8> {
+    let images: Vec<_> = names.iter().map(|text| (graph.image(text).unwrap(), vec![name(text)])).collect();
+    let mut archive = Vec::new();
+    graph.save(&images, &mut archive).unwrap();
+    archive
+}
+
+fn load(graph: &Graph, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
+    graph.load(&mut &*archive, &|_| {})
+}
+
+fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let files = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    });
+    files.collect()
+}
+
+fn pack(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn what_is_saved_is_loaded_elsewhere_with_the_same_ids_and_archives() {
+    for driver in ["overlay", "vfs"] {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (open(here.path(), driver), open(there.path(), driver));
+        let source = debian();
+        let id = source.pull(&from, &["debian:12", "other/name:1"]);
+        let archive = save(&from, &["debian:12"]);
+        assert_eq!(archive, save(&from, &["debian:12"]), "the same image gives the same bytes");
+        let loaded = load(&to, &gzip(&archive)).unwrap();
+        assert_eq!((&loaded[0].image.id, &loaded[0].names[..]), (&id, &[name("debian:12")][..]));
+        assert_eq!(&*to.image("debian:12").unwrap().raw, source.config.as_slice());
+        assert!(to.image("other/name:1").is_err());
+        assert_eq!(archive, save(&to, &["debian:12"]));
+        // A second time there is nothing to unpack.
+        assert_eq!(load(&to, &archive).unwrap()[0].image.id, id);
+        // Every blob is what its name says, and every layer is the one that was pulled.
+        let files = files(&archive);
+        for (path, bytes) in &files {
+            if let Some(hex) = path.strip_prefix("blobs/sha256/").filter(|hex| !hex.is_empty()) {
+                assert_eq!(digest_of(bytes).hex(), hex);
+            }
+        }
+        for layer in &source.layers {
+            assert_eq!(&files[&format!("blobs/sha256/{}", digest_of(layer).hex())], layer);
+        }
+        let manifest: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        assert_eq!(manifest[0]["RepoTags"], json!(["debian:12"]));
+    }
+}
+
+#[test]
+fn docker_archives_with_links_and_oci_layouts_of_several_machines_are_loaded() {
+    let (_root, graph) = store();
+    let source = Source::new(&[&[("a", "1")], &[("b", "2")]]);
+    let mut old = tar::Builder::new(Vec::new());
+    let mut file = |path: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        old.append_data(&mut header, path, bytes).unwrap();
+    };
+    file("x/layer.tar", &source.layers[0]);
+    file("z/layer.tar", &source.layers[1]);
+    file("config.json", &source.config);
+    let manifest = json!([{"Config": "config.json", "RepoTags": ["old:1"], "Layers": ["y/layer.tar", "z/layer.tar"]}]);
+    file("manifest.json", manifest.to_string().as_bytes());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    old.append_link(&mut header, "y/layer.tar", "../x/layer.tar").unwrap();
+    let loaded = load(&graph, &old.into_inner().unwrap()).unwrap();
+    assert_eq!(loaded[0].image.id, digest_of(&source.config));
+    assert_eq!(graph.image("old:1").unwrap().size(), 2);
+
+    let source = debian();
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", digest_of(bytes).hex());
+    let describe = |kind: &str, bytes: &[u8]| json!({"mediaType": kind, "digest": digest_of(bytes).to_string(), "size": bytes.len()});
+    let layers: Vec<_> = source.blobs.iter().map(|bytes| describe("layer", bytes)).collect();
+    let manifest =
+        json!({"schemaVersion": 2, "config": describe("config", &source.config), "layers": layers}).to_string();
+    let mut ours = describe("manifest", manifest.as_bytes());
+    ours["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    let mut foreign = describe("manifest", b"{}");
+    foreign["platform"] = json!({"os": "linux", "architecture": "s390x"});
+    let nested = json!({"manifests": [foreign, ours]}).to_string();
+    let mut entry = describe("index", nested.as_bytes());
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "docker.io/library/debian:sid"});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    let archive = pack(&[
+        ("oci-layout", b"{}"),
+        ("index.json", index.as_bytes()),
+        (&blob(nested.as_bytes()), nested.as_bytes()),
+        (&blob(b"{}"), b"{}"),
+        (&blob(manifest.as_bytes()), manifest.as_bytes()),
+        (&blob(&source.config), &source.config),
+        (&blob(&source.blobs[0]), &source.blobs[0]),
+        (&blob(&source.blobs[1]), &source.blobs[1]),
+    ]);
+    if cfg!(target_arch = "x86_64") {
+        let loaded = load(&graph, &archive).unwrap();
+        assert_eq!(loaded.len(), 1);
+        let image = graph.image("debian:sid").unwrap();
+        assert_eq!(image.manifest.as_ref().unwrap().digest, digest_of(manifest.as_bytes()));
+        assert_eq!(image.layers[0].blobs[0].digest, digest_of(&source.blobs[0]));
+    }
+}
+
+#[test]
+fn a_broken_archive_is_refused_and_leaves_nothing() {
+    let (root, graph) = store();
+    let source = debian();
+    let manifest = |layers: Value| json!([{"Config": "c", "RepoTags": ["x:1"], "Layers": layers}]).to_string();
+    let both = manifest(json!(["a", "b"]));
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("no archive", b"no archive, and longer than the magic".to_vec(), "image archive"),
+        ("a root file system", tar(&[("bin/sh", "sh")]), "import"),
+        (
+            "a layer that is not there",
+            pack(&[("c", &source.config), ("a", &source.layers[0]), ("manifest.json", both.as_bytes())]),
+            "\"b\"",
+        ),
+        (
+            "a layer too few",
+            pack(&[("c", &source.config), ("a", b""), ("manifest.json", manifest(json!(["a"])).as_bytes())]),
+            "layers",
+        ),
+        (
+            "another layer",
+            pack(&[
+                ("c", &source.config),
+                ("a", &source.layers[0]),
+                ("b", &tar(&[("x", "y")])),
+                ("manifest.json", both.as_bytes()),
+            ]),
+            "digest",
+        ),
+        (
+            "a name that is none",
+            pack(&[("c", &source.config), ("manifest.json", br#"[{"Config":"c","RepoTags":["X:"]}]"#)]),
+            "name",
+        ),
+        ("a path out", pack(&[("manifest.json", br#"[{"Config":"../../etc/passwd"}]"#)]), "passwd"),
+        ("a cut end", save_of_debian()[..3000].to_vec(), "image archive"),
+    ];
+    for (what, archive, wanted) in cases {
+        let error = load(&graph, &archive).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{what}: {error}");
+        assert!(graph.images().is_empty(), "{what}");
+        assert!(graph.driver().list().unwrap().is_empty(), "{what}");
+        assert_eq!(std::fs::read_dir(root.path().join("content/ingest")).unwrap().count(), 0, "{what}");
+    }
+}
+
+fn save_of_debian() -> Vec<u8> {
+    let (_root, graph) = store();
+    debian().pull(&graph, &["debian:12"]);
+    save(&graph, &["debian:12"])
+}
+
+#[test]
+fn a_commit_is_the_image_with_one_layer_more_and_its_parent_goes_after_it() {
+    for driver in ["overlay", "vfs"] {
+        let root = tempfile::tempdir().unwrap();
+        let graph = open(root.path(), driver);
+        let base = debian().pull(&graph, &["debian:12"]);
+        graph.create_container_layer("web", &base).unwrap();
+        let commit = |name: &str| Commit {
+            name: Some(common::name(name)),
+            config: Config { cmd: Some(vec!["true".to_owned()]), ..Config::default() },
+            created: "2026-01-02T03:04:05Z".to_owned(),
+            created_by: "sh -c x".to_owned(),
+            author: "me".to_owned(),
+            comment: "why".to_owned(),
+        };
+        let unchanged = graph.commit_container("web", commit("same:1")).unwrap();
+        assert_eq!(unchanged.layers.len(), 2);
+        assert!(unchanged.history()[0].0.empty_layer);
+
+        let dir = root.path().join(driver).join("layers/web").join(if driver == "vfs" { "root" } else { "diff" });
+        std::fs::write(dir.join("new"), "12345678").unwrap();
+        let image = graph.commit_container("web", commit("mine:1")).unwrap();
+        assert_eq!((image.layers.len(), image.size(), image.parent.as_ref()), (3, 21, Some(&base)));
+        assert_eq!(image.config.config.as_ref().unwrap().cmd.as_deref(), Some(&["true".to_owned()][..]));
+        let (step, size) = image.history().remove(0);
+        assert_eq!(
+            (step.created_by.as_str(), step.author.as_str(), step.comment.as_str(), size),
+            ("sh -c x", "me", "why", 8)
+        );
+        assert_eq!(
+            graph.commit_container("web", commit("mine:2")).unwrap().id,
+            image.id,
+            "the same files, the same image"
+        );
+        assert!(matches!(graph.commit_container("none", commit("x")), Err(Error::NotFound { .. })));
+        let saved = files(&save(&graph, &["mine:1"]));
+        assert_eq!(saved.keys().filter(|path| path.len() > 60).count(), 5, "three layers, a configuration, a manifest");
+
+        // It is an image like any other after a restart; what it was made of stays as long as it.
+        graph.remove_container_layer("web").unwrap();
+        drop(graph);
+        let graph = open(root.path(), driver);
+        assert_eq!(graph.image("mine:1").unwrap().parent, Some(base.clone()));
+        let refused = graph.remove_image(base.as_str(), true, true, &[]).unwrap_err().to_string();
+        assert!(refused.contains("dependent child images"), "{refused}");
+        assert_eq!(graph.remove_image("debian:12", false, true, &[]).unwrap(), [Removed::Untagged("debian:12".into())]);
+        graph.remove_image("same:1", false, true, &[]).unwrap();
+        graph.remove_image("mine:2", false, true, &[]).unwrap();
+        let removed = graph.remove_image("mine:1", false, true, &[]).unwrap();
+        assert!(removed.contains(&Removed::Deleted(base)), "{removed:?}");
+        assert!(graph.images().is_empty() && graph.driver().list().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_layer_whose_files_changed_on_disk_is_not_saved_as_if_it_were_whole() {
+    let (root, graph) = store();
+    debian().pull(&graph, &["debian:12"]);
+    let image = graph.image("debian:12").unwrap();
+    let file = root.path().join("overlay/layers").join(&image.layers[1].store_id).join("diff/etc/app");
+    std::fs::write(file, "54321").unwrap();
+    let error = graph.save(&[(image, vec![])], &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, Error::Digest { .. }), "{error}");
+}
