@@ -86,13 +86,15 @@ impl Filters {
         self.0.get(name).is_none_or(|values| values.is_empty() || values.iter().map(String::as_str).any(accept))
     }
 
-    /// Whether each `label` filter (`key` or `key=value`) holds for `labels`; labels are joined by and.
+    /// Whether each `label` filter (`key` or `key=value`) holds for `labels`, and no `label!` does; labels are joined by
+    /// and.
     #[must_use]
     pub fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.get("label").all(|wanted| match wanted.split_once('=') {
+        let has = |wanted: &str| match wanted.split_once('=') {
             Some((key, value)) => labels.get(key).is_some_and(|have| have == value),
             None => labels.contains_key(wanted),
-        })
+        };
+        self.get("label").all(has) && !self.get("label!").any(has)
     }
 
     /// A filter that is true or false, `None` where it is not given.

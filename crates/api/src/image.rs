@@ -86,6 +86,14 @@ pub struct HistoryItem {
     pub comment: String,
 }
 
+/// Answer to `POST /commit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "the words of the API")]
+pub struct Committed {
+    pub id: String,
+}
+
 /// One step of a removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

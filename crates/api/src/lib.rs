@@ -13,9 +13,11 @@ pub mod jobs;
 pub mod json;
 pub mod network;
 pub mod progress;
+pub mod prune;
 pub mod reference;
 pub mod stream;
 pub mod system;
+pub mod usage;
 pub mod version;
 pub mod volume;
 

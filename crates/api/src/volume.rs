@@ -16,6 +16,19 @@ pub struct Volume {
     pub name: String,
     pub options: Option<BTreeMap<String, String>>,
     pub scope: String,
+    /// Only in `GET /system/df`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage_data: Option<VolumeUsage>,
+}
+
+/// What a volume takes, and who uses it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct VolumeUsage {
+    /// Bytes of its files; -1 where they cannot be measured.
+    pub size: i64,
+    /// Containers that have it mounted or would have.
+    pub ref_count: i64,
 }
 
 /// `POST /volumes/create`.

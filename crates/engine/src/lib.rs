@@ -2,6 +2,7 @@
 //! server is one door, others come later.
 
 mod archive;
+mod changes;
 pub mod container;
 mod engine;
 pub mod error;

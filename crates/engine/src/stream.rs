@@ -116,6 +116,25 @@ impl Write for OutletWriter {
     }
 }
 
+/// A writer that fails when its job is cancelled, so that the thread that writes ends.
+pub(crate) struct Cancellable<W> {
+    pub output: W,
+    pub cancelled: CancellationToken,
+}
+
+impl<W: Write> Write for Cancellable<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        if self.cancelled.is_cancelled() {
+            return Err(io::Error::other("the job was cancelled"));
+        }
+        self.output.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
 /// A job's standard input: a request's body, read by a thread of the runtime that may block.
 pub struct Inlet {
     bytes: mpsc::Receiver<io::Result<Bytes>>,

@@ -93,6 +93,7 @@ impl Volumes {
             name: name.clone(),
             options: None,
             scope: "local".into(),
+            usage_data: None,
         });
         let document = serde_json::to_string(&*volume).map_err(|e| Error::system(e.to_string()))?;
         self.graph.db().write(Durability::Process, |tx| tx.put_entity(&entity_id(&name), KIND, &document))?;

@@ -52,8 +52,8 @@ impl Graph {
                 gone
             }
             None => {
-                check_id(image, &names, force, users)?;
                 check_children(&images, image)?;
+                check_id(image, &names, force, users)?;
                 names.clone()
             }
         };

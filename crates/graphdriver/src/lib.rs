@@ -13,4 +13,5 @@ mod tree;
 mod vfs;
 
 pub use driver::*;
+pub use store::measure;
 pub use table::{DRIVERS, Row, open};

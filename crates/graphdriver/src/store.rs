@@ -160,7 +160,10 @@ pub(crate) fn noted_size(dir: &Path) -> Result<Option<u64>, Error> {
 }
 
 /// The bytes of all regular files in a tree, each file once.
-pub(crate) fn measure(root: &Path) -> Result<u64, Error> {
+///
+/// # Errors
+/// When a part of it cannot be read, or goes meanwhile.
+pub fn measure(root: &Path) -> Result<u64, Error> {
     let mut seen = std::collections::HashSet::new();
     let mut walk = tree::Walk::new(tree::open_root(root)?)?;
     let mut bytes = 0;

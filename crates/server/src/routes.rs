@@ -39,12 +39,14 @@ routes! {
     GET    "/_ping"                          ""                           => system::ping;
     GET    "/version"                        jobs::Version::NAME          => system::version;
     GET    "/info"                           jobs::Info::NAME             => system::info;
+    GET    "/system/df"                      jobs::SystemDf::NAME         => system::disk_usage;
     GET    "/events"                         jobs::Events::NAME           => system::events;
     GET    "/jobs"                           jobs::Jobs::NAME             => system::jobs;
     GET    "/jobs/handlers"                  jobs::JobHandlers::NAME      => system::job_handlers;
     DELETE "/jobs/{id}"                      jobs::CancelJob::NAME        => system::cancel_job;
 
     GET    "/containers/json"                jobs::Containers::NAME       => containers::list;
+    POST   "/containers/prune"               jobs::ContainersPrune::NAME  => containers::prune;
     POST   "/containers/create"              jobs::Create::NAME           => containers::create;
     GET    "/containers/{name}/json"         jobs::ContainerInspect::NAME => containers::inspect;
     GET    "/containers/{name}/top"          jobs::Top::NAME              => containers::top;
@@ -74,17 +76,25 @@ routes! {
 
     GET    "/images/json"                    jobs::Images::NAME           => images::list;
     POST   "/images/create"                  jobs::Pull::NAME             => images::pull_or_import;
+    GET    "/images/get"                     jobs::ImageExport::NAME      => images::get;
+    POST   "/images/load"                    jobs::Load::NAME             => images::load;
+    POST   "/images/prune"                   jobs::ImagesPrune::NAME      => images::prune;
+    POST   "/commit"                         jobs::Commit::NAME           => images::commit;
+    POST   "/build/prune"                    ""                           => system::build_prune;
+    GET    "/images/{name...}/get"           jobs::ImageExport::NAME      => images::get;
     GET    "/images/{name...}/json"          jobs::ImageInspect::NAME     => images::inspect;
     GET    "/images/{name...}/history"       jobs::History::NAME          => images::history;
     POST   "/images/{name...}/tag"           jobs::ImageTag::NAME         => images::tag;
     DELETE "/images/{name...}"               jobs::ImageDelete::NAME      => images::delete;
 
     GET    "/volumes"                        jobs::Volumes::NAME          => volumes::list;
+    POST   "/volumes/prune"                  jobs::VolumesPrune::NAME     => volumes::prune;
     POST   "/volumes/create"                 jobs::VolumeCreate::NAME     => volumes::create;
     GET    "/volumes/{name}"                 jobs::VolumeInspect::NAME    => volumes::inspect;
     DELETE "/volumes/{name}"                 jobs::VolumeDelete::NAME     => volumes::delete;
 
     GET    "/networks"                       jobs::Networks::NAME         => volumes::networks;
+    POST   "/networks/prune"                 jobs::NetworksPrune::NAME    => volumes::networks_prune;
     GET    "/networks/{id}"                  jobs::NetworkInspect::NAME   => volumes::network;
 
     GET    "/plugins"                        ""                           => system::no_plugins;

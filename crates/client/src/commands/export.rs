@@ -18,14 +18,18 @@ pub static COMMAND: Command = Command::new(
 .flags(&[&[Flag::one("output", "string", "Write to a file, instead of STDOUT").short('o')]]);
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
-    let path = flags.text_or_empty("output");
-    if path.is_empty() && Output::Out.is_terminal() {
+    let path = format!("/containers/{}/export", segment(&flags.args[0]));
+    receive(&context, &path, &Query::new(), flags.text_or_empty("output")).await
+}
+
+/// Writes an answer to the file `output`, or to standard output where it is empty.
+pub(super) async fn receive(context: &Context, path: &str, query: &Query, output: &str) -> Result<u8> {
+    if output.is_empty() && Output::Out.is_terminal() {
         return Err(Failure::new("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
     }
-    let daemon = context.daemon().await?;
-    let answer = daemon.get_stream(&format!("/containers/{}/export", segment(&flags.args[0])), &Query::new()).await?;
-    let failed = |error: std::io::Error| Failure::new(format!("{path}: {}", reason(&error)));
-    let mut file = if path.is_empty() { None } else { Some(tokio::fs::File::create(path).await.map_err(failed)?) };
+    let answer = context.daemon().await?.get_stream(path, query).await?;
+    let failed = |error: std::io::Error| Failure::new(format!("{output}: {}", reason(&error)));
+    let mut file = if output.is_empty() { None } else { Some(tokio::fs::File::create(output).await.map_err(failed)?) };
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         let Ok(bytes) = frame.map_err(broken)?.into_data() else { continue };

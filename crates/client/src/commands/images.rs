@@ -62,6 +62,14 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     Ok(0)
 }
 
+/// The table of `system df -v`.
+pub(super) fn usage(images: &[ImageSummary]) -> Result<String> {
+    let table = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t\
+                 {{.Containers}}";
+    let rows: Vec<_> = images.iter().flat_map(|image| rows(image, false, false)).collect();
+    Listing { columns: COLUMNS, table, quiet: table }.render("", false, &rows)
+}
+
 /// A row for each name; with digests, for each name under each digest of its repository.
 fn rows(image: &ImageSummary, whole: bool, digests: bool) -> Vec<Value> {
     let mut names: Vec<(String, String, String)> = Vec::new();

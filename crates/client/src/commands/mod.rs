@@ -1,8 +1,10 @@
 //! One file per command.
 
 pub mod attach;
+pub mod commit;
 pub mod cp;
 pub mod create;
+pub mod df;
 pub mod diff;
 pub mod events;
 pub mod exec;
@@ -14,16 +16,19 @@ pub mod info;
 pub mod inspect;
 pub mod jobs;
 pub mod kill;
+pub mod load;
 pub mod logs;
 pub mod network;
 pub mod pause;
 pub mod port;
+pub mod prune;
 pub mod ps;
 pub mod pull;
 pub mod rename;
 pub mod rm;
 pub mod rmi;
 pub mod run;
+pub mod save;
 pub mod start;
 pub mod stats;
 pub mod stop;

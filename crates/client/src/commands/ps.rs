@@ -70,6 +70,15 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     Ok(0)
 }
 
+/// The table of `system df -v`.
+pub(super) fn usage(containers: &[ContainerSummary]) -> Result<String> {
+    let table =
+        "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
+    let own: Vec<_> = containers.iter().map(|one| ContainerSummary { size_root_fs: None, ..one.clone() }).collect();
+    let rows: Vec<_> = own.iter().map(|container| row(container, false)).collect();
+    Listing { columns: COLUMNS, table, quiet: table }.render("", false, &rows)
+}
+
 fn row(container: &ContainerSummary, whole: bool) -> Value {
     let cut = |text: &str, width| if whole { text.to_owned() } else { ellipsis(text, width) };
     let id = if whole { container.id.as_str() } else { short_id(&container.id) };

@@ -9,6 +9,7 @@ use crate::daemon::{Query, segment};
 use crate::failure::{Failure, Result};
 use crate::flags::{checks, env};
 use crate::format::rows::{Columns, Listing};
+use crate::format::size;
 use crate::printer;
 use crate::template::{HIDDEN, Value};
 
@@ -83,19 +84,27 @@ async fn list(context: Context, flags: Parsed) -> Result<u8> {
     Ok(0)
 }
 
+/// The table of `system df -v`.
+pub(super) fn usage(volumes: &[Volume]) -> Result<String> {
+    let table = "{{.Name}}\t{{.Links}}\t{{.Size}}";
+    let rows: Vec<_> = volumes.iter().map(row).collect();
+    Listing { columns: COLUMNS, table, quiet: table }.render("", false, &rows)
+}
+
 fn row(volume: &Volume) -> Value {
     let labels = volume.labels.clone().unwrap_or_default();
     let shown: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let measured = volume.usage_data.filter(|usage| usage.size >= 0);
     let pairs = [
         ("Availability", Value::from("N/A")),
         ("Driver", volume.driver.as_str().into()),
         ("Group", "N/A".into()),
         ("Labels", shown.join(",").into()),
-        ("Links", "N/A".into()),
+        ("Links", volume.usage_data.map_or("N/A".to_owned(), |usage| usage.ref_count.to_string()).into()),
         ("Mountpoint", volume.mountpoint.as_str().into()),
         ("Name", volume.name.as_str().into()),
         ("Scope", volume.scope.as_str().into()),
-        ("Size", "N/A".into()),
+        ("Size", measured.map_or("N/A".to_owned(), |usage| size::human(usage.size)).into()),
         ("Status", "N/A".into()),
     ];
     let mut pairs: Vec<_> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

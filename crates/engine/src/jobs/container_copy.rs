@@ -18,7 +18,7 @@ use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::spec::users::as_root;
-use crate::stream::{Inlet, Opening, Outlet};
+use crate::stream::{Cancellable, Inlet, Opening, Outlet};
 
 /// How long the end of a container may take to be known once its supervisor does not answer.
 const END_DEADLINE: Duration = Duration::from_secs(1);
@@ -353,23 +353,4 @@ fn send(
 
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
-}
-
-/// Ends when the job is cancelled.
-struct Cancellable<W> {
-    output: W,
-    cancelled: CancellationToken,
-}
-
-impl<W: Write> Write for Cancellable<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        if self.cancelled.is_cancelled() {
-            return Err(io::Error::other("the job was cancelled"));
-        }
-        self.output.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gantry_api::image::ImageDeleted;
 use gantry_graph::Removed;
 
-use crate::engine::blocking;
+use crate::engine::{Engine, blocking};
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 
@@ -15,6 +15,8 @@ pub struct ImageDelete {
     pub image: String,
     /// Although stopped containers use it, or it has several names.
     pub force: bool,
+    /// With the nameless images that it was made on top of.
+    pub prune: bool,
 }
 
 impl Job for ImageDelete {
@@ -29,28 +31,30 @@ impl Job for ImageDelete {
 
     async fn run(self, context: Context) -> Result<Vec<ImageDeleted>> {
         let engine = context.engine;
-        blocking(move || {
-            let image = crate::images::find(&engine, &self.image)?;
-            let removed = engine.graph.remove_image(&self.image, self.force, &crate::images::users(&engine))?;
-            engine.sweep_soon();
-            let mut answer = Vec::new();
-            for step in removed {
-                let (action, shown) = match step {
-                    Removed::Untagged(name) => {
-                        let untagged = gantry_api::reference::Reference::parse(&name).map_or(name, |n| n.familiar());
-                        ("untag", ImageDeleted { untagged, ..ImageDeleted::default() })
-                    }
-                    Removed::Deleted(digest) => {
-                        ("delete", ImageDeleted { deleted: digest.to_string(), ..ImageDeleted::default() })
-                    }
-                };
-                let subject = if shown.deleted.is_empty() { image.id.as_str() } else { &shown.deleted };
-                let attributes = BTreeMap::from([("name".to_owned(), subject.to_owned())]);
-                engine.events.publish("image", action, subject, attributes);
-                answer.push(shown);
-            }
-            Ok(answer)
-        })
-        .await
+        blocking(move || delete(&engine, &self.image, self.force, self.prune)).await
     }
+}
+
+/// Removes it, tells everybody, and says what went.
+pub(super) fn delete(engine: &Engine, name: &str, force: bool, prune: bool) -> Result<Vec<ImageDeleted>> {
+    let image = crate::images::find(engine, name)?;
+    let removed = engine.graph.remove_image(name, force, prune, &crate::images::users(engine))?;
+    engine.sweep_soon();
+    let mut answer = Vec::new();
+    for step in removed {
+        let (action, shown) = match step {
+            Removed::Untagged(name) => {
+                let untagged = gantry_api::reference::Reference::parse(&name).map_or(name, |n| n.familiar());
+                ("untag", ImageDeleted { untagged, ..ImageDeleted::default() })
+            }
+            Removed::Deleted(digest) => {
+                ("delete", ImageDeleted { deleted: digest.to_string(), ..ImageDeleted::default() })
+            }
+        };
+        let subject = if shown.deleted.is_empty() { image.id.as_str() } else { &shown.deleted };
+        let attributes = BTreeMap::from([("name".to_owned(), subject.to_owned())]);
+        engine.events.publish("image", action, subject, attributes);
+        answer.push(shown);
+    }
+    Ok(answer)
 }

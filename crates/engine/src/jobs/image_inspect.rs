@@ -34,6 +34,7 @@ impl Job for ImageInspect {
             id: image.id.to_string(),
             repo_tags,
             repo_digests,
+            parent: image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
             comment: config.comment.clone(),
             created: config.created.clone(),
             docker_version: config.docker_version.clone(),
@@ -51,7 +52,6 @@ impl Job for ImageInspect {
                 layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
             },
             metadata: ImageMetadata { last_tag_time: last.to_string() },
-            ..image::ImageInspect::default()
         })
     }
 }

@@ -15,6 +15,8 @@ use crate::job::{Class, Context, Job};
 pub struct Images {
     /// Only of this repository or name (before API 1.25: `filter=`).
     pub name: Option<String>,
+    /// Those without a name that others were made on top of as well.
+    pub all: bool,
     /// As the query says them.
     pub filters: Option<String>,
 }
@@ -31,7 +33,7 @@ impl Job for Images {
         if let Some(name) = self.name.filter(|name| !name.is_empty()) {
             filters.add("reference", name);
         }
-        list(&context.engine, &filters)
+        list(&context.engine, &filters, self.all)
     }
 }
 
@@ -40,16 +42,16 @@ pub(super) fn created(image: &Image) -> i64 {
     image.config.created.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_second())
 }
 
-fn list(engine: &Engine, filters: &Filters) -> Result<Vec<ImageSummary>> {
+pub(super) fn list(engine: &Engine, filters: &Filters, all: bool) -> Result<Vec<ImageSummary>> {
     let images = engine.graph.images();
     let moment = |name: &str| crate::images::find(engine, name).map(|image| created(&image));
     let before = filters.get("before").map(moment).collect::<Result<Vec<_>>>()?;
     let since = filters.get("since").map(moment).collect::<Result<Vec<_>>>()?;
     let dangling = filters.boolean("dangling")?;
-    let mut all: Vec<Arc<Image>> = images.iter().cloned().collect();
-    all.sort_by_key(|image| Reverse(created(image)));
+    let mut sorted: Vec<Arc<Image>> = images.iter().cloned().collect();
+    sorted.sort_by_key(|image| Reverse(created(image)));
     let mut list = Vec::new();
-    for image in all {
+    for image in sorted {
         let (tags, digests) = names(engine, &image);
         let labels = image.config.config.as_ref().and_then(|config| config.labels.clone());
         let references: Vec<&str> = filters.get("reference").collect();
@@ -69,12 +71,13 @@ fn list(engine: &Engine, filters: &Filters) -> Result<Vec<ImageSummary>> {
         let wanted = filters.labels(&labels.clone().unwrap_or_default())
             && before.iter().all(|moment| created(&image) < *moment)
             && since.iter().all(|moment| created(&image) > *moment)
+            && (all || !tags.is_empty() || !images.has_children(&image.id))
             && dangling.is_none_or(|dangling| tags.is_empty() == dangling)
             && (references.is_empty() || !shown_tags.is_empty() || !shown_digests.is_empty());
         if wanted {
             list.push(ImageSummary {
                 id: image.id.to_string(),
-                parent_id: String::new(),
+                parent_id: image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
                 repo_tags: shown_tags,
                 repo_digests: shown_digests,
                 created: created(&image),

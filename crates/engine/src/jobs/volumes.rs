@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gantry_api::filters::Filters;
 use gantry_api::volume::{self, Volume, VolumeList};
 
-use crate::engine::blocking;
+use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::lifecycle::remove::in_use;
@@ -113,16 +113,21 @@ impl Job for VolumeDelete {
             if self.force && engine.volumes.get(name).is_err() {
                 return Ok(());
             }
-            engine.volumes.get(name)?;
-            if let Some(container) = in_use(&engine, name) {
-                let id = container.id();
-                return Err(Error::conflict(format!("remove {name}: volume is in use - [{id}]")));
-            }
-            engine.volumes.remove(name)?;
-            let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
-            engine.events.publish("volume", "destroy", name, attributes);
-            Ok(())
+            remove(&engine, name)
         })
         .await
     }
+}
+
+/// Removes a volume that no container uses, and tells everybody.
+pub(super) fn remove(engine: &Engine, name: &str) -> Result<()> {
+    engine.volumes.get(name)?;
+    if let Some(container) = in_use(engine, name) {
+        let id = container.id();
+        return Err(Error::conflict(format!("remove {name}: volume is in use - [{id}]")));
+    }
+    engine.volumes.remove(name)?;
+    let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+    engine.events.publish("volume", "destroy", name, attributes);
+    Ok(())
 }

@@ -88,7 +88,11 @@ fn mount_point(
     }
     if point.kind == "volume" && point.source.is_empty() {
         let anonymous = point.name.is_empty();
-        let request = VolumeCreate { name: point.name.clone(), labels: wanted.labels, ..VolumeCreate::default() };
+        let mut labels = wanted.labels;
+        if anonymous {
+            labels.get_or_insert_default().insert(crate::jobs::ANONYMOUS.to_owned(), String::new());
+        }
+        let request = VolumeCreate { name: point.name.clone(), labels, ..VolumeCreate::default() };
         let (volume, new) = engine.volumes.create(&request)?;
         if anonymous {
             record.anonymous_volumes.push(volume.name.clone());

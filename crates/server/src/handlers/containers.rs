@@ -67,6 +67,10 @@ pub async fn changes(request: Request) -> Result<Response> {
     Ok(ok(&request.run(jobs::ContainerChanges { container: request.parameter("name") }).await?))
 }
 
+pub async fn prune(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::ContainersPrune { filters: request.query("filters") }).await?))
+}
+
 pub async fn export(request: Request) -> Result<Response> {
     let container = request.parameter("name");
     respond::checked(&request, "application/octet-stream", |outlet| jobs::Export { container, outlet }).await

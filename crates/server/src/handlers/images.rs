@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use gantry_api::container::Config;
 use gantry_api::reference::{Digest, Reference};
 use gantry_api::system::AuthConfig;
 use gantry_engine::jobs;
@@ -10,10 +11,11 @@ use hyper::StatusCode;
 
 use crate::error::{Failure, Result};
 use crate::request::Request;
-use crate::respond::{Response, empty, ok, streamed};
+use crate::respond::{Response, checked, empty, json, ok, streamed};
 
 pub async fn list(request: Request) -> Result<Response> {
-    let job = jobs::Images { name: request.query("filter"), filters: request.query("filters") };
+    let job =
+        jobs::Images { name: request.query("filter"), all: request.flag("all"), filters: request.query("filters") };
     Ok(ok(&request.run(job).await?))
 }
 
@@ -110,6 +112,63 @@ pub async fn tag(request: Request) -> Result<Response> {
 }
 
 pub async fn delete(request: Request) -> Result<Response> {
-    let job = jobs::ImageDelete { image: request.parameter("name"), force: request.flag("force") };
+    let job = jobs::ImageDelete {
+        image: request.parameter("name"),
+        force: request.flag("force"),
+        prune: !request.flag("noprune"),
+    };
     Ok(ok(&request.run(job).await?))
+}
+
+pub async fn get(request: Request) -> Result<Response> {
+    let name = request.parameter("name");
+    let images = if name.is_empty() { request.query_all("names") } else { vec![name] };
+    // An old client names them all in one parameter.
+    let images = images.iter().flat_map(|names| names.split(',')).map(str::to_owned).collect();
+    let platform = platform(&request)?;
+    checked(&request, "application/x-tar", |outlet| jobs::ImageExport { images, platform, outlet }).await
+}
+
+pub async fn load(mut request: Request) -> Result<Response> {
+    let quiet = request.query("quiet").is_none() || request.flag("quiet");
+    let body = request.inlet();
+    streamed(&request, "application/json", |outlet| jobs::Load { quiet, body, outlet }).await
+}
+
+pub async fn commit(mut request: Request) -> Result<Response> {
+    let (repository, tag) = name_of(&request.query("repo").unwrap_or_default(), request.query("tag"));
+    let job = jobs::Commit {
+        container: request.query("container").unwrap_or_default(),
+        repository,
+        tag,
+        comment: request.query("comment").unwrap_or_default(),
+        author: request.query("author").unwrap_or_default(),
+        pause: request.query("pause").is_none() || request.flag("pause"),
+        changes: request.query_all("changes"),
+        config: request.json_or_default::<Option<Config>>().await?.filter(|config| *config != Config::default()),
+    };
+    Ok(json(StatusCode::CREATED, &request.run(job).await?))
+}
+
+pub async fn prune(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::ImagesPrune { filters: request.query("filters") }).await?))
+}
+
+/// `platform` as text (`linux/amd64`) or as OCI's document.
+fn platform(request: &Request) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Platform {
+        os: String,
+        architecture: String,
+        #[serde(default)]
+        variant: String,
+    }
+    let text = request.query("platform").unwrap_or_default();
+    if !text.starts_with('{') {
+        return Ok(text);
+    }
+    let parsed: Platform = gantry_api::json::from_slice(text.as_bytes())
+        .map_err(|error| Failure::invalid(format!("invalid platform {text}: {error}")))?;
+    let Platform { os, architecture, variant } = parsed;
+    Ok(if variant.is_empty() { format!("{os}/{architecture}") } else { format!("{os}/{architecture}/{variant}") })
 }

@@ -33,6 +33,16 @@ pub async fn info(request: Request) -> Result<Response> {
     Ok(ok(&request.run(jobs::Info).await?))
 }
 
+pub async fn disk_usage(request: Request) -> Result<Response> {
+    let verbose = request.flag("verbose");
+    Ok(ok(&request.run(jobs::SystemDf { kinds: request.query_all("type"), verbose }).await?))
+}
+
+/// There is no build cache yet, so there is nothing in it to remove.
+pub async fn build_prune(_: Request) -> Result<Response> {
+    Ok(ok(&gantry_api::prune::PrunedCaches::default()))
+}
+
 pub async fn events(request: Request) -> Result<Response> {
     let (since, until) = (moment(&request, "since")?, moment(&request, "until")?);
     let filters = request.query("filters");

@@ -26,6 +26,15 @@ pub async fn delete(request: Request) -> Result<Response> {
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
+pub async fn prune(request: Request) -> Result<Response> {
+    let all = !request.environment.version().at_least(42);
+    Ok(ok(&request.run(jobs::VolumesPrune { filters: request.query("filters"), all }).await?))
+}
+
+pub async fn networks_prune(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::NetworksPrune { filters: request.query("filters") }).await?))
+}
+
 pub async fn networks(request: Request) -> Result<Response> {
     Ok(ok(&request.run(jobs::Networks { filters: request.query("filters") }).await?))
 }

@@ -1,0 +1,130 @@
+//! `commit`: makes an image of a container.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gantry_api::container::Config;
+use gantry_api::image::Committed;
+use gantry_api::reference::Reference;
+use gantry_graph::Image;
+
+use crate::container::{Container, Record, State};
+use crate::engine::{Engine, blocking};
+use crate::error::{Error, Result};
+use crate::job::{Class, Context, Job};
+
+/// Makes an image of a container's root and configuration.
+pub struct Commit {
+    /// Name or id.
+    pub container: String,
+    /// The repository of its name; none where empty.
+    pub repository: String,
+    /// The tag; `latest` where empty.
+    pub tag: String,
+    /// For the history.
+    pub comment: String,
+    /// For image and history.
+    pub author: String,
+    /// Freeze its processes meanwhile.
+    pub pause: bool,
+    /// Dockerfile instructions for the configuration.
+    pub changes: Vec<String>,
+    /// Instead of the container's configuration.
+    pub config: Option<Config>,
+}
+
+impl Job for Commit {
+    const NAME: &'static str = "commit";
+    const DOC: &'static str = "makes an image of a container";
+    const CLASS: Class = Class::Change;
+    type Output = Committed;
+
+    fn arguments(&self) -> String {
+        format!("{} {}:{}", self.container, self.repository, self.tag)
+    }
+
+    async fn run(self, context: Context) -> Result<Committed> {
+        let engine = context.engine;
+        let name = match self.repository.as_str() {
+            "" => None,
+            text => {
+                let name = Reference::parse(text)?;
+                Some(if self.tag.is_empty() { name.with_default_tag() } else { name.with_tag(&self.tag)? })
+            }
+        };
+        let container = engine.containers.get(&self.container)?;
+        let _guard = container.operation.lock().await;
+        let record = container.record();
+        if matches!(record.state, State::Dead(_) | State::Removing(_)) {
+            let state = if matches!(record.state, State::Dead(_)) { "Dead" } else { "being removed" };
+            return Err(Error::conflict(format!("You cannot commit container {} which is {state}", record.id)));
+        }
+        let mut config = of_image(self.config.as_ref().unwrap_or(&record.config));
+        for change in &self.changes {
+            crate::changes::apply(&mut config, change)?;
+        }
+        let commit = gantry_graph::Commit {
+            name: name.clone(),
+            config,
+            created: jiff::Timestamp::now().to_string(),
+            created_by: std::iter::once(&record.path).chain(&record.args).cloned().collect::<Vec<_>>().join(" "),
+            author: self.author,
+            comment: self.comment,
+        };
+        let pause = self.pause && matches!(record.state, State::Running(_));
+        let (worker, subject) = (Arc::clone(&engine), Arc::clone(&container));
+        let image = blocking(move || frozen(&worker, &subject, pause, commit)).await?;
+        publish(&engine, &record, &image, name.as_ref());
+        Ok(Committed { id: image.id.to_string() })
+    }
+}
+
+/// Commits while the processes stand still, and lets them go on whatever came of it.
+fn frozen(engine: &Engine, container: &Container, pause: bool, commit: gantry_graph::Commit) -> Result<Arc<Image>> {
+    let running = container.running().filter(|_| pause);
+    if let Some(running) = &running {
+        running.pause()?;
+    }
+    let committed = engine.graph.commit_container(container.id(), commit);
+    if let Some(running) = &running {
+        match running.unpause() {
+            // The container may have been killed meanwhile.
+            Err(error) if container.running().is_some() => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(committed?)
+}
+
+/// What an image says of how to run it; a container's names, terminal and streams are its own.
+fn of_image(config: &Config) -> Config {
+    Config {
+        user: config.user.clone(),
+        exposed_ports: config.exposed_ports.clone(),
+        env: config.env.clone(),
+        cmd: config.cmd.clone(),
+        healthcheck: config.healthcheck.clone(),
+        args_escaped: config.args_escaped,
+        volumes: config.volumes.clone(),
+        working_dir: config.working_dir.clone(),
+        entrypoint: config.entrypoint.clone(),
+        on_build: config.on_build.clone(),
+        labels: config.labels.clone(),
+        stop_signal: config.stop_signal.clone(),
+        stop_timeout: config.stop_timeout,
+        shell: config.shell.clone(),
+        ..Config::default()
+    }
+}
+
+fn publish(engine: &Engine, record: &Record, image: &Image, name: Option<&Reference>) {
+    let mut attributes = record.event_attributes();
+    attributes.insert("comment".into(), image.config.comment.clone());
+    attributes.insert("imageID".into(), image.id.to_string());
+    attributes.insert("imageRef".into(), name.map(Reference::familiar).unwrap_or_default());
+    engine.events.publish("container", "commit", &record.id, attributes);
+    if let Some(name) = name {
+        let attributes = BTreeMap::from([("name".to_owned(), name.familiar())]);
+        engine.events.publish("image", "tag", image.id.as_str(), attributes);
+    }
+}
