@@ -31,7 +31,9 @@ usage: cargo xtask <verb>
   c-library [PROFILE]
                build libcontainer.a, libcontainer.so and libcontainer.h (release)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
-  bench start  measure the start path against Docker, podman, runc and crun (installs them; as root)
+  bench start  measure the start path against Docker and podman (installs them; as root)
+  bench runtime [--sid DIR]
+               measure the OCI runtime against runc, crun and youki (installs and builds them; as root)
 ";
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ["c-library", words @ ..] => c_library::run(words),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),
+        ["bench", "runtime", options @ ..] => bench::runtime(options),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

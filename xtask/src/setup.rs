@@ -83,6 +83,13 @@ pub fn install_peer(program_name: &'static str, package: &'static str, why: &'st
 /// Never at the price of a package that somebody wanted: Docker's own packages conflict with Debian's.
 const INSTALL: [&str; 5] = ["install", "-qq", "-y", "--no-install-recommends", "--no-remove"];
 
+/// Installs a package that has no program; one that is there already does no harm.
+pub fn install_package(package: &str, why: &str) -> Result<()> {
+    println!("installing with apt-get:\n  {package:<16} {why}");
+    let _guard = NoServices::new()?;
+    apt(&[&INSTALL[..], &[package]].concat())
+}
+
 fn install(needs: &[Need]) -> Result<()> {
     let missing = missing(needs);
     if !rustix::process::geteuid().is_root() {

@@ -2,7 +2,13 @@
 
 mod measure;
 mod report;
-mod runtimes;
+mod runtime;
 mod start;
 
+pub use runtime::runtime;
 pub use start::start;
+
+/// What follows an option.
+fn value<'a>(options: &[&'a str], name: &str) -> Option<&'a str> {
+    options.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1])
+}

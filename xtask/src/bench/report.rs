@@ -7,15 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::measure::{Cost, Results, median};
-use super::runtimes::Runtime;
 use super::start::Stack;
 use crate::build;
 
-const BEGIN: &str = "<!-- bench start: begin -->";
-const END: &str = "<!-- bench start: end -->";
-
 /// Medians, wall / CPU in milliseconds, and how many times less ours takes than each peer.
-pub fn table(stacks: &[Stack], results: &Results, runtimes: &[Runtime], rounds: usize, build: &str) -> String {
+pub fn table(stacks: &[Stack], results: &Results, rounds: usize, build: &str) -> String {
     let mut text = String::new();
     let mut line = |cells: &[String]| writeln!(text, "| {} |", cells.join(" | ")).unwrap_or_default();
     let mut head = vec!["wall / CPU ms".to_owned()];
@@ -47,17 +43,7 @@ pub fn table(stacks: &[Stack], results: &Results, runtimes: &[Runtime], rounds: 
         }));
         line(&cells);
     }
-    if !runtimes.is_empty() {
-        let of = |runtime: &Runtime| {
-            let (wall, cpu) = medians(&runtime.costs);
-            format!("`{} run` {} / {} ms", runtime.name, millis(wall), millis(cpu))
-        };
-        let all: Vec<String> = runtimes.iter().map(of).collect();
-        let _ =
-            writeln!(text, "\nFor comparison, OCI runtimes alone, without network, image or log: {}.", all.join(", "));
-    }
-    let versions = stacks.iter().map(|stack| &stack.version).chain(runtimes.iter().map(|runtime| &runtime.version));
-    let versions: Vec<&str> = versions.map(String::as_str).collect();
+    let versions: Vec<&str> = stacks.iter().map(|stack| stack.version.as_str()).collect();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let _ = write!(
@@ -74,13 +60,14 @@ fn medians(costs: &[Cost]) -> (Duration, Duration) {
     (of(|cost| cost.wall), of(|cost| cost.cpu))
 }
 
-/// Replaces the section in docs/benchmarks.md.
-pub fn write(table: &str) -> Result<()> {
+/// Replaces a section in docs/benchmarks.md.
+pub fn write(section: &str, table: &str) -> Result<()> {
+    let (begin, end) = (format!("<!-- {section}: begin -->"), format!("<!-- {section}: end -->"));
     let path = build::root().join("docs/benchmarks.md");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let (head, rest) = text.split_once(BEGIN).context("docs/benchmarks.md has lost its marks")?;
-    let (_, tail) = rest.split_once(END).context("docs/benchmarks.md has lost its marks")?;
-    let whole = format!("{head}{BEGIN}\n{table}{END}{tail}");
+    let (head, rest) = text.split_once(&begin).context("docs/benchmarks.md has lost its marks")?;
+    let (_, tail) = rest.split_once(&end).context("docs/benchmarks.md has lost its marks")?;
+    let whole = format!("{head}{begin}\n{table}{end}{tail}");
     fs::write(&path, whole).with_context(|| format!("write {}", path.display()))
 }
 

@@ -10,8 +10,7 @@ use gantry_tests::{Daemon, Options, command, http, image};
 use serde_json::json;
 
 use super::measure::{Account, Cost, Results, cost, pss};
-use super::report;
-use super::runtimes::Runtime;
+use super::{report, value};
 use crate::interrupt::Interrupt;
 use crate::peers::Peer;
 use crate::{build, setup};
@@ -73,29 +72,21 @@ pub fn start(options: &[&str]) -> Result<()> {
     for stack in &mut stacks {
         stack.prepare(&archive)?;
     }
-    let mut runtimes = Vec::new();
-    for name in ["runc", "crun"] {
-        match Runtime::prepare(name, directory.path()) {
-            Ok(runtime) => runtimes.push(runtime),
-            Err(error) => println!("SKIPPED {name}: {error:#}"),
-        }
-    }
     for round in 0..rounds {
         println!("round {} of {rounds}", round + 1);
         for (index, stack) in stacks.iter().enumerate() {
             interrupt.check()?;
             stack.round(index, round, &mut results)?;
         }
-        runtimes.iter_mut().try_for_each(Runtime::round)?;
     }
     for (index, stack) in stacks.iter_mut().enumerate() {
         interrupt.check()?;
         println!("{many} containers: {}", stack.name);
         stack.many(index, many, &mut results)?;
     }
-    let table = report::table(&stacks, &results, &runtimes, rounds, label);
+    let table = report::table(&stacks, &results, rounds, label);
     println!("\n{table}");
-    report::write(&table)
+    report::write("bench start", &table)
 }
 
 fn gantry(binary: PathBuf) -> Result<Stack> {
@@ -271,8 +262,4 @@ impl Stack {
 /// A process's name; empty when it is gone.
 fn name(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
-}
-
-fn value<'a>(options: &[&'a str], name: &str) -> Option<&'a str> {
-    options.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1])
 }
