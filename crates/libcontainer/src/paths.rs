@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -61,12 +61,28 @@ fn relative(path: &Path) -> PathBuf {
 /// Opens a path inside the root as a place to mount on (`O_PATH`), making what is missing, also behind dangling links.
 pub fn open_or_make(root: impl AsFd, path: &Path, missing: Missing) -> Result<OwnedFd> {
     match open(&root, path, OFlags::PATH) {
-        Err(error) if error.is_not_found() => make(root.as_fd(), path, missing),
+        Err(error) if error.is_not_found() => {
+            let root = root.as_fd();
+            if make_last(root, path, missing)? {
+                Ok(open(root, path, OFlags::PATH)?)
+            } else {
+                make(root, path, missing)
+            }
+        }
         other => Ok(other?),
     }
 }
 
-fn make(root: std::os::fd::BorrowedFd<'_>, path: &Path, missing: Missing) -> Result<OwnedFd> {
+/// Makes the last part of a path whose directory is there, as it mostly is; whether that was possible.
+fn make_last(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> Result<bool> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    match open(root, parent, OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(directory) => create_in(&directory, parent, name, missing),
+        Err(_) => Ok(false),
+    }
+}
+
+fn make(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> Result<OwnedFd> {
     let mut ahead = VecDeque::new();
     push(&mut ahead, path);
     let mut done = PathBuf::new();
@@ -120,19 +136,24 @@ fn push(ahead: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-fn create(root: std::os::fd::BorrowedFd<'_>, parent: &Path, name: &OsStr, kind: Missing) -> Result<()> {
+fn create(root: BorrowedFd<'_>, parent: &Path, name: &OsStr, kind: Missing) -> Result<()> {
     let directory = open(root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
-    let shown = || parent.join(name).display().to_string();
+    create_in(&directory, parent, name, kind).map(drop)
+}
+
+/// Whether it is new; what is there, and be it a link to nowhere, stays.
+fn create_in(directory: &OwnedFd, parent: &Path, name: &OsStr, kind: Missing) -> Result<bool> {
     let made = match kind {
-        Missing::Directory => rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)),
+        Missing::Directory => rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755)),
         Missing::File => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+            rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }
     };
     match made {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(SystemError::new("make in container", shown(), error).into()),
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(SystemError::new("make in container", parent.join(name).display().to_string(), error).into()),
     }
 }
 
@@ -143,12 +164,40 @@ pub fn open_parent(root: impl AsFd, path: &Path) -> Result<(OwnedFd, &OsStr)> {
     Ok((open_or_make(root, parent, Missing::Directory)?, name))
 }
 
-/// Makes a symbolic link unless something is there already.
-pub fn symlink(root: impl AsFd, target: &str, path: &Path) -> Result<()> {
-    let (directory, name) = open_parent(root, path)?;
-    match rustix::fs::symlinkat(target, &directory, name) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(SystemError::new("symlink in container", path.display().to_string(), error).into()),
+/// The directories that things are made in, one after the other; mostly it is the same one again, which stays open.
+#[derive(Debug)]
+pub struct Parents<'a> {
+    root: BorrowedFd<'a>,
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl<'a> Parents<'a> {
+    /// Below this root. Nothing must be mounted while it is in use.
+    pub fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, last: None }
+    }
+
+    /// As [`open_parent`].
+    pub fn open<'p>(&mut self, path: &'p Path) -> Result<(BorrowedFd<'_>, &'p OsStr)> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let known = self.last.take().filter(|(last, _)| last == parent);
+        let (last, name) = match (known, path.file_name()) {
+            (Some(last), Some(name)) => (last, name),
+            _ => {
+                let (directory, name) = open_parent(self.root, path)?;
+                ((parent.to_owned(), directory), name)
+            }
+        };
+        Ok((self.last.insert(last).1.as_fd(), name))
+    }
+
+    /// Makes a symbolic link unless something is there already.
+    pub fn symlink(&mut self, target: &str, path: &Path) -> Result<()> {
+        let (directory, name) = self.open(path)?;
+        match rustix::fs::symlinkat(target, directory, name) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(SystemError::new("symlink in container", path.display().to_string(), error).into()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The seed: a parked process in the container's cgroups from which its processes are cloned.
 //!
-//! Joining cgroups costs 10–15 ms after a pause on cgroup v1, so the seed does it ahead of need; what it clones is born in
-//! them. The clones are children of the seed's parent (`CLONE_PARENT`), which reaps them. The seed is never in any
+//! Joining cgroups costs a write for each hierarchy on cgroup v1, so the seed does it ahead of need; what it clones is born
+//! in them. The clones are children of the seed's parent (`CLONE_PARENT`), which reaps them. The seed is never in any
 //! namespace of the container. A further process is made in two steps, so that no process inside the container's pid
 //! namespace, which the container may trace, ever has anything of the host's: a helper outside of it enters the
 //! container's other namespaces, lets go of everything else, clones the process, and ends. It is a child of the seed's
@@ -237,7 +237,7 @@ fn clone_flags(config: &Config) -> CloneFlags {
 fn prepare(leaf: &Leaf, socket: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .during("set", "parent death signal")?;
-    leaf.join(0)?;
+    leaf.join_self()?;
     process::close_all_but(&[socket.as_fd()])?;
     // The kernel's OOM killer should take the container's own processes. Refused without CAP_SYS_RESOURCE: then a new
     // seed is planted when it is needed.

@@ -10,19 +10,67 @@ use std::path::{Path, PathBuf};
 
 use crate::{Result, ResultExt};
 
+/// Space for the first read of a file.
+const FIRST_READ: usize = 8 * 1024;
+
 /// Reads a whole file.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
-    fs::read(&path).during("read", path.as_ref().display())
+    read_up_to(path, usize::MAX)
 }
 
 /// Reads a whole file of UTF-8 text.
 pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
-    fs::read_to_string(&path).during("read", path.as_ref().display())
+    let path = path.as_ref();
+    text(path, read(path)?)
+}
+
+/// Reads a file, but not more than `most` bytes of it.
+///
+/// Most files that are read are the kernel's, which have no size to ask for: there is space for nearly all of them in the
+/// first read.
+pub fn read_up_to(path: impl AsRef<Path>, most: usize) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    let file = File::open(path).during("open", path.display())?;
+    let mut data = Vec::with_capacity(FIRST_READ);
+    while data.len() < most {
+        if data.len() == data.capacity() {
+            data.reserve(data.len());
+        }
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut data)) {
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).during("read", path.display()),
+        }
+    }
+    data.truncate(most);
+    data.shrink_to_fit();
+    Ok(data)
+}
+
+/// As [`read_up_to`], for UTF-8 text.
+pub fn read_to_string_up_to(path: impl AsRef<Path>, most: usize) -> Result<String> {
+    let path = path.as_ref();
+    text(path, read_up_to(path, most)?)
+}
+
+fn text(path: &Path, data: Vec<u8>) -> Result<String> {
+    String::from_utf8(data)
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+        .during("read", path.display())
 }
 
 /// Writes `data` to `path`, creating or truncating it. Not atomic: for kernel files and files nobody else reads yet.
 pub fn write(path: impl AsRef<Path>, data: impl AsRef<[u8]>) -> Result<()> {
     fs::write(&path, data).during("write", path.as_ref().display())
+}
+
+/// Writes `data` to `path`, which must not be there, and returns the open file. Not atomic: for files that nobody reads yet.
+pub fn write_new(path: impl AsRef<Path>, data: &[u8], mode: u32) -> Result<File> {
+    let path = path.as_ref();
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).during("create", path.display())?;
+    file.write_all(data).during("write", path.display())?;
+    Ok(file)
 }
 
 /// Whether a sync to disk is part of a write.
@@ -43,13 +91,7 @@ pub fn write_atomic(path: impl AsRef<Path>, data: &[u8], mode: u32, durability: 
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let staged = directory.join(format!(".{name}.{}", unique()));
     let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&staged)
-            .during("create", staged.display())?;
-        file.write_all(data).during("write", staged.display())?;
+        let file = write_new(&staged, data, mode)?;
         if durability == Durability::Disk {
             file.sync_all().during("sync", staged.display())?;
         }

@@ -49,7 +49,7 @@ mod idmap;
 mod overlay;
 mod private;
 
-pub use attach::{attach, attach_within, bind, bind_fd, filesystem, move_to, reconfigure};
+pub use attach::{attach, attach_within, bind, bind_fd, bind_with, filesystem, move_to, reconfigure};
 pub use attr::{Attributes, set_attributes};
 pub use idmap::{IdMap, IdRange, NOBODY, map_ids, user_and_network_namespaces, user_namespace};
 pub use private::{assemble, in_private_namespace, without_submounts};

@@ -385,14 +385,22 @@ fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
 
 /// Moves standard input, output and error to the given descriptors.
 pub fn set_stdio(fds: [BorrowedFd<'_>; 3]) -> Result<()> {
-    // Copies first: a source may be one of 0, 1, 2 itself.
+    if fds.iter().all(|fd| fd.as_raw_fd() > 2) {
+        return fds.iter().zip(0..).try_for_each(|(fd, target)| become_stdio(fd, target));
+    }
+    // Copies first: a source is one of 0, 1, 2 itself.
     let copies = fds.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3));
     for (target, copy) in (0..).zip(copies) {
         let copy = copy.during("duplicate", format_args!("standard stream {target}"))?;
-        // SAFETY: 0, 1 and 2 belong to the process as a whole, which is what is being changed.
-        if unsafe { libc::dup2(copy.as_raw_fd(), target) } < 0 {
-            return Err(Error::new("duplicate", format!("standard stream {target}"), std::io::Error::last_os_error()));
-        }
+        become_stdio(&copy, target)?;
+    }
+    Ok(())
+}
+
+fn become_stdio(fd: impl AsFd, target: RawFd) -> Result<()> {
+    // SAFETY: 0, 1 and 2 belong to the process as a whole, which is what is being changed.
+    if unsafe { libc::dup2(fd.as_fd().as_raw_fd(), target) } < 0 {
+        return Err(Error::new("duplicate", format!("standard stream {target}"), std::io::Error::last_os_error()));
     }
     Ok(())
 }

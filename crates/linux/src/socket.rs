@@ -166,7 +166,17 @@ pub fn try_receive(socket: impl AsFd) -> Result<Option<Packet>> {
 }
 
 fn receive_with(socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<Option<Packet>> {
-    let mut data = vec![0; INLINE + 1];
+    // Space for what has come, for most packets are short.
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC | (flags & RecvFlags::DONTWAIT);
+    let length = loop {
+        match rustix::net::recv(socket, &mut [0; 1], peek) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok((_, length)) => break length,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::new("receive", "packet", error)),
+        }
+    };
+    let mut data = vec![0; length.min(INLINE + 1)];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS + 1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {

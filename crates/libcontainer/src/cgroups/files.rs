@@ -2,19 +2,17 @@
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use gantry_linux::{Error, Result, ResultExt, fs};
+use gantry_linux::{Error, Result, fs};
 
 /// No cgroup file that we read is longer than this.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 
 /// Reads a cgroup file, bounded.
 pub(super) fn read(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    fs::open(path)?.take(LONGEST).read_to_string(&mut text).during("read", path.display())?;
-    Ok(text)
+    fs::read_to_string_up_to(path, LONGEST)
 }
 
 /// As [`read`]; `None` where there is no such file.

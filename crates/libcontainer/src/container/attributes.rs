@@ -40,6 +40,11 @@ pub fn apply(tree: &OwnedFd, mount: &Mount) -> Result<()> {
     Ok(set_attributes(tree, true, &change(mount.recursive, mount.recursive_cleared))?)
 }
 
+/// Whether a new mount that has the bits of `mount.flags` has everything that [`apply`] gives it.
+pub fn has_nothing_more(mount: &Mount) -> bool {
+    [mount.cleared, mount.recursive, mount.recursive_cleared] == [MountFlags::NONE; 3]
+}
+
 /// Changes how mount events pass, one after the other.
 pub fn propagate(tree: &OwnedFd, kinds: &[Propagation]) -> Result<()> {
     for kind in kinds {

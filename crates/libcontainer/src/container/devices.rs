@@ -1,7 +1,7 @@
 //! Device nodes, and the links that every program expects beside them.
 
 use std::ffi::OsStr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use gantry_linux::mount::{bind_fd, move_to};
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::config::{Device, DeviceKind};
 use crate::error::{Error, Result};
-use crate::paths;
+use crate::paths::Parents;
 
 const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -24,14 +24,15 @@ const LINKS: [(&str, &str); 5] = [
 /// Makes the nodes below `root`; one that is there already must be the same device.
 pub fn make_all(root: BorrowedFd<'_>, devices: &[Device]) -> Result<()> {
     // `/dev/ptmx` is the link to the container's own pseudo-terminals, whatever a configuration copied from its host.
+    let mut parents = Parents::new(root);
     for device in devices.iter().filter(|device| device.path != Path::new("/dev/ptmx")) {
-        make(root, device)?;
+        make(&mut parents, device)?;
     }
     Ok(())
 }
 
-fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
-    let (directory, name) = paths::open_parent(root, &device.path)?;
+fn make(parents: &mut Parents<'_>, device: &Device) -> Result<()> {
+    let (directory, name) = parents.open(&device.path)?;
     let shown = || device.path.display();
     let kind = match device.kind {
         DeviceKind::Char => FileType::CharacterDevice,
@@ -44,30 +45,30 @@ fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     };
     let number = if kind == FileType::Fifo { 0 } else { makedev(device.major, device.minor) };
     let mode = Mode::from_raw_mode(device.mode & 0o7777);
-    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+    match rustix::fs::mknodat(directory, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
-            let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).during("stat", shown())?;
+            let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).during("stat", shown())?;
             if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != number {
                 let why = "something else is there in the image; device not made";
                 return Err(Error::Invalid(format!("{}: {why}", shown())));
             }
         }
         // In a user namespace nobody makes devices: the host's own node appears, with the host's owner and mode.
-        Err(Errno::PERM) if kind != FileType::Fifo => return bind_host_node(&directory, name, device, kind, number),
+        Err(Errno::PERM) if kind != FileType::Fifo => return bind_host_node(directory, name, device, kind, number),
         Err(error) => return Err(SystemError::new("make device", shown().to_string(), error).into()),
     }
     // The umask is 0; only the owner may still be another.
     if device.uid != 0 || device.gid != 0 {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        rustix::fs::chownat(&directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .during("chown", shown())?;
     }
     Ok(())
 }
 
 /// `/` is still the host's: the node of the same path there, which must be the device that is meant.
-fn bind_host_node(directory: &OwnedFd, name: &OsStr, device: &Device, kind: FileType, number: u64) -> Result<()> {
+fn bind_host_node(directory: BorrowedFd<'_>, name: &OsStr, device: &Device, kind: FileType, number: u64) -> Result<()> {
     let shown = || device.path.display();
     let host = rustix::fs::open(&device.path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .during("open the host's device", shown())?;
@@ -88,11 +89,12 @@ fn bind_host_node(directory: &OwnedFd, name: &OsStr, device: &Device, kind: File
 
 /// Makes `/dev/fd`, `/dev/stdin` and so on, where nothing is there already.
 pub fn make_links(root: BorrowedFd<'_>) -> Result<()> {
+    let mut parents = Parents::new(root);
     for (target, link) in LINKS {
-        paths::symlink(root, target, Path::new(link))?;
+        parents.symlink(target, Path::new(link))?;
     }
     if Path::new("/proc/kcore").exists() {
-        paths::symlink(root, "/proc/kcore", Path::new("/dev/core"))?;
+        parents.symlink("/proc/kcore", Path::new("/dev/core"))?;
     }
     Ok(())
 }

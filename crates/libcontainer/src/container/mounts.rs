@@ -1,11 +1,12 @@
 //! The mounts on top of the root, in their order.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use gantry_linux::ResultExt;
-use gantry_linux::mount::{Attributes, bind_fd, filesystem, move_to, reconfigure, set_attributes};
+use gantry_linux::mount::{Attributes, bind_fd, bind_with, filesystem, move_to, reconfigure, set_attributes};
+use gantry_linux::{Error as SystemError, ResultExt};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, statx};
+use rustix::io::Errno;
 
 use super::sources::open_source;
 use super::{attributes, copy_up, procfs};
@@ -76,17 +77,20 @@ fn mount_one(
         MountKind::Filesystem { fstype, options } => {
             let target = filesystem_target(root, destination, fstype)?;
             let made;
-            let tree = match source {
-                Some(tree) => tree,
+            let (tree, complete) = match source {
+                Some(tree) => (tree, false),
                 None => {
-                    made = new_filesystem(fstype, options, mount, &target, warnings)?;
-                    &made
+                    let complete;
+                    (made, complete) = new_filesystem(fstype, options, mount, &target, warnings)?;
+                    (&made, complete)
                 }
             };
             if mount.copy_up {
                 copy_up::copy(&target, tree)?;
             }
-            attributes::apply(tree, mount)?;
+            if !complete {
+                attributes::apply(tree, mount)?;
+            }
             move_to(tree, &target, destination.display())?;
             attributes::propagate(tree, &mount.propagation)
         }
@@ -119,13 +123,14 @@ fn refuse_root(destination: &Path) -> Result<()> {
     Err(Error::Invalid(format!("cannot mount on {}: {text}", destination.display())))
 }
 
+/// Returns also whether it has all its attributes.
 fn new_filesystem(
     fstype: &str,
     options: &[(String, Option<String>)],
     mount: &Mount,
     target: &OwnedFd,
     warnings: &mut Vec<String>,
-) -> Result<OwnedFd> {
+) -> Result<(OwnedFd, bool)> {
     let mut options = options.to_vec();
     let has = |options: &[(String, Option<String>)], name: &str| options.iter().any(|(given, _)| given == name);
     if fstype == "tmpfs" && !has(&options, "mode") {
@@ -148,9 +153,9 @@ fn new_filesystem(
                 "{}: the network namespace is not the container's own; the host's /sys is bound read-only instead",
                 mount.destination.display()
             ));
-            host_sysfs()
+            Ok((host_sysfs()?, false))
         }
-        other => Ok(other?),
+        other => Ok((other?, !mount.copy_up && attributes::has_nothing_more(mount))),
     }
 }
 
@@ -238,31 +243,41 @@ fn mount_cgroups(root: BorrowedFd<'_>, destination: &Path, flags: MountFlags, vi
     if let [CgroupView { names, path }] = views
         && names.is_empty()
     {
-        let tree = own_cgroup(path, bits)?;
+        let tree = bind_with(path, bits)?;
         move_to(&tree, &target, destination.display())?;
         return Ok(tree);
     }
     let options = [("mode".to_owned(), Some("755".to_owned()))];
     let holder = filesystem("tmpfs", &options, bits & !Attributes::READ_ONLY)?;
+    make_view_places(&holder, views)?;
     move_to(&holder, &target, destination.display())?;
     for view in views {
-        let Some((directory, links)) = view.names.split_first() else { continue };
-        let place = paths::open_or_make(&holder, Path::new(directory), Missing::Directory)?;
-        move_to(own_cgroup(&view.path, bits)?, &place, format_args!("{}/{directory}", destination.display()))?;
-        for link in links {
-            paths::symlink(&holder, directory, Path::new(link))?;
-        }
+        let Some((directory, _)) = view.names.split_first() else { continue };
+        let place = paths::open(&holder, Path::new(directory), OFlags::PATH | OFlags::DIRECTORY)?;
+        move_to(bind_with(&view.path, bits)?, &place, format_args!("{}/{directory}", destination.display()))?;
     }
     set_attributes(&holder, false, &Attributes::set(bits))?;
     Ok(holder)
 }
 
-fn writable_when_broken(flags: MountFlags) -> MountFlags {
-    MountFlags { read_only: flags.read_only && intact("cgroup-read-only"), ..flags }
+/// While nobody else sees the file system.
+fn make_view_places(holder: &OwnedFd, views: &[CgroupView]) -> Result<()> {
+    for view in views {
+        let Some((directory, links)) = view.names.split_first() else { continue };
+        match rustix::fs::mkdirat(holder, directory, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(SystemError::new("make directory for cgroup", directory.clone(), error).into()),
+        }
+        for link in links {
+            match rustix::fs::symlinkat(directory, holder, link) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(SystemError::new("symlink for cgroup", link.clone(), error).into()),
+            }
+        }
+    }
+    Ok(())
 }
 
-fn own_cgroup(path: &Path, bits: u64) -> Result<OwnedFd> {
-    let tree = gantry_linux::mount::bind(path, false)?;
-    set_attributes(tree.as_fd(), false, &Attributes::set(bits))?;
-    Ok(tree)
+fn writable_when_broken(flags: MountFlags) -> MountFlags {
+    MountFlags { read_only: flags.read_only && intact("cgroup-read-only"), ..flags }
 }

@@ -17,6 +17,7 @@ use rustix::process::{Gid, Uid};
 
 use super::start::{Report, send};
 use super::{hooks, rootfs};
+use crate::cgroups::Leaf;
 use crate::config::{Config, Namespace, Propagation, TimeOffsets};
 use crate::error::{Error, Result};
 use crate::network::link;
@@ -25,6 +26,8 @@ use crate::oci::{Hooks, State, Status};
 /// What it has beside everything that a first process has.
 #[derive(Debug)]
 pub struct Staged {
+    /// Entered by the process itself, with the parent's word; `None`: the parent puts it there.
+    pub cgroup: Option<Leaf>,
     /// Namespaces that it makes for itself, in its cgroup and with its user ids: cgroup and time.
     pub own: CloneFlags,
     /// It is in a user namespace that is not its parent's.
@@ -52,7 +55,7 @@ pub struct Staged {
 }
 
 /// Waits for the parent's word to go on; without a parent there is nothing to go on for.
-pub fn await_word(report: &OwnedFd) -> Result<()> {
+fn await_word(report: &OwnedFd) -> Result<()> {
     match socket::receive(report)? {
         Some(_) => Ok(()),
         None => process::exit_now(1),
@@ -118,6 +121,12 @@ pub fn propagate_root(propagation: Propagation) -> Result<()> {
 }
 
 impl Staged {
+    /// Waits until the parent has prepared what only that can, and enters the cgroup.
+    pub(super) fn begin(&self, report: &OwnedFd) -> Result<()> {
+        await_word(report)?;
+        Ok(self.cgroup.as_ref().map_or(Ok(()), Leaf::join_self)?)
+    }
+
     /// Makes the namespaces that are its own business, after the parent's word.
     pub(super) fn enter_own(&self, config: &Config) -> Result<()> {
         if self.own.contains(CloneFlags::NEWTIME) {

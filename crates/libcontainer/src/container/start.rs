@@ -206,8 +206,8 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
         config.process.validate()?;
     }
     rustix::process::umask(Mode::empty());
-    if first.staged.is_some() {
-        staged::await_word(&first.report)?;
+    if let Some(staged) = &first.staged {
+        staged.begin(&first.report)?;
     }
     for (kind, fd) in &first.join {
         process::setns(fd, *kind, "the configured path")?;

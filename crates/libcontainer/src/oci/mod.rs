@@ -13,10 +13,8 @@ mod seccomp;
 mod state;
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 
-use gantry_linux::ResultExt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use hooks::{Hook, Hooks};
@@ -38,7 +36,7 @@ use crate::error::{Error, Result};
 /// The newest version of the specification that is understood.
 pub const VERSION: &str = "1.3.0";
 /// A longer configuration is refused.
-pub const LONGEST: u64 = 16 * 1024 * 1024;
+pub const LONGEST: usize = 16 * 1024 * 1024;
 
 /// A whole `config.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -88,10 +86,8 @@ pub struct Root {
 impl Spec {
     /// Reads a `config.json`, which may be anybody's: a longer one than [`LONGEST`] is refused.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut text = Vec::new();
-        let file = gantry_linux::fs::open(path)?;
-        file.take(LONGEST + 1).read_to_end(&mut text).during("read", path.display())?;
-        if text.len() as u64 > LONGEST {
+        let text = gantry_linux::fs::read_up_to(path, LONGEST + 1)?;
+        if text.len() > LONGEST {
             return Err(Error::Invalid(format!("{} is longer than {LONGEST} bytes; refused", path.display())));
         }
         Self::parse(&text)

@@ -83,15 +83,18 @@ impl Container {
 
     /// Its state now; takes no lock.
     pub fn state(&self) -> Result<State> {
-        let status = self.status()?;
-        Ok(State {
+        Ok(self.state_with(self.status()?))
+    }
+
+    pub(super) fn state_with(&self, status: Status) -> State {
+        State {
             oci_version: self.record.oci_version.clone(),
             id: self.record.id.clone(),
             pid: if status == Status::Stopped { 0 } else { self.record.pid },
             status,
             bundle: self.record.bundle.display().to_string(),
             annotations: self.record.annotations.clone(),
-        })
+        }
     }
 
     pub(super) fn status(&self) -> Result<Status> {
@@ -129,7 +132,10 @@ impl Container {
     }
 
     pub(super) fn hooks(&self) -> Result<Hooks> {
-        Ok(self.spec()?.hooks.unwrap_or_default())
+        match &self.record.hooks {
+            Some(hooks) => Ok(hooks.clone()),
+            None => Ok(self.spec()?.hooks.unwrap_or_default()),
+        }
     }
 
     /// Starts the program of a created container; returns when it runs. Warnings are failed poststart hooks.
@@ -170,7 +176,7 @@ impl Container {
             Err(Error::System(error)) if error.is_not_found() => return Ok(warnings),
             other => other?,
         };
-        let state = State { status: Status::Running, pid: self.record.pid, ..self.state()? };
+        let state = self.state_with(Status::Running);
         warnings.extend(hooks::run_all(&hooks.poststart, "poststart", &state, Some(&self.record.bundle)));
         Ok(warnings)
     }
@@ -181,7 +187,7 @@ impl Container {
         let profile = profile.transpose().map_err(|error| Error::Invalid(error.to_string()))?;
         let listener = profile.and_then(|profile| profile.listener);
         let (Some(listener), Some(descriptor)) = (listener, descriptors.first()) else { return Ok(()) };
-        let state = State { status: Status::Running, pid: self.record.pid, ..self.state()? };
+        let state = self.state_with(Status::Running);
         let handed = seccomp::hand_over(&listener, descriptor, self.record.pid, &state);
         if handed.is_err()
             && let Some(process) = self.record.process()

@@ -15,7 +15,7 @@ use super::directory::{Directory, Locked};
 use super::plan::Plan;
 use super::record::{CONFIG, Record, SOCKET};
 use super::{Container, CreateOptions, Created, cgroup, console, mappings, shared_root};
-use crate::cgroups::Leaf;
+use crate::cgroups::{Leaf, Version};
 use crate::config::Namespace;
 use crate::container::{
     First, Report, Staged, hooks, open_mapped, open_sources, receive_report, receive_report_blocking, run_first,
@@ -81,7 +81,7 @@ fn build(
     let mut record = first_record(plan);
     record.write(directory.path())?;
     let text = serde_json::to_vec(&plan.spec).map_err(|error| Error::Invalid(format!("config.json: {error}")))?;
-    fs::write_atomic(directory.path().join(CONFIG), &text, 0o600, fs::Durability::Process)?;
+    fs::write_new(directory.path().join(CONFIG), &text, 0o600)?;
 
     steps.enter("cgroup")?;
     made.leaf = Some(cgroup::make(plan.cgroups.as_ref(), &plan.cgroup, &plan.config.resources, &mut plan.warnings)?);
@@ -117,7 +117,8 @@ fn build(
     drop(first);
     record.set_process(pid)?;
     let born_there = cgroup_fd.is_some() && !birth.has_helper();
-    prepare(plan, pid, born_there, made, steps).map_err(|error| said(&reports).unwrap_or(error))?;
+    let enters = made.leaf.as_ref().is_some_and(|leaf| enters_cgroup_itself(plan, leaf));
+    prepare(plan, pid, born_there || enters, made, steps).map_err(|error| said(&reports).unwrap_or(error))?;
     record.cgroup.clone_from(&made.leaf);
     let found_by_cgroup = made.leaf.as_ref().is_some_and(|leaf| !leaf.hierarchies().all().is_empty());
     if plan.stops_when_mounted() || !found_by_cgroup {
@@ -163,6 +164,7 @@ fn first_record(plan: &Plan) -> Record {
     record.keyring.clone_from(&plan.config.process.keyring);
     record.own_pids = plan.config.namespaces.pid == Namespace::New;
     record.annotations.clone_from(&plan.spec.annotations);
+    record.hooks = Some(plan.hooks.clone());
     record
 }
 
@@ -192,6 +194,7 @@ fn first(
         false => Prepared::Here(open_sources(&plan.config)?),
     };
     let staged = Staged {
+        cgroup: made.leaf.as_ref().filter(|leaf| enters_cgroup_itself(plan, leaf)).cloned(),
         own: own.fold(CloneFlags::NONE, |all, (_, flag)| all.with(*flag)),
         in_user_namespace,
         root: root.here(),
@@ -222,6 +225,12 @@ fn first(
         report,
         staged: Some(staged),
     })
+}
+
+/// Whether the process goes into its cgroup itself, which costs less on v1. It is put there by its parent where it is not
+/// allowed to, or where somebody has to be told that a hierarchy refuses.
+fn enters_cgroup_itself(plan: &Plan, leaf: &Leaf) -> bool {
+    leaf.hierarchies().version() == Version::V1 && !leaf.is_lenient() && plan.config.namespaces.user == Namespace::Host
 }
 
 /// What is prepared by the caller, or by the process itself where only that has the right: in its user namespace.
@@ -257,13 +266,13 @@ pub fn standard_streams(terminal: bool) -> Result<Option<[OwnedFd; 3]>> {
 }
 
 /// What only a parent can do for its process, before that goes on.
-fn prepare(plan: &mut Plan, pid: Pid, born_in_cgroup: bool, made: &mut Made, steps: &mut Steps) -> Result<()> {
+fn prepare(plan: &mut Plan, pid: Pid, in_cgroup: bool, made: &mut Made, steps: &mut Steps) -> Result<()> {
     if plan.config.namespaces.user == Namespace::New {
         steps.enter("mappings")?;
         mappings::write(pid, &plan.config)?;
     }
     steps.enter("join")?;
-    if let Some(leaf) = made.leaf.as_mut().filter(|_| !born_in_cgroup) {
+    if let Some(leaf) = made.leaf.as_mut().filter(|_| !in_cgroup) {
         plan.warnings.extend(leaf.join_where_permitted(pid.as_raw_nonzero().get().unsigned_abs())?);
     }
     if !plan.net_devices.is_empty() {

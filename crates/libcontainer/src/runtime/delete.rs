@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::{Container, cgroup, shared_root};
 use crate::container::hooks;
 use crate::error::{Error, Result};
-use crate::oci::{Hooks, State, Status};
+use crate::oci::{Hooks, Status};
 
 /// So long processes have to be gone after they were killed.
 const REMOVAL: Duration = Duration::from_secs(10);
@@ -42,19 +42,27 @@ pub fn delete(container: &Container, force: bool) -> Result<Vec<String>> {
     if let Some(id) = container.record().shared_root {
         shared_root::remove(container.rootfs(), id)?;
     }
-    let state = State { status: Status::Stopped, pid: 0, ..container.state()? };
     container.directory().remove()?;
-    Ok(poststop(container, &hooks, &state))
+    Ok(poststop(container, &hooks))
 }
 
-fn poststop(container: &Container, hooks: &Hooks, state: &State) -> Vec<String> {
+fn poststop(container: &Container, hooks: &Hooks) -> Vec<String> {
+    if hooks.poststop.is_empty() {
+        return Vec::new();
+    }
+    let state = container.state_with(Status::Stopped);
     let bundle = Some(container.record().bundle.as_path()).filter(|bundle| bundle.is_dir());
-    hooks::run_all(&hooks.poststop, "poststop", state, bundle)
+    hooks::run_all(&hooks.poststop, "poststop", &state, bundle)
 }
 
 /// Kills every process and waits until the first one has ended.
 fn kill(container: &Container) -> Result<()> {
-    let first = container.record().process();
+    let record = container.record();
+    let first = record.process();
+    if first.is_none() && record.pid > 0 && record.own_pids {
+        // All others of its pid namespace ended with it. Who else is in the cgroup is killed when that is removed.
+        return Ok(());
+    }
     if let Some(leaf) = container.leaf() {
         leaf.kill_all(Instant::now() + REMOVAL)?;
     }

@@ -8,6 +8,7 @@ use gantry_linux::{Error as SystemError, ResultExt, fs};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
+use super::record::{CONFIG, FILE, SOCKET};
 use crate::error::{Error, Result};
 use crate::protection::intact;
 
@@ -120,7 +121,19 @@ impl Directory {
 
     /// Removes it with everything in it.
     pub fn remove(&self) -> Result<()> {
-        Ok(fs::remove_dir_all(&self.path)?)
+        // The record is the last one: without it nobody would know what there was.
+        for name in [SOCKET, CONFIG, FILE] {
+            match fs::remove_file(self.path.join(name)) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        match fs::remove_dir(&self.path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            // What a killed invocation has left.
+            Err(_) => Ok(fs::remove_dir_all(&self.path)?),
+        }
     }
 }
 

@@ -168,7 +168,7 @@ fn clone_further(further: &Further, leaf: Option<&Leaf>) -> Result<Pid> {
 }
 
 fn help(further: &Further, leaf: Option<&Leaf>, answer: &OwnedFd) -> ! {
-    let joined = leaf.map_or(Ok(()), |leaf| Ok(leaf.join(0)?));
+    let joined = leaf.map_or(Ok(()), |leaf| Ok(leaf.join_self()?));
     let cloned =
         joined.and_then(|()| enter_container(further, answer)).and_then(|()| Ok(process::clone(CloneFlags::PARENT)?));
     match cloned {

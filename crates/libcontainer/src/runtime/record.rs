@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::directory::no_such_container;
 use crate::cgroups::Leaf;
 use crate::error::{Error, Result};
+use crate::oci::Hooks;
 
 /// The form that is written; another one is refused.
 const VERSION: u32 = 1;
 /// The record's file.
-const FILE: &str = "state.json";
+pub const FILE: &str = "state.json";
 /// A copy of the configuration, as it was converted.
 pub const CONFIG: &str = "config.json";
 /// Where a created container waits to be started; gone when it was.
@@ -56,6 +57,9 @@ pub struct Record {
     pub shared_root: Option<u64>,
     /// Of the configuration.
     pub annotations: BTreeMap<String, String>,
+    /// Of the configuration, to be at hand without reading that; `None` in a record of long ago.
+    #[serde(default)]
+    pub hooks: Option<Hooks>,
 }
 
 impl Record {
@@ -77,6 +81,7 @@ impl Record {
             own_pids: false,
             shared_root: None,
             annotations: BTreeMap::new(),
+            hooks: None,
         }
     }
 

@@ -45,6 +45,13 @@ pub fn bind(source: &Path, recursive: bool) -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// A detached, private clone of the single mount at `source` on the host, with `MOUNT_ATTR_*` bits set.
+pub fn bind_with(source: &Path, attributes: u64) -> Result<OwnedFd> {
+    let tree = open_tree(CWD, source, clone_flags(false)).during("bind", source.display())?;
+    set_attributes(&tree, false, &Attributes { set: attributes, ..Attributes::propagation(libc::MS_PRIVATE) })?;
+    Ok(tree)
+}
+
 /// A detached clone of the mount behind an open descriptor, at the directory or file that it names; propagation is
 /// the source's.
 pub fn bind_fd(source: impl AsFd, recursive: bool, name: impl std::fmt::Display) -> Result<OwnedFd> {

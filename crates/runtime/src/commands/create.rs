@@ -33,9 +33,8 @@ pub fn run(context: &Context<'_>, flags: Run) -> Result<u8> {
     let container = bundle.create(context, &flags.id, &flags.bundle, console).map_err(failed)?;
     let ended = (|| {
         let terminal = own_end.map(console::receive).transpose()?;
-        let pid = container.state()?.pid;
         context.warn(&container.start()?);
-        foreground.map(|foreground| foreground.wait(pid, terminal)).transpose()
+        foreground.map(|foreground| foreground.wait(container.pid(), terminal)).transpose()
     })();
     if ended.is_err() || (!flags.detach && !flags.keep) {
         match container.delete(true) {
@@ -90,12 +89,11 @@ impl Bundle {
         };
         let Created { container, warnings } = context.runtime.create(id, &self.path, &options)?;
         context.warn(&warnings);
-        if let Some(socket) = &flags.pidfd_socket {
-            let sent = container.state().map_err(Error::from).and_then(|state| console::send_pidfd(socket, state.pid));
-            if let Err(error) = sent {
-                container.delete(true)?;
-                return Err(error);
-            }
+        if let Some(socket) = &flags.pidfd_socket
+            && let Err(error) = console::send_pidfd(socket, container.pid())
+        {
+            container.delete(true)?;
+            return Err(error);
         }
         Ok(container)
     }
