@@ -206,3 +206,17 @@ pub struct AuthConfig {
     pub identitytoken: String,
     pub registrytoken: String,
 }
+
+/// Something stored that is not as it should be, in the `aux` of a message of `POST /system/fsck` (ours).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Finding {
+    /// `image sha256:…`, `layer sha256:…`, `document sha256:…`.
+    pub subject: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What was done about it, or why nothing could be; empty where nothing was to be done.
+    pub repair: String,
+    /// It is as it should be now.
+    pub repaired: bool,
+}

@@ -23,6 +23,7 @@ pub const HANDLERS: &[Handler] = &[
     handler::<jobs::ExecResize>(),
     handler::<jobs::ExecStart>(),
     handler::<jobs::Export>(),
+    handler::<jobs::Fsck>(),
     handler::<jobs::History>(),
     handler::<jobs::ImageDelete>(),
     handler::<jobs::ImageExport>(),

@@ -97,6 +97,16 @@ impl Layers {
         }
     }
 
+    /// Whether this id of the driver is a layer, or becomes one.
+    pub(crate) fn holds(&self, store_id: &str) -> bool {
+        let is_its = |(chain, slot): (&Digest, &Slot)| match &slot.state {
+            State::There(layer) => layer.store_id == store_id,
+            State::Busy | State::Draft(_) => chain.hex() == store_id,
+            State::Absent => false,
+        };
+        self.lock().iter().any(is_its)
+    }
+
     /// Whether the layer is there or unpacked.
     pub(crate) fn is_filled(&self, chain: &Digest) -> bool {
         matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft(_), .. }))

@@ -6,6 +6,7 @@ mod content;
 mod db;
 mod error;
 mod export;
+mod fsck;
 mod graph;
 mod image;
 mod images;
@@ -21,6 +22,7 @@ pub use commit::Commit;
 pub use content::{Content, Ingest};
 pub use db::{DIRECTORY, Entity, GraphDb, ROOT, Transaction, View, join};
 pub use error::{Error, Result};
+pub use fsck::Finding;
 pub use gantry_linux::fs::Durability;
 pub use graph::Graph;
 pub use image::{

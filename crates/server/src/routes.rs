@@ -40,6 +40,7 @@ routes! {
     GET    "/version"                        jobs::Version::NAME          => system::version;
     GET    "/info"                           jobs::Info::NAME             => system::info;
     GET    "/system/df"                      jobs::SystemDf::NAME         => system::disk_usage;
+    POST   "/system/fsck"                    jobs::Fsck::NAME             => system::fsck;
     GET    "/events"                         jobs::Events::NAME           => system::events;
     GET    "/jobs"                           jobs::Jobs::NAME             => system::jobs;
     GET    "/jobs/handlers"                  jobs::JobHandlers::NAME      => system::job_handlers;

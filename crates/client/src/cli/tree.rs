@@ -2,8 +2,8 @@
 
 use super::Command;
 use crate::commands::{
-    attach, commit, cp, create, df, diff, events, exec, export, history, images, import, info, inspect, jobs, kill,
-    load, logs, network, pause, port, prune, ps, pull, rename, rm, rmi, run, save, start, stats, stop, tag, top,
+    attach, commit, cp, create, df, diff, events, exec, export, fsck, history, images, import, info, inspect, jobs,
+    kill, load, logs, network, pause, port, prune, ps, pull, rename, rm, rmi, run, save, start, stats, stop, tag, top,
     version, volume, wait,
 };
 
@@ -143,6 +143,7 @@ pub static GROUPS: &[GroupEntry] = &[
         entries: &[
             entry("df", &df::COMMAND),
             entry("events", &events::COMMAND),
+            entry("fsck", &fsck::COMMAND),
             entry("info", &info::COMMAND),
             entry("prune", &prune::SYSTEM),
         ],

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod events;
 pub mod exec;
 pub mod export;
+pub mod fsck;
 pub mod history;
 pub mod images;
 pub mod import;

@@ -38,6 +38,11 @@ pub async fn disk_usage(request: Request) -> Result<Response> {
     Ok(ok(&request.run(jobs::SystemDf { kinds: request.query_all("type"), verbose }).await?))
 }
 
+pub async fn fsck(request: Request) -> Result<Response> {
+    let repair = request.flag("repair");
+    streamed(&request, "application/json", |outlet| jobs::Fsck { repair, outlet }).await
+}
+
 /// There is no build cache yet, so there is nothing in it to remove.
 pub async fn build_prune(_: Request) -> Result<Response> {
     Ok(ok(&gantry_api::prune::PrunedCaches::default()))
