@@ -120,3 +120,10 @@ fn firewall(bridge: &str) -> BTreeSet<String> {
     }
     elements
 }
+
+/// Whether this machine has AppArmor, and lets it be seen.
+#[must_use]
+pub fn has_apparmor() -> bool {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    enabled.starts_with('Y') && std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists()
+}

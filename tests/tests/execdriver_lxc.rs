@@ -28,6 +28,10 @@ fn run_exec_logs_and_limits_are_as_with_the_native_driver() {
     assert_eq!(exec("grep -E 'NoNewPrivs|Seccomp:' /proc/1/status | tr -d '\\t\\n'"), "NoNewPrivs:0Seccomp:2");
     let same = "for p in 1 self; do grep -E 'Cap|Seccomp' /proc/$p/status | md5sum; done | sort -u | wc -l";
     assert_eq!(exec(same), "1", "an exec has other privileges than the container");
+    if gantry_tests::kernel::has_apparmor() {
+        let profiles = exec("cat /proc/1/attr/current /proc/self/attr/current | sort -u");
+        assert_eq!(profiles, "gantry-default (enforce)");
+    }
     let limit = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max";
     assert_eq!(exec(limit), (64 << 20).to_string());
     assert_eq!(cli.ok(&["logs", "limited"]), "said");

@@ -133,3 +133,31 @@ fn bad_limits_are_refused_with_the_bound() {
         assert_eq!(cli.run(&["run", "--rm", "-m", "lots", IMAGE, "true"]).code, 125);
     });
 }
+
+#[test]
+fn statistics_tell_what_is_used_and_that_a_paused_container_stands_still() {
+    both(|world, cli| {
+        let name = world.name("stats");
+        let limits = ["-m", "64m", "--pids-limit", "20", "--cpus", "0.5"];
+        let busy = [IMAGE, "sh", "-c", "while :; do :; done"];
+        cli.ok(&[&["run", "-d", "--name", &name], &limits[..], &busy[..]].concat());
+        let shown = cli.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", &name]);
+        assert!(shown.ends_with("iB / 64MiB 1"), "{shown}");
+        // Of two moments a second apart.
+        let sample = || {
+            let answer = world.daemon.get(&format!("/containers/{name}/stats?stream=false")).expect("statistics");
+            answer.json()
+        };
+        let used = |sample: &serde_json::Value, when: &str| sample[when]["cpu_usage"]["total_usage"].as_u64();
+        let running = sample();
+        assert!(used(&running, "cpu_stats") > used(&running, "precpu_stats"), "{running}");
+        assert_eq!(running["memory_stats"]["limit"], 64 << 20, "{running}");
+        assert!(running["memory_stats"]["usage"].as_u64().is_some_and(|bytes| bytes > 0), "{running}");
+        cli.ok(&["pause", &name]);
+        let paused = sample();
+        assert_eq!(used(&paused, "cpu_stats"), used(&paused, "precpu_stats"), "{paused}");
+        assert!(used(&paused, "cpu_stats") >= used(&running, "cpu_stats"), "{paused}");
+        cli.ok(&["unpause", &name]);
+        cli.ok(&["rm", "-f", &name]);
+    });
+}

@@ -2,14 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_tests::{Cli, Daemon, IMAGE, Options, World, both, debian, registry, skip, world};
+use gantry_tests::kernel::has_apparmor;
+use gantry_tests::{Cli, Daemon, IMAGE, Options, World, both, command, debian, paths, registry, skip, world};
 use serde_json::json;
-
-/// Whether this machine can load AppArmor profiles.
-fn has_apparmor() -> bool {
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
-    enabled.starts_with('Y') && Path::new("/sys/kernel/security/apparmor/profiles").exists()
-}
 
 fn run(cli: &Cli<'_>, flags: &[&str], script: &str) -> String {
     cli.ok(&[&["run", "--rm"], flags, &[IMAGE, "sh", "-c", script]].concat())
@@ -223,7 +218,7 @@ fn apparmor_confines_run_and_exec_and_can_be_left_out() {
             [confined; 2].join("\n")
         );
         assert_eq!(cli.ok(&["exec", "--privileged", &name, "sh", "-c", current]), "unconfined");
-        cli.run(&["exec", &name, "mount", "-t", "tmpfs", "x", "/mnt"]).fails(255, "permission denied");
+        cli.run(&["exec", &name, "mount", "-t", "tmpfs", "x", "/tmp"]).fails(255, "permission denied");
         cli.ok(&["rm", "-f", &name]);
         // h only prints a help: nothing happens where it is not denied.
         let tries = "mkdir -p /m; mount -t tmpfs x /m 2>/dev/null && echo mounted; \
@@ -234,6 +229,51 @@ fn apparmor_confines_run_and_exec_and_can_be_left_out() {
         assert_eq!(with("apparmor=gantry-default"), "");
         let out = cli.run(&["run", "--rm", "--security-opt", "apparmor=no-such-profile", IMAGE, "true"]);
         out.fails(125, "no-such-profile: not loaded");
+    });
+}
+
+/// A profile that the kernel has while this lives.
+struct Profile(&'static str);
+
+impl Profile {
+    fn load(name: &'static str, rules: &str) -> Self {
+        let text = format!("profile {name} flags=(attach_disconnected,mediate_deleted) {{ {rules} }}");
+        Self::parser("--replace", &text);
+        Self(name)
+    }
+
+    fn parser(action: &str, text: &str) {
+        let mut parser = std::process::Command::new(paths::need("apparmor_parser").expect("the parser"));
+        command::run(parser.args(["--skip-cache", action]), Some(text.as_bytes()), command::LIMIT)
+            .expect("it runs")
+            .ok();
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        Self::parser("--remove", &format!("profile {} {{ }}", self.0));
+    }
+}
+
+#[test]
+fn apparmor_profiles_of_ones_own_confine_run_and_exec() {
+    if !has_apparmor() {
+        return skip("this kernel has no AppArmor, or it is off");
+    }
+    let rules = "file, capability, network, umount, signal, ptrace, deny /etc/passwd r,";
+    let profile = Profile::load("gantry-security-test", rules);
+    both(|world, cli| {
+        let (name, option) = (world.name("own-profile"), format!("apparmor={}", profile.0));
+        cli.ok(&["run", "-d", "--name", &name, "--security-opt", &option, IMAGE, "sleep", "1000"]);
+        assert_eq!(cli.inspect(&name, "{{.AppArmorProfile}}"), profile.0);
+        for more in [&[][..], &["--privileged"]] {
+            let exec = [&["exec"], more, &[&name, "sh", "-c", "cat /proc/self/attr/current; cat /etc/passwd"]].concat();
+            let out = cli.run(&exec);
+            out.fails(1, "permission denied");
+            assert_eq!(out.stdout, format!("{} (enforce)\n", profile.0));
+        }
+        cli.ok(&["rm", "-f", &name]);
     });
 }
 

@@ -43,17 +43,18 @@ pub const SUITES: &[Suite] = &[
     suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),
     suite("execdriver-lxc", "gantry-execdriver", Target::Test("lxc"), 240),
     suite("execdriver-leaks-lxc", "gantry-execdriver", Target::Test("leaks_lxc"), 240),
-    // The daemon with Docker's client and ours: each call of a client takes a second here, so a handful of tests.
+    // The daemon with Docker's client and ours: each call of a client takes a second here, so chosen tests.
     Suite { arguments: SYSTEM_SECURITY, ..suite("system-security", "gantry-tests", Target::Test("security"), 120) },
-    Suite { arguments: SYSTEM_LIMITS, ..suite("system-limits", "gantry-tests", Target::Test("limits"), 90) },
+    suite("system-limits", "gantry-tests", Target::Test("limits"), 120),
     Suite { arguments: SYSTEM_LIFE, ..suite("system-life", "gantry-tests", Target::Test("lifecycle"), 90) },
+    suite("system-restart", "gantry-tests", Target::Test("restart"), 90),
+    suite("system-network", "gantry-tests", Target::Test("network"), 120),
+    Suite { arguments: &["run_exec_logs"], ..suite("system-lxc", "gantry-tests", Target::Test("execdriver_lxc"), 60) },
 ];
 
 /// What differs where there is AppArmor.
 const SYSTEM_SECURITY: &[&str] =
     &["apparmor", "info_tells", "af_alg_and_vsock", "old_32_bit_programs", "cgroups_are_writable"];
-/// What is another thing with cgroup v2.
-const SYSTEM_LIMITS: &[&str] = &["memory_and_swap_limits", "number_of_processes", "cpu_quota_shares"];
 /// Starting, stopping, freezing.
 const SYSTEM_LIFE: &[&str] = &["walks_through_the_states", "stop_sends", "pause", "rm_refuses"];
 

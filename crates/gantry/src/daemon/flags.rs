@@ -355,6 +355,20 @@ mod tests {
     }
 
     #[test]
+    fn the_policy_of_containers_can_be_set_in_the_file() {
+        let json = r#"{"seccomp-profile": "unconfined", "no-new-privileges": true, "default-ipc-mode": "shareable",
+            "default-cgroupns-mode": "host", "selinux-enabled": false}"#;
+        let options = parse(&[], Some(json)).unwrap().engine_options().unwrap();
+        assert_eq!((options.security.seccomp_name.as_str(), options.security.no_new_privileges), ("unconfined", true));
+        assert_eq!((options.ipc_mode.as_str(), options.cgroupns_mode.as_str()), ("shareable", "host"));
+        for wrong in
+            [r#"{"selinux-enabled": true}"#, r#"{"default-cgroupns-mode": "x"}"#, r#"{"seccomp-profile": "/x"}"#]
+        {
+            assert!(parse(&[], Some(wrong)).unwrap().engine_options().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn truth_flags_take_a_value() {
         assert!(!parse(&["--ip-forward=false"], None).unwrap().ip_forward);
         assert!(parse(&["--iptables"], None).unwrap().iptables);

@@ -21,8 +21,10 @@ pub struct Seccomp {
     /// Docker's: the architectures to add, by the machine's own one.
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub arch_map: Vec<ArchMap>,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
-    pub flags: Vec<String>,
+    /// `None` is `SECCOMP_FILTER_FLAG_SPEC_ALLOW`, as other runtimes have it: kernels before 5.16 slow programs under seccomp
+    /// down otherwise, against what later ones found not worth it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<String>>,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
     pub listener_path: String,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "String::is_empty")]
@@ -111,6 +113,9 @@ impl Seccomp {
     /// # Errors
     /// A word that nobody knows, a number out of range, a listener without need or need without a listener.
     pub fn profile(&self) -> Result<Profile, seccomp::Error> {
+        if !self.architectures.is_empty() && !self.arch_map.is_empty() {
+            return invalid("both architectures and archMap are given; keep one of them".into());
+        }
         let default_action = action(&self.default_action, self.default_errno_ret)?;
         let mut architectures = vec![Arch::NATIVE];
         let mapped = self.arch_map.iter().filter(|map| Arch::from_name(&map.architecture) == Ok(Some(Arch::NATIVE)));
@@ -123,7 +128,10 @@ impl Seccomp {
         }
         let rules = self.syscalls.iter().map(SyscallRule::rule).collect::<Result<Vec<_>, _>>()?;
         let listener = self.listener(default_action, &rules)?;
-        let flags = self.flags.iter().try_fold(0, |all, name| Ok(all | flag(name)?))?;
+        let flags = match &self.flags {
+            None => flags::SPEC_ALLOW,
+            Some(names) => names.iter().try_fold(0, |all, name| Ok(all | flag(name)?))?,
+        };
         Ok(Profile { default_action, architectures, flags, listener, rules })
     }
 

@@ -10,6 +10,7 @@
 //! One more difference from Docker's of May 2026: the family of a socket is compared by its lower half alone, for the
 //! kernel looks at no more. io_uring is refused by both, in every entry.
 
+use super::flags;
 use super::profile::{Action, Argument, Condition, Operator, Profile, Rule};
 use super::syscalls::Arch;
 
@@ -143,7 +144,7 @@ pub fn default_profile() -> Profile {
     Profile {
         default_action: Action::Errno(EPERM),
         architectures: Arch::of_machine().to_vec(),
-        flags: 0,
+        flags: flags::SPEC_ALLOW,
         listener: None,
         rules,
     }

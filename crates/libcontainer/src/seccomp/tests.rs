@@ -264,6 +264,10 @@ fn dockers_json_and_ocis_become_the_same_kind_of_profile() {
         "flags":["SECCOMP_FILTER_FLAG_LOG"],"syscalls":[{"names":["kill"],"action":"SCMP_ACT_ERRNO"}]}"#;
     let profile = Profile::parse(oci).unwrap();
     assert_eq!((profile.flags, &profile.architectures[..]), (2, &[Arch::X86_64, Arch::X32][..]));
+    for (given, flags) in [("", flags::SPEC_ALLOW), (r#","flags":null"#, flags::SPEC_ALLOW), (r#","flags":[]"#, 0)] {
+        let text = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW"{given}}}"#);
+        assert_eq!(Profile::parse(text.as_bytes()).unwrap().flags, flags, "{given}");
+    }
 }
 
 #[test]
@@ -271,6 +275,9 @@ fn bad_profiles_are_refused_with_a_reason() {
     let of = |text: &str| Profile::parse(text.as_bytes()).unwrap_err().to_string();
     assert!(of("{").contains("cannot be read"));
     assert!(of(r#"{"defaultAction":"X"}"#).contains("unknown action \"X\""));
+    let both = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],
+        "archMap":[{"architecture":"SCMP_ARCH_X86_64","subArchitectures":[]}]}"#;
+    assert!(of(both).contains("both architectures and archMap"));
     let rule = |r: &str| of(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{r}]}}"#));
     assert!(rule(r#"{"names":["a"],"action":"SCMP_ACT_NOTIFY"}"#).contains("needs a listenerPath"));
     assert!(rule(r#"{"action":"SCMP_ACT_TRAP"}"#).contains("names no system call"));
