@@ -36,7 +36,8 @@ const RUN: [Need; 6] = [
 ];
 
 /// For the whole test suite.
-const TEST: [Need; 5] = [
+const TEST: [Need; 6] = [
+    need("mkfs.btrfs", "btrfs-progs", "a file system for the graphdriver btrfs"),
     need("tmux", "tmux", "a real terminal"),
     need("c++", "g++", "libcontainer's header in C++"),
     need("python3", "python3", "libcontainer from another language"),

@@ -10,7 +10,7 @@ mod table;
 pub mod transfer;
 mod trash;
 mod tree;
-mod vfs;
+mod whole;
 
 pub use driver::*;
 pub use store::measure;

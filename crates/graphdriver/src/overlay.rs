@@ -235,18 +235,20 @@ impl GraphDriver for Overlay {
 /// A draft is unpacked into overlayfs's form whatever the driver.
 pub(crate) fn begin_draft(store: &Store, id: &str, parent: Option<&str>) -> Result<(), Error> {
     let draft = store.begin(id)?;
-    let made = (|| {
-        let diff = draft.join("diff");
-        fs::create_dir_mode(&diff, 0o755)?;
-        tree::set_implied(tree::open_root(&diff)?)?;
-        fs::create_dir_mode(draft.join("grave"), 0o700)?;
-        fs::create_dir_mode(draft.join(DISPLACED), 0o700)?;
-        if let Some(parent) = parent {
-            fs::write(draft.join("parent"), parent)?;
-        }
-        Ok(())
-    })();
-    undo_draft(store, &draft, made)
+    undo_draft(store, &draft, prepare_draft(&draft, parent))
+}
+
+/// Makes what an archive is unpacked into.
+pub(crate) fn prepare_draft(draft: &Path, parent: Option<&str>) -> Result<(), Error> {
+    let diff = draft.join("diff");
+    fs::create_dir_mode(&diff, 0o755)?;
+    tree::set_implied(tree::open_root(&diff)?)?;
+    fs::create_dir_mode(draft.join("grave"), 0o700)?;
+    fs::create_dir_mode(draft.join(DISPLACED), 0o700)?;
+    if let Some(parent) = parent {
+        fs::write(draft.join("parent"), parent)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn apply_to_draft(store: &Store, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {

@@ -37,6 +37,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Where what was removed waits for the sweep.
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -70,6 +75,15 @@ impl Store {
 
     /// Makes the directory of a draft.
     pub(crate) fn begin(&self, id: &str) -> Result<PathBuf, Error> {
+        self.begin_with(id, |path| fs::create_dir(path))
+    }
+
+    /// The same by another call than `mkdir`.
+    pub(crate) fn begin_with(
+        &self,
+        id: &str,
+        make: impl FnOnce(&Path) -> gantry_linux::Result<()>,
+    ) -> Result<PathBuf, Error> {
         if !is_id(id) {
             return Err(Error::NotFound(format!("{id:?} (not a layer's id)")));
         }
@@ -77,7 +91,7 @@ impl Store {
         if self.exists(id) {
             return Err(Error::Exists(id.to_owned()));
         }
-        match fs::create_dir(&path) {
+        match make(&path) {
             Err(error) if error.errno() == Errno::EXIST.raw_os_error() => return Err(Error::Exists(id.to_owned())),
             other => other?,
         }
@@ -108,6 +122,8 @@ impl Store {
             Err(error) if error.is_not_found() => Ok(()),
             // An earlier process with our number left that very name.
             Err(error) if error.errno() == Errno::NOTEMPTY.raw_os_error() => self.discard(path),
+            // It is a part of a subvolume.
+            Err(error) if error.errno() == Errno::XDEV.raw_os_error() => delete(path),
             other => Ok(other?),
         }
     }
@@ -122,7 +138,7 @@ impl Store {
     }
 
     /// The drafts of a dead daemon.
-    fn discard_drafts(&self) -> Result<(), Error> {
+    pub(crate) fn discard_drafts(&self) -> Result<(), Error> {
         for draft in fs::list(self.root.join("drafts"))? {
             self.discard(&self.root.join("drafts").join(draft))?;
         }
@@ -136,6 +152,14 @@ impl Store {
         }
         Ok(trash::empty(&self.root.join("trash"))?)
     }
+}
+
+fn delete(path: &Path) -> Result<(), Error> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        trash::empty(path)?;
+        return Ok(fs::remove_dir(path)?);
+    }
+    Ok(fs::remove_file(path)?)
 }
 
 /// Ids become names of directories.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_linux::fs;
 
-use crate::{Error, GraphDriver, overlay, vfs};
+use crate::{Error, GraphDriver, overlay, whole};
 
 /// A driver that can be chosen.
 #[derive(Debug)]
@@ -21,7 +21,8 @@ pub struct Row {
 /// One line per driver, best first.
 pub const DRIVERS: &[Row] = &[
     Row { name: "overlay", aliases: &["overlay2"], open: overlay::open },
-    Row { name: "vfs", aliases: &[], open: vfs::open },
+    Row { name: "btrfs", aliases: &[], open: whole::open_btrfs },
+    Row { name: "vfs", aliases: &[], open: whole::open_vfs },
 ];
 
 /// Opens the driver `name` (of `--storage-driver` or `DOCKER_DRIVER`) in the data root; without a name the one whose
@@ -81,6 +82,6 @@ mod tests {
         drop(driver);
         assert_eq!(open(root.path(), None).unwrap().0.name(), "vfs");
         let error = open(root.path(), Some("zfs")).err().unwrap().to_string();
-        assert_eq!(error, "no such graphdriver: zfs; there are overlay, vfs");
+        assert_eq!(error, "no such graphdriver: zfs; there are overlay, btrfs, vfs");
     }
 }

@@ -9,33 +9,45 @@ use rustix::io::Errno;
 
 use crate::tree::{self, show};
 
+/// Subvolumes inside subvolumes, which a container may make.
+const NESTING: usize = 64;
+
 /// Deletes everything in the directory. A directory that still has directories hands them up to `trash` itself before
 /// it goes, so each is opened from the top. What somebody else deletes meanwhile is no error; what cannot be deleted
 /// does not keep the rest.
 pub(crate) fn empty(trash: &Path) -> Result<()> {
-    let top = tree::open_root(trash)?;
+    match empty_top(&tree::open_root(trash)?, NESTING) {
+        Ok(()) => Ok(()),
+        Err((name, error)) => Err(error).during("delete", format!("{}/{}", trash.display(), show(&name))),
+    }
+}
+
+/// What could not be deleted, and why.
+type Failure = (Vec<u8>, Errno);
+
+fn empty_top(top: &OwnedFd, nesting: usize) -> std::result::Result<(), Failure> {
     loop {
-        let found = tree::names(&top).during("list", trash.display())?;
+        let found = tree::names(top).map_err(|error| (Vec::new(), error))?;
         if found.is_empty() {
             return Ok(());
         }
         let mut failure = None;
         for name in found {
-            let deleted = match unlink(&top, &name) {
-                Err(Errno::ISDIR) => empty_directory(&top, &name),
+            let deleted = match unlink(top, &name) {
+                Err(Errno::ISDIR) => empty_directory(top, &name, nesting),
                 other => other,
             };
             if let Err(error) = deleted {
                 failure.get_or_insert((name, error));
             }
         }
-        if let Some((name, error)) = failure {
-            return Err(error).during("delete", show(&name));
+        if let Some(failure) = failure {
+            return Err(failure);
         }
     }
 }
 
-fn empty_directory(top: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+fn empty_directory(top: &OwnedFd, name: &[u8], nesting: usize) -> rustix::io::Result<()> {
     let dir = match tree::open_dir(top, name) {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
@@ -50,7 +62,11 @@ fn empty_directory(top: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
                     if let Ok(inner) = tree::open_dir(&dir, &inner) {
                         unlock(&inner);
                     }
-                    rustix::fs::renameat(&dir, inner.as_slice(), top, gantry_linux::fs::unique().as_str())?;
+                    match rustix::fs::renameat(&dir, inner.as_slice(), top, gantry_linux::fs::unique().as_str()) {
+                        // A subvolume of btrfs is its own top.
+                        Err(Errno::XDEV) if nesting > 0 => empty_top(&dir, nesting - 1).map_err(|(_, error)| error)?,
+                        other => other?,
+                    }
                 }
                 Err(error) => return Err(error),
             },

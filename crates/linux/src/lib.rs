@@ -6,6 +6,7 @@
 
 pub mod attributes;
 pub mod bpf;
+pub mod btrfs;
 mod error;
 pub mod executable;
 pub mod fs;

@@ -1,0 +1,257 @@
+//! The drivers whose layers are whole trees, each its parent's with changes of its own: vfs copies the parent (and works
+//! everywhere), btrfs takes a snapshot of it (in constant time, sharing every block).
+//!
+//! `layers/<id>/root` is the tree and `parent` names the layer below; with btrfs `layers/<id>` is a subvolume. A draft is
+//! unpacked beside the tree, as for overlay, and merged into it when it is committed.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gantry_linux::mount::{IdMap, RootMount};
+use gantry_linux::{ResultExt, btrfs, fs};
+use rustix::fs::{FileType, OFlags};
+
+use crate::archive::recipe::{self, DISPLACED};
+use crate::archive::{self, Writer, split};
+use crate::copy::copy_tree;
+use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
+use crate::store::{Store, note, noted_size};
+use crate::tree::{self, open_inside};
+use crate::{Change, ChangeKind, Error, GraphDriver, owners};
+
+mod compare;
+mod merge;
+
+/// How a layer gets its parent's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Copy,
+    Snapshot,
+}
+
+struct Whole {
+    store: Store,
+    kind: Kind,
+}
+
+/// Opens vfs in its directory.
+pub(crate) fn open_vfs(root: &Path) -> Result<Arc<dyn GraphDriver>, Error> {
+    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Copy }))
+}
+
+/// Opens btrfs in its directory, which must be on that file system.
+pub(crate) fn open_btrfs(root: &Path) -> Result<Arc<dyn GraphDriver>, Error> {
+    // The directory itself may not be there yet.
+    let there = root.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or(root);
+    if !btrfs::is_btrfs(there)? {
+        return Err(Error::Unsupported {
+            driver: "btrfs",
+            path: root.to_path_buf(),
+            reason: "it is not on btrfs: choose another data root (--data-root) or another driver".to_owned(),
+        });
+    }
+    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Snapshot }))
+}
+
+/// What a snapshot has of its parent beside the tree.
+const NOTES: [&str; 5] = ["parent", "size", "recipe", "owners", DISPLACED];
+
+impl Whole {
+    /// The tree of the layer below a layer or draft.
+    fn parent_tree(&self, layer: &Path) -> Result<Option<PathBuf>, Error> {
+        let parent = note(layer, "parent")?;
+        parent.map(|parent| Ok(self.store.layer(&parent)?.join("root"))).transpose()
+    }
+
+    fn compare(&self, layer: &Path) -> Result<Vec<(Vec<u8>, ChangeKind)>, Error> {
+        compare::compare(self.parent_tree(layer)?.as_deref(), &layer.join("root"))
+    }
+
+    /// A draft with its parent's tree in `root`, shared.
+    fn begin_snapshot(&self, id: &str, parent: Option<&str>) -> Result<PathBuf, Error> {
+        let parent = parent.map(|parent| self.store.layer(parent)).transpose()?;
+        let draft = self.store.begin_with(id, |path| match &parent {
+            Some(parent) => btrfs::snapshot(parent, path),
+            None => btrfs::create(path),
+        })?;
+        let made = (|| {
+            for name in NOTES {
+                let path = draft.join(name);
+                match fs::symlink_metadata(&path) {
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error.into()),
+                    Ok(found) if found.is_dir() => fs::remove_dir_all(&path)?,
+                    Ok(_) => fs::remove_file(&path)?,
+                }
+            }
+            if parent.is_none() {
+                fs::create_dir_mode(draft.join("root"), 0o755)?;
+            }
+            Ok(())
+        })();
+        undo_draft(&self.store, &draft, made)?;
+        Ok(draft)
+    }
+
+    /// A draft with its parent's tree in `root`, copied.
+    fn begin_copy(&self, id: &str, parent: Option<&str>) -> Result<PathBuf, Error> {
+        let draft = self.store.begin(id)?;
+        undo_draft(&self.store, &draft, self.copy(parent, &draft.join("root")))?;
+        Ok(draft)
+    }
+
+    fn copy(&self, parent: Option<&str>, root: &Path) -> Result<(), Error> {
+        fs::create_dir_mode(root, 0o755)?;
+        if let Some(parent) = parent {
+            copy_tree(&self.store.layer(parent)?.join("root"), root)?;
+        }
+        Ok(())
+    }
+
+    /// Merges what was unpacked into the parent's tree.
+    fn merge(&self, draft: &Path) -> Result<(), Error> {
+        let (diff, root) = (draft.join("diff"), draft.join("root"));
+        if self.kind == Kind::Copy {
+            self.copy(note(draft, "parent")?.as_deref(), &root)?;
+        }
+        merge::merge(&diff, &root, &draft.join("grave"))?;
+        self.store.discard(&diff)?;
+        clean_draft(&self.store, draft)
+    }
+}
+
+impl GraphDriver for Whole {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Copy => "vfs",
+            Kind::Snapshot => "btrfs",
+        }
+    }
+
+    fn status(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// A snapshot can only be taken of what is there.
+    fn applies_in_parallel(&self) -> bool {
+        self.kind == Kind::Copy
+    }
+
+    fn create(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        if self.kind == Kind::Copy {
+            return begin_draft(&self.store, id, parent);
+        }
+        let draft = self.begin_snapshot(id, parent)?;
+        undo_draft(&self.store, &draft, prepare_draft(&draft, parent))
+    }
+
+    fn apply(&self, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {
+        apply_to_draft(&self.store, id, archive)
+    }
+
+    fn commit(&self, id: &str) -> Result<(), Error> {
+        let draft = self.store.draft(id)?;
+        let parent = self.parent_tree(&draft)?;
+        archive::finish(&draft, parent.as_slice())?;
+        // Half merged it is nothing that could be tried again.
+        undo_draft(&self.store, &draft, self.merge(&draft))?;
+        self.store.publish(id, true)
+    }
+
+    fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        let draft = match self.kind {
+            Kind::Copy => self.begin_copy(id, parent)?,
+            Kind::Snapshot => self.begin_snapshot(id, parent)?,
+        };
+        let made = (|| {
+            if let Some(parent) = parent {
+                fs::write(draft.join("parent"), parent)?;
+            }
+            self.store.publish(id, false)
+        })();
+        undo_draft(&self.store, &draft, made)
+    }
+
+    fn mount(&self, id: &str, _read_only: bool) -> Result<RootMount, Error> {
+        let layer = self.store.layer(id)?;
+        owners::mapped(&layer, RootMount::Bind { source: layer.join("root") })
+    }
+
+    /// The whole tree is shown through the mapping; on disk its owners are those that the container sees.
+    fn map_owners(&self, id: &str, map: &IdMap) -> Result<(), Error> {
+        owners::write(&self.store.layer(id)?, map)
+    }
+
+    fn exists(&self, id: &str) -> bool {
+        self.store.exists(id)
+    }
+
+    fn list(&self) -> Result<Vec<String>, Error> {
+        self.store.list()
+    }
+
+    fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
+        let changes = self.compare(&self.store.layer(id)?)?;
+        Ok(changes.iter().map(|(path, kind)| Change::at(path, *kind)).collect())
+    }
+
+    fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        if recipe::replay(&layer, &layer.join("root"), archive)? {
+            return Ok(());
+        }
+        let root = tree::open_root(&layer.join("root"))?;
+        let mut writer = Writer::new(archive, None);
+        for (path, kind) in self.compare(&layer)? {
+            if kind == ChangeKind::Deleted {
+                writer.whiteout(&path)?;
+                continue;
+            }
+            let (directory, name) = split(&path);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let dir = open_inside(&root, directory, flags).during("open", tree::show(directory))?;
+            let stat = tree::stat(&dir, name).during("stat", tree::show(&path))?;
+            writer.entry(dir.as_fd(), name, &path, &stat)?;
+        }
+        writer.finish()
+    }
+
+    fn size(&self, id: &str) -> Result<u64, Error> {
+        let layer = self.store.layer(id)?;
+        if let Some(size) = noted_size(&layer)? {
+            return Ok(size);
+        }
+        let root = tree::open_root(&layer.join("root"))?;
+        let mut bytes = 0;
+        for (path, kind) in self.compare(&layer)? {
+            if kind != ChangeKind::Deleted {
+                let (_, stat) = tree::look_through(std::slice::from_ref(&root), &path)?
+                    .ok_or_else(|| Error::NotFound(tree::show(&path).to_string()))?;
+                if tree::file_type(&stat) == FileType::RegularFile {
+                    bytes += u64::try_from(stat.st_size).unwrap_or(0);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn remove(&self, id: &str) -> Result<(), Error> {
+        self.store.remove(id)
+    }
+
+    fn sweep(&self, drafts: bool) -> Result<(), Error> {
+        if self.kind == Kind::Copy {
+            return self.store.sweep(drafts);
+        }
+        if drafts {
+            self.store.discard_drafts()?;
+        }
+        // Subvolumes go in constant time; what is none, or has others in it, goes file by file.
+        for name in fs::list(self.store.trash())? {
+            btrfs::delete(&self.store.trash().join(name))?;
+        }
+        self.store.sweep(false)
+    }
+}
