@@ -92,10 +92,11 @@ fn build(
 
     if plan.config.namespaces.mount == Namespace::Host {
         steps.enter("root")?;
-        let (root, id) = shared_root::mount(&plan.config.root, &plan.rootfs)?;
-        made.shared_root = Some((root, id));
+        let (root, id) = shared_root::prepare(&plan.config.root, &plan.rootfs)?;
         record.shared_root = Some(id);
         record.write(directory.path())?;
+        let (root, _) = made.shared_root.insert((root, id));
+        shared_root::place(root, &plan.rootfs)?;
     }
 
     steps.enter("sources")?;

@@ -11,20 +11,18 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::error::Result;
 
-/// Mounts it; also returns the number that the kernel gave the mount.
-pub fn mount(root: &RootMount, directory: &Path) -> Result<(OwnedFd, u64)> {
+/// Prepares it, attached nowhere; also returns the number of the mount, to be remembered before it is seen by anybody.
+pub fn prepare(root: &RootMount, directory: &Path) -> Result<(OwnedFd, u64)> {
     let tree = attach(root)?;
     let id = number(&tree, directory)?;
-    move_to(&tree, open(directory)?, directory.display())?;
+    Ok((tree, id))
+}
+
+/// Puts it on its directory.
+pub fn place(root: &OwnedFd, directory: &Path) -> Result<()> {
+    move_to(root, open(directory)?, directory.display())?;
     // Below a mount that passes on what happens on it, it would too.
-    match set_attributes(&tree, true, &Attributes::propagation(libc::MS_PRIVATE)) {
-        Ok(()) => Ok((tree, id)),
-        Err(error) => {
-            // The first error is the one that matters.
-            let _ = remove(directory, id);
-            Err(error.into())
-        }
-    }
+    Ok(set_attributes(root, true, &Attributes::propagation(libc::MS_PRIVATE))?)
 }
 
 /// Unmounts it with everything below; one that is not there any more is none.
