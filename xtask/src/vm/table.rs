@@ -39,6 +39,11 @@ pub const SUITES: &[Suite] = &[
     },
     suite("runtime-rootless", "gantry-runtime", Target::Test("rootless"), 60),
     suite("runtime-apparmor", "gantry-runtime", Target::Test("apparmor"), 60),
+    // Races take long here, and are won or lost on any kernel.
+    Suite {
+        arguments: &["--skip", "becomes_a_link_while", "--skip", "however_it_is_swapped"],
+        ..suite("runtime-museum", "gantry-runtime", Target::Test("museum"), 120)
+    },
     suite("execdriver", "gantry-execdriver", Target::Test("native"), 150),
     suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),
     suite("execdriver-lxc", "gantry-execdriver", Target::Test("lxc"), 240),
