@@ -10,6 +10,7 @@ pub fn run() -> Result<()> {
     format()?;
     walls::check()?;
     build::run(&mut build::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    documentation()?;
     deny()
 }
 
@@ -26,6 +27,12 @@ pub fn format() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Every public item is documented, and every link leads somewhere.
+fn documentation() -> Result<()> {
+    let mut doc = build::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    build::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// Bans, licences and sources. The advisory database is on the network, so it is left to whoever has one.

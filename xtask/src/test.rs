@@ -21,7 +21,8 @@ pub fn run(filters: &[&str]) -> Result<()> {
     let library = c_library::build(build::PROFILE)?;
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
     let units = ["--workspace", "--exclude", "gantry-tests", "--cargo-profile", build::PROFILE, "--no-fail-fast"];
-    let mut command = if program("cargo-nextest").is_some() || nextest() {
+    let nextest = program("cargo-nextest").is_some() || nextest();
+    let mut command = if nextest {
         let mut command = build::cargo(&[
             "nextest",
             "run",
@@ -41,6 +42,12 @@ pub fn run(filters: &[&str]) -> Result<()> {
     };
     command.args(filters).env("GANTRY_C_LIBRARY", library);
     count.add(&mut command, &binary, skips.path())?;
+    if nextest {
+        // It does not run the examples of the documentation.
+        let mut examples = build::cargo(&["test", "--doc", "-p", "libcontainer", "--profile", build::PROFILE]);
+        examples.args(filters);
+        count.add(&mut examples, &binary, skips.path())?;
+    }
     // Tests of one file share a daemon, so they run as threads of one process.
     let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);
     system.args(filters);

@@ -10,7 +10,6 @@ mod error;
 mod foreground;
 mod log;
 mod out;
-mod protect;
 mod root;
 
 use std::ffi::OsString;
@@ -50,7 +49,7 @@ fn run(all: &[OsString], args: &[OsString], log: &mut Log, failure: &mut u8) -> 
         Request::Command { globals, name, args } => (globals, name, args),
     };
     if commands::becomes_a_container(&name) {
-        protect::ensure(all)?;
+        libcontainer::runtime::protect(all)?;
     }
     *log = Log::open(globals.log.as_deref(), globals.log_format.parse()?, globals.debug)?;
     log.debug(|| format!("{name} {args:?}"));

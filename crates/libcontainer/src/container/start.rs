@@ -165,7 +165,7 @@ fn open_root() -> Result<OwnedFd> {
     Ok(rustix::fs::openat(CWD, "/", flags, Mode::empty()).during("open", "/")?)
 }
 
-/// Becomes a further process, in a process that was just cloned by one that did [`enter_container`]: a container that may
+/// Becomes a further process, in a process that was just cloned by one that did `enter_container`: a container that may
 /// trace looks into it from its first moment, and must find nothing of the host's.
 pub fn run_further(further: &Further) -> ! {
     let mut steps = Steps::default();

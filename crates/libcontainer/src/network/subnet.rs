@@ -7,6 +7,18 @@ use std::str::FromStr;
 use crate::Error;
 
 /// An address with the length of its network's prefix, from 8 to 30.
+///
+/// ```
+/// use libcontainer::network::Cidr;
+///
+/// # fn main() -> libcontainer::Result<()> {
+/// let subnet: Cidr = "172.20.5.1/20".parse()?;
+/// assert_eq!(subnet.network().to_string(), "172.20.0.0");
+/// assert!(subnet.overlaps("172.20.15.1/24".parse()?));
+/// assert!("172.20.5.1".parse::<Cidr>().is_err_and(|error| error.to_string().contains("ADDRESS/PREFIX")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr {
     /// An address of the network; for `--bip` the host's own.

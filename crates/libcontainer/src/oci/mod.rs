@@ -38,7 +38,35 @@ pub const VERSION: &str = "1.3.0";
 /// A longer configuration is refused.
 pub const LONGEST: usize = 16 * 1024 * 1024;
 
-/// A whole `config.json`.
+/// A whole `config.json`. What it does not say is empty, and what it says beyond the specification is ignored.
+///
+/// ```
+/// use libcontainer::oci::{Process, Root, Spec};
+///
+/// # fn main() -> libcontainer::Result<()> {
+/// let text = br#"{
+///     "ociVersion": "1.3.0",
+///     "process": {"args": ["sleep", "60"], "cwd": "/"},
+///     "root": {"path": "rootfs", "readonly": true},
+///     "linux": {"resources": {"memory": {"limit": 67108864}}}
+/// }"#;
+/// let spec = Spec::parse(text)?;
+/// assert!(spec.root.as_ref().is_some_and(|root| root.readonly));
+/// let resources = spec.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+/// assert_eq!(resources.and_then(|all| all.memory.as_ref()?.limit), Some(64 << 20));
+///
+/// // Or made in Rust.
+/// let made = Spec {
+///     oci_version: libcontainer::oci::VERSION.into(),
+///     process: Some(Process { args: vec!["sleep".into(), "60".into()], cwd: "/".into(), ..Process::default() }),
+///     root: Some(Root { path: "rootfs".into(), readonly: true }),
+///     linux: spec.linux.clone(),
+///     ..Spec::default()
+/// };
+/// assert_eq!(made, spec);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Spec {

@@ -21,7 +21,27 @@ use crate::seccomp;
 /// So long a cgroup has to stop or to go on.
 const FREEZING: Duration = Duration::from_secs(10);
 
-/// A container of a [`super::Runtime`].
+/// A container of a [`super::Runtime`]. Whoever opens it can use it, not its creator alone.
+///
+/// ```no_run
+/// use libcontainer::oci::{Process, Status};
+/// use libcontainer::runtime::{ExecOptions, Runtime};
+///
+/// # fn main() -> libcontainer::Result<()> {
+/// let container = Runtime::new("/run/mine").open("web")?;
+/// assert_eq!(container.state()?.status, Status::Running);
+///
+/// let process = Process { args: vec!["/bin/date".into()], cwd: "/".into(), ..Process::default() };
+/// let executed = container.exec(&process, &ExecOptions::default())?;
+/// println!("date runs as process {}", executed.pid);
+///
+/// println!("{} bytes of memory", container.stats()?.memory_usage);
+/// container.kill(15, false)?;
+/// container.wait()?;
+/// container.delete(false)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Container {
     directory: Directory,

@@ -1,7 +1,8 @@
 //! Containers described by a bundle and a state directory, made and used by processes that come and go.
 //!
 //! Nothing here prints, reads the environment or ends the process; what was left out is returned as warnings. Creating and
-//! executing clone the calling process, which must have a single thread.
+//! executing clone the calling process, which must have a single thread; they mark its descriptors from 3 on
+//! close-on-exec. A program with threads starts one without for this, as `libcontainer-c` does.
 
 mod birth;
 mod cgroup;
@@ -16,6 +17,7 @@ mod mappings;
 mod options;
 mod parts;
 mod plan;
+mod protect;
 mod record;
 mod shared_root;
 
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use container::Container;
 pub use options::{ConsoleSocket, CreateOptions, Created, ExecOptions, Executed};
+pub use protect::protect;
 
 #[cfg(test)]
 pub(crate) use convert::namespaces;
@@ -32,6 +35,21 @@ use record::Record;
 use crate::error::Result;
 
 /// The containers below one state directory.
+///
+/// ```no_run
+/// use libcontainer::runtime::Runtime;
+///
+/// # fn main() -> libcontainer::Result<()> {
+/// let (containers, warnings) = Runtime::new("/run/mine").list()?;
+/// for container in &containers {
+///     let state = container.state()?;
+///     println!("{} is {}, process {}", state.id, state.status, state.pid);
+/// }
+/// // One that is damaged hides no other.
+/// warnings.iter().for_each(|warning| eprintln!("{warning}"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Runtime {
     root: PathBuf,
@@ -45,11 +63,18 @@ impl Runtime {
     }
 
     /// Creates a container from `bundle/config.json`: everything but the program's start. On failure nothing is left.
+    ///
+    /// # Errors
+    /// The configuration asks for what cannot be ([`crate::Error::Invalid`]), the name is taken
+    /// ([`crate::Error::Conflict`]), or a step failed ([`crate::Error::Failed`]).
     pub fn create(&self, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Created> {
         create::create(&self.root, id, bundle, options)
     }
 
     /// A container that is there.
+    ///
+    /// # Errors
+    /// There is none of this name ([`crate::Error::NoSuchContainer`]), or what is remembered of it is damaged.
     pub fn open(&self, id: &str) -> Result<Container> {
         let directory = Directory::of(&self.root, id)?;
         match Record::read(directory.path())? {

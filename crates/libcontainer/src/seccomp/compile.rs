@@ -19,6 +19,25 @@ struct Verdict {
 }
 
 /// Compiles `profile` to an array of `struct sock_filter`. Names that no architecture knows are ignored.
+///
+/// ```
+/// use libcontainer::seccomp::{Profile, Target, compile};
+///
+/// # fn main() -> Result<(), libcontainer::seccomp::Error> {
+/// let profile = Profile::parse(br#"{
+///     "defaultAction": "SCMP_ACT_ALLOW",
+///     "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+///     "syscalls": [{"names": ["ptrace", "bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+/// }"#)?;
+/// let target = Target::host(&profile, &["CAP_CHOWN".to_owned()]);
+/// let program = compile(&profile, &target)?;
+/// assert_eq!(program.len() % 8, 0, "instructions of eight bytes, for a process's `seccomp`");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::TooManyInstructions`].
 pub fn compile(profile: &Profile, target: &Target) -> Result<Vec<u8>, Error> {
     let rules: Vec<&Rule> = profile.rules.iter().filter(|r| target.takes(r)).collect();
     let mut assembler = Assembler::default();

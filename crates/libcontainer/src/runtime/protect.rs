@@ -1,16 +1,19 @@
-//! The runtime's own file is out of reach of containers (CVE-2019-5736): before it becomes one, the process executes itself
-//! again through a read-only mount of its own, or, where that may not be made, from a sealed copy in memory.
+//! The calling program's file is out of reach of its containers (CVE-2019-5736).
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use gantry_linux::executable;
-use libcontainer::protection::intact;
 
 use crate::error::Result;
+use crate::protection::intact;
 
+/// Makes sure that a container cannot write to the calling program through `/proc/<pid>/exe`: executes it again, with
+/// `args` (all of the process's), through a read-only mount of its own, or, where that may not be made, from a sealed copy
+/// in memory. To be called first of all, by a program that creates containers or executes in them.
+///
 /// Returns when the process is protected; does not return when it had to execute itself again.
-pub fn ensure(args: &[OsString]) -> Result<()> {
+pub fn protect(args: &[OsString]) -> Result<()> {
     if !intact("exe-protected") || executable::is_protected()? {
         return Ok(());
     }
