@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::error::{Error, Result};
+use crate::notify::Notify;
 
 mod terminal;
 
@@ -37,13 +38,17 @@ impl Foreground {
         Ok(Self { signals: process::signal_fd_as_inherited(&all)? })
     }
 
-    /// Until the child `pid` has ended; its exit code, 128 + n for signal n. `master` is its terminal, if it has one.
-    pub fn wait(self, pid: i32, master: Option<OwnedFd>) -> Result<u8> {
+    /// Until the child `pid` has ended; its exit code, 128 + n for signal n. `master` is its terminal, if it has one, and
+    /// `notify` where it tells that it is ready.
+    pub fn wait(self, pid: i32, master: Option<OwnedFd>, mut notify: Option<Notify>) -> Result<u8> {
         let pid =
             Pid::from_raw(pid).ok_or_else(|| Error::Refused("the container has no process to wait for".into()))?;
         let mut terminal = master.map(Terminal::serve).transpose()?;
         loop {
-            self.poll(terminal.as_mut())?;
+            self.poll(terminal.as_mut(), notify.as_ref())?;
+            if notify.as_ref().map_or(Ok(false), Notify::pass_on)? {
+                notify = None;
+            }
             if let Some(code) = self.handle_signals(pid, terminal.as_ref())? {
                 if let Some(terminal) = &mut terminal {
                     terminal.drain();
@@ -54,11 +59,12 @@ impl Foreground {
     }
 
     /// Sleeps until there is a signal; serves the terminal meanwhile.
-    fn poll(&self, terminal: Option<&mut Terminal>) -> Result<()> {
-        let signals = PollFd::new(&self.signals, PollFlags::IN);
+    fn poll(&self, terminal: Option<&mut Terminal>, notify: Option<&Notify>) -> Result<()> {
+        let mut news = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        news.extend(notify.map(Notify::interest));
         let polled = match terminal {
-            None => rustix::event::poll(&mut [signals], None).map(|_| ()),
-            Some(terminal) => terminal.poll(signals),
+            None => rustix::event::poll(&mut news, None).map(|_| ()),
+            Some(terminal) => terminal.poll(news),
         };
         match polled {
             Ok(()) | Err(Errno::INTR) => Ok(()),

@@ -9,6 +9,7 @@ mod console;
 mod error;
 mod foreground;
 mod log;
+mod notify;
 mod out;
 mod root;
 

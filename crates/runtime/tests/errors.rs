@@ -42,6 +42,41 @@ fn errors_have_the_words_and_codes_that_engines_know() {
 }
 
 #[test]
+fn what_is_wrong_with_a_configuration_is_said_with_its_place() {
+    let mut world = World::new();
+    let id = world.id();
+    let file = world.bundle().join("config.json");
+    let good: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (text, words) in [
+        ("{\"ociVersion\": \"1.0.0\",\n  oops}", "line 2 column 3"),
+        ("", "line 1 column 0"),
+        ("{\"process\": {\"args\": [1]}}", "line 1 column 23"),
+        ("7", "line 1 column 1"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        refused(&world, &["create", &id], 1, words);
+    }
+    let changes: [(&str, Value, &str); 8] = [
+        ("/ociVersion", json!("2.0.0"), "ociVersion \"2.0.0\""),
+        ("/ociVersion", json!(""), "ociVersion \"\""),
+        ("/root", Value::Null, "no root.path"),
+        ("/root/path", json!("nowhere"), "nowhere"),
+        ("/root/path", json!("/"), "root.path is the host's /"),
+        ("/process/args", json!([]), "no command specified"),
+        ("/process/cwd", json!("relative"), "relative"),
+        ("/linux/namespaces", json!([{"type": "mount"}, {"type": "astral"}]), "astral"),
+    ];
+    for (place, value, words) in changes {
+        let mut config = good.clone();
+        *config.pointer_mut(place).unwrap() = value;
+        std::fs::write(&file, config.to_string()).unwrap();
+        refused(&world, &["create", &id], 1, words);
+        refused(&world, &["state", &id], 1, "does not exist");
+    }
+    std::fs::write(&file, good.to_string()).unwrap();
+}
+
+#[test]
 fn a_log_file_gets_json_and_standard_error_the_words() {
     let mut world = World::new();
     let id = world.id();

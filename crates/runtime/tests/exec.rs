@@ -117,3 +117,34 @@ fn a_foreground_terminal_works_like_a_local_one() {
     terminal.shows("code 4");
     terminal.shows("restored");
 }
+
+#[test]
+fn an_exec_goes_where_the_container_has_moved_its_processes() {
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        gantry_tests::skip("no pure cgroup v2 on this machine");
+        return;
+    }
+    let mut world = World::new();
+    let id = world.id();
+    world.shell(
+        "cd /sys/fs/cgroup && mkdir init other && echo 1 > init/cgroup.procs && echo +pids > cgroup.subtree_control && \
+         echo moved && exec sleep 600",
+    );
+    world.configure(|config| {
+        for mount in config["mounts"].as_array_mut().unwrap() {
+            if mount["type"] == "cgroup" {
+                mount["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+            }
+        }
+    });
+    let run = world.command(&["run", "-d", &id]);
+    gantry_tests::eventually("it has moved", || run.out_now() == "moved\n");
+    assert_eq!(world.ok(&["exec", &id, "cat", "/proc/self/cgroup"]), "0::/init\n");
+    assert_eq!(world.ok(&["exec", "--cgroup", "/other", &id, "cat", "/proc/self/cgroup"]), "0::/other\n");
+    let refused = world.command(&["exec", "--cgroup", "/nonesuch", &id, "true"]);
+    assert_eq!(refused.code, 255, "{refused:?}");
+    // Frozen and killed with all that is below.
+    world.ok(&["pause", &id]);
+    world.ok(&["resume", &id]);
+    world.ok(&["delete", "--force", &id]);
+}

@@ -101,6 +101,103 @@ fn descriptors_of_a_service_manager_are_the_programs_and_named_so() {
 }
 
 #[test]
+fn a_pidfd_of_the_process_is_sent_to_who_asks_for_it() {
+    let mut world = World::new();
+    let id = world.id();
+    let pid_file = world.file("pid");
+    let socket = ConsoleSocket::new(&world);
+    world.program(&["sleep", "600"]);
+    for (number, args) in [
+        &["create", "--pidfd-socket", &socket.path, "--pid-file", &pid_file, &id][..],
+        &["exec", "-d", "--pidfd-socket", &socket.path, "--pid-file", &pid_file, &id, "sleep", "600"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let running = world.begin(args);
+        let (text, pidfd) = socket.receive_with_text();
+        assert_eq!(running.end().code, 0);
+        assert_eq!(text, "pidfd");
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+        let pid = std::fs::read_to_string(&pid_file).unwrap();
+        assert!(info.contains(&format!("Pid:\t{pid}\n")), "{pid}: {info}");
+        if number == 0 {
+            world.ok(&["start", &id]);
+        }
+    }
+    let nobody = world.file("nobody");
+    let refused = world.command(&["exec", "-d", "--pidfd-socket", &nobody, &id, "sleep", "600"]);
+    assert!(refused.code == 255 && refused.err.contains(&nobody), "{refused:?}");
+    let pids: Vec<u32> = serde_json::from_str(&world.ok(&["ps", "-f", "json", &id])).unwrap();
+    assert_eq!(pids.len(), 2, "nobody was told of the third: {pids:?}");
+}
+
+/// The service manager: listens, and is told.
+fn manager(world: &World) -> (std::os::unix::net::UnixDatagram, String) {
+    let path = world.file("manager");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    (socket, path)
+}
+
+fn told(manager: &std::os::unix::net::UnixDatagram) -> String {
+    let mut text = [0; 1000];
+    let length = manager.recv(&mut text).expect("the manager is told");
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+/// As the program would, from outside.
+fn say(path: &str, text: &str) {
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    socket.send_to(text.as_bytes(), path).unwrap();
+}
+
+#[test]
+fn a_program_that_says_that_it_is_ready_is_told_of_to_the_service_manager() {
+    let mut world = World::new();
+    let (manager, path) = manager(&world);
+    let id = world.id();
+    // Start returns when the program is ready, and not before.
+    world.program(&["sleep", "600"]);
+    let mut create = world.prepare(&["create", &id]);
+    create.env("NOTIFY_SOCKET", &path);
+    assert_eq!(world.finish(create).code, 0);
+    let pid = world.state(&id)["pid"].as_i64().unwrap();
+    let mut start = world.prepare(&["start", &id]);
+    start.env("NOTIFY_SOCKET", &path);
+    let start = world.begin_prepared(start);
+    world.becomes(&id, "running");
+    let environ = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+    assert!(environ.contains("NOTIFY_SOCKET=/run/notify/notify.sock"), "{environ}");
+    let inside = format!("/proc/{pid}/root/run/notify/notify.sock");
+    say(&inside, "STATUS=MAINPID=1");
+    say(&inside, "STATUS=x\nREADY=1");
+    assert_eq!(told(&manager), format!("READY=1\nMAINPID={pid}\n"));
+    assert_eq!(start.end().code, 0);
+    assert_eq!(world.ok(&["exec", &id, "sh", "-c", "echo none$NOTIFY_SOCKET"]), "none\n");
+    world.ok(&["delete", "--force", &id]);
+
+    // A program that ends without a word keeps nobody waiting.
+    world.program(&["true"]);
+    let mut run = world.prepare(&["run", "-d", &id]);
+    run.env("NOTIFY_SOCKET", &path);
+    assert_eq!(world.begin_prepared(run).end().code, 0);
+    world.ok(&["delete", "--force", &id]);
+
+    // In the foreground the runtime is what the manager is to watch.
+    world.program(&["sleep", "600"]);
+    let mut run = world.prepare(&["run", &id]);
+    run.env("NOTIFY_SOCKET", &path);
+    let run = world.begin_prepared(run);
+    gantry_tests::eventually("it runs", || world.command(&["state", &id]).out.contains("\"running\""));
+    let pid = world.state(&id)["pid"].as_i64().unwrap();
+    say(&format!("/proc/{pid}/root/run/notify/notify.sock"), "READY=1");
+    assert_eq!(told(&manager), format!("READY=1\nMAINPID={}\n", run.pid()));
+    world.ok(&["kill", &id, "KILL"]);
+    assert_eq!(run.end().code, 137);
+}
+
+#[test]
 fn a_network_device_is_moved_with_its_address_and_renamed_and_comes_back_when_that_fails() {
     let mut world = World::new();
     let id = world.id();

@@ -119,6 +119,22 @@ impl Leaf {
         Ok(Self { lenient: self.lenient, ..Self::open(&self.hierarchies, &format!("{}/{name}", self.path))? })
     }
 
+    /// Where a member is now: in this cgroup, or in one below it. `None` on v1, where there may be as many answers as
+    /// hierarchies, and for a process that is elsewhere.
+    pub fn place_of(&self, pid: i32) -> Result<Option<Self>> {
+        let (Version::V2, Some(only)) = (self.hierarchies.version(), self.hierarchies.all().first()) else {
+            return Ok(None);
+        };
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let place = text.lines().find_map(|line| line.strip_prefix("0::"));
+        let below = place.and_then(|place| place.strip_prefix(only.name(&self.path).as_str()));
+        match below {
+            Some("") => Ok(Some(self.clone())),
+            Some(below) => below.strip_prefix('/').map(|below| self.below(below)).transpose(),
+            None => Ok(None),
+        }
+    }
+
     /// The path within each hierarchy, from its base.
     #[must_use]
     pub fn path(&self) -> &str {

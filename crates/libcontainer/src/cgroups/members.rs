@@ -15,6 +15,10 @@ use super::hierarchies::Version;
 use super::leaf::Leaf;
 use super::tree::{open_pidfds, wait_for_exit};
 
+/// Between two looks at a freezer of v1.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+
 /// `cgroup.events` of a v2 cgroup, whose changes the kernel announces.
 struct Events(File, PathBuf);
 
@@ -95,20 +99,24 @@ impl Leaf {
         events.wait_for(if frozen { "frozen 1" } else { "frozen 0" }, deadline)
     }
 
+    /// The kernel of v1 tells nobody when the last task has stopped: neither poll nor inotify know `freezer.state`, whose
+    /// value is worked out when it is read. So it is asked: at once, which is enough for tasks that sleep or run, then in
+    /// growing pauses of at most 5 ms, so that a task in an uninterruptible wait costs 200 reads a second until `deadline`.
     fn set_frozen_v1(&self, frozen: bool, deadline: Instant) -> Result<bool> {
         let path = self.file("freezer", "freezer.state")?;
-        let mut pause = Duration::from_micros(50);
+        let mut pause = FIRST_PAUSE;
         loop {
-            // It stays in FREEZING while a task slips away; writing again catches it. No event tells.
+            // It stays in FREEZING while a task slips away by a fork; writing again catches it.
             put(&path, if frozen { "FROZEN" } else { "THAWED" }).during("write", path.display())?;
             if self.is_frozen()? == frozen {
                 return Ok(true);
             }
-            if Instant::now() >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Ok(false);
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(5));
+            std::thread::sleep(pause.min(left));
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

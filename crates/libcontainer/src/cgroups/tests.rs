@@ -120,9 +120,15 @@ fn pids_limit_stops_a_fork() {
 fn memory_limit_kills_and_is_counted() {
     let scratch = Scratch::new();
     scratch.0.apply(&Resources { memory: Some(8 << 20), memory_swap: Some(8 << 20), ..Resources::default() }).unwrap();
+    let mut watch = scratch.0.watch_oom().unwrap().unwrap();
+    assert_eq!(watch.take().unwrap(), 0);
     let status = scratch.shell("exec dd if=/dev/zero of=/dev/null bs=64M count=1").wait().unwrap();
     assert!(!status.success());
     assert!(scratch.0.oom_kills().unwrap() > 0);
+    let second = Duration::from_secs(1).try_into().unwrap();
+    assert_eq!(rustix::event::poll(&mut [watch.interest()], Some(&second)), Ok(1), "it is ready at once");
+    assert!(watch.take().unwrap() > 0);
+    assert_eq!(watch.take().unwrap(), 0, "each is told once");
     let stats = scratch.0.stats().unwrap();
     assert!(stats.oom_kills > 0 && stats.memory_max_usage > 1 << 20 && stats.memory_limit == 8 << 20, "{stats:?}");
     assert!(stats.cpu_total > 0 && !stats.memory_stat.is_empty());

@@ -11,8 +11,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::directory::{Directory, Locked};
 use super::options::{ExecOptions, Executed};
 use super::record::{CONFIG, Record, SOCKET};
-use super::{delete, exec};
-use crate::cgroups::{Leaf, Stats};
+use super::{delete, exec, notify};
+use crate::cgroups::{Leaf, OomWatch, Stats};
 use crate::container::{Report, hooks, receive_report_blocking};
 use crate::error::{Error, Result};
 use crate::oci::{self, Hooks, Spec, State, Status};
@@ -156,6 +156,12 @@ impl Container {
             Some(hooks) => Ok(hooks.clone()),
             None => Ok(self.spec()?.hooks.unwrap_or_default()),
         }
+    }
+
+    /// The socket by which the program will tell that it is ready, to be bound before it is started and read by the caller;
+    /// `None` where the container was created without [`super::CreateOptions::notify_socket`].
+    pub fn bind_notify_socket(&self) -> Result<Option<OwnedFd>> {
+        notify::bind(self.directory.path())
     }
 
     /// Starts the program of a created container; returns when it runs. Warnings are failed poststart hooks.
@@ -303,6 +309,11 @@ impl Container {
     /// What it has used.
     pub fn stats(&self) -> Result<Stats> {
         Ok(self.need_leaf()?.stats()?)
+    }
+
+    /// News of its processes that are killed for want of memory; `None` where nothing counts its memory.
+    pub fn watch_oom(&self) -> Result<Option<OomWatch>> {
+        Ok(self.need_leaf()?.watch_oom()?)
     }
 
     /// The ids of its processes on the host.

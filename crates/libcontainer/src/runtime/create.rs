@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::birth::Birth;
 use super::directory::{Directory, Locked};
 use super::plan::Plan;
-use super::record::{CONFIG, Record, SOCKET};
+use super::record::{CONFIG, NOTIFY, Record, SOCKET};
 use super::{Container, CreateOptions, Created, cgroup, console, mappings, shared_root};
 use crate::cgroups::{Leaf, Version};
 use crate::config::Namespace;
@@ -43,7 +43,7 @@ struct Made {
 
 /// Creates the container; on failure nothing of it is left.
 pub fn create(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Created> {
-    let mut plan = Plan::read(id, bundle, options)?;
+    let mut plan = Plan::read(root, id, bundle, options)?;
     // Nothing of the caller's stays open in hooks and programs by mistake; what is passed on is opened again.
     if intact("close-descriptors") {
         process::close_on_exec_from(3)?;
@@ -82,6 +82,9 @@ fn build(
     record.write(directory.path())?;
     let text = serde_json::to_vec(&plan.spec).map_err(|error| Error::Invalid(format!("config.json: {error}")))?;
     fs::write_new(directory.path().join(CONFIG), &text, 0o600)?;
+    if options.notify_socket {
+        fs::create_dir_mode(directory.path().join(NOTIFY), 0o755)?;
+    }
 
     steps.enter("cgroup")?;
     made.leaf = Some(cgroup::make(plan.cgroups.as_ref(), &plan.cgroup, &plan.config.resources, &mut plan.warnings)?);

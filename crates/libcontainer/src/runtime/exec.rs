@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use gantry_linux::process::{self, Clone, CloneFlags};
-use gantry_linux::{ResultExt, fs, socket};
+use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
@@ -82,7 +82,10 @@ fn start(
         passed: options.preserve_fds,
     };
     steps.enter("exec clone")?;
-    let pid = clone_further(&further, leaf.as_ref())?;
+    let pid = match clone_further(&further, leaf.as_ref()) {
+        Err(error) if options.cgroup.is_none() => clone_beside_first(container, &further, error)?,
+        cloned => cloned?,
+    };
     drop(further);
     let take = |descriptors: Vec<OwnedFd>| match (&listener, descriptors.first()) {
         (Some(listener), Some(fd)) => seccomp::hand_over(listener, fd, pid.as_raw_nonzero().get(), &container.state()?),
@@ -165,6 +168,18 @@ fn clone_further(further: &Further, leaf: Option<&Leaf>) -> Result<Pid> {
     };
     drop(theirs);
     birth::hear(&answer, helper, "the container")
+}
+
+/// On cgroup v2 nobody enters a cgroup whose children are limited: a container that has limited its own has moved its
+/// processes into one of them, and there the further one goes. Any other `error` stays one.
+fn clone_beside_first(container: &Container, further: &Further, error: Error) -> Result<Pid> {
+    let refused = |error: &SystemError| matches!(error.errno(), libc::EBUSY | libc::EOPNOTSUPP);
+    let Error::System(system) = &error else { return Err(error) };
+    let moved = match container.leaf().filter(|_| refused(system)) {
+        Some(leaf) => leaf.place_of(container.record().pid)?.filter(|moved| moved != leaf),
+        None => None,
+    };
+    clone_further(further, Some(&moved.ok_or(error)?))
 }
 
 fn help(further: &Further, leaf: Option<&Leaf>, answer: &OwnedFd) -> ! {

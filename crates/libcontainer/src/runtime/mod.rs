@@ -14,6 +14,7 @@ mod delete;
 mod directory;
 mod exec;
 mod mappings;
+mod notify;
 mod options;
 mod parts;
 mod plan;

@@ -31,6 +31,8 @@ pub struct CreateOptions {
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Have a socket by which the program tells that it is ready, as `NOTIFY_SOCKET`: see [`Container::bind_notify_socket`].
+    pub notify_socket: bool,
     /// Have systemd make the cgroup; refused for now.
     pub systemd_cgroup: bool,
 }

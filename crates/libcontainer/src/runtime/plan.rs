@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gantry_linux::fs;
 
 use super::directory::check_id;
-use super::{CreateOptions, cgroup, convert};
+use super::{CreateOptions, cgroup, convert, notify};
 use crate::cgroups::{CgroupDriver, CgroupRequest, Leaf, cgroup_driver};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ pub struct Plan {
 
 impl Plan {
     /// Reads, checks and converts.
-    pub fn read(id: &str, bundle: &Path, options: &CreateOptions) -> Result<Self> {
+    pub fn read(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Self> {
         check_id(id)?;
         check_passed(options.listen_fds.saturating_add(options.preserve_fds))?;
         let bundle = fs::canonicalize(bundle)?;
@@ -48,7 +48,15 @@ impl Plan {
         check_version(&spec.oci_version)?;
         let rootfs = rootfs(&bundle, &spec)?;
         let mut warnings = Vec::new();
-        let mut config = convert::config(&spec, &bundle, &rootfs, &mut warnings)?;
+        let mut config = match options.notify_socket {
+            // What is executed later has nothing to tell: the configuration that is kept stays as it is.
+            true => {
+                let mut told = spec.clone();
+                notify::add(&mut told, &root.join(id));
+                convert::config(&told, &bundle, &rootfs, &mut warnings)?
+            }
+            false => convert::config(&spec, &bundle, &rootfs, &mut warnings)?,
+        };
         config.id = id.to_owned();
         config.process.keyring = (!options.no_new_keyring).then(|| format!("_ses.{id}"));
         lsm::check(&config.process)?;

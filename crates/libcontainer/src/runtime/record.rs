@@ -24,6 +24,9 @@ pub const CONFIG: &str = "config.json";
 /// Where a created container waits to be started; gone when it was.
 pub const SOCKET: &str = "start";
 
+/// A directory for the socket by which its program tells that it is ready.
+pub const NOTIFY: &str = "notify";
+
 /// A container, as its directory has it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {

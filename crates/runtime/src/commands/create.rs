@@ -10,6 +10,7 @@ use crate::cli::{BundleFlags, Create, Run};
 use crate::console::{self, Console};
 use crate::error::{Error, Result};
 use crate::foreground::Foreground;
+use crate::notify::{self, Notify};
 use crate::root::absolute;
 
 /// A container that waits for `start`.
@@ -33,8 +34,15 @@ pub fn run(context: &Context<'_>, flags: Run) -> Result<u8> {
     let container = bundle.create(context, &flags.id, &flags.bundle, console).map_err(failed)?;
     let ended = (|| {
         let terminal = own_end.map(console::receive).transpose()?;
+        let pid = container.pid();
+        // In the foreground this process stays, and ends as the container does.
+        let main = if flags.detach { pid } else { std::process::id().cast_signed() };
+        let notify = Notify::begin(&container, main)?;
         context.warn(&container.start()?);
-        foreground.map(|foreground| foreground.wait(container.pid(), terminal)).transpose()
+        match foreground {
+            Some(foreground) => foreground.wait(pid, terminal, notify).map(Some),
+            None => notify.map_or(Ok(()), |notify| notify.wait(pid)).map(|()| None),
+        }
     })();
     if ended.is_err() || (!flags.detach && !flags.keep) {
         match container.delete(true) {
@@ -85,6 +93,7 @@ impl Bundle {
             listen_fds,
             no_pivot: flags.no_pivot,
             no_new_keyring: flags.no_new_keyring,
+            notify_socket: notify::is_wanted(),
             systemd_cgroup: context.systemd_cgroup,
         };
         let Created { container, warnings } = context.runtime.create(id, &self.path, &options)?;

@@ -1,12 +1,12 @@
 //! `events`: statistics in intervals, and kills for want of memory.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use gantry_linux::{Error as SystemError, ResultExt};
-use libcontainer::cgroups::Stats;
+use libcontainer::cgroups::{OomWatch, Stats};
 use libcontainer::oci::Status;
-use libcontainer::runtime::Container;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 use serde_json::{Value, json};
@@ -15,9 +15,6 @@ use super::Context;
 use crate::cli::Events;
 use crate::error::{Error, Result};
 use crate::out;
-
-/// How often it is looked for kills between statistics.
-const KILLS_SEEN_WITHIN: Duration = Duration::from_millis(500);
 
 /// Until the container has ended, or with `--stats` once.
 pub fn events(context: &Context<'_>, flags: &Events) -> Result<u8> {
@@ -34,39 +31,35 @@ pub fn events(context: &Context<'_>, flags: &Events) -> Result<u8> {
         Pid::from_raw(state.pid).ok_or_else(|| Error::Refused(format!("container {} has no process", flags.id)))?;
     let process =
         rustix::process::pidfd_open(pid, PidfdFlags::empty()).during("open", format_args!("process {}", state.pid))?;
-    let mut seen = container.stats()?.oom_kills;
+    let mut oom = container.watch_oom()?;
     let mut due = Instant::now() + flags.interval;
     loop {
-        let wait = due.saturating_duration_since(Instant::now()).min(KILLS_SEEN_WITHIN);
-        if ended_within(&process, wait)? {
+        let ended = wait(&process, oom.as_ref(), due.saturating_duration_since(Instant::now()))?;
+        // Also after its end: it may have been what ended it.
+        for _ in 0..oom.as_mut().map_or(Ok(0), OomWatch::take)? {
+            out::print(&format!("{}\n", json!({"type": "oom", "id": flags.id})))?;
+        }
+        if ended {
             return Ok(0);
         }
-        seen = look(&container, flags, seen, &mut due)?;
+        if Instant::now() >= due {
+            due += flags.interval;
+            // When there are none it is being deleted: the process will have ended.
+            if let Ok(stats) = container.stats() {
+                print_stats(&flags.id, &stats)?;
+            }
+        }
     }
 }
 
-/// Prints what is new; the number of kills by now.
-fn look(container: &Container, flags: &Events, seen: u64, due: &mut Instant) -> Result<u64> {
-    let Ok(stats) = container.stats() else {
-        // It is being deleted; the process behind the pidfd will have ended.
-        return Ok(seen);
-    };
-    for _ in seen..stats.oom_kills {
-        out::print(&format!("{}\n", json!({"type": "oom", "id": flags.id})))?;
-    }
-    if Instant::now() >= *due {
-        *due += flags.interval;
-        print_stats(&flags.id, &stats)?;
-    }
-    Ok(stats.oom_kills)
-}
-
-fn ended_within(process: &impl std::os::fd::AsFd, time: Duration) -> Result<bool> {
+/// Sleeps until there is news or the time is over; whether the process has ended.
+fn wait(process: &OwnedFd, oom: Option<&OomWatch>, time: Duration) -> Result<bool> {
     let timeout =
         Timespec::try_from(time).map_err(|_| SystemError::new("wait for", "events", rustix::io::Errno::INVAL))?;
-    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let mut fds = vec![PollFd::new(process, PollFlags::IN)];
+    fds.extend(oom.map(OomWatch::interest));
     match rustix::event::poll(&mut fds, Some(&timeout)) {
-        Ok(ready) => Ok(ready > 0),
+        Ok(_) => Ok(!fds[0].revents().is_empty()),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(SystemError::new("wait for", "events", error).into()),
     }

@@ -43,7 +43,7 @@ fn start(context: &Context<'_>, container: &Container, process: &Process, flags:
     })();
     let terminal = handed_over.inspect_err(|_| end(executed.pid))?;
     match foreground {
-        Some(foreground) => foreground.wait(executed.pid, terminal),
+        Some(foreground) => foreground.wait(executed.pid, terminal, None),
         None => Ok(0),
     }
 }

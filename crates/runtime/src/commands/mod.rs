@@ -20,6 +20,7 @@ use libcontainer::runtime::{Container, Runtime};
 use crate::cli::{self, Checkpoint, Globals, Nothing, OneContainer, Restore};
 use crate::error::{Error, Result};
 use crate::log::Log;
+use crate::notify::Notify;
 use crate::root;
 
 /// What every command is given.
@@ -107,8 +108,11 @@ fn done(result: libcontainer::Result<()>) -> Result<u8> {
 }
 
 fn start(context: &Context<'_>, flags: &OneContainer) -> Result<u8> {
-    let warnings = context.open(&flags.id)?.start()?;
-    context.warn(&warnings);
+    let container = context.open(&flags.id)?;
+    let pid = container.pid();
+    let notify = Notify::begin(&container, pid)?;
+    context.warn(&container.start()?);
+    notify.map_or(Ok(()), |notify| notify.wait(pid))?;
     Ok(0)
 }
 

@@ -62,8 +62,8 @@ impl Terminal {
         }
     }
 
-    /// Sleeps until there is something to do, and does it, but for signals.
-    pub fn poll(&mut self, signals: PollFd<'_>) -> rustix::io::Result<()> {
+    /// Sleeps until there is something to do, and does it, but for the news that is others' business.
+    pub fn poll(&mut self, news: Vec<PollFd<'_>>) -> rustix::io::Result<()> {
         let mut interest = PollFlags::empty();
         if !self.output_ended {
             interest |= PollFlags::IN;
@@ -74,17 +74,18 @@ impl Terminal {
         let reads_input = !self.input_ended && self.typed.is_empty();
         let (input, output) = {
             let own = stdin();
-            let mut fds = vec![signals, PollFd::new(&self.master, interest)];
+            let mut fds = news;
+            let others = fds.len();
+            if !self.output_ended {
+                // One that hung up would wake us again and again.
+                fds.push(PollFd::new(&self.master, interest));
+            }
             if reads_input {
                 fds.push(PollFd::new(&own, PollFlags::IN));
             }
-            if self.output_ended {
-                // A terminal that hung up would wake us again and again.
-                fds.remove(1);
-            }
             rustix::event::poll(&mut fds, None)?;
             let input = reads_input && fds.last().is_some_and(|fd| !fd.revents().is_empty());
-            (input, !self.output_ended && !fds[1].revents().is_empty())
+            (input, !self.output_ended && !fds[others].revents().is_empty())
         };
         if output {
             self.copy_output();

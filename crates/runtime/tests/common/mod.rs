@@ -62,6 +62,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Of the command itself.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn end(mut self) -> Output {
@@ -165,6 +170,11 @@ impl World {
     /// Begins a command; others can run meanwhile.
     pub fn begin<S: AsRef<OsStr>>(&self, args: &[S]) -> Running {
         self.start(self.prepare(args))
+    }
+
+    /// As [`Self::begin`], prepared by the caller.
+    pub fn begin_prepared(&self, command: Command) -> Running {
+        self.start(command)
     }
 
     fn start(&self, mut command: Command) -> Running {
