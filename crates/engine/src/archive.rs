@@ -16,10 +16,12 @@ use gantry_linux::mount::{self, Attributes};
 use gantry_linux::{ResultExt, fs};
 use libcontainer::paths::{self, Missing};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::container::{Container, Record};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::spec::users::owners_of;
 
 /// Fills an empty volume with what the image has at `destination`: content, owner, mode. Nothing happens when the
 /// volume has content or the image has no directory there.
@@ -119,10 +121,8 @@ fn mounts_below(engine: &Engine, record: &Record) -> Result<Vec<Below>> {
             return Ok(());
         }
         let tree = mount::bind(source, true)?;
-        if let Some(users) = &users
-            && let Err(error) = mount::map_ids(&tree, true, users).or_else(|_| mount::map_ids(&tree, false, users))
-        {
-            tracing::debug!("{destination}: its file system cannot be idmapped: {error}");
+        if let Some(users) = &users {
+            map_owners(record, destination, &tree, users)?;
         }
         if !rw {
             mount::set_attributes(&tree, false, &Attributes::set(Attributes::READ_ONLY))?;
@@ -140,6 +140,16 @@ fn mounts_below(engine: &Engine, record: &Record) -> Result<Vec<Below>> {
         }
     }
     Ok(below)
+}
+
+/// As the container sees it; what cannot be idmapped stays as it is there too.
+fn map_owners(record: &Record, destination: &str, tree: &OwnedFd, users: &OwnedFd) -> Result<()> {
+    let own = owners_of(record, destination).map(|map| mount::user_namespace(&map.uids, &map.gids)).transpose()?;
+    let users = own.as_ref().unwrap_or(users);
+    match mount::map_ids(tree, true, users).or_else(|_| mount::map_ids(tree, false, users)) {
+        Err(error) if [Errno::INVAL, Errno::PERM].iter().any(|errno| errno.raw_os_error() == error.errno()) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn attach_all(root: &OwnedFd, below: Vec<Below>) -> Result<()> {

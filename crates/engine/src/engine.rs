@@ -65,6 +65,9 @@ impl Engine {
     fn open(options: Options, drivers: Drivers, exits: mpsc::UnboundedSender<(String, Exit)>) -> Result<Arc<Self>> {
         gantry_linux::fs::create_dir_mode(&options.data_root, 0o710)?;
         gantry_linux::fs::create_dir_mode(options.data_root.join("containers"), 0o710)?;
+        if let Some(map) = &options.userns_remap {
+            crate::spec::users::check(map, &options.data_root)?;
+        }
         let graph = Graph::open(&options.data_root, Arc::clone(&drivers.graph))?;
         let (containers, unreadable) = Store::load(graph.clone())?;
         let warnings = unreadable

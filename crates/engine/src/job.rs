@@ -69,6 +69,8 @@ pub enum Caller {
     Process {
         /// Its user.
         uid: u32,
+        /// Its group.
+        gid: u32,
         /// Its process id.
         pid: i32,
     },
@@ -80,7 +82,7 @@ impl std::fmt::Display for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Daemon => f.write_str("daemon"),
-            Self::Process { uid, pid } => write!(f, "uid={uid} pid={pid}"),
+            Self::Process { uid, pid, .. } => write!(f, "uid={uid} pid={pid}"),
             Self::Address(address) => write!(f, "{address}"),
         }
     }

@@ -42,12 +42,21 @@ pub trait Sandbox: Send {
     /// A `NETLINK_ROUTE` socket that was opened inside that namespace: configures links there without entering it.
     fn route_socket(&self) -> std::os::fd::BorrowedFd<'_>;
 
-    /// Gives it a user namespace with this mapping, and a network namespace that belongs to it in place of the one that was
-    /// there; before either of the two above is used. For a container whose user namespace is new.
-    fn map_users(&mut self, map: &IdMap) -> Result<(), Error>;
+    /// Gives it a user namespace, and a network namespace that belongs to it in place of the one that was there; before either
+    /// of the two above is used.
+    fn map_users(&mut self, users: &Users) -> Result<(), Error>;
 
     /// Starts the container. Returns when its program is executing, or with the step that failed; then nothing is left.
     fn start(self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error>;
+}
+
+/// The user namespace of a container to come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// Its mapping; user and group 0 are in it.
+    pub map: IdMap,
+    /// One that is there already, with this mapping: another container's (`/proc/<pid>/ns/user`).
+    pub of: Option<PathBuf>,
 }
 
 /// Everything that a start needs.

@@ -13,5 +13,7 @@ mod life;
 mod museum;
 #[path = "suite/recovery.rs"]
 mod recovery;
+#[path = "suite/users.rs"]
+mod users;
 
 const DRIVER: &str = "native";

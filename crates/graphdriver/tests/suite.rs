@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_graphdriver::{Change, ChangeKind, Error, GraphDriver};
-use gantry_linux::mount::RootMount;
+use gantry_linux::mount::{IdMap, RootMount};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
@@ -245,6 +245,49 @@ fn writable_layers_keep_changes_to_themselves(name: &str) {
     assert_eq!(copy.read("etc/one"), "changed");
     assert_eq!(copy.at("etc").metadata().unwrap().uid(), 77);
     assert_eq!(bench.diff("web"), bench.diff("web"), "the same tree gives the same bytes");
+}
+
+fn a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it(name: &str) {
+    let bench = Bench::new(name);
+    // `etc` belongs to user 77, everything else to root.
+    bench.layer("base", None, &base().0).unwrap();
+    bench.driver.create_writable("mapped", Some("base")).unwrap();
+    let map = IdMap { uids: vec![(0, 300_000, 1000)], gids: vec![(0, 400_000, 1000)] };
+    bench.driver.map_owners("mapped", &map).unwrap();
+    let owner = |path: PathBuf| {
+        let stat = fs::symlink_metadata(path).unwrap();
+        (stat.uid(), stat.gid())
+    };
+    {
+        let mounted = bench.mount("mapped", false);
+        for (path, uid) in [("", 300_000), ("etc", 300_077), ("etc/one", 300_000), ("link", 300_000)] {
+            assert_eq!(owner(mounted.at(path)), (uid, 400_000), "{path:?}");
+        }
+        gantry_linux::fsids::as_owner((300_000, 400_000), || {
+            fs::write(mounted.at("etc/one"), "changed").unwrap();
+            fs::write(mounted.at("new"), "new").unwrap();
+            std::os::unix::fs::chown(mounted.at("new"), Some(300_005), Some(400_006)).unwrap();
+            Ok::<(), gantry_linux::Error>(())
+        })
+        .unwrap();
+        assert_eq!(owner(mounted.at("etc/one")), (300_000, 400_000));
+    }
+    assert_eq!(owner(bench.mount("base", true).at("etc")), (77, 0), "layers below are as they were");
+    let diff = bench.diff("mapped");
+    let mut archive = tar::Archive::new(diff.as_slice());
+    let mut owners: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let (uid, gid) = (entry.header().uid().unwrap(), entry.header().gid().unwrap());
+            (entry.path().unwrap().to_str().unwrap().to_owned(), uid, gid)
+        })
+        .collect();
+    owners.retain(|(path, ..)| path != "etc/");
+    owners.sort();
+    let expected = [("etc/one", 0, 0), ("new", 5, 6)];
+    assert_eq!(owners, expected.map(|(path, uid, gid)| (path.to_owned(), uid, gid)));
 }
 
 fn special_files_survive_the_round_trip(name: &str) {
@@ -513,13 +556,16 @@ suite! {
     overlay: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
-        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte;
+        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte
+        a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it;
     vfs: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
-        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte;
+        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte
+        a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it;
     btrfs: layers_show_through writable_layers_keep_changes_to_themselves special_files_survive_the_round_trip
         hard_links_reach_into_layers_below sixty_layers_are_one_root removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed sparse_copies_stay_sparse archives_of_gnu_tar_are_read
-        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte;
+        gnu_tar_reads_what_is_written a_layer_gives_back_its_archive_byte_for_byte
+        a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it;
 }

@@ -56,7 +56,8 @@ struct FirstPlan {
     join: Vec<u64>,
     sources: Vec<usize>,
     root: bool,
-    inside: bool,
+    /// Whether it has a user namespace, and with it a network namespace.
+    inside: Option<bool>,
     cgroups: Vec<(Vec<String>, PathBuf)>,
 }
 
@@ -183,7 +184,7 @@ fn first_order<'a>(
         join: first.join.iter().map(|(flags, _)| flags.bits()).collect(),
         sources: first.sources.iter().enumerate().filter(|(_, fd)| fd.is_some()).map(|(n, _)| n).collect(),
         root: first.root.is_some(),
-        inside: first.inside.is_some(),
+        inside: first.inside.as_ref().map(|inside| inside.net.is_some()),
         cgroups: first.cgroups.clone(),
     };
     let mut fds: Vec<BorrowedFd<'_>> = pid_namespace.into_iter().collect();
@@ -192,7 +193,9 @@ fn first_order<'a>(
     fds.extend(first.join.iter().map(|(_, fd)| fd.as_fd()));
     fds.extend(first.sources.iter().flatten().map(AsFd::as_fd));
     fds.extend(first.root.iter().map(AsFd::as_fd));
-    fds.extend(first.inside.iter().flat_map(|inside| [inside.user.as_fd(), inside.net.as_fd()]));
+    fds.extend(
+        first.inside.iter().flat_map(|inside| [Some(&inside.user), inside.net.as_ref()]).flatten().map(AsFd::as_fd),
+    );
     if fds.len() > socket::MOST_FDS {
         let most = socket::MOST_FDS - 8;
         return Err(Error::Invalid(format!("{} binds: at most {most} are possible", plan.sources.len())));
@@ -425,7 +428,10 @@ fn first_from(plan: &[u8], seccomp: Option<Arc<[u8]>>, fds: Vec<OwnedFd>) -> Opt
         *sources.get_mut(place)? = Some(fds.next()?);
     }
     let root = if root { Some(fds.next()?) } else { None };
-    let inside = if inside { Some(Inside { user: fds.next()?, net: fds.next()? }) } else { None };
+    let inside = match inside {
+        Some(with_net) => Some(Inside { user: fds.next()?, net: if with_net { Some(fds.next()?) } else { None } }),
+        None => None,
+    };
     Some(First { config, stage, stdio, join, sources, cgroups, root, inside, report, staged: None })
 }
 

@@ -29,8 +29,8 @@ const NEWEST: &str = "1.56";
 /// Serves a connection until it ends or `cancelled`.
 pub async fn serve(stream: Stream, peer: Peer, engine: Arc<Engine>, cancelled: CancellationToken) {
     let caller = match peer {
-        Peer::Process { uid, pid, .. } => {
-            Caller::Process { uid, pid: pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0) }
+        Peer::Process { uid, gid, pid } => {
+            Caller::Process { uid, gid, pid: pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0) }
         }
         Peer::Address(address) => Caller::Address(address),
     };

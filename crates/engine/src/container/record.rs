@@ -51,6 +51,9 @@ pub struct Record {
     /// Its user namespace's mapping, which it keeps whatever the daemon is told later; `None` is the host's users.
     #[serde(default)]
     pub users: Option<gantry_linux::mount::IdMap>,
+    /// User and group of the process that had it made: through a user namespace its binds are theirs.
+    #[serde(default)]
+    pub caller: Option<(u32, u32)>,
 }
 
 impl Record {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::container::{Record, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
-use crate::job::{Class, Context, Job};
+use crate::job::{Caller, Class, Context, Job};
 use crate::spec::confinement::SecurityOptions;
 use crate::spec::mounts::Wanted;
 use crate::spec::{self, merge_environment, mounts, security};
@@ -41,7 +41,11 @@ impl Job for Create {
 
     async fn run(self, context: Context) -> Result<CreateResponse> {
         let engine = Arc::clone(&context.engine);
-        blocking(move || create(&engine, self)).await
+        let caller = match context.environment.caller {
+            Caller::Process { uid, gid, .. } => Some((uid, gid)),
+            Caller::Daemon | Caller::Address(_) => None,
+        };
+        blocking(move || create(&engine, self, caller)).await
     }
 }
 
@@ -53,7 +57,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     Err(Error::invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
 }
 
-fn create(engine: &Engine, job: Create) -> Result<CreateResponse> {
+fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>) -> Result<CreateResponse> {
     let Create { name, platform, request } = job;
     let name = name.map(|name| name.strip_prefix('/').unwrap_or(&name).to_owned());
     if let Some(name) = &name {
@@ -65,10 +69,12 @@ fn create(engine: &Engine, job: Create) -> Result<CreateResponse> {
         ErrorKind::NotFound => Error::invalid(error.message),
         _ => error,
     })?;
+    record.caller = caller;
+    let warnings = spec::users::unmappable(record.users.as_ref(), &wanted)?;
     lifecycle::make::make(engine, &image, &mut record, wanted, name)?;
     engine.events.publish("container", "create", &record.id, record.event_attributes());
     let foreign = platform.is_none_or(|platform| platform.is_empty()).then(|| foreign_platform(&image)).flatten();
-    Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().collect() })
+    Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().chain(warnings).collect() })
 }
 
 /// Docker's warning about an image for another machine.
@@ -118,6 +124,7 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
         endpoint: None,
         anonymous_volumes: Vec::new(),
         users,
+        caller: None,
     };
     // An unusable setting is refused here, not at the start.
     spec::mounts::mounts(&[], &record.host_config)?;

@@ -121,8 +121,8 @@ type Launched = std::result::Result<Arc<dyn Running>, Failure>;
 fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launched {
     let driver = engine.networks.driver(engine, &record.host_config.network_mode)?;
     let mut sandbox = engine.drivers.exec.prepare()?;
-    if let Some(map) = &record.users {
-        sandbox.map_users(map)?;
+    if let Some(users) = spec::users::namespace(engine, record)? {
+        sandbox.map_users(&users)?;
     }
     if let Some(driver) = driver {
         record.endpoint = Some(join(engine, driver, record, &*sandbox)?);

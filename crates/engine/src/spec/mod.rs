@@ -64,7 +64,7 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
         init: host_config.init.unwrap_or(engine.options.init),
         ..Config::default()
     };
-    users::apply(record, &mut config);
+    users::apply(engine, record, &mut config)?;
     Ok(config)
 }
 

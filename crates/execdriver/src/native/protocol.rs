@@ -4,14 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use gantry_linux::mount::IdMap;
 use gantry_linux::socket::{self, Packet};
 use libcontainer::config::{Config, Process};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::lxc::Tools;
-use crate::{Error, Exit, LogFile};
+use crate::{Error, Exit, LogFile, Users};
 
 /// Of the messages between daemon and supervisor.
 pub const VERSION: u32 = 1;
@@ -57,7 +56,7 @@ pub enum Ask {
     Pids,
     /// Of a warm supervisor: make the user namespace of the container to come, and a network namespace in it. Descriptors
     /// come with the reply as with [`Tell::Warm`].
-    MapUsers(IdMap),
+    MapUsers(Users),
 }
 
 /// See [`crate::Start`].

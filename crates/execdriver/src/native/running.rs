@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gantry_linux::mount::IdMap;
 use libcontainer::cgroups::{Leaf, Stats};
 use libcontainer::config::Resources;
 
@@ -15,7 +14,7 @@ use super::pool::{Pool, Warm};
 use super::protocol::{Ask, ClientOrder, Done, ExecOrder, StartOrder};
 use super::record::Record;
 use super::supervisor::with_seed;
-use crate::{Attach, Error, Exec, Exit, Running, RunningExec, Sandbox, Start};
+use crate::{Attach, Error, Exec, Exit, Running, RunningExec, Sandbox, Start, Users};
 
 /// Freezing and killing take a moment of the kernel's.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,11 +76,11 @@ impl Sandbox for NativeSandbox {
         self.warm.route.as_fd()
     }
 
-    fn map_users(&mut self, map: &IdMap) -> Result<(), Error> {
+    fn map_users(&mut self, users: &Users) -> Result<(), Error> {
         if let Maker::Lxc(_) = self.shared.maker {
             return Err(crate::lxc::no_user_namespace());
         }
-        let (_, fds) = self.warm.link.ask(Ask::MapUsers(map.clone()), &[], &[])?;
+        let (_, fds) = self.warm.link.ask(Ask::MapUsers(users.clone()), &[], &[])?;
         let mut fds = fds.into_iter();
         let (Some(netns), Some(route)) = (fds.next(), fds.next()) else {
             return Err(Error::System("the supervisor sent no network namespace".into()));

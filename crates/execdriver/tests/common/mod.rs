@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use gantry_execdriver::lxc::{Lxc, Tools};
 use gantry_execdriver::native::{Native, NativeOptions};
-use gantry_execdriver::{Attach, Error, Exec, ExecDriver, Exit, LogFile, Running, Start};
-use gantry_linux::mount::{OverlayUpper, RootMount};
+use gantry_execdriver::{Attach, Error, Exec, ExecDriver, Exit, LogFile, Running, Start, Users};
+use gantry_linux::mount::{IdMap, OverlayUpper, RootMount};
 use libcontainer::config::{
-    Capabilities, Config, Device, Mount, MountFlags, MountKind, Namespaces, Process, Propagation, Resources,
+    Capabilities, Config, Device, Mount, MountFlags, MountKind, Namespace, Namespaces, Process, Propagation, Resources,
 };
 
 /// The test binary is its own template: asked before `main`, as the product's `main` asks first of all.
@@ -35,6 +35,9 @@ extern "C" fn become_template() {
         std::process::exit(0);
     }
 }
+
+/// User and group 0 of [`Rig::mapped`] outside.
+pub const MAPPED: u32 = 500_000;
 
 /// One driver with its directories; everything is gone when it is dropped.
 pub struct Rig {
@@ -121,6 +124,19 @@ impl Rig {
         }
     }
 
+    /// One whose users 0 to 65535 are others outside.
+    pub fn mapped(&self, script: &str) -> Config {
+        let mut config = self.config(script);
+        if let RootMount::Overlay { upper: Some(upper), .. } = &config.root {
+            std::os::unix::fs::chown(&upper.upper, Some(MAPPED), Some(MAPPED)).unwrap();
+        }
+        let range = (0, MAPPED, 65536);
+        let map = IdMap { uids: vec![range], gids: vec![range] };
+        config.root = RootMount::Mapped { root: Box::new(config.root), map };
+        config.namespaces.user = Namespace::New;
+        config
+    }
+
     pub fn log_path(&self, config: &Config) -> PathBuf {
         self.dir.path().join(format!("{}-json.log", config.id))
     }
@@ -129,7 +145,15 @@ impl Rig {
         let log = LogFile { path: self.log_path(&config), max_size: None, max_files: 1 };
         let mut start = Start { config, log: Some(log), open_stdin: false, stdin_once: false, attached: vec![] };
         change(&mut start);
-        self.driver().prepare()?.start(start)
+        let mut sandbox = self.driver().prepare()?;
+        if let RootMount::Mapped { map, .. } = &start.config.root {
+            let of = match &start.config.namespaces.user {
+                Namespace::Path(path) => Some(path.clone()),
+                _ => None,
+            };
+            sandbox.map_users(&Users { map: map.clone(), of })?;
+        }
+        sandbox.start(start)
     }
 
     pub fn start(&self, config: &Config) -> Arc<dyn Running> {

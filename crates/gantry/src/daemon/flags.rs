@@ -352,6 +352,8 @@ mod tests {
         assert!(parse(&["--mtu", "1400"], Some(r#"{"mtu": 1500}"#)).unwrap_err().to_string().contains("mtu"));
         assert!(parse(&[], Some(r#"{"nonsense": 1}"#)).is_err());
         assert!(parse(&[], Some("{")).is_err());
+        let flags = parse(&[], Some(r#"{"userns-remap": "100000-165535"}"#)).unwrap();
+        assert_eq!(flags.engine_options().unwrap().userns_remap.unwrap().uids, [(0, 100_000, 65536)]);
     }
 
     #[test]

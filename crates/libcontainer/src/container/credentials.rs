@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use gantry_linux::{ResultExt, seccomp};
+use gantry_linux::{Error as SystemError, ResultExt, seccomp};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::start::{Report, send};
 use super::user::User;
 use crate::config::{CapSet, Capabilities, Process};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::protection::intact;
 
 fn kernels(set: CapSet) -> CapabilitySet {
@@ -28,9 +28,9 @@ pub fn become_user(user: &User, wanted: &Capabilities) -> Result<Capabilities> {
     rustix::thread::set_keep_capabilities(true).during("keep", "capabilities")?;
     set_groups(user)?;
     let gid = Gid::from_raw(user.gid);
-    rustix::thread::set_thread_res_gid(gid, gid, gid).during("set group", user.gid)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|error| refused(error, "group", user.gid))?;
     let uid = Uid::from_raw(user.uid);
-    rustix::thread::set_thread_res_uid(uid, uid, uid).during("set user", user.uid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|error| refused(error, "user", user.uid))?;
     rustix::thread::set_keep_capabilities(false).during("keep", "capabilities")?;
     // Leaving uid 0 cleared the effective set; the last steps still need it.
     let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
@@ -52,6 +52,15 @@ fn bound(bounding: CapSet) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn refused(error: Errno, kind: &'static str, id: u32) -> Error {
+    match error {
+        Errno::INVAL => {
+            Error::Invalid(format!("{kind} {id} is not in the mapping of the container's user namespace; map more ids"))
+        }
+        error => SystemError::new("become", format!("{kind} {id}"), error).into(),
+    }
 }
 
 fn set_groups(user: &User) -> Result<()> {

@@ -137,6 +137,9 @@ pub fn enter_container(further: &Further, answer: &OwnedFd) -> Result<()> {
     if let Some(affinity) = &further.process.cpu_affinity {
         scheduling::run_on(&affinity.initial)?;
     }
+    if further.joins_keyring_outside() {
+        join_keyring(&further.process, &further.report)?;
+    }
     let every_kind = further.namespaces.is_empty() && further.root.is_none();
     let wanted = if every_kind { EVERY_KIND_BUT_USER } else { further.namespaces };
     if !wanted.is_empty() {
@@ -217,7 +220,9 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     if let Some(staged) = &first.staged {
         staged.enter_own(config)?;
     }
-    join_keyring(&config.process, &first.report)?;
+    if first.inside.is_none() {
+        join_keyring(&config.process, &first.report)?;
+    }
     let early = match &first.staged {
         Some(staged) if staged.opens_sources => open_shared(config)?,
         _ => Vec::new(),
@@ -313,7 +318,9 @@ fn prepare_further<'a>(further: &'a Further, steps: &mut Steps) -> Result<Ready<
     steps.enter("exec namespaces")?;
     further.process.validate()?;
     begin_session()?;
-    join_keyring(&further.process, &further.report)?;
+    if !further.joins_keyring_outside() {
+        join_keyring(&further.process, &further.report)?;
+    }
     let root = open_root()?;
 
     steps.enter("exec console")?;
@@ -348,7 +355,14 @@ pub(super) fn set_oom_score(score: Option<i32>, supervised: bool) -> Result<()> 
     }
 }
 
-fn join_keyring(process: &Process, report: &OwnedFd) -> Result<()> {
+impl Further {
+    /// Keyrings count against who joins them, and root of the host may have many more than one of its users.
+    fn joins_keyring_outside(&self) -> bool {
+        self.supervised && self.namespaces.contains(CloneFlags::NEWUSER)
+    }
+}
+
+pub(super) fn join_keyring(process: &Process, report: &OwnedFd) -> Result<()> {
     match scheduling::join_keyring(process)? {
         Some(warning) => Ok(send(report, &Report::Warning(warning), &[])?),
         None => Ok(()),

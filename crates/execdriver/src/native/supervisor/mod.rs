@@ -169,8 +169,8 @@ fn wait_for_work(mut supervisor: Supervisor, daemon: OwnedFd) -> i32 {
             Ok(None) | Err(_) => break,
         };
         let Ok(Message { head: Request { id, body }, blob, fds }) = message else { break };
-        if let Ask::MapUsers(map) = &body {
-            if supervisor.answer_map_users(id, map, &daemon).is_err() {
+        if let Ask::MapUsers(users) = &body {
+            if supervisor.answer_map_users(id, users, &daemon).is_err() {
                 break;
             }
             continue;

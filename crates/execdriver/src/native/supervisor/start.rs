@@ -17,7 +17,6 @@ use super::client::Client;
 use super::log::Log;
 use super::serve::Work;
 use super::task::{Streams, Task};
-use super::users::Users;
 use super::{Supervisor, SystemResult};
 use crate::native::protocol::{Done, Kind, Refusal, StartOrder};
 use crate::native::record::{Record, SOCKET};
@@ -116,7 +115,7 @@ impl Supervisor {
         let users = self.users_of(&config)?;
         let (sources, unmapped) = open_sources_within(&config, users.map(|users| &users.namespace))?;
         let root = users.map(|users| users.attach_root(&config)).transpose()?;
-        let inside = users.map(Users::inside).transpose()?;
+        let inside = users.map(|users| users.inside(&config)).transpose()?;
         let owner = users.map(|users| users.root);
         let (join, pid_namespace) = self.namespaces(&config)?;
         enter(steps, "log")?;
@@ -291,7 +290,7 @@ fn listen(record: &Record, directory: &OwnedFd, id: &str) -> Result<OwnedFd, Ref
     Ok(socket::listen(directory, SOCKET)?)
 }
 
-fn open_namespace(path: &std::path::Path) -> Result<OwnedFd, Refusal> {
+pub(super) fn open_namespace(path: &std::path::Path) -> Result<OwnedFd, Refusal> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .during("open namespace", path.display());
     file.map_err(|error| Refusal::new(Kind::Invalid, error.to_string()))
