@@ -46,8 +46,9 @@ const TEST: [Need; 6] = [
 ];
 
 /// Engines that use `gantry runtime`, where apt has them and they push nothing else out; the tests say what they miss.
-const ENGINES: [Need; 4] = [
+const ENGINES: [Need; 5] = [
     need("podman", "podman", "runs containers with our runtime"),
+    need("newuidmap", "uidmap", "it does so for plain users"),
     need("dockerd", "docker.io", "Docker's daemon does so"),
     need("ctr", "containerd", "containerd does so"),
     need("runc", "runc", "Docker's daemon wants to find it"),

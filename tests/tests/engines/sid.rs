@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use gantry_tests::{command, debian, paths};
 
-/// The engines, the other runtimes that they want to find, and `ps` for `docker top`.
-const PACKAGES: [&str; 7] = ["podman", "crun", "docker.io", "docker-cli", "containerd", "runc", "procps"];
+/// The engines, the other runtimes that they want to find, `ps` for `docker top`, `newuidmap` for plain users.
+const PACKAGES: [&str; 8] = ["podman", "crun", "docker.io", "docker-cli", "containerd", "runc", "procps", "uidmap"];
 
 /// Runs apt-get in the tree `$1` with the arguments after it.
 const INSTALL: &str = r#"root=$1; shift; mount -t proc proc "$root/proc" && exec chroot "$root" apt-get "$@""#;

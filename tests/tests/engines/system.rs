@@ -10,13 +10,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use gantry_tests::slot::Slot;
-use gantry_tests::{Output, cgroups, command, image, paths, until};
+use gantry_tests::{Output, cgroups, command, image, paths, skip, until};
 
 /// The binary, to be called with the argument `runtime`.
 pub const GANTRY: &str = "/opt/engines/gantry";
 
 /// The same by the name that makes it a runtime.
 pub const RUNTIME: &str = "/opt/engines/gantry-runtime";
+
+/// What a system shows of the machine's cgroups.
+#[derive(Debug, Clone, Copy)]
+pub enum Cgroups {
+    /// All that is there.
+    AsHere,
+    /// Version 2 only, whose controllers version 1 may have taken.
+    Version2,
+}
 
 /// A system. Everything in it ends with the value, and when the test's process dies.
 #[derive(Debug)]
@@ -31,7 +40,7 @@ pub struct System {
 
 impl System {
     /// Enters new namespaces over the system in `lower`.
-    pub fn over(lower: &Path) -> Result<Self> {
+    pub fn over(lower: &Path, cgroups: Cgroups) -> Result<Self> {
         let slot = Slot::acquire(None)?;
         let parent = format!("{}-engines", slot.tracker());
         fs::write(slot.root().join("cgroups"), &parent).context("remember the engines' cgroups")?;
@@ -40,6 +49,10 @@ impl System {
         let mut unshare = Command::new(paths::need("unshare")?);
         unshare.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-c"]);
         unshare.args([include_str!("system.sh"), "system"]).arg(lower).arg(paths::gantry()?.canonicalize()?).arg(place);
+        unshare.arg(match cgroups {
+            Cgroups::AsHere => "as-here",
+            Cgroups::Version2 => "version-2",
+        });
         let mut holder = unshare
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -111,7 +124,8 @@ impl System {
 
     /// Starts a daemon and waits until a command of its client succeeds.
     pub fn start_daemon(&mut self, words: &[&str], answers: &[&str]) -> Result<()> {
-        let log = File::create(self.slot.root().join("log")).context("create a daemon's log")?;
+        let log = File::options().create(true).append(true).open(self.slot.root().join("log"));
+        let log = log.context("open a daemon's log")?;
         let mut daemon = self.command(words);
         daemon.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.daemon = Some(daemon.spawn().with_context(|| format!("start {}", words[0]))?);
@@ -120,6 +134,15 @@ impl System {
             Some(_) => Ok(()),
             None => bail!("{} does not answer; its log:\n{}", words[0], self.log()),
         }
+    }
+
+    /// Kills the daemon whose pid is in a file, as `kill -9` does.
+    pub fn kill_daemon(&mut self, pidfile: &str) -> Result<()> {
+        let mut entered = self.daemon.take().context("no daemon runs")?;
+        let kill = format!("kill -9 $(cat {pidfile})");
+        command::succeed(&mut self.command(&["sh", "-c", &kill]), command::LIMIT)?;
+        command::wait(&mut entered, command::LIMIT).context("the daemon was killed")?;
+        Ok(())
     }
 
     /// The last lines of the daemon's log.
@@ -167,6 +190,24 @@ impl System {
         found.unwrap_or_else(|| panic!("no cgroup of {id} has one of {names:?}")).trim().to_owned()
     }
 
+    /// Whether engines can measure: containerd gives up where the kernel names a hierarchy that is mounted nowhere, as
+    /// other programs may have left one. Said loudly.
+    #[must_use]
+    pub fn measures(&self) -> bool {
+        let names = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mounted: Vec<String> = cgroups::hierarchies().into_iter().map(|(options, _)| options).collect();
+        let controllers = names.lines().filter_map(|line| line.split(':').nth(1)).filter(|name| !name.is_empty());
+        let lost = controllers.filter(|name| {
+            let first = name.split(',').next();
+            !mounted.iter().any(|options| options.split(',').any(|option| Some(option) == first))
+        });
+        let lost: Vec<&str> = lost.collect();
+        if !lost.is_empty() {
+            skip(&format!("statistics: the cgroup hierarchies {lost:?} have cgroups and are mounted nowhere"));
+        }
+        lost.is_empty()
+    }
+
     /// What containers may leave behind: mounts, cgroups, processes, our runtime's states.
     #[must_use]
     pub fn traces(&self, states: &str) -> BTreeSet<String> {
@@ -182,7 +223,8 @@ impl System {
         let processes = processes.filter_map(|stat| {
             let (name, rest) = stat.rsplit_once(')')?;
             // Reaped in a moment.
-            (!rest.trim_start().starts_with('Z')).then(|| format!("process {name})"))
+            let (_, name) = name.split_once('(')?;
+            (!rest.trim_start().starts_with('Z')).then(|| format!("process {name}"))
         });
         mounts.chain(cgroups).chain(states).chain(processes).collect()
     }
