@@ -88,3 +88,30 @@ pub fn parse(text: &str) -> Result<Profile> {
 fn bad(error: &dyn std::fmt::Display) -> Error {
     Error::invalid(format!("decoding seccomp profile failed: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_go_with_the_program_and_an_agent_is_refused() {
+        let get = |text: &str| Programs::default().get(&SeccompChoice::Profile(text.into()), &[], false);
+        let flags = |text: &str| get(text).unwrap().unwrap().flags;
+        assert_eq!(
+            flags(r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}"#),
+            seccomp::flags::LOG
+        );
+        assert_eq!(flags(r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":[]}"#), 0);
+        let notify = r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x",
+            "syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}"#;
+        assert!(get(notify).err().unwrap().message.contains("gantry-runtime"));
+    }
+
+    #[test]
+    fn programs_are_kept_apart_by_who_refuses_sockets() {
+        let programs = Programs::default();
+        let get = |module| programs.get(&SeccompChoice::Builtin, &[], module).unwrap().unwrap().bytes;
+        assert_ne!(get(false), get(true));
+        assert!(Arc::ptr_eq(&get(true), &get(true)), "compiled once");
+    }
+}
