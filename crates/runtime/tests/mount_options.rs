@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use common::World;
+use common::{World, copy_program};
 use serde_json::{Value, json};
 
 /// A tmpfs on the host, unmounted when dropped.
@@ -29,7 +29,7 @@ impl Drop for Tmpfs {
 fn tree(world: &World) -> (PathBuf, Tmpfs) {
     let top = world.path().join("tree");
     let below = Tmpfs::on(top.join("below"));
-    std::fs::copy("/bin/busybox", below.0.join("busybox")).unwrap();
+    copy_program(Path::new("/bin/busybox"), &below.0.join("busybox"));
     (top, below)
 }
 

@@ -77,7 +77,7 @@ fn a_container_without_a_mount_namespace_has_a_root_of_its_own_and_leaves_no_mou
     // As engines do: the root is a mount already, and that one is theirs.
     mount("engine", &rootfs, "tmpfs", MountFlags::empty(), c"").unwrap();
     std::fs::create_dir_all(rootfs.join("bin")).unwrap();
-    std::fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+    common::copy_program(Path::new("/bin/busybox"), &rootfs.join("bin/busybox"));
     for name in ["sh", "ls", "sleep", "cat"] {
         std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name)).unwrap();
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::{Output, World, ours};
+use common::{Output, World, copy_program, ours};
 use serde_json::json;
 
 const NOBODY: u32 = 65534;
@@ -17,7 +17,7 @@ fn world() -> (tempfile::TempDir, World) {
     let place = tempfile::tempdir().unwrap();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let runtime = place.path().join("gantry-runtime");
-    std::fs::copy(ours(), &runtime).unwrap();
+    copy_program(&ours(), &runtime);
     let world = World::of(&runtime);
     std::fs::remove_file(world.bundle().join("config.json")).unwrap();
     assert!(Command::new("chown").args(["-R", "65534:65534"]).arg(world.path()).status().unwrap().success());
