@@ -33,15 +33,19 @@ pub fn check(process: &Process) -> Result<()> {
 }
 
 /// Has the files of the container's own file systems carry an SELinux label; those that the kernel makes up have theirs.
-pub(crate) fn label_mounts(mounts: &mut [Mount], label: &str) -> Result<()> {
+/// A kernel without SELinux knows no labels: there it is left out, as other runtimes do, and what is to be said is returned.
+pub(crate) fn label_mounts(mounts: &mut [Mount], label: &str) -> Result<Option<String>> {
     if label.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    if !selinux::enabled() {
-        return Err(selinux::refused(label));
+    if selinux::enabled() {
+        selinux::label(mounts, label);
+        return Ok(None);
     }
-    selinux::label(mounts, label);
-    Ok(())
+    if selinux::absent() {
+        return Ok(Some(format!("mount label {label}: this host's kernel has no SELinux; files are not labelled")));
+    }
+    Err(selinux::refused(label))
 }
 
 /// Has the kernel confine the program that this process will execute; to be called in the container, after `/` is its

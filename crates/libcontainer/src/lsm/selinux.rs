@@ -11,6 +11,12 @@ pub fn enabled() -> bool {
     rustix::fs::statfs("/sys/fs/selinux").is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(MAGIC))
 }
 
+/// Whether the kernel does not have it: one that has it and is switched off can be switched on.
+pub(super) fn absent() -> bool {
+    let known = gantry_linux::fs::read_to_string("/proc/filesystems");
+    known.is_ok_and(|known| !known.split_ascii_whitespace().any(|name| name == "selinuxfs"))
+}
+
 /// Why a label is not applied: a program that somebody wanted confined must not run without.
 pub(super) fn refused(label: &str) -> Error {
     Error::Invalid(format!("selinux is not enabled on this host: the label {label} cannot be applied; leave it out"))

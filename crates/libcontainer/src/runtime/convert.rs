@@ -35,7 +35,7 @@ pub fn config(spec: &Spec, bundle: &Path, rootfs: &Path, warnings: &mut Vec<Stri
         ..Config::default()
     };
     parts::fill(&mut config, spec, bundle, warnings)?;
-    lsm::label_mounts(&mut config.mounts, &linux.mount_label)?;
+    warnings.extend(lsm::label_mounts(&mut config.mounts, &linux.mount_label)?);
     check_user_namespace(&config, &linux)?;
     Ok(config)
 }
