@@ -212,7 +212,10 @@ impl System {
     #[must_use]
     pub fn traces(&self, states: &str) -> BTreeSet<String> {
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.first)).unwrap_or_default();
-        let mounts = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}"));
+        let mounts = table.lines().filter_map(|line| line.split(' ').nth(4));
+        // podman mounts its own storage on itself, and now and then leaves it so.
+        let mounts = mounts.filter(|point| !point.ends_with("/containers/storage/overlay"));
+        let mounts = mounts.map(|point| format!("mount {point}"));
         let parents = self.slot.container_cgroups();
         let cgroups = parents.iter().flat_map(|parent| descendants(parent));
         let cgroups = cgroups.map(|path| format!("cgroup {}", path.display()));
