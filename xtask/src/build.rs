@@ -1,9 +1,12 @@
 //! Builds the product with the profile that tests and demonstration use.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::order;
 
 /// Optimised, but without link-time optimisation: a fifth of the build time of a real release.
 pub const PROFILE: &str = "fast-release";
@@ -31,16 +34,38 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Builds `gantry` with the given profile and returns where it is; `GANTRY_BIN` names one that is there already.
+///
+/// Its functions are in the order of [`order`], by the names that this compiler gives them: they are known after a build, and
+/// after the first one it is linked again.
 pub fn gantry(profile: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("GANTRY_BIN") {
         return Ok(path.into());
     }
-    run(&mut cargo(&["build", "--quiet", "--profile", profile, "-p", "gantry"]))?;
-    let path = target_triple()?.join(profile).join("gantry");
+    let directory = target_triple()?.join(profile);
+    let (path, ordered) = (directory.join("gantry"), directory.join("gantry.order"));
+    if !order::LINKER_CAN {
+        compile(profile, &path, None)?;
+        return Ok(path);
+    }
+    compile(profile, &path, Some(&ordered).filter(|ordered| ordered.is_file()))?;
+    let names = order::of(&path)?;
+    if fs::read_to_string(&ordered).ok().as_ref() != Some(&names) {
+        fs::write(&ordered, names).with_context(|| format!("write {}", ordered.display()))?;
+        compile(profile, &path, Some(&ordered))?;
+    }
+    Ok(path)
+}
+
+fn compile(profile: &str, path: &Path, ordered: Option<&PathBuf>) -> Result<()> {
+    let mut command = cargo(&["build", "--quiet", "--profile", profile, "-p", "gantry"]);
+    if let Some(ordered) = ordered {
+        command.env("GANTRY_ORDER", ordered);
+    }
+    run(&mut command)?;
     if !path.is_file() {
         bail!("cargo built no {}", path.display());
     }
-    Ok(path)
+    Ok(())
 }
 
 /// `target/<triple>`: where this very program was built.

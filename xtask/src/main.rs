@@ -11,6 +11,7 @@ mod fuzz;
 mod interrupt;
 mod lint;
 mod museum;
+mod order;
 mod peers;
 mod setup;
 mod test;
@@ -28,6 +29,9 @@ usage: cargo xtask <verb>
   vm-test      run what needs cgroup v2, AppArmor or an older kernel in a virtual machine
   fuzz [TARGET] [SECONDS]
                feed random input to the parsers (installs cargo-fuzz; needs the nightly toolchain)
+  build [PROFILE]
+               build the binary, its functions in order (release)
+  order        record the order: which functions a container's start calls (as root; takes minutes)
   c-library [PROFILE]
                build libcontainer.a, libcontainer.so and libcontainer.h (release)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
@@ -45,6 +49,9 @@ fn main() -> ExitCode {
         ["museum", names @ ..] => museum::run(names),
         ["vm-test", filters @ ..] => vm::run(filters),
         ["lint"] => lint::run(),
+        ["build"] => build::gantry("release").map(|path| println!("{}", path.display())),
+        ["build", profile] => build::gantry(profile).map(|path| println!("{}", path.display())),
+        ["order"] => order::record(),
         ["c-library", words @ ..] => c_library::run(words),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),

@@ -5,7 +5,7 @@ mod report;
 mod runtime;
 mod start;
 
-pub use runtime::runtime;
+pub use runtime::{lives, run_within, runtime};
 pub use start::start;
 
 /// What follows an option.

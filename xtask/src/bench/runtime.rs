@@ -19,6 +19,7 @@ use crate::interrupt::Interrupt;
 use crate::{build, setup};
 
 use bundle::{BUNDLES, Bundle};
+pub use meter::run_within;
 use meter::{Figures, Meter};
 use peers::Peer;
 
@@ -63,6 +64,20 @@ pub fn runtime(options: &[&str]) -> Result<()> {
     let table = table::table(&peers, &results, &skipped, rounds, label);
     println!("\n{table}");
     report::write(SECTION, &table)
+}
+
+/// Has `each` run every command of a container's life with every bundle, but for those whose cost nobody asks for: it is given
+/// the operation's name, the command, and a directory for files.
+pub fn lives(gantry: &Path, each: &mut dyn FnMut(&str, &Command, &Path) -> Result<()>) -> Result<()> {
+    let directory = tempfile::Builder::new().prefix("gantry-bench-").tempdir().context("make a directory")?;
+    let directory = directory.path();
+    let peers = [peers::ours(gantry)?];
+    for bundle in bundle::prepare(directory, &peers)? {
+        life::live(&peers[0], &bundle, directory, &mut |operation, command| {
+            each(life::OPERATIONS[operation], command, directory)
+        })?;
+    }
+    Ok(())
 }
 
 /// A peer that cannot do a whole round is told of and left out, for both bundles.

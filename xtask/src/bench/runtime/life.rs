@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -30,13 +31,15 @@ pub fn measure(
 ) -> Result<()> {
     let mut left = REPETITIONS;
     loop {
-        let mut seen = Vec::new();
-        let Err(error) = steps(peer, bundle, meter, directory, &mut seen) else {
-            seen.iter().for_each(|(operation, seen)| keep(*operation, seen));
+        let mut all = Vec::new();
+        let lived = live(peer, bundle, directory, &mut |operation, command| {
+            all.push((operation, metered(command, meter, directory)?));
+            Ok(())
+        });
+        let Err(error) = lived else {
+            all.iter().for_each(|(operation, seen)| keep(*operation, seen));
             return Ok(());
         };
-        // The first error is the one that matters.
-        run(&mut peer.command(&["delete", "--force", ID]), directory).ok();
         if left == 0 || !error.is::<Late>() {
             return Err(error);
         }
@@ -45,11 +48,29 @@ pub fn measure(
     }
 }
 
-fn steps(peer: &Peer, bundle: &Bundle, meter: Meter, directory: &Path, all: &mut Vec<(usize, Seen)>) -> Result<()> {
+/// `each` runs the commands of [`OPERATIONS`]. After a failure nothing is left of the container.
+pub fn live(
+    peer: &Peer,
+    bundle: &Bundle,
+    directory: &Path,
+    each: &mut dyn FnMut(usize, &Command) -> Result<()>,
+) -> Result<()> {
+    let lived = steps(peer, bundle, directory, each);
+    if lived.is_err() {
+        // The first error is the one that matters.
+        run(&mut peer.command(&["delete", "--force", ID]), directory).ok();
+    }
+    lived
+}
+
+fn steps(
+    peer: &Peer,
+    bundle: &Bundle,
+    directory: &Path,
+    each: &mut dyn FnMut(usize, &Command) -> Result<()>,
+) -> Result<()> {
     let mut step = |operation: usize, arguments: &[&str]| -> Result<()> {
-        let arguments = [&[OPERATIONS[operation]], arguments].concat();
-        all.push((operation, metered(&peer.command(&arguments), meter, directory)?));
-        Ok(())
+        each(operation, &peer.command(&[&[OPERATIONS[operation]], arguments].concat()))
     };
     let (ends, stays) = (bundle.of(peer, false), bundle.of(peer, true));
     let pid_file = directory.join("pid");

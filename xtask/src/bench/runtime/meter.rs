@@ -46,11 +46,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// A command that was not done in time.
 #[derive(Debug)]
-pub struct Late(String);
+pub struct Late(String, Duration);
 
 impl std::fmt::Display for Late {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} was not done in {} s", self.0, LIMIT.as_secs())
+        write!(f, "{} was not done in {:?}", self.0, self.1)
     }
 }
 
@@ -108,16 +108,21 @@ pub fn measure(command: &Command, meter: Meter, directory: &Path) -> Result<Seen
 
 /// Runs a command to its end, its words in a file: what it leaves running keeps them open.
 pub fn run(command: &mut Command, directory: &Path) -> Result<()> {
+    run_within(command, directory, LIMIT)
+}
+
+/// As [`run`], with another limit.
+pub fn run_within(command: &mut Command, directory: &Path, limit: Duration) -> Result<()> {
     let words = directory.join("words");
     let file = File::create(&words).context("create a file for a command's words")?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let mut child =
         command.process_group(0).spawn().with_context(|| format!("start {}", command::describe(command)))?;
     let group = Pid::from_child(&child);
-    let Ok(status) = command::wait(&mut child, LIMIT) else {
+    let Ok(status) = command::wait(&mut child, limit) else {
         // What it has started is in its group, but for the container.
         kill_process_group(group, Signal::KILL).ok();
-        bail!(Late(command::describe(command)));
+        bail!(Late(command::describe(command), limit));
     };
     if !status.success() {
         let said = fs::read_to_string(&words).unwrap_or_default();

@@ -26,14 +26,20 @@ pub struct Peer {
     leading: Vec<String>,
 }
 
+/// Ours.
+pub fn ours(gantry: &Path) -> Result<Peer> {
+    let mut ours = Peer::new("gantry", gantry.to_owned(), &["runtime"])?;
+    ours.name = "Gantry".to_owned();
+    Ok(ours)
+}
+
 /// Ours first, then those that can be had; and what cannot.
 pub fn all(gantry: &Path, sid: Option<&str>) -> Result<(Vec<Peer>, Vec<String>)> {
     let store = build::root().join("target/bench");
     fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
-    let sid = sid.map_or_else(|| store.join("sid"), PathBuf::from);
-    let mut ours = Peer::new("gantry", gantry.to_owned(), &["runtime"])?;
-    ours.name = "Gantry".to_owned();
-    let mut peers = vec![ours];
+    // Where the tests keep theirs.
+    let sid = sid.map_or_else(|| build::root().join("target/debian-sid"), PathBuf::from);
+    let mut peers = vec![ours(gantry)?];
     let mut skipped = Vec::new();
     for (name, made) in [
         ("crun of sid", newest_crun(&sid, &store)),
