@@ -33,6 +33,8 @@ const REMOVAL: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Made {
     directory: Option<Directory>,
+    /// Held until everything is undone: nobody shall meet what is half gone.
+    lock: Option<Locked>,
     leaf: Option<Leaf>,
     shared_root: Option<(OwnedFd, u64)>,
     pid: Option<Pid>,
@@ -51,7 +53,7 @@ pub fn create(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> 
     let mut made = Made::default();
     let mut steps = Steps::default();
     match build(root, &mut plan, options, &mut made, &mut steps) {
-        Ok((record, _lock)) => {
+        Ok(record) => {
             let directory = made.directory.take().unwrap_or(Directory::of(root, id)?);
             Ok(Created { container: Container::new(directory, record), warnings: plan.warnings })
         }
@@ -68,15 +70,10 @@ pub fn create(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> 
     }
 }
 
-fn build(
-    root: &Path,
-    plan: &mut Plan,
-    options: &CreateOptions,
-    made: &mut Made,
-    steps: &mut Steps,
-) -> Result<(Record, Locked)> {
+fn build(root: &Path, plan: &mut Plan, options: &CreateOptions, made: &mut Made, steps: &mut Steps) -> Result<Record> {
     steps.enter("state")?;
     let (directory, lock) = Directory::make(root, &plan.config.id)?;
+    let lock = made.lock.insert(lock).fd.try_clone().during("duplicate", "descriptor")?;
     made.directory = Some(directory.clone());
     let mut record = first_record(plan);
     record.write(directory.path())?;
@@ -140,11 +137,11 @@ fn build(
     }
     record.write(directory.path())?;
     go_on(&reports)?;
-    Ok((record, lock))
+    Ok(record)
 }
 
 /// By a path: whoever may not enter the directory cannot start or stop the container.
-fn listen(lock: &Locked, directory: &Directory) -> Result<OwnedFd> {
+fn listen(lock: &OwnedFd, directory: &Directory) -> Result<OwnedFd> {
     if !intact("socket-by-path") {
         // What CVE-2020-15257 did: a name that everybody in the network namespace reaches.
         use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -157,7 +154,7 @@ fn listen(lock: &Locked, directory: &Directory) -> Result<OwnedFd> {
         rustix::net::listen(&listener, 16).during("listen on", directory.path().display())?;
         return Ok(listener);
     }
-    let listener = socket::listen(&lock.fd, SOCKET)?;
+    let listener = socket::listen(lock, SOCKET)?;
     fs::set_mode(directory.path().join(SOCKET), 0o600)?;
     Ok(listener)
 }
@@ -346,6 +343,7 @@ fn hear(plan: &mut Plan, reports: &OwnedFd, state: &State, console: Option<&Owne
 /// Undoes in the reverse order, and goes on after a failure; all of them are returned.
 fn undo(plan: &Plan, made: Made) -> Vec<String> {
     let mut trouble = Vec::new();
+    let _lock = made.lock;
     if let Some(path) = made.pid_file {
         match fs::remove_file(path) {
             Err(error) if !error.is_not_found() => trouble.push(error.to_string()),
