@@ -97,7 +97,8 @@ fn youki(store: &Path) -> Result<Peer> {
     setup::install_package("libseccomp-dev", "youki is linked with it")?;
     println!("building youki from its sources, once");
     let mut install = Command::new("nice");
-    install.args(["cargo", "install", "--quiet", "youki", "--root"]).arg(store);
+    // Without it youki knows no cgroup v1.
+    install.args(["cargo", "install", "--quiet", "youki", "--features", "v1", "--root"]).arg(store);
     install.arg("--target-dir").arg(store.join("youki-target")).current_dir(store);
     build::run(&mut install)?;
     Peer::new("youki", built, &[])
