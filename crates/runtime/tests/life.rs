@@ -205,19 +205,20 @@ fn a_process_that_is_killed_for_want_of_memory_is_told_at_once() {
     // So long an interval: what comes is no answer to a question.
     let mut events = world.spawn(&["events", "--interval", "1h", &id]);
     world.ok(&["update", "--memory", "16m", "--memory-swap", "16m", &id]);
-    let mut lines = std::io::BufReader::new(events.stdout.take().unwrap()).lines();
+    let lines = std::io::BufReader::new(events.stdout.take().unwrap()).lines();
     // Until the watch is there nobody is told: again until somebody is.
     let hungry = ["exec", &id, "busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"];
     let (told, heard) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || told.send(lines.next().unwrap().unwrap()));
+    // To the end: it may be told more than once, and who does not listen breaks the pipe.
+    let reader = std::thread::spawn(move || lines.for_each(|line| told.send(line.unwrap()).unwrap()));
     let first = gantry_tests::until(std::time::Duration::from_secs(20), || {
         assert_ne!(world.command(&hungry).code, 0);
         heard.try_recv().ok()
     });
     assert_eq!(serde_json::from_str::<Value>(&first.unwrap()).unwrap(), json!({"type": "oom", "id": id}));
-    reader.join().unwrap().unwrap();
     world.ok(&["kill", &id, "KILL"]);
     assert!(events.wait().unwrap().success());
+    reader.join().unwrap();
 }
 
 #[test]
