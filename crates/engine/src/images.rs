@@ -76,6 +76,18 @@ pub fn find(engine: &Engine, name: &str) -> Result<Arc<Image>> {
     })
 }
 
+/// The name for a new image, `latest` where no tag is given; none where the repository is empty.
+///
+/// # Errors
+/// What is no name or no tag.
+pub fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>> {
+    if repository.is_empty() {
+        return Ok(None);
+    }
+    let name = Reference::parse(repository)?;
+    Ok(Some(if tag.is_empty() { name.with_default_tag() } else { name.with_tag(tag)? }))
+}
+
 /// Which containers use which image.
 pub fn users(engine: &Engine) -> Vec<Use> {
     let records = engine.containers.all();

@@ -45,13 +45,7 @@ impl Job for Commit {
 
     async fn run(self, context: Context) -> Result<Committed> {
         let engine = context.engine;
-        let name = match self.repository.as_str() {
-            "" => None,
-            text => {
-                let name = Reference::parse(text)?;
-                Some(if self.tag.is_empty() { name.with_default_tag() } else { name.with_tag(&self.tag)? })
-            }
-        };
+        let name = crate::images::new_name(&self.repository, &self.tag)?;
         let container = engine.containers.get(&self.container)?;
         let _guard = container.operation.lock().await;
         let record = container.record();

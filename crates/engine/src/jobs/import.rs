@@ -41,13 +41,7 @@ impl Job for Import {
 
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;
-        let name = match self.repository.as_str() {
-            "" => None,
-            text => {
-                let name = Reference::parse(text)?;
-                Some(if self.tag.is_empty() { name.with_default_tag() } else { name.with_tag(&self.tag)? })
-            }
-        };
+        let name = crate::images::new_name(&self.repository, &self.tag)?;
         let mut config = Config::default();
         for change in &self.changes {
             crate::changes::apply(&mut config, change)?;
