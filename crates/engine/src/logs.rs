@@ -61,7 +61,7 @@ impl Query {
                 return None;
             }
         }
-        let prefix = if self.timestamps { format!("{} ", line.time) } else { String::new() };
+        let prefix = if self.timestamps { format!("{} ", nine_digits(&line.time)) } else { String::new() };
         let mut out = Vec::with_capacity(8 + prefix.len() + line.log.len());
         if self.framed {
             let length = u32::try_from(prefix.len() + line.log.len()).ok()?;
@@ -71,6 +71,13 @@ impl Query {
         out.extend_from_slice(line.log.as_bytes());
         Some(out)
     }
+}
+
+/// The log has a time without the zeros at its end; in a column all are as long.
+fn nine_digits(time: &str) -> String {
+    let Some(time) = time.strip_suffix('Z') else { return time.to_owned() };
+    let (seconds, fraction) = time.split_once('.').unwrap_or((time, ""));
+    format!("{seconds}.{fraction:0<9}Z")
 }
 
 /// A place in a log.
@@ -250,6 +257,17 @@ mod tests {
             "{{\"log\":\"line {number}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:{:02}Z\"}}\n",
             number % 60
         )
+    }
+
+    #[test]
+    fn times_in_a_column_have_nine_digits() {
+        for (time, shown) in [
+            ("2026-01-01T00:00:00.21937917Z", "2026-01-01T00:00:00.219379170Z"),
+            ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000000Z"),
+            ("no time", "no time"),
+        ] {
+            assert_eq!(nine_digits(time), shown);
+        }
     }
 
     fn all(reader: &mut Reader) -> String {

@@ -84,7 +84,7 @@ fn namespaces_of_a_waiting_process<const N: usize>(
 ) -> Result<[OwnedFd; N]> {
     // Who waits in them ends with the pipe, also when we die here.
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make", "pipe")?;
-    let pid = clone_waiting(flags, &read, &write)?;
+    let pid = clone_waiting(flags, &read)?;
     let result = write_maps(pid, uids, gids).and_then(|()| open_namespaces(pid, names));
     drop(write);
     // SAFETY: no memory is given; __WALL since it ends without a signal, so that nobody else waits for it.
@@ -113,8 +113,8 @@ fn open_namespaces<const N: usize>(pid: i32, names: [&str; N]) -> Result<[OwnedF
 }
 
 /// A process in new namespaces that does system calls only, and so may be made by one with many threads.
-fn clone_waiting(flags: CloneFlags, read: &OwnedFd, write: &OwnedFd) -> Result<i32> {
-    let (read, write) = (read.as_raw_fd(), write.as_raw_fd());
+fn clone_waiting(flags: CloneFlags, read: &OwnedFd) -> Result<i32> {
+    let read = read.as_raw_fd();
     // SAFETY: all-zero is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags.bits();
@@ -124,7 +124,11 @@ fn clone_waiting(flags: CloneFlags, read: &OwnedFd, write: &OwnedFd) -> Result<i
         let mut byte = 0u8;
         // SAFETY: plain system calls on numbers that are this process's own, and one byte of this stack; no lock is taken.
         unsafe {
-            libc::syscall(libc::SYS_close, write);
+            // Not only the other end of its own pipe: two of these made at once would keep each other waiting.
+            if read > 0 {
+                libc::syscall(libc::SYS_close_range, 0, read - 1, 0);
+            }
+            libc::syscall(libc::SYS_close_range, read + 1, -1, 0);
             libc::syscall(libc::SYS_read, read, &raw mut byte, 1);
             loop {
                 libc::syscall(libc::SYS_exit_group, 0);
@@ -165,6 +169,16 @@ mod tests {
         assert_eq!(map.outside(11, 0), None);
         assert_eq!(map.inside(500, 200_009), (10, 9));
         assert_eq!(map.inside(0, 200_010), (NOBODY, NOBODY));
+    }
+
+    #[test]
+    fn namespaces_that_many_threads_make_at_once_are_all_made() {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                let make = || user_namespace(&[(0, 100_000, 10)], &[(0, 100_000, 10)]).map(drop);
+                scope.spawn(move || (0..50).try_for_each(|_| make()).unwrap());
+            }
+        });
     }
 
     #[test]
