@@ -97,14 +97,14 @@ impl Layers {
         }
     }
 
-    /// Whether this id of the driver is a layer, or becomes one.
+    /// Whether this id of the driver is a layer, or may be about to become one: an import's is not known by its id before.
     pub(crate) fn holds(&self, store_id: &str) -> bool {
-        let is_its = |(chain, slot): (&Digest, &Slot)| match &slot.state {
+        let is_its = |slot: &Slot| match &slot.state {
             State::There(layer) => layer.store_id == store_id,
-            State::Busy | State::Draft(_) => chain.hex() == store_id,
-            State::Absent => false,
+            State::Busy => true,
+            State::Draft(_) | State::Absent => false,
         };
-        self.lock().iter().any(is_its)
+        self.lock().values().any(is_its)
     }
 
     /// Whether the layer is there or unpacked.

@@ -178,5 +178,5 @@ impl Archive<'_> {
 }
 
 fn failed(source: io::Error) -> Error {
-    Error::Stream { what: "(write) image archive".to_owned(), source }
+    gantry_linux::Error::new("write", "image archive", source).into()
 }
