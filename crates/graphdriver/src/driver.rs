@@ -111,6 +111,14 @@ pub enum Error {
         /// What there is.
         known: String,
     },
+    /// A setting that the driver does not have, or not with this value.
+    #[error("storage option {option}: {reason}")]
+    Option {
+        /// Name and value.
+        option: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Another process has the directory.
     #[error("{} is in use by another daemon: stop it, or choose another data root (--data-root)", .0.display())]
     InUse(PathBuf),

@@ -3,6 +3,7 @@
 mod archive;
 mod copy;
 mod driver;
+mod options;
 mod overlay;
 mod owners;
 mod store;
@@ -13,5 +14,6 @@ mod tree;
 mod whole;
 
 pub use driver::*;
+pub use options::Options;
 pub use store::measure;
-pub use table::{DRIVERS, Row, open};
+pub use table::{DRIVERS, Open, Row, open, open_with};

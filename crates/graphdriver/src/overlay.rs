@@ -16,7 +16,7 @@ use crate::archive::recipe::{self, DISPLACED};
 use crate::archive::{self, Writer};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
-use crate::{Change, ChangeKind, Error, GraphDriver, owners};
+use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners};
 
 mod probe;
 
@@ -29,7 +29,8 @@ struct Overlay {
 }
 
 /// Opens the driver in its directory, after trying that overlayfs works there.
-pub(crate) fn open(root: &Path) -> Result<Arc<dyn GraphDriver>, Error> {
+pub(crate) fn open(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
+    options.only("overlay", &[])?;
     let store = Store::open(root)?;
     fs::create_dir_mode(store.root().join("empty"), 0o755)?;
     let file_system = probe::probe(store.root())?;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use gantry_linux::fs;
 
-use crate::{Error, GraphDriver, overlay, whole};
+use crate::{Error, GraphDriver, Options, overlay, whole};
+
+/// Opens a driver in its directory.
+pub type Open = fn(&Path, &Options) -> Result<Arc<dyn GraphDriver>, Error>;
 
 /// A driver that can be chosen.
 #[derive(Debug)]
@@ -15,7 +18,7 @@ pub struct Row {
     /// Other names that people know it by.
     pub aliases: &'static [&'static str],
     /// Opens it in its directory, or says what it lacks.
-    pub open: fn(&Path) -> Result<Arc<dyn GraphDriver>, Error>,
+    pub open: Open,
 }
 
 /// One line per driver, best first.
@@ -31,7 +34,15 @@ pub const DRIVERS: &[Row] = &[
 /// # Errors
 /// [`Error::Unknown`] for a name that is in no row, [`Error::Unsupported`] when the driver cannot work here.
 pub fn open(root: &Path, name: Option<&str>) -> Result<(Arc<dyn GraphDriver>, String), Error> {
-    let start = |row: &Row| (row.open)(&root.join(row.name));
+    open_with(root, name, &Options::default())
+}
+
+/// As [`open`], with settings.
+///
+/// # Errors
+/// Those of [`open`], and [`Error::Option`] for a setting that the driver does not have.
+pub fn open_with(root: &Path, name: Option<&str>, options: &Options) -> Result<(Arc<dyn GraphDriver>, String), Error> {
+    let start = |row: &Row| (row.open)(&root.join(row.name), options);
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         let row = DRIVERS
             .iter()

@@ -19,7 +19,7 @@ use crate::copy::copy_tree;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::store::{Store, note, noted_size};
 use crate::tree::{self, open_inside};
-use crate::{Change, ChangeKind, Error, GraphDriver, owners};
+use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners};
 
 mod compare;
 mod merge;
@@ -37,12 +37,14 @@ struct Whole {
 }
 
 /// Opens vfs in its directory.
-pub(crate) fn open_vfs(root: &Path) -> Result<Arc<dyn GraphDriver>, Error> {
+pub(crate) fn open_vfs(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
+    options.only("vfs", &[])?;
     Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Copy }))
 }
 
 /// Opens btrfs in its directory, which must be on that file system.
-pub(crate) fn open_btrfs(root: &Path) -> Result<Arc<dyn GraphDriver>, Error> {
+pub(crate) fn open_btrfs(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
+    options.only("btrfs", &[])?;
     // The directory itself may not be there yet.
     let there = root.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or(root);
     if !btrfs::is_btrfs(there)? {

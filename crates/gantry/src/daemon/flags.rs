@@ -59,6 +59,9 @@ pub struct Flags {
     /// Driver of layers: overlay or vfs; the environment variable DOCKER_DRIVER says the same
     #[arg(short = 's', long, value_name = "NAME")]
     pub storage_driver: Option<String>,
+    /// Option of the driver of layers
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub storage_opt: Vec<String>,
     /// Driver of processes: native, or lxc, which needs the package lxc
     #[arg(long, default_value = "native", value_name = "NAME")]
     pub exec_driver: String,
@@ -150,6 +153,7 @@ impl Flags {
                 "dns-opts" => "dns_opt".to_owned(),
                 "log-opts" => "log_opt".to_owned(),
                 "exec-opts" => "exec_opt".to_owned(),
+                "storage-opts" => "storage_opt".to_owned(),
                 "default-ulimits" => "default_ulimit".to_owned(),
                 "hosts" | "group" | "pidfile" => key.clone(),
                 other => other.replace('-', "_"),
@@ -177,6 +181,7 @@ impl Flags {
             "iptables" => self.iptables = read(value)?,
             "ip_forward" => self.ip_forward = read(value)?,
             "storage_driver" => self.storage_driver = Some(read(value)?),
+            "storage_opt" => self.storage_opt = read(value)?,
             "exec_driver" => self.exec_driver = read(value)?,
             "exec_opt" => self.exec_opt = read(value)?,
             "insecure_registry" => self.insecure_registry = read(value)?,
@@ -352,6 +357,8 @@ mod tests {
         assert!(parse(&["--mtu", "1400"], Some(r#"{"mtu": 1500}"#)).unwrap_err().to_string().contains("mtu"));
         assert!(parse(&[], Some(r#"{"nonsense": 1}"#)).is_err());
         assert!(parse(&[], Some("{")).is_err());
+        let flags = parse(&[], Some(r#"{"storage-opts": ["dm.fs=xfs", "dm.basesize=1g"]}"#)).unwrap();
+        assert_eq!(flags.storage_opt, ["dm.fs=xfs", "dm.basesize=1g"]);
         let flags = parse(&[], Some(r#"{"userns-remap": "100000-165535"}"#)).unwrap();
         assert_eq!(flags.engine_options().unwrap().userns_remap.unwrap().uids, [(0, 100_000, 65536)]);
     }

@@ -22,7 +22,8 @@ use super::flags::Flags;
 pub fn drivers(flags: &Flags) -> Result<Drivers> {
     let exec = exec_driver(flags)?;
     let name = flags.storage_driver.clone().or_else(|| std::env::var("DOCKER_DRIVER").ok());
-    let (graph, graph_reason) = gantry_graphdriver::open(&flags.data_root, name.as_deref())?;
+    let options = gantry_graphdriver::Options::parse(&flags.storage_opt)?;
+    let (graph, graph_reason) = gantry_graphdriver::open_with(&flags.data_root, name.as_deref(), &options)?;
     let bridge: Option<Arc<dyn NetworkDriver>> = match flags.bridge.as_str() {
         "none" => None,
         name => Some(Arc::new(
