@@ -90,7 +90,7 @@ impl From<gantry_graphdriver::Error> for Error {
         let kind = match &error {
             E::NotFound(_) => ErrorKind::NotFound,
             E::Exists(_) => ErrorKind::Conflict,
-            E::Archive(_) | E::Unknown { .. } | E::Option { .. } => ErrorKind::InvalidParameter,
+            E::Archive(_) | E::Unknown { .. } | E::Option { .. } | E::NoLimit { .. } => ErrorKind::InvalidParameter,
             E::Unsupported { .. } | E::InUse(_) | E::Damaged { .. } | E::System(_) => ErrorKind::System,
         };
         Self { kind, message: error.to_string() }

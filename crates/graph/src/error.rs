@@ -71,6 +71,7 @@ impl Error {
             Self::NoSuchImage(_) | Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Ambiguous(_) | Self::Invalid { .. } => ErrorKind::InvalidParameter,
+            Self::Driver(gantry_graphdriver::Error::NoLimit { .. }) => ErrorKind::InvalidParameter,
             _ => ErrorKind::System,
         }
     }

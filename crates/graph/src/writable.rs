@@ -11,16 +11,17 @@ use crate::records::{self, WritableRecord};
 use crate::{Error, Graph, Result};
 
 impl Graph {
-    /// Makes the writable layer of a container on an image. It does not wait for the disk.
+    /// Makes the writable layer of a container on an image. It does not wait for the disk. `limit` is how many bytes may
+    /// be written to it; see [`gantry_graphdriver::GraphDriver::create_writable`].
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], or [`Error::Conflict`] when the container has one.
-    pub fn create_container_layer(&self, container: &str, image: &Digest) -> Result<()> {
+    pub fn create_container_layer(&self, container: &str, image: &Digest, limit: Option<u64>) -> Result<()> {
         let (record, parent) = self.reserve(container, image)?;
         let made =
-            self.inner.driver.create_writable(container, parent.as_deref()).map_err(Error::from).and_then(|()| {
-                self.inner.db.write(Durability::Process, |db| records::put_writable(db, container, &record))
-            });
+            self.inner.driver.create_writable(container, parent.as_deref(), limit).map_err(Error::from).and_then(
+                |()| self.inner.db.write(Durability::Process, |db| records::put_writable(db, container, &record)),
+            );
         if made.is_err() {
             // The first error is the one that matters; the next start removes what this cannot.
             if let Err(error) = self.remove_container_layer(container) {

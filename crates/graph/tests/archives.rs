@@ -190,7 +190,7 @@ fn a_commit_is_the_image_with_one_layer_more_and_its_parent_goes_after_it() {
         let root = tempfile::tempdir().unwrap();
         let graph = open(root.path(), driver);
         let base = debian().pull(&graph, &["debian:12"]);
-        graph.create_container_layer("web", &base).unwrap();
+        graph.create_container_layer("web", &base, None).unwrap();
         let commit = |name: &str| Commit {
             name: Some(common::name(name)),
             config: Config { cmd: Some(vec!["true".to_owned()]), ..Config::default() },
@@ -263,7 +263,7 @@ fn fsck_finds_flipped_bits_missing_files_and_litter_and_repair_makes_room_for_a_
         let (source, other) = (debian(), Source::new(&[&[("own", "layer")]]));
         let id = source.pull(&graph, &["debian:12", &format!("debian@{}", digest_of(b"{}"))]);
         let healthy = other.pull(&graph, &["other:1"]);
-        graph.create_container_layer("web", &healthy).unwrap();
+        graph.create_container_layer("web", &healthy, None).unwrap();
         assert_eq!(fsck(&graph, false), []);
         assert_eq!(fsck(&graph, true), []);
 

@@ -264,7 +264,7 @@ fn import_makes_an_image_of_an_archive() {
     assert!(graph.import(&mut &b"no archive, and too long for a header"[..], import("bad")).is_err());
     drop(graph);
     let graph = open(root.path(), "overlay");
-    graph.create_container_layer("web", &graph.image("mine:2").unwrap().id).unwrap();
+    graph.create_container_layer("web", &graph.image("mine:2").unwrap().id, None).unwrap();
     // A pull of an image on that layer stands on it.
     let source = Source::new(&[&[("etc/os", "mine")], &[("more", "m")]]);
     source.pull(&graph, &["more"]);
@@ -282,9 +282,9 @@ fn containers_have_layers_that_outlive_their_image() {
     let (root, graph) = store();
     let source = debian();
     let id = source.pull(&graph, &["debian"]);
-    graph.create_container_layer("web", &id).unwrap();
-    assert!(matches!(graph.create_container_layer("web", &id), Err(Error::Conflict(_))));
-    assert!(matches!(graph.create_container_layer("x", &digest_of(b"none")), Err(Error::NoSuchImage(_))));
+    graph.create_container_layer("web", &id, None).unwrap();
+    assert!(matches!(graph.create_container_layer("web", &id, None), Err(Error::Conflict(_))));
+    assert!(matches!(graph.create_container_layer("x", &digest_of(b"none"), None), Err(Error::NoSuchImage(_))));
     let RootMount::Overlay { upper: Some(upper), lower, .. } = graph.container_root("web", false).unwrap() else {
         panic!("a writable overlay")
     };
@@ -328,8 +328,8 @@ fn what_a_crash_left_is_removed_at_the_next_start() {
         graph.driver().commit(chain.hex()).unwrap();
         std::mem::forget(graph.content().ingest().unwrap());
         // Killed between a container's files and its record, and between its removal and the record's.
-        graph.driver().create_writable("unrecorded", None).unwrap();
-        graph.create_container_layer("removed", &id).unwrap();
+        graph.driver().create_writable("unrecorded", None, None).unwrap();
+        graph.create_container_layer("removed", &id, None).unwrap();
         graph.driver().remove("removed").unwrap();
         let before = graph.driver().list().unwrap().len();
         assert_eq!(before, 4);

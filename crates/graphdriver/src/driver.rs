@@ -31,8 +31,12 @@ pub trait GraphDriver: Send + Sync {
     /// metadata that they have in the layers below.
     fn commit(&self, id: &str) -> Result<(), Error>;
 
-    /// Makes a writable layer on top of `parent`; visible at once.
-    fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error>;
+    /// Makes a writable layer on top of `parent`; visible at once. `limit` is how many bytes may be written to it: none
+    /// given is the driver's own setting, 0 no limit. The limit goes with the layer.
+    ///
+    /// # Errors
+    /// [`Error::NoLimit`] where the driver or its file system knows none; nothing was made then.
+    fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error>;
 
     /// Makes a writable layer that nothing was written to the layer of a container with this mapping of users: it is mounted
     /// as [`RootMount::Mapped`], and [`GraphDriver::diff`] tells owners as the container sees them.
@@ -117,6 +121,16 @@ pub enum Error {
         /// Name and value.
         option: String,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The size of a writable layer cannot be limited, or not so.
+    #[error("graphdriver {driver} cannot limit the size of a container on {}: {reason}", path.display())]
+    NoLimit {
+        /// The driver's name.
+        driver: &'static str,
+        /// The driver's home.
+        path: PathBuf,
+        /// What is missing, on which file system, and what to do.
         reason: String,
     },
     /// Another process has the directory.

@@ -6,6 +6,7 @@ mod driver;
 mod options;
 mod overlay;
 mod owners;
+mod size;
 mod store;
 mod table;
 pub mod transfer;
@@ -15,5 +16,6 @@ mod whole;
 
 pub use driver::*;
 pub use options::Options;
+pub use size::size;
 pub use store::measure;
 pub use table::{DRIVERS, Open, Row, open, open_with};

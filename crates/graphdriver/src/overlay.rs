@@ -121,7 +121,8 @@ impl GraphDriver for Overlay {
         self.store.publish(id, true)
     }
 
-    fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+    fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
+        no_limit(&self.store, "overlay", limit)?;
         let draft = self.store.begin(id)?;
         let made = self.fill_writable(&draft, parent).and_then(|()| self.store.publish(id, false));
         undo_draft(&self.store, &draft, made)
@@ -271,6 +272,15 @@ pub(crate) fn clean_draft(store: &Store, draft: &Path) -> Result<(), Error> {
         fs::write(draft.join("size"), "0")?;
     }
     Ok(())
+}
+
+/// Refuses a limit of a writable layer's size.
+pub(crate) fn no_limit(store: &Store, driver: &'static str, limit: Option<u64>) -> Result<(), Error> {
+    if limit.unwrap_or(0) == 0 {
+        return Ok(());
+    }
+    let reason = "that is not supported yet: leave --storage-opt size out".to_owned();
+    Err(Error::NoLimit { driver, path: store.root().to_path_buf(), reason })
 }
 
 /// Removes the draft when making it failed; the first error is the one that matters.

@@ -89,7 +89,7 @@ mod tests {
     fn the_driver_that_holds_layers_stays_and_unknown_names_list_what_there_is() {
         let root = tempfile::tempdir().unwrap();
         let (driver, _) = open(root.path(), Some("vfs")).unwrap();
-        driver.create_writable("one", None).unwrap();
+        driver.create_writable("one", None, None).unwrap();
         drop(driver);
         assert_eq!(open(root.path(), None).unwrap().0.name(), "vfs");
         let error = open(root.path(), Some("zfs")).err().unwrap().to_string();

@@ -16,7 +16,7 @@ use rustix::fs::{FileType, OFlags};
 use crate::archive::recipe::{self, DISPLACED};
 use crate::archive::{self, Writer, split};
 use crate::copy::copy_tree;
-use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
+use crate::overlay::{apply_to_draft, begin_draft, clean_draft, no_limit, prepare_draft, undo_draft};
 use crate::store::{Store, note, noted_size};
 use crate::tree::{self, open_inside};
 use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners};
@@ -162,7 +162,8 @@ impl GraphDriver for Whole {
         self.store.publish(id, true)
     }
 
-    fn create_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+    fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
+        no_limit(&self.store, self.name(), limit)?;
         let draft = match self.kind {
             Kind::Copy => self.begin_copy(id, parent)?,
             Kind::Snapshot => self.begin_snapshot(id, parent)?,

@@ -44,7 +44,7 @@ impl Bench {
     }
 
     fn writable(&self, id: &str, parent: &str) -> Mounted {
-        self.driver.create_writable(id, Some(parent)).unwrap();
+        self.driver.create_writable(id, Some(parent), None).unwrap();
         self.mount(id, false)
     }
 
@@ -251,7 +251,7 @@ fn a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it(name: &st
     let bench = Bench::new(name);
     // `etc` belongs to user 77, everything else to root.
     bench.layer("base", None, &base().0).unwrap();
-    bench.driver.create_writable("mapped", Some("base")).unwrap();
+    bench.driver.create_writable("mapped", Some("base"), None).unwrap();
     let map = IdMap { uids: vec![(0, 300_000, 1000)], gids: vec![(0, 400_000, 1000)] };
     bench.driver.map_owners("mapped", &map).unwrap();
     let owner = |path: PathBuf| {
@@ -371,9 +371,9 @@ fn removed_layers_are_gone_at_once(name: &str) {
     bench.layer("base", None, &base().0).unwrap();
     drop(bench.writable("web", "base"));
     assert_eq!(bench.driver.list().unwrap(), ["base", "web"]);
-    assert!(matches!(bench.driver.create_writable("web", Some("base")), Err(Error::Exists(_))));
+    assert!(matches!(bench.driver.create_writable("web", Some("base"), None), Err(Error::Exists(_))));
     assert!(matches!(bench.driver.create("base", None), Err(Error::Exists(_))));
-    assert!(matches!(bench.driver.create_writable("x", Some("none")), Err(Error::NotFound(_))));
+    assert!(matches!(bench.driver.create_writable("x", Some("none"), None), Err(Error::NotFound(_))));
     bench.driver.remove("web").unwrap();
     bench.driver.remove("web").unwrap();
     assert!(!bench.driver.exists("web"));
@@ -410,7 +410,7 @@ fn drafts_of_the_dead_are_removed(name: &str) {
 
 fn sparse_copies_stay_sparse(name: &str) {
     let bench = Bench::new(name);
-    bench.driver.create_writable("base", None).unwrap();
+    bench.driver.create_writable("base", None, None).unwrap();
     let mounted = bench.mount("base", false);
     fs::File::create(mounted.at("sparse")).unwrap().set_len(64 << 20).unwrap();
     drop(mounted);

@@ -62,7 +62,8 @@ fn reserve(engine: &Engine, record: &mut Record, name: Option<String>) -> Result
 
 fn fill(engine: &Engine, image: &Image, record: &mut Record, wanted: Vec<Wanted>, made: &mut Made) -> Result<()> {
     fs::create_dir_mode(record.directory(&engine.options.data_root), 0o710)?;
-    engine.graph.create_container_layer(&record.id, &image.id)?;
+    let limit = crate::spec::storage::limit(&record.host_config)?;
+    engine.graph.create_container_layer(&record.id, &image.id, limit)?;
     if let Some(map) = &record.users {
         engine.graph.map_container_layer(&record.id, map)?;
     }

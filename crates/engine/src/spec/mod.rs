@@ -7,6 +7,7 @@ pub mod mounts;
 pub mod resources;
 pub mod seccomp;
 pub mod security;
+pub mod storage;
 pub mod users;
 pub mod validate;
 

@@ -32,6 +32,7 @@ pub fn validate(engine: &Engine, config: &Config, host_config: &HostConfig) -> R
         )));
     }
     sysctls(host_config)?;
+    super::storage::limit(host_config)?;
     for variable in config.env.iter().flatten() {
         if variable.starts_with('=') || variable.contains('\0') {
             return Err(Error::invalid(format!("invalid environment variable: {variable}")));
@@ -96,7 +97,6 @@ fn refuse_unsupported(host_config: &HostConfig) -> Result<()> {
         ("--device-write-iops", some(&host_config.blkio_device_write_iops)),
         ("--gpus", some(&host_config.device_requests)),
         ("--cpu-rt-runtime", host_config.cpu_realtime_runtime != 0 || host_config.cpu_realtime_period != 0),
-        ("--storage-opt", host_config.storage_opt.as_ref().is_some_and(|map| !map.is_empty())),
         ("--volume-driver", !matches!(host_config.volume_driver.as_str(), "" | "local")),
         ("--isolation", !matches!(host_config.isolation.as_str(), "" | "default")),
     ];

@@ -306,17 +306,8 @@ fn one_of(flag: &str, value: &str, known: [&str; 2]) -> Result<String> {
 }
 
 fn bytes(text: &str) -> Result<i64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: i64 = match lower[digits.len()..].trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        _ => bail!("--default-shm-size {text}: want a number with k, m or g"),
-    };
-    let number = digits.parse::<i64>().with_context(|| format!("--default-shm-size {text}"))?;
-    number.checked_mul(factor).with_context(|| format!("--default-shm-size {text} is too large"))
+    let size = gantry_graphdriver::size(text).and_then(|size| i64::try_from(size).ok());
+    size.with_context(|| format!("--default-shm-size {text}: want a number with k, m or g"))
 }
 
 fn ulimit(text: &str) -> Result<Ulimit> {
