@@ -204,15 +204,18 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// The repository as people write it: `debian`.
+    /// The repository as people write it: `debian`. One whose short form would mean something else (another registry's,
+    /// an id) keeps its domain.
     #[must_use]
     pub fn familiar_repository(&self) -> String {
         if self.domain == DEFAULT_DOMAIN {
             let path = self.path.strip_prefix(OFFICIAL).filter(|rest| !rest.contains('/'));
-            path.unwrap_or(&self.path).to_owned()
-        } else {
-            self.repository()
+            let short = path.unwrap_or(&self.path);
+            if Self::parse(short).is_ok_and(|read| read.domain == self.domain && read.path == self.path) {
+                return short.to_owned();
+            }
         }
+        self.repository()
     }
 
     /// The whole name as people write it: `debian:12`.
@@ -340,6 +343,17 @@ mod tests {
             assert_eq!(parsed.to_string(), whole);
             assert_eq!(parsed.familiar(), familiar);
         }
+    }
+
+    #[test]
+    fn a_name_whose_short_form_is_anothers_is_written_whole() {
+        let id = "a".repeat(64);
+        for typed in ["docker.io/localhost/a", "docker.io/a.b/c:1", &format!("docker.io/library/{id}")] {
+            let parsed = Reference::parse(typed).unwrap();
+            assert_eq!(parsed.familiar(), typed);
+            assert_eq!(Reference::parse(&parsed.familiar()), Ok(parsed));
+        }
+        assert_eq!(Reference::parse(&format!("{id}:1")).unwrap().familiar(), format!("docker.io/library/{id}:1"));
     }
 
     #[test]
