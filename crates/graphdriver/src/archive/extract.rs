@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use gantry_linux::{ResultExt, fs};
@@ -264,10 +264,22 @@ impl Extraction {
             other => other,
         };
         let mut file = File::from(made.during("create", show(name))?);
-        entries.copy_data(&mut file, entry.size, path)?;
+        let place = self.without_links(parent, path)?;
+        entries.copy_data(&mut file, entry.size, &place)?;
         drop(file);
         self.content += entry.size;
         Ok(metadata(parent, name, entry, false)?)
+    }
+
+    /// The path by which a file of this directory is found even when the symbolic links on its way are replaced later.
+    fn without_links(&self, parent: &OwnedFd, path: &[u8]) -> Result<Vec<u8>, Error> {
+        let real = |fd: &OwnedFd| match rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()) {
+            Ok(real) => Ok(real.into_bytes()),
+            Err(error) => Err(cannot_enter(path, error)),
+        };
+        let (root, parent) = (real(&self.root)?, real(parent)?);
+        let inside = parent.strip_prefix(root.as_slice()).unwrap_or_default();
+        Ok([inside, b"/", split(path).1].concat().split_off(1))
     }
 
     /// Takes away what is in the way.
