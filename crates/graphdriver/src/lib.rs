@@ -6,6 +6,7 @@ mod driver;
 mod options;
 mod overlay;
 mod owners;
+mod project;
 mod size;
 mod store;
 mod table;

@@ -14,27 +14,31 @@ use std::os::fd::AsFd;
 
 use crate::archive::recipe::{self, DISPLACED};
 use crate::archive::{self, Writer};
+use crate::project::{Project, Projects};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
 use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners};
 
 mod probe;
 
+pub(crate) use probe::file_system;
+
 /// What is never wanted, whatever the kernel was configured to: a layer's archive could not say it.
 const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
 
 struct Overlay {
     store: Store,
+    projects: Projects,
     file_system: String,
 }
 
 /// Opens the driver in its directory, after trying that overlayfs works there.
 pub(crate) fn open(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
-    options.only("overlay", &[])?;
     let store = Store::open(root)?;
+    let projects = Projects::open("overlay", &store, options, &["overlay2.size", "overlay.size", "size"])?;
     fs::create_dir_mode(store.root().join("empty"), 0o755)?;
     let file_system = probe::probe(store.root())?;
-    Ok(Arc::new(Overlay { store, file_system }))
+    Ok(Arc::new(Overlay { store, projects, file_system }))
 }
 
 impl Overlay {
@@ -70,11 +74,17 @@ impl Overlay {
         Ok(diffs.iter().map(|diff| tree::open_root(diff)).collect::<Result<_, _>>()?)
     }
 
-    fn fill_writable(&self, draft: &Path, parent: Option<&str>) -> Result<(), Error> {
+    fn fill_writable(&self, draft: &Path, parent: Option<&str>, project: Option<&Project>) -> Result<(), Error> {
         let below = self.write_below(draft, parent)?;
-        let diff = draft.join("diff");
+        let (diff, work) = (draft.join("diff"), draft.join("work"));
         fs::create_dir_mode(&diff, 0o755)?;
-        fs::create_dir_mode(draft.join("work"), 0o700)?;
+        fs::create_dir_mode(&work, 0o700)?;
+        if let Some(project) = project {
+            // Both, for the kernel moves files from one to the other.
+            project.mark(&diff)?;
+            project.mark(&work)?;
+            project.limit()?;
+        }
         if let Some(below) = self.diffs(&below).first() {
             let (from, to) = (tree::open_root(below)?, tree::open_root(&diff)?);
             let stat = rustix::fs::fstat(&from).during("stat", below.display())?;
@@ -91,12 +101,14 @@ impl GraphDriver for Overlay {
 
     fn status(&self) -> Vec<(String, String)> {
         let line = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let limits = self.projects.works().unwrap_or(false);
         vec![
             line("Backing Filesystem", &self.file_system),
             line("Supports d_type", "true"),
             line("Using metacopy", "false"),
             line("Native Overlay Diff", "true"),
             line("userxattr", "false"),
+            line("Limits Container Size", if limits { "true" } else { "false" }),
         ]
     }
 
@@ -122,9 +134,9 @@ impl GraphDriver for Overlay {
     }
 
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
-        no_limit(&self.store, "overlay", limit)?;
+        let project = self.projects.take(limit)?;
         let draft = self.store.begin(id)?;
-        let made = self.fill_writable(&draft, parent).and_then(|()| self.store.publish(id, false));
+        let made = self.fill_writable(&draft, parent, project.as_ref()).and_then(|()| self.store.publish(id, false));
         undo_draft(&self.store, &draft, made)
     }
 
@@ -230,7 +242,11 @@ impl GraphDriver for Overlay {
     }
 
     fn sweep(&self, drafts: bool) -> Result<(), Error> {
-        self.store.sweep(drafts)
+        if drafts {
+            self.store.discard_drafts()?;
+        }
+        self.projects.free(&self.store.trash())?;
+        self.store.sweep(false)
     }
 }
 
@@ -272,15 +288,6 @@ pub(crate) fn clean_draft(store: &Store, draft: &Path) -> Result<(), Error> {
         fs::write(draft.join("size"), "0")?;
     }
     Ok(())
-}
-
-/// Refuses a limit of a writable layer's size.
-pub(crate) fn no_limit(store: &Store, driver: &'static str, limit: Option<u64>) -> Result<(), Error> {
-    if limit.unwrap_or(0) == 0 {
-        return Ok(());
-    }
-    let reason = "that is not supported yet: leave --storage-opt size out".to_owned();
-    Err(Error::NoLimit { driver, path: store.root().to_path_buf(), reason })
 }
 
 /// Removes the draft when making it failed; the first error is the one that matters.

@@ -16,10 +16,11 @@ use rustix::fs::{FileType, OFlags};
 use crate::archive::recipe::{self, DISPLACED};
 use crate::archive::{self, Writer, split};
 use crate::copy::copy_tree;
-use crate::overlay::{apply_to_draft, begin_draft, clean_draft, no_limit, prepare_draft, undo_draft};
+use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
+use crate::project::{Project, Projects};
 use crate::store::{Store, note, noted_size};
 use crate::tree::{self, open_inside};
-use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners};
+use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners, size};
 
 mod compare;
 mod merge;
@@ -34,17 +35,34 @@ enum Kind {
 struct Whole {
     store: Store,
     kind: Kind,
+    limits: Limits,
+}
+
+/// What limits the size of writable layers.
+enum Limits {
+    Projects(Projects),
+    /// Quota groups; no layer may have less than so many bytes.
+    Groups {
+        minimum: u64,
+    },
 }
 
 /// Opens vfs in its directory.
 pub(crate) fn open_vfs(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
-    options.only("vfs", &[])?;
-    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Copy }))
+    let store = Store::open(root)?;
+    let limits = Limits::Projects(Projects::open("vfs", &store, options, &["vfs.size", "size"])?);
+    Ok(Arc::new(Whole { store, kind: Kind::Copy, limits }))
 }
 
 /// Opens btrfs in its directory, which must be on that file system.
 pub(crate) fn open_btrfs(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
-    options.only("btrfs", &[])?;
+    options.only("btrfs", &["btrfs.min_space"])?;
+    let mut minimum = 0;
+    for (name, value) in options.iter() {
+        let refuse =
+            || Error::Option { option: format!("{name}={value}"), reason: "want a size, as 512m or 10G".to_owned() };
+        minimum = size(value).ok_or_else(refuse)?;
+    }
     // The directory itself may not be there yet.
     let there = root.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or(root);
     if !btrfs::is_btrfs(there)? {
@@ -54,7 +72,7 @@ pub(crate) fn open_btrfs(root: &Path, options: &Options) -> Result<Arc<dyn Graph
             reason: "it is not on btrfs: choose another data root (--data-root) or another driver".to_owned(),
         });
     }
-    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Snapshot }))
+    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Snapshot, limits: Limits::Groups { minimum } }))
 }
 
 /// What a snapshot has of its parent beside the tree.
@@ -98,25 +116,44 @@ impl Whole {
     }
 
     /// A draft with its parent's tree in `root`, copied.
-    fn begin_copy(&self, id: &str, parent: Option<&str>) -> Result<PathBuf, Error> {
+    fn begin_copy(&self, id: &str, parent: Option<&str>, project: Option<&Project>) -> Result<PathBuf, Error> {
         let draft = self.store.begin(id)?;
-        undo_draft(&self.store, &draft, self.copy(parent, &draft.join("root")))?;
+        undo_draft(&self.store, &draft, self.copy(parent, &draft.join("root"), project))?;
         Ok(draft)
     }
 
-    fn copy(&self, parent: Option<&str>, root: &Path) -> Result<(), Error> {
+    fn copy(&self, parent: Option<&str>, root: &Path, project: Option<&Project>) -> Result<(), Error> {
         fs::create_dir_mode(root, 0o755)?;
+        project.map_or(Ok(()), |project| project.mark(root))?;
         if let Some(parent) = parent {
             copy_tree(&self.store.layer(parent)?.join("root"), root)?;
         }
-        Ok(())
+        // The copy is not what is limited: what will be written to it is.
+        project.map_or(Ok(()), Project::limit)
+    }
+
+    /// A writable draft whose size is limited.
+    fn begin_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<PathBuf, Error> {
+        let minimum = match &self.limits {
+            Limits::Projects(projects) => return self.begin_copy(id, parent, projects.take(limit)?.as_ref()),
+            Limits::Groups { minimum } => *minimum,
+        };
+        let Some(limit) = limit.filter(|limit| *limit > 0) else { return self.begin_snapshot(id, parent) };
+        if limit < minimum {
+            let reason = format!("{limit} bytes are less than btrfs.min_space, {minimum}: give more, or no limit");
+            return Err(Error::NoLimit { driver: "btrfs", path: self.store.root().to_path_buf(), reason });
+        }
+        btrfs::enable_quota(self.store.root())?;
+        let draft = self.begin_snapshot(id, parent)?;
+        undo_draft(&self.store, &draft, btrfs::limit(&draft, limit).map_err(Error::from))?;
+        Ok(draft)
     }
 
     /// Merges what was unpacked into the parent's tree.
     fn merge(&self, draft: &Path) -> Result<(), Error> {
         let (diff, root) = (draft.join("diff"), draft.join("root"));
         if self.kind == Kind::Copy {
-            self.copy(note(draft, "parent")?.as_deref(), &root)?;
+            self.copy(note(draft, "parent")?.as_deref(), &root, None)?;
         }
         merge::merge(&diff, &root, &draft.join("grave"))?;
         self.store.discard(&diff)?;
@@ -133,7 +170,11 @@ impl GraphDriver for Whole {
     }
 
     fn status(&self) -> Vec<(String, String)> {
-        Vec::new()
+        let limits = match &self.limits {
+            Limits::Projects(projects) => projects.works().unwrap_or(false),
+            Limits::Groups { .. } => true,
+        };
+        vec![("Limits Container Size".to_owned(), limits.to_string())]
     }
 
     /// A snapshot can only be taken of what is there.
@@ -163,11 +204,7 @@ impl GraphDriver for Whole {
     }
 
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
-        no_limit(&self.store, self.name(), limit)?;
-        let draft = match self.kind {
-            Kind::Copy => self.begin_copy(id, parent)?,
-            Kind::Snapshot => self.begin_snapshot(id, parent)?,
-        };
+        let draft = self.begin_writable(id, parent, limit)?;
         let made = (|| {
             if let Some(parent) = parent {
                 fs::write(draft.join("parent"), parent)?;
@@ -245,11 +282,12 @@ impl GraphDriver for Whole {
     }
 
     fn sweep(&self, drafts: bool) -> Result<(), Error> {
-        if self.kind == Kind::Copy {
-            return self.store.sweep(drafts);
-        }
         if drafts {
             self.store.discard_drafts()?;
+        }
+        if let Limits::Projects(projects) = &self.limits {
+            projects.free(&self.store.trash())?;
+            return self.store.sweep(false);
         }
         // Subvolumes go in constant time; what is none, or has others in it, goes file by file.
         for name in fs::list(self.store.trash())? {

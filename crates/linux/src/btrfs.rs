@@ -1,4 +1,5 @@
-//! Subvolumes of btrfs: made, copied and deleted in constant time (`btrfs-subvolume(8)`, `linux/btrfs.h`).
+//! Subvolumes of btrfs: made, copied, limited and deleted in constant time (`btrfs-subvolume(8)`, `btrfs-quota(8)`,
+//! `linux/btrfs.h`).
 #![allow(unsafe_code, reason = "the kernel's own structure is passed to it")]
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::ioctl::{Opcode, Setter, opcode};
+use rustix::ioctl::{NoArg, Opcode, Setter, Updater, ioctl, opcode};
 
 use crate::{Error, Result, ResultExt};
 
@@ -25,6 +26,44 @@ const DELETE: Opcode = opcode::write::<Arguments>(0x94, 15);
 struct Arguments {
     fd: i64,
     name: [u8; NAME_LIMIT + 1],
+}
+
+const NUMBER: Opcode = opcode::read_write::<Lookup>(0x94, 18);
+const SWITCH_QUOTA: Opcode = opcode::read_write::<QuotaSwitch>(0x94, 40);
+const GROUP: Opcode = opcode::write::<Group>(0x94, 42);
+const LIMIT: Opcode = opcode::read::<Limit>(0x94, 43);
+const WAIT_FOR_COUNT: Opcode = opcode::none(0x94, 46);
+
+/// `struct btrfs_ioctl_ino_lookup_args`.
+#[repr(C)]
+struct Lookup {
+    tree: u64,
+    object: u64,
+    name: [u8; 4080],
+}
+
+/// `struct btrfs_ioctl_quota_ctl_args`.
+#[repr(C)]
+struct QuotaSwitch {
+    command: u64,
+    status: u64,
+}
+
+/// `struct btrfs_ioctl_qgroup_create_args`.
+#[repr(C)]
+struct Group {
+    create: u64,
+    id: u64,
+}
+
+/// `struct btrfs_ioctl_qgroup_limit_args`.
+#[repr(C)]
+struct Limit {
+    group: u64,
+    flags: u64,
+    referenced: u64,
+    exclusive: u64,
+    reserved: [u64; 2],
 }
 
 /// Whether a directory lies on btrfs.
@@ -60,12 +99,67 @@ pub fn snapshot(source: &Path, path: &Path) -> Result<()> {
 /// # Errors
 /// When the kernel refuses for another reason.
 pub fn delete(path: &Path) -> Result<bool> {
+    // What is no directory has no number, and the deletion says so.
+    let number = open_directory(path).and_then(|subvolume| number(&subvolume, path));
     match order::<DELETE>(path, 0, "delete subvolume") {
-        Ok(()) => Ok(true),
+        Ok(()) => remove_group(path, number?).map(|()| true),
         Err(error) => match Errno::from_raw_os_error(error.errno()) {
             Errno::INVAL | Errno::NOTEMPTY | Errno::NOTDIR | Errno::NOTTY => Ok(false),
             _ => Err(error),
         },
+    }
+}
+
+/// Counts from now on what each subvolume of the file system holds, and waits until what is there was counted; nothing
+/// happens where that is so already.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn enable_quota(path: &Path) -> Result<()> {
+    let directory = open_directory(path)?;
+    let mut switch = QuotaSwitch { command: 1, status: 0 };
+    // SAFETY: the code takes a pointer to this structure, which outlives the call.
+    let enabled = unsafe { ioctl(&directory, Updater::<SWITCH_QUOTA, QuotaSwitch>::new(&mut switch)) };
+    enabled.during("enable quotas on the file system of", path.display())?;
+    // SAFETY: the code takes no argument.
+    let counted = unsafe { ioctl(&directory, NoArg::<WAIT_FOR_COUNT>::new()) };
+    counted.during("count what is on the file system of", path.display())
+}
+
+/// Limits what the subvolume at `path` holds that no other holds: of a new snapshot, what is written to it. Writing more
+/// fails with `EDQUOT`. The limit goes with the subvolume.
+///
+/// # Errors
+/// When quotas are not enabled ([`enable_quota`]).
+pub fn limit(path: &Path, bytes: u64) -> Result<()> {
+    const EXCLUSIVE: u64 = 2;
+    let subvolume = open_directory(path)?;
+    // Group 0 is that of the subvolume itself.
+    let limit = Limit { group: 0, flags: EXCLUSIVE, referenced: 0, exclusive: bytes, reserved: [0; 2] };
+    // SAFETY: the code takes a pointer to this structure, which outlives the call.
+    let limited = unsafe { ioctl(&subvolume, Setter::<LIMIT, Limit>::new(limit)) };
+    limited.during("limit the size of subvolume", path.display())
+}
+
+/// The number of the subvolume that an open directory lies in.
+fn number(directory: &OwnedFd, path: &Path) -> Result<u64> {
+    // The object is the root directory of every subvolume.
+    let mut lookup = Lookup { tree: 0, object: 256, name: [0; 4080] };
+    // SAFETY: the code takes a pointer to this structure, which outlives the call.
+    let found = unsafe { ioctl(directory, Updater::<NUMBER, Lookup>::new(&mut lookup)) };
+    found.during("read the number of subvolume", path.display())?;
+    Ok(lookup.tree)
+}
+
+/// Removes the quota group of a deleted subvolume. Kernels since 6.10 do it, and refuse until they have.
+fn remove_group(path: &Path, subvolume: u64) -> Result<()> {
+    let above = open_directory(path.parent().unwrap_or(path))?;
+    let group = Group { create: 0, id: subvolume };
+    // SAFETY: the code takes a pointer to this structure, which outlives the call.
+    match unsafe { ioctl(&above, Setter::<GROUP, Group>::new(group)) } {
+        // Not there, or quotas are not enabled.
+        Ok(()) | Err(Errno::BUSY | Errno::NOENT | Errno::NOTCONN | Errno::INVAL) => Ok(()),
+        Err(error) => Err(error).during("remove the quota group of subvolume", path.display()),
     }
 }
 
@@ -82,7 +176,7 @@ fn order<const CODE: Opcode>(path: &Path, fd: i64, what: &'static str) -> Result
         .copy_from_slice(bytes);
     let parent = open_directory(parent)?;
     // SAFETY: each of the codes takes a pointer to this structure, which outlives the call; the name ends with a zero.
-    let ordered = unsafe { rustix::ioctl::ioctl(parent.as_fd(), Setter::<CODE, Arguments>::new(arguments)) };
+    let ordered = unsafe { ioctl(parent.as_fd(), Setter::<CODE, Arguments>::new(arguments)) };
     ordered.map_err(refuse)
 }
 

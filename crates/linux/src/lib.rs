@@ -14,6 +14,7 @@ pub mod fsids;
 pub mod mount;
 pub mod netlink;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod socket;
 

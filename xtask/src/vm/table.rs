@@ -48,6 +48,8 @@ pub const SUITES: &[Suite] = &[
     suite("execdriver-leaks", "gantry-execdriver", Target::Test("leaks"), 90),
     suite("execdriver-lxc", "gantry-execdriver", Target::Test("lxc"), 240),
     suite("execdriver-leaks-lxc", "gantry-execdriver", Target::Test("leaks_lxc"), 240),
+    // Quotas, which the kernel of the machine around it may lack.
+    suite("graphdriver-limits", "gantry-graphdriver", Target::Test("limits"), 180),
     // The daemon with Docker's client and ours: each call of a client takes a second here, so chosen tests.
     Suite { arguments: SYSTEM_SECURITY, ..suite("system-security", "gantry-tests", Target::Test("security"), 120) },
     suite("system-limits", "gantry-tests", Target::Test("limits"), 120),
@@ -71,6 +73,7 @@ pub const MODULES: &[&str] = &[
     "squashfs",
     "erofs",
     "ext4",
+    "quota_v2",
     "xfs",
     "btrfs",
     "dm-mod",
@@ -122,6 +125,9 @@ pub const TOOLS: &[Tool] = &[
     tool("lxc-start", "lxc", "makes containers for the lxc execdriver"),
     tool("dmsetup", "dmsetup", "looks at device mapper devices"),
     tool("mkfs.ext4", "e2fsprogs", "makes file systems in loop files"),
+    tool("mkfs.xfs", "xfsprogs", "makes file systems in loop files"),
+    tool("mkfs.btrfs", "btrfs-progs", "makes file systems in loop files"),
+    tool("btrfs", "btrfs-progs", "looks at quota groups"),
 ];
 
 /// What the system tests call besides: only packed when they run.

@@ -68,7 +68,8 @@ fn explain(file_system: &str, what: &str, errno: Errno) -> String {
     }
 }
 
-fn file_system(root: &Path) -> String {
+/// The name of the file system that a directory is on.
+pub(crate) fn file_system(root: &Path) -> String {
     let kind = rustix::fs::statfs(root).map(|found| found.f_type).unwrap_or_default();
     match kind {
         0xef53 => "extfs".to_owned(),
