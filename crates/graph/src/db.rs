@@ -62,6 +62,33 @@ pub struct GraphDb {
 struct Writer {
     connection: Connection,
     durability: Durability,
+    /// A commit failed, and what it wrote is in the log: the next start may take it for committed.
+    in_doubt: bool,
+}
+
+impl Writer {
+    fn set(&mut self, durability: Durability) -> Result<()> {
+        if self.durability != durability {
+            let level = if durability == Durability::Disk { "FULL" } else { "NORMAL" };
+            self.connection.pragma_update(None, "synchronous", level)?;
+            self.durability = durability;
+        }
+        Ok(())
+    }
+
+    /// Writes over what a failed commit left in the log, durably.
+    fn settle(&mut self) -> Result<()> {
+        if !self.in_doubt {
+            return Ok(());
+        }
+        self.set(Durability::Disk)?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // The smallest thing that is written although it changes nothing.
+        transaction.pragma_update(None, "user_version", 1)?;
+        transaction.commit()?;
+        self.in_doubt = false;
+        Ok(())
+    }
 }
 
 mod transaction;
@@ -79,7 +106,11 @@ impl GraphDb {
     /// # Errors
     /// When it is not a database of this version, or the file system refuses.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
+        Self::open_file(path.as_ref()).map_err(|error| error.of_database(path.as_ref()))
+    }
+
+    fn open_file(path: &Path) -> Result<Self> {
+        let path = path.to_path_buf();
         let connection = Connection::open(&path)?;
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -96,7 +127,7 @@ impl GraphDb {
             connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
         }
         gantry_linux::fs::set_mode(&path, 0o600)?;
-        let writer = Mutex::new(Writer { connection, durability: Durability::Disk });
+        let writer = Mutex::new(Writer { connection, durability: Durability::Disk, in_doubt: false });
         Ok(Self { path, writer, readers: Mutex::default() })
     }
 
@@ -108,16 +139,31 @@ impl GraphDb {
     /// # Errors
     /// The error of `change`, or the database's.
     pub fn write<T>(&self, durability: Durability, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.try_write(durability, change).map_err(|error| error.of_database(&self.path))
+    }
+
+    fn try_write<T>(&self, durability: Durability, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut writer = lock(&self.writer);
-        if writer.durability != durability {
-            let level = if durability == Durability::Disk { "FULL" } else { "NORMAL" };
-            writer.connection.pragma_update(None, "synchronous", level)?;
-            writer.durability = durability;
-        }
+        writer.settle()?;
+        writer.set(durability)?;
         let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let result = change(&Transaction::new(&transaction))?;
-        transaction.commit()?;
+        if let Err(error) = transaction.commit() {
+            writer.in_doubt = true;
+            if let Err(error) = writer.settle() {
+                tracing::warn!(%error, path = %self.path.display(), "a failed change may be there after the next start");
+            }
+            return Err(error.into());
+        }
         Ok(result)
+    }
+
+    /// Makes sure that no change that failed can come back with the next start: before something is deleted that it names.
+    ///
+    /// # Errors
+    /// When that cannot be made sure: then it must stay.
+    pub(crate) fn settle(&self) -> Result<()> {
+        lock(&self.writer).settle().map_err(|error| error.of_database(&self.path))
     }
 
     /// Runs `look` on one consistent state of the database.
@@ -125,6 +171,10 @@ impl GraphDb {
     /// # Errors
     /// The error of `look`, or the database's.
     pub fn read<T>(&self, look: impl FnOnce(&View<'_>) -> Result<T>) -> Result<T> {
+        self.try_read(look).map_err(|error| error.of_database(&self.path))
+    }
+
+    fn try_read<T>(&self, look: impl FnOnce(&View<'_>) -> Result<T>) -> Result<T> {
         let idle = lock(&self.readers).pop();
         let mut connection = match idle {
             Some(connection) => connection,

@@ -1,5 +1,7 @@
 //! What goes wrong with images at rest.
 
+use std::path::{Path, PathBuf};
+
 use gantry_api::ErrorKind;
 use gantry_api::reference::Digest;
 
@@ -56,8 +58,13 @@ pub enum Error {
     #[error(transparent)]
     System(#[from] gantry_linux::Error),
     /// The database failed.
-    #[error("database: {0}")]
-    Database(#[from] rusqlite::Error),
+    #[error("database {}: {source}", path.display())]
+    Database {
+        /// Its file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
 }
 
 /// Result of this crate's calls.
@@ -76,7 +83,22 @@ impl Error {
         }
     }
 
+    /// Says which database it was, of an error that SQLite gave.
+    pub(crate) fn of_database(self, file: &Path) -> Self {
+        match self {
+            Self::Database { source, .. } => Self::Database { path: file.to_path_buf(), source },
+            other => other,
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<String>, reason: impl ToString) -> Self {
         Self::Invalid { what: what.into(), reason: reason.to_string() }
+    }
+}
+
+/// Inside [`crate::GraphDb`], which knows the file.
+impl From<rusqlite::Error> for Error {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Database { path: PathBuf::new(), source }
     }
 }

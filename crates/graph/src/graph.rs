@@ -12,6 +12,7 @@ use gantry_linux::mount::RootMount;
 
 use crate::images::canonical;
 use crate::layers::Layers;
+use crate::litter;
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE, WritableRecord};
 use crate::{Content, Error, GraphDb, Image, ImageConfig, Images, Layer, Result};
 
@@ -50,6 +51,7 @@ impl Graph {
         db.write(Durability::Process, |db| db.make_directory(IMAGES))?;
         let content = Content::open(&root.join("content"))?;
         let stored = driver.list()?.into_iter().collect::<HashSet<_>>();
+        litter::note_a_new_store(&db, &stored)?;
         let layers = load_layers(&db, &stored)?;
         let images = load_images(&db, &content, &layers)?;
         let writable = load_writable(&db, &stored)?;
@@ -65,6 +67,7 @@ impl Graph {
         };
         let graph = Self { inner: Arc::new(inner) };
         graph.collect(&graph.change())?;
+        graph.discard_documents(&graph.change())?;
         Ok(graph)
     }
 
@@ -137,12 +140,17 @@ impl Graph {
         self.inner.driver.applies_in_parallel()
     }
 
-    /// Deletes what was removed. Slow: call it from a background thread after start and after removals.
+    /// Deletes what was removed, and what a failure left. Slow: call it from a background thread after start, after
+    /// removals, and after what unpacks layers.
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's, and the content store's.
     pub fn sweep(&self) -> Result<()> {
-        Ok(self.inner.driver.sweep(false)?)
+        let change = self.change();
+        let collected = self.collect(&change).and_then(|_| self.discard_documents(&change));
+        drop(change);
+        self.inner.driver.sweep(false)?;
+        collected
     }
 
     /// The right to change images and names.
@@ -160,7 +168,21 @@ impl Graph {
 
     /// Removes the layers that no image, container or registration needs; returns their chain ids, uppermost first.
     pub(crate) fn collect(&self, _change: &MutexGuard<'_, ()>) -> Result<Vec<Digest>> {
-        let images = self.images();
+        let taken = self.take_unneeded(&self.images());
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Before the driver forgets them: the database may name less than there is, never more.
+        if let Err(error) = self.inner.db.write(Durability::Disk, |db| records::purge_layers(db, &taken)) {
+            self.inner.layers.give_back(taken);
+            return Err(error);
+        }
+        Ok(self.inner.layers.discard_all(taken))
+    }
+
+    /// Takes out the layers that none of these images, no container and no registration needs, uppermost first. They are
+    /// given back or discarded.
+    pub(crate) fn take_unneeded(&self, images: &Images) -> Vec<Arc<Layer>> {
         let mut kept: HashSet<Digest> =
             images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.clone()).collect();
         for record in self.writable().values() {
@@ -170,20 +192,8 @@ impl Graph {
             }
         }
         let mut taken = self.inner.layers.take_unreferenced(|chain| kept.contains(chain));
-        if taken.is_empty() {
-            return Ok(Vec::new());
-        }
         sort_uppermost_first(&mut taken);
-        // Before the driver forgets them: the database may name less than there is, never more.
-        let purged = self.inner.db.write(Durability::Disk, |db| {
-            taken.iter().try_for_each(|layer| db.purge(&records::layer_id(&layer.chain_id)).map(drop))
-        });
-        if let Err(error) = purged {
-            taken.into_iter().for_each(|layer| self.inner.layers.enter(layer));
-            return Err(error);
-        }
-        self.inner.layers.discard_all(&taken);
-        Ok(taken.iter().map(|layer| layer.chain_id.clone()).collect())
+        taken
     }
 }
 
@@ -264,8 +274,8 @@ fn load_writable(db: &GraphDb, stored: &HashSet<String>) -> Result<HashMap<Strin
     Ok(writable)
 }
 
-/// Removes layers that no commit reached. Where the database knows nothing at all it may be the database that was lost:
-/// then nothing is touched.
+/// Removes layers that no commit reached. Where the database knows nothing at all, and did not see the store's beginning, the
+/// one that did was lost: then nothing is touched.
 fn remove_orphans(
     db: &GraphDb,
     driver: &dyn GraphDriver,
@@ -276,7 +286,8 @@ fn remove_orphans(
     let known: HashSet<&str> = layers.values().map(|layer| layer.store_id.as_str()).collect();
     let orphans = stored.iter().filter(|id| !known.contains(id.as_str()) && !writable.contains_key(*id));
     let orphans: Vec<_> = orphans.collect();
-    if !orphans.is_empty() && db.entities(IMAGE)?.is_empty() && known.is_empty() && writable.is_empty() {
+    let nothing = db.entities(IMAGE)?.is_empty() && known.is_empty() && writable.is_empty();
+    if !orphans.is_empty() && nothing && !litter::knows_all(db)? {
         tracing::warn!(layers = orphans.len(), "the database names no layer, but there are some; they are left alone");
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! All images and names at one moment. The store swaps one snapshot for the next; readers keep theirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_api::reference::{Digest, Reference};
@@ -88,6 +88,13 @@ impl Images {
             return Err(Error::Ambiguous(text.to_owned()));
         }
         Ok(first)
+    }
+
+    /// Every document that belongs to an image: configurations, manifests, and the manifest lists that names say.
+    pub(crate) fn documents(&self) -> BTreeSet<&Digest> {
+        let manifests = self.by_id.values().filter_map(|image| image.manifest.as_ref());
+        let named = self.names.keys().filter_map(Reference::digest);
+        self.by_id.keys().chain(manifests.map(|manifest| &manifest.digest)).chain(named).collect()
     }
 
     pub(crate) fn insert(&mut self, image: Arc<Image>) {

@@ -246,25 +246,39 @@ impl Layers {
         self.changed.notify_all();
     }
 
-    /// Takes out every layer that is there, unpinned and not `kept`, and returns them.
+    /// Takes every layer that is there, unpinned and not `kept`. Who wants one of them waits until they are given back or
+    /// discarded.
     pub(crate) fn take_unreferenced(&self, kept: impl Fn(&Digest) -> bool) -> Vec<Arc<Layer>> {
-        let mut slots = self.lock();
         let mut taken = Vec::new();
-        slots.retain(|chain, slot| match &slot.state {
-            State::There(layer) if slot.pins == 0 && !kept(chain) => {
-                taken.push(Arc::clone(layer));
-                false
+        for (chain, slot) in self.lock().iter_mut() {
+            match &slot.state {
+                State::There(layer) if slot.pins == 0 && !kept(chain) => {
+                    taken.push(Arc::clone(layer));
+                    slot.state = State::Busy;
+                }
+                _ => {}
             }
-            _ => true,
-        });
+        }
         taken
     }
 
-    /// Removes layers that were taken out, from the driver.
-    pub(crate) fn discard_all(&self, layers: &[Arc<Layer>]) {
-        for layer in layers {
-            self.discard(&layer.store_id);
+    /// Layers that were taken are there as before.
+    pub(crate) fn give_back(&self, layers: Vec<Arc<Layer>>) {
+        layers.into_iter().for_each(|layer| self.enter(layer));
+    }
+
+    /// Removes layers that were taken, from the driver; returns their chain ids.
+    pub(crate) fn discard_all(&self, layers: Vec<Arc<Layer>>) -> Vec<Digest> {
+        layers.iter().for_each(|layer| self.discard(&layer.store_id));
+        let mut slots = self.lock();
+        for layer in &layers {
+            match slots.get_mut(&layer.chain_id) {
+                Some(slot) if slot.pins > 0 => slot.state = State::Absent,
+                _ => drop(slots.remove(&layer.chain_id)),
+            }
         }
+        self.changed.notify_all();
+        layers.iter().map(|layer| layer.chain_id.clone()).collect()
     }
 }
 

@@ -12,6 +12,7 @@ mod image;
 mod images;
 mod import;
 mod layers;
+mod litter;
 mod records;
 mod registration;
 mod removal;

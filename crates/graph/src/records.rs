@@ -8,6 +8,8 @@
 //!
 //! Names of images are edges `/images/<canonical name>` to their image.
 
+use std::sync::Arc;
+
 use gantry_api::reference::{Digest, Reference};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,10 @@ fn write(db: &Transaction<'_>, id: &str, kind: &str, document: &impl Serialize) 
 
 pub(crate) fn put_layer(db: &Transaction<'_>, layer: &Layer) -> Result<()> {
     write(db, &layer_id(&layer.chain_id), LAYER, layer)
+}
+
+pub(crate) fn purge_layers(db: &Transaction<'_>, layers: &[Arc<Layer>]) -> Result<()> {
+    layers.iter().try_for_each(|layer| db.purge(&layer_id(&layer.chain_id)).map(drop))
 }
 
 pub(crate) fn put_image(db: &Transaction<'_>, image: &Image) -> Result<()> {

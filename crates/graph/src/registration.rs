@@ -149,6 +149,17 @@ impl Registration {
     /// # Errors
     /// [`Error::Conflict`] when a layer was not unpacked; the database's and the driver's. Then the image is not there.
     pub fn commit(self, names: &[Reference]) -> Result<Arc<Image>> {
+        let committed = self.make_visible(names);
+        if committed.is_err() {
+            // The first error is the one that matters; the next start deletes what this cannot.
+            if let Err(error) = self.graph.discard_documents(&self.graph.change()) {
+                tracing::warn!(%error, "documents that no image names stay until the next start");
+            }
+        }
+        committed
+    }
+
+    fn make_visible(&self, names: &[Reference]) -> Result<Arc<Image>> {
         let inner = &self.graph.inner;
         for plan in &self.plans {
             inner.layers.commit(plan)?;

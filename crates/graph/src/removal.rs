@@ -69,15 +69,24 @@ impl Graph {
             dropped.push(Arc::clone(image));
             dropped.extend(if prune { drop_parents(&mut next, image, users) } else { Vec::new() });
         }
-        self.inner.db.write(Durability::Disk, |db| {
+        let layers = if dropped.is_empty() { Vec::new() } else { self.take_unneeded(&next) };
+        let written = self.inner.db.write(Durability::Disk, |db| {
             gone.iter().try_for_each(|name| db.delete(&records::name_path(name)).map(drop))?;
-            dropped.iter().try_for_each(|image| db.purge(image.id.as_str()).map(drop))
-        })?;
+            dropped.iter().try_for_each(|image| db.purge(image.id.as_str()).map(drop))?;
+            records::purge_layers(db, &layers)
+        });
+        if let Err(error) = written {
+            self.inner.layers.give_back(layers);
+            return Err(error);
+        }
         self.publish(&change, next);
-        if !dropped.is_empty() {
-            removed.extend(dropped.iter().map(|image| Removed::Deleted(image.id.clone())));
-            removed.extend(self.collect(&change)?.into_iter().map(Removed::Deleted));
-            dropped.iter().try_for_each(|image| self.drop_documents(image))?;
+        removed.extend(dropped.iter().map(|image| Removed::Deleted(image.id.clone())));
+        removed.extend(self.inner.layers.discard_all(layers).into_iter().map(Removed::Deleted));
+        for image in dropped {
+            // The image is gone whatever becomes of its documents.
+            if let Err(error) = self.drop_documents(&image) {
+                tracing::warn!(%error, image = %image.id, "documents stay until the next sweep");
+            }
         }
         Ok(removed)
     }

@@ -23,9 +23,10 @@ impl Graph {
                 |()| self.inner.db.write(Durability::Process, |db| records::put_writable(db, container, &record)),
             );
         if made.is_err() {
-            // The first error is the one that matters; the next start removes what this cannot.
-            if let Err(error) = self.remove_container_layer(container) {
-                tracing::warn!(%error, container, "a failed writable layer stays until the next start");
+            // The first error is the one that matters; the next sweep removes what this cannot, and the next start forgets a
+            // record without files.
+            if let Err(error) = self.discard_container_layer(container) {
+                tracing::warn!(%error, container, "a failed writable layer stays until the next sweep");
             }
         }
         made
@@ -114,9 +115,16 @@ impl Graph {
     /// # Errors
     /// The driver's and the database's.
     pub fn remove_container_layer(&self, container: &str) -> Result<()> {
-        self.inner.driver.remove(container)?;
+        // Before the driver forgets it: the database may name less than there is, never more.
         self.inner.db.write(Durability::Process, |db| db.purge(&records::writable_id(container)))?;
-        let Some(record) = self.writable().remove(container) else { return Ok(()) };
+        self.discard_container_layer(container)
+    }
+
+    /// Removes the files, and what is known of them here.
+    fn discard_container_layer(&self, container: &str) -> Result<()> {
+        let record = self.writable().remove(container);
+        self.inner.driver.remove(container)?;
+        let Some(record) = record else { return Ok(()) };
         if self.images().get(&record.image).is_none() {
             // It outlived its image: its layers may go now.
             self.collect(&self.change())?;

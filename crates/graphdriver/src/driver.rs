@@ -146,9 +146,29 @@ pub enum Error {
         /// What is missing and what to do.
         reason: String,
     },
+    /// The kernel refused something inside a layer, by its path there.
+    #[error("{}: {source}", layer.display())]
+    Inside {
+        /// The layer's or draft's directory.
+        layer: PathBuf,
+        /// What failed.
+        source: gantry_linux::Error,
+    },
     /// The kernel refused.
     #[error(transparent)]
     System(#[from] gantry_linux::Error),
+}
+
+impl Error {
+    /// Says in which layer it was, where the path alone does not.
+    pub(crate) fn inside(self, layer: &std::path::Path) -> Self {
+        match self {
+            Self::System(source) if !source.subject.starts_with('/') => {
+                Self::Inside { layer: layer.to_path_buf(), source }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Change {

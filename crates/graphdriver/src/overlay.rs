@@ -128,7 +128,7 @@ impl GraphDriver for Overlay {
         let draft = self.store.draft(id)?;
         let parent = note(&draft, "parent")?;
         let below = self.write_below(&draft, parent.as_deref())?;
-        archive::finish(&draft, &self.diffs(&below))?;
+        archive::finish(&draft, &self.diffs(&below)).map_err(|error| error.inside(&draft))?;
         clean_draft(&self.store, &draft)?;
         self.store.publish(id, true)
     }
@@ -271,7 +271,7 @@ pub(crate) fn prepare_draft(draft: &Path, parent: Option<&str>) -> Result<(), Er
 
 pub(crate) fn apply_to_draft(store: &Store, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {
     let draft = store.draft(id)?;
-    let content = archive::apply(&draft, archive)?;
+    let content = archive::apply(&draft, archive).map_err(|error| error.inside(&draft))?;
     let before = noted_size(&draft)?.unwrap_or(0);
     fs::write(draft.join("size"), (before + content).to_string())?;
     Ok(content)
@@ -295,7 +295,7 @@ pub(crate) fn undo_draft(store: &Store, draft: &Path, made: Result<(), Error>) -
     if made.is_err()
         && let Err(error) = store.discard(draft)
     {
-        tracing::warn!(%error, "a failed draft stays until the next start");
+        tracing::warn!(%error, "a failed draft stays until the next sweep");
     }
-    made
+    made.map_err(|error| error.inside(draft))
 }

@@ -1,6 +1,7 @@
 //! Where a driver keeps its layers: `layers/<id>` is whole, `drafts/<id>` is not yet, `trash/…` is no more. A directory
 //! goes from one to the next by a rename, so a crash at any instant leaves each layer in exactly one of them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,11 +12,19 @@ use rustix::io::Errno;
 
 use crate::{Error, trash, tree};
 
+/// What a rename says where the new name is another thing's.
+const TAKEN: [Errno; 4] = [Errno::NOTEMPTY, Errno::EXIST, Errno::ISDIR, Errno::NOTDIR];
+
+/// Names that are tried.
+const ATTEMPTS: usize = 10_000;
+
 /// The directories of one driver.
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
     sweeping: Mutex<()>,
+    /// What could not be moved to the trash; the sweep tries again.
+    left: Mutex<BTreeSet<PathBuf>>,
     /// Locked as long as the store is open: two daemons must not share a data root.
     _lock: File,
 }
@@ -32,7 +41,7 @@ impl Store {
         for part in ["layers", "drafts", "trash"] {
             fs::create_dir_mode(root.join(part), 0o700)?;
         }
-        let store = Self { root, sweeping: Mutex::new(()), _lock: lock };
+        let store = Self { root, sweeping: Mutex::new(()), left: Mutex::default(), _lock: lock };
         store.discard_drafts()?;
         Ok(store)
     }
@@ -116,16 +125,47 @@ impl Store {
         Ok(())
     }
 
-    /// Moves a directory of ours to the trash; one that is not there is fine.
+    /// Moves a directory of ours to the trash; one that is not there is fine. What cannot be moved is remembered.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), Error> {
-        match fs::rename(path, self.root.join("trash").join(fs::unique())) {
-            Err(error) if error.is_not_found() => Ok(()),
-            // An earlier process with our number left that very name.
-            Err(error) if error.errno() == Errno::NOTEMPTY.raw_os_error() => self.discard(path),
-            // It is a part of a subvolume.
-            Err(error) if error.errno() == Errno::XDEV.raw_os_error() => delete(path),
-            other => Ok(other?),
+        let moved = self.move_to_trash(path);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        match &moved {
+            Ok(()) => drop(left.remove(path)),
+            Err(_) => drop(left.insert(path.to_path_buf())),
         }
+        moved
+    }
+
+    fn move_to_trash(&self, path: &Path) -> Result<(), Error> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            return match fs::rename(path, self.trash().join(fs::unique())) {
+                Err(error) if error.is_not_found() => Ok(()),
+                // An earlier process with our number left that very name.
+                Err(error)
+                    if attempts < ATTEMPTS && TAKEN.iter().any(|taken| taken.raw_os_error() == error.errno()) =>
+                {
+                    continue;
+                }
+                // It is a part of a subvolume.
+                Err(error) if error.errno() == Errno::XDEV.raw_os_error() => delete(path),
+                other => Ok(other?),
+            };
+        }
+    }
+
+    /// Tries again what could not be moved. Nobody makes such a path anew before [`Store::discard`] of it has returned.
+    fn discard_left(&self) -> Result<(), Error> {
+        let mut first = Ok(());
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| match self.move_to_trash(path) {
+            Ok(()) => false,
+            Err(error) => {
+                first = std::mem::replace(&mut first, Ok(())).and(Err(error));
+                true
+            }
+        });
+        first
     }
 
     /// Moves the layer and the draft of that id to the trash.
@@ -133,8 +173,8 @@ impl Store {
         if !is_id(id) {
             return Ok(());
         }
-        self.discard(&self.layer_path(id))?;
-        self.discard(&self.root.join("drafts").join(id))
+        let removed = self.discard(&self.layer_path(id));
+        self.discard(&self.root.join("drafts").join(id)).and(removed)
     }
 
     /// The drafts of a dead daemon.
@@ -150,7 +190,9 @@ impl Store {
         if drafts {
             self.discard_drafts()?;
         }
-        Ok(trash::empty(&self.root.join("trash"))?)
+        let again = self.discard_left();
+        trash::empty(&self.root.join("trash"))?;
+        again
     }
 }
 
@@ -200,4 +242,51 @@ pub fn measure(root: &Path) -> Result<u64, Error> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_process_with_our_number_left_in_the_trash_is_in_nobodys_way() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let name = fs::unique();
+        let (pid, next) = name.rsplit_once('-').map(|(pid, next)| (pid, next.parse::<u64>().unwrap())).unwrap();
+        // Other tests take numbers too.
+        for number in next..next + 200 {
+            let path = store.trash().join(format!("{pid}-{number}"));
+            match number % 3 {
+                0 => fs::write(&path, "a file").unwrap(),
+                1 => fs::create_dir(&path).unwrap(),
+                _ => fs::create_dir_all(path.join("with something")).unwrap(),
+            }
+        }
+        for round in 0..6 {
+            let (file, directory) = (root.path().join("file"), root.path().join("directory"));
+            fs::write(&file, "x").unwrap();
+            fs::create_dir_all(directory.join("x")).unwrap();
+            store.discard(&file).unwrap_or_else(|error| panic!("round {round}: {error}"));
+            store.discard(&directory).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        store.sweep(false).unwrap();
+        assert!(fs::list(store.trash()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_moved_to_the_trash_is_moved_by_the_sweep() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let layer = store.layer_path("one");
+        fs::create_dir(&layer).unwrap();
+        fs::remove_dir(store.trash()).unwrap();
+        // Not there is no error, so there must be something else in the way.
+        fs::write(store.trash(), "").unwrap();
+        assert!(store.remove("one").is_err());
+        fs::remove_file(store.trash()).unwrap();
+        fs::create_dir(store.trash()).unwrap();
+        store.sweep(false).unwrap();
+        assert!(!store.exists("one"));
+    }
 }

@@ -197,7 +197,7 @@ impl GraphDriver for Whole {
     fn commit(&self, id: &str) -> Result<(), Error> {
         let draft = self.store.draft(id)?;
         let parent = self.parent_tree(&draft)?;
-        archive::finish(&draft, parent.as_slice())?;
+        archive::finish(&draft, parent.as_slice()).map_err(|error| error.inside(&draft))?;
         // Half merged it is nothing that could be tried again.
         undo_draft(&self.store, &draft, self.merge(&draft))?;
         self.store.publish(id, true)

@@ -1,9 +1,12 @@
-//! Puts a seccomp program on the calling thread: safe to call between clone and exec, nothing is allocated.
+//! Puts a seccomp program on the calling thread (safe to call between clone and exec, nothing is allocated), and answers for
+//! its listener.
 #![allow(unsafe_code, reason = "seccomp(2) takes a pointer to the program, and no library wraps it")]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Updater, opcode};
 
 /// The kernel's limit, in instructions.
 pub const MAX_INSTRUCTIONS: usize = 4096;
@@ -67,6 +70,63 @@ fn install(program: &[u8], flags: u32) -> Result<i32, Errno> {
         Ok(value @ 0..) => Ok(value),
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
     }
+}
+
+/// A call that waits for the listener's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// The kernel's name for this one call.
+    id: u64,
+    /// The thread that called, as the listener's pid namespace numbers it.
+    pub thread: u32,
+    /// The call's number, of the architecture that the program let through.
+    pub number: i64,
+    /// Its arguments: numbers, and addresses in the caller.
+    pub arguments: [u64; 6],
+}
+
+const RECEIVE: Opcode = opcode::read_write::<libc::seccomp_notif>(b'!', 0);
+const SEND: Opcode = opcode::read_write::<libc::seccomp_notif_resp>(b'!', 1);
+
+/// Waits for the next call; `None` when nobody is under the program any more.
+///
+/// # Errors
+/// `ENOENT` when the caller was killed before its call was received: the next one may be waited for.
+pub fn receive(listener: &OwnedFd) -> Result<Option<Call>, Errno> {
+    let mut waiting = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut waiting, None)?;
+    if !waiting[0].revents().contains(PollFlags::IN) {
+        return Ok(None);
+    }
+    // SAFETY: plain numbers; the kernel wants them to be zero.
+    let mut notice: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the code reads and writes this structure, which outlives the call.
+    unsafe { rustix::ioctl::ioctl(listener.as_fd(), Updater::<RECEIVE, _>::new(&mut notice)) }?;
+    let libc::seccomp_notif { id, pid, data, .. } = notice;
+    Ok(Some(Call { id, thread: pid, number: i64::from(data.nr), arguments: data.args }))
+}
+
+/// Lets the kernel do the call.
+///
+/// # Errors
+/// `ENOENT` when its thread has been killed meanwhile.
+pub fn let_through(listener: &OwnedFd, call: &Call) -> Result<(), Errno> {
+    // `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+    answer(listener, call, 0, 1)
+}
+
+/// Fails the call, which the kernel never sees.
+///
+/// # Errors
+/// `ENOENT` when its thread has been killed meanwhile.
+pub fn fail(listener: &OwnedFd, call: &Call, with: Errno) -> Result<(), Errno> {
+    answer(listener, call, -with.raw_os_error(), 0)
+}
+
+fn answer(listener: &OwnedFd, call: &Call, error: i32, flags: u32) -> Result<(), Errno> {
+    let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error, flags };
+    // SAFETY: the code reads this structure, which outlives the call.
+    unsafe { rustix::ioctl::ioctl(listener.as_fd(), Updater::<SEND, _>::new(&mut answer)) }
 }
 
 #[cfg(test)]

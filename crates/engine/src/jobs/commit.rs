@@ -67,7 +67,10 @@ impl Job for Commit {
         };
         let pause = self.pause && matches!(record.state, State::Running(_));
         let (worker, subject) = (Arc::clone(&engine), Arc::clone(&container));
-        let image = blocking(move || frozen(&worker, &subject, pause, commit)).await?;
+        let image = blocking(move || frozen(&worker, &subject, pause, commit)).await;
+        // What unpacking leaves behind it, of a failure or none.
+        engine.sweep_soon();
+        let image = image?;
         publish(&engine, &record, &image, name.as_ref());
         Ok(Committed { id: image.id.to_string() })
     }

@@ -61,7 +61,10 @@ impl Job for Import {
             let import = gantry_graph::Import { name, config, architecture, created, message };
             Ok(worker.graph.import(&mut body, import)?)
         })
-        .await?;
+        .await;
+        // What unpacking leaves behind it, of a failure or none.
+        engine.sweep_soon();
+        let image = image?;
         let attributes = BTreeMap::from([("name".to_owned(), shown.unwrap_or_else(|| image.id.to_string()))]);
         engine.events.publish("image", "import", image.id.as_str(), attributes);
         self.outlet.send_json(&Progress::status(image.id.to_string())).await;

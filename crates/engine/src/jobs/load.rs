@@ -44,6 +44,8 @@ impl Job for Load {
             Ok(worker.graph.load(&mut body, &report)?)
         })
         .await;
+        // What unpacking leaves behind it, of a failure or none.
+        engine.sweep_soon();
         match loaded {
             Ok(loaded) => {
                 for one in &loaded {

@@ -87,6 +87,8 @@ async fn bring(engine: Arc<Engine>, key: String, request: Request, broadcast: Ar
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .retain(|name, held| *name != key || !Arc::ptr_eq(held, &broadcast));
+    // What unpacking leaves behind it, of a failure or none.
+    engine.sweep_soon();
     match result {
         Ok(_) => {
             let familiar = reference.familiar();

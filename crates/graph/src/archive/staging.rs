@@ -58,7 +58,12 @@ impl Staging {
             EntryType::Regular | EntryType::Continuous => {
                 let staged = self.directory.join(self.members.len().to_string());
                 let mut file = fs::open_with(&staged, OpenOptions::new().write(true).create_new(true))?;
-                io::copy(entry, &mut file).map_err(failed)?;
+                let mut writing = Writing { file: &mut file, failure: None };
+                let copied = io::copy(entry, &mut writing);
+                if let Some(source) = writing.failure {
+                    return Err(gantry_linux::Error::new("write", staged.display().to_string(), source).into());
+                }
+                copied.map_err(failed)?;
                 Member::File(staged)
             }
             kind @ (EntryType::Symlink | EntryType::Link) => {
@@ -112,6 +117,24 @@ impl Drop for Staging {
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(%error, "a loaded archive's files stay until the next start");
         }
+    }
+}
+
+/// A file that is written, and keeps its own error: it is not the archive's.
+struct Writing<'a> {
+    file: &'a mut File,
+    failure: Option<io::Error>,
+}
+
+impl io::Write for Writing<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.file.write(buffer).inspect_err(|error| {
+            self.failure = error.raw_os_error().map(io::Error::from_raw_os_error);
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

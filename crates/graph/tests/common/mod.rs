@@ -34,7 +34,10 @@ pub struct Source {
 
 impl Source {
     pub fn new(layers: &[&[(&str, &str)]]) -> Self {
-        let layers: Vec<_> = layers.iter().map(|files| tar(files)).collect();
+        Self::of(layers.iter().map(|files| tar(files)).collect())
+    }
+
+    pub fn of(layers: Vec<Vec<u8>>) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer).to_string()).collect();
         let config = serde_json::json!({
             "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z",
