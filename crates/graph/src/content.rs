@@ -1,5 +1,6 @@
 //! The content store: documents by digest, in `content/sha256/<hex>`; each is there whole and verified, or not there.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 pub struct Content {
     blobs: PathBuf,
     ingest: PathBuf,
+    /// What somebody else needs: neither listed nor deleted.
+    elsewhere: HashSet<Digest>,
 }
 
 impl Content {
@@ -30,7 +33,12 @@ impl Content {
         fs::create_dir_mode(&blobs, 0o700)?;
         fs::remove_dir_all(&ingest)?;
         fs::create_dir_mode(&ingest, 0o700)?;
-        Ok(Self { blobs, ingest })
+        Ok(Self { blobs, ingest, elsewhere: HashSet::new() })
+    }
+
+    /// From here on these documents, which are needed elsewhere, are neither listed nor deleted.
+    pub(crate) fn sparing(self, elsewhere: HashSet<Digest>) -> Self {
+        Self { elsewhere, ..self }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -93,24 +101,28 @@ impl Content {
         ingest.commit(None, None)
     }
 
-    /// Removes content; content that is not there is no error.
+    /// Removes content; content that is not there, or needed elsewhere, is no error.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn delete(&self, digest: &Digest) -> Result<()> {
+        if self.elsewhere.contains(digest) {
+            return Ok(());
+        }
         match fs::remove_file(self.path(digest)) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// The digests of everything in the store, unsorted.
+    /// The digests of everything in the store that is not needed elsewhere, unsorted.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Digest>> {
         let names = fs::list(&self.blobs)?;
-        Ok(names.iter().filter_map(|name| Digest::from_hex(name.to_str()?).ok()).collect())
+        let digests = names.iter().filter_map(|name| Digest::from_hex(name.to_str()?).ok());
+        Ok(digests.filter(|digest| !self.elsewhere.contains(digest)).collect())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::images::canonical;
 use crate::layers::Layers;
 use crate::litter;
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE, WritableRecord};
-use crate::{Content, Error, GraphDb, Image, ImageConfig, Images, Layer, Result};
+use crate::{Content, Error, GraphDb, Image, ImageConfig, Images, Layer, Result, shelf};
 
 /// Images, their layers and the writable layers of containers. A handle: clones are the same store.
 ///
@@ -49,7 +49,8 @@ impl Graph {
         fs::create_dir_all(root)?;
         let db = GraphDb::open(root.join("gantry.db"))?;
         db.write(Durability::Process, |db| db.make_directory(IMAGES))?;
-        let content = Content::open(&root.join("content"))?;
+        let elsewhere = shelf::switch(&db, driver.name())?;
+        let content = Content::open(&root.join("content"))?.sparing(elsewhere);
         let stored = driver.list()?.into_iter().collect::<HashSet<_>>();
         litter::note_a_new_store(&db, &stored)?;
         let layers = load_layers(&db, &stored)?;

@@ -16,6 +16,7 @@ mod litter;
 mod records;
 mod registration;
 mod removal;
+mod shelf;
 mod writable;
 
 pub use archive::{Loaded, Progress};

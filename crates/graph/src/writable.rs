@@ -8,7 +8,7 @@ use gantry_linux::fs::Durability;
 use gantry_linux::mount::{IdMap, RootMount};
 
 use crate::records::{self, WritableRecord};
-use crate::{Error, Graph, Result};
+use crate::{Error, Graph, Result, shelf};
 
 impl Graph {
     /// Makes the writable layer of a container on an image. It does not wait for the disk. `limit` is how many bytes may
@@ -56,8 +56,17 @@ impl Graph {
     }
 
     pub(crate) fn check(&self, container: &str) -> Result<WritableRecord> {
-        let missing = || Error::NotFound { kind: "writable layer of container", name: container.to_owned() };
-        self.writable().get(container).cloned().ok_or_else(missing)
+        if let Some(record) = self.writable().get(container) {
+            return Ok(record.clone());
+        }
+        Err(match shelf::driver_of(&self.inner.db, container)? {
+            Some(driver) => Error::Conflict(format!(
+                "container {container} was made with the graphdriver {driver}, and the daemon uses {}: start it with \
+                 --storage-driver {driver}",
+                self.inner.driver.name()
+            )),
+            None => Error::NotFound { kind: "writable layer of container", name: container.to_owned() },
+        })
     }
 
     /// The containers that have a writable layer.

@@ -1,0 +1,138 @@
+//! The records of other graphdrivers than the one in use, put aside in the database: a store knows the images, layers and
+//! names of its own driver alone, and what is done to them leaves those of the others as they are.
+//!
+//! | kind | id | document |
+//! |---|---|---|
+//! | `graphdriver` | `graphdriver` | [`InUse`]: whose records those of the other kinds are |
+//! | `shelf` | `shelf:` and the driver's name | [`Shelf`]: everything of it |
+
+use std::collections::{BTreeMap, HashSet};
+
+use gantry_api::reference::{Digest, Reference};
+use gantry_linux::fs::Durability;
+use serde::{Deserialize, Serialize};
+
+use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE};
+use crate::{Entity, Error, GraphDb, Result, Transaction, join};
+
+const IN_USE: &str = "graphdriver";
+const SHELF: &str = "shelf";
+/// The kinds of records that belong to a driver.
+const KINDS: [&str; 5] = [IMAGE, LAYER, WRITABLE, "kept", "suspect"];
+
+#[derive(Debug, Serialize, Deserialize)]
+struct InUse {
+    driver: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Shelf {
+    records: Vec<Record>,
+    /// Names of images with their ids.
+    names: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    id: String,
+    kind: String,
+    properties: String,
+}
+
+/// Puts the records of the driver that was used before aside, and takes up those of `driver`, in one step. Returns the
+/// documents that the images of other drivers need.
+pub(crate) fn switch(db: &GraphDb, driver: &str) -> Result<HashSet<Digest>> {
+    let before = db.entity(IN_USE)?.map(|entity| records::read::<InUse>(&entity)).transpose()?;
+    if before.as_ref().is_none_or(|before| before.driver != driver) {
+        db.write(Durability::Disk, |db| {
+            if let Some(before) = &before {
+                put_aside(db, &before.driver)?;
+                take_up(db, driver)?;
+            }
+            put(db, IN_USE, IN_USE, &InUse { driver: driver.to_owned() })
+        })?;
+        if let Some(before) = before {
+            tracing::warn!(
+                before = before.driver,
+                driver,
+                "another graphdriver: images and containers of the one before are kept aside"
+            );
+        }
+    }
+    let mut documents = HashSet::new();
+    for (_, shelf) in shelves(db)? {
+        documents.extend(shelf.documents());
+    }
+    Ok(documents)
+}
+
+/// The driver that a container was made with, when that is another than the one in use.
+pub(crate) fn driver_of(db: &GraphDb, container: &str) -> Result<Option<String>> {
+    let id = records::writable_id(container);
+    let mut shelves = shelves(db)?.into_iter();
+    let found = shelves.find(|(_, shelf)| shelf.records.iter().any(|record| record.id == id));
+    Ok(found.map(|(driver, _)| driver))
+}
+
+fn shelves(db: &GraphDb) -> Result<Vec<(String, Shelf)>> {
+    Ok(db.entities(SHELF)?.iter().filter_map(|entity| Some((driver(entity)?, read(entity)?))).collect())
+}
+
+fn driver(entity: &Entity) -> Option<String> {
+    Some(entity.id.strip_prefix("shelf:")?.to_owned())
+}
+
+/// A damaged one keeps nobody from working with another driver.
+fn read(entity: &Entity) -> Option<Shelf> {
+    let shelf = records::read(entity);
+    shelf.inspect_err(|error| tracing::warn!(%error, "images of another graphdriver are lost")).ok()
+}
+
+fn shelf_id(driver: &str) -> String {
+    format!("shelf:{driver}")
+}
+
+fn put(db: &Transaction<'_>, id: &str, kind: &str, document: &impl Serialize) -> Result<()> {
+    let document = serde_json::to_string(document).map_err(|error| Error::invalid(format!("{kind} {id}"), error))?;
+    db.put_entity(id, kind, &document)
+}
+
+fn put_aside(db: &Transaction<'_>, driver: &str) -> Result<()> {
+    let mut shelf = Shelf { names: db.children(IMAGES)?, ..Shelf::default() };
+    for kind in KINDS {
+        for Entity { id, kind, properties } in db.entities(kind)? {
+            // Names go with what they name.
+            db.purge(&id)?;
+            shelf.records.push(Record { id, kind, properties });
+        }
+    }
+    put(db, &shelf_id(driver), SHELF, &shelf)
+}
+
+fn take_up(db: &Transaction<'_>, driver: &str) -> Result<()> {
+    let id = shelf_id(driver);
+    let Some(shelf) = db.entity(&id)?.as_ref().and_then(read) else { return Ok(()) };
+    for record in &shelf.records {
+        db.put_entity(&record.id, &record.kind, &record.properties)?;
+    }
+    for (name, image) in &shelf.names {
+        db.replace(&join(IMAGES, name), image)?;
+    }
+    db.purge(&id).map(drop)
+}
+
+impl Shelf {
+    /// Configurations, manifests, and what names name by digest.
+    fn documents(&self) -> HashSet<Digest> {
+        let images = self.records.iter().filter(|record| record.kind == IMAGE);
+        let of_image = |record: &Record| {
+            let manifest =
+                serde_json::from_str::<ImageRecord>(&record.properties).ok().and_then(|image| image.manifest);
+            [record.id.parse().ok(), manifest.map(|manifest| manifest.digest)]
+        };
+        let mut documents: HashSet<Digest> = images.flat_map(of_image).flatten().collect();
+        let names = self.names.keys().filter_map(|name| Reference::parse(name).ok());
+        documents.extend(names.filter_map(|name| name.digest().cloned()));
+        documents
+    }
+}
