@@ -91,9 +91,12 @@ impl From<gantry_graphdriver::Error> for Error {
             E::NotFound(_) => ErrorKind::NotFound,
             E::Exists(_) => ErrorKind::Conflict,
             E::Archive(_) | E::Unknown { .. } | E::Option { .. } | E::NoLimit { .. } => ErrorKind::InvalidParameter,
-            E::Unsupported { .. } | E::InUse(_) | E::Damaged { .. } | E::Inside { .. } | E::System(_) => {
-                ErrorKind::System
-            }
+            E::Unsupported { .. }
+            | E::InUse(_)
+            | E::Damaged { .. }
+            | E::NoRoom { .. }
+            | E::Inside { .. }
+            | E::System(_) => ErrorKind::System,
         };
         Self { kind, message: error.to_string() }
     }

@@ -133,6 +133,14 @@ pub enum Error {
         /// What is missing, on which file system, and what to do.
         reason: String,
     },
+    /// There is too little room to make something.
+    #[error("no room in the pool {pool}: {reason}")]
+    NoRoom {
+        /// Where.
+        pool: String,
+        /// How little, and what to do.
+        reason: String,
+    },
     /// Another process has the directory.
     #[error("{} is in use by another daemon: stop it, or choose another data root (--data-root)", .0.display())]
     InUse(PathBuf),

@@ -2,6 +2,7 @@
 
 mod archive;
 mod copy;
+mod devmapper;
 mod driver;
 mod options;
 mod overlay;

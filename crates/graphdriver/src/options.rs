@@ -1,6 +1,6 @@
 //! Settings of drivers: `--storage-opt name=value` and `storage-opts` of `daemon.json`.
 
-use crate::Error;
+use crate::{Error, size};
 
 /// What the daemon was given, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +40,14 @@ pub(crate) fn unknown(driver: &str, name: &str, value: &str, known: &[&str]) -> 
         option: format!("{name}={value}"),
         reason: format!("the graphdriver {driver} has no such option; {known}"),
     }
+}
+
+/// A number of bytes as people write it.
+pub(crate) fn bytes(name: &str, value: &str) -> Result<u64, Error> {
+    size(value).ok_or_else(|| Error::Option {
+        option: format!("{name}={value}"),
+        reason: "want a number of bytes, as 512m or 10G".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ impl Store {
     }
 
     /// Tries again what could not be moved. Nobody makes such a path anew before [`Store::discard`] of it has returned.
-    fn discard_left(&self) -> Result<(), Error> {
+    pub(crate) fn discard_left(&self) -> Result<(), Error> {
         let mut first = Ok(());
         self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| match self.move_to_trash(path) {
             Ok(()) => false,
@@ -196,7 +196,8 @@ impl Store {
     }
 }
 
-fn delete(path: &Path) -> Result<(), Error> {
+/// Deletes a file, or a directory with everything in it.
+pub(crate) fn delete(path: &Path) -> Result<(), Error> {
     if fs::symlink_metadata(path)?.is_dir() {
         trash::empty(path)?;
         return Ok(fs::remove_dir(path)?);

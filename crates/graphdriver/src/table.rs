@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_linux::fs;
 
-use crate::{Error, GraphDriver, Options, overlay, whole};
+use crate::{Error, GraphDriver, Options, devmapper, overlay, whole};
 
 /// Opens a driver in its directory.
 pub type Open = fn(&Path, &Options) -> Result<Arc<dyn GraphDriver>, Error>;
@@ -25,6 +25,7 @@ pub struct Row {
 pub const DRIVERS: &[Row] = &[
     Row { name: "overlay", aliases: &["overlay2"], open: overlay::open },
     Row { name: "btrfs", aliases: &[], open: whole::open_btrfs },
+    Row { name: "devmapper", aliases: &["devicemapper"], open: devmapper::open },
     Row { name: "vfs", aliases: &[], open: whole::open_vfs },
 ];
 
@@ -93,6 +94,6 @@ mod tests {
         drop(driver);
         assert_eq!(open(root.path(), None).unwrap().0.name(), "vfs");
         let error = open(root.path(), Some("zfs")).err().unwrap().to_string();
-        assert_eq!(error, "no such graphdriver: zfs; there are overlay, btrfs, vfs");
+        assert_eq!(error, "no such graphdriver: zfs; there are overlay, btrfs, devmapper, vfs");
     }
 }

@@ -5,25 +5,27 @@
 //! unpacked beside the tree, as for overlay, and merged into it when it is committed.
 
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_linux::mount::{IdMap, RootMount};
-use gantry_linux::{ResultExt, btrfs, fs};
-use rustix::fs::{FileType, OFlags};
+use gantry_linux::{btrfs, fs};
 
-use crate::archive::recipe::{self, DISPLACED};
-use crate::archive::{self, Writer, split};
+use crate::archive;
+use crate::archive::recipe::DISPLACED;
 use crate::copy::copy_tree;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::project::{Project, Projects};
 use crate::store::{Store, note, noted_size};
-use crate::tree::{self, open_inside};
-use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners, size};
+use crate::{Change, Error, GraphDriver, Options, owners, size};
 
 mod compare;
+mod difference;
 mod merge;
+
+pub(crate) use compare::compare;
+pub(crate) use difference::{changed_bytes, write_diff};
+pub(crate) use merge::merge;
 
 /// How a layer gets its parent's tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +85,6 @@ impl Whole {
     fn parent_tree(&self, layer: &Path) -> Result<Option<PathBuf>, Error> {
         let parent = note(layer, "parent")?;
         parent.map(|parent| Ok(self.store.layer(&parent)?.join("root"))).transpose()
-    }
-
-    fn compare(&self, layer: &Path) -> Result<Vec<(Vec<u8>, ChangeKind)>, Error> {
-        compare::compare(self.parent_tree(layer)?.as_deref(), &layer.join("root"))
     }
 
     /// A draft with its parent's tree in `root`, shared.
@@ -155,7 +153,7 @@ impl Whole {
         if self.kind == Kind::Copy {
             self.copy(note(draft, "parent")?.as_deref(), &root, None)?;
         }
-        merge::merge(&diff, &root, &draft.join("grave"))?;
+        merge(&diff, &root, &draft.join("grave"))?;
         self.store.discard(&diff)?;
         clean_draft(&self.store, draft)
     }
@@ -233,48 +231,22 @@ impl GraphDriver for Whole {
     }
 
     fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
-        let changes = self.compare(&self.store.layer(id)?)?;
+        let layer = self.store.layer(id)?;
+        let changes = compare(self.parent_tree(&layer)?.as_deref(), &layer.join("root"))?;
         Ok(changes.iter().map(|(path, kind)| Change::at(path, *kind)).collect())
     }
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
-        if recipe::replay(&layer, &layer.join("root"), archive)? {
-            return Ok(());
-        }
-        let root = tree::open_root(&layer.join("root"))?;
-        let mut writer = Writer::new(archive, None);
-        for (path, kind) in self.compare(&layer)? {
-            if kind == ChangeKind::Deleted {
-                writer.whiteout(&path)?;
-                continue;
-            }
-            let (directory, name) = split(&path);
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let dir = open_inside(&root, directory, flags).during("open", tree::show(directory))?;
-            let stat = tree::stat(&dir, name).during("stat", tree::show(&path))?;
-            writer.entry(dir.as_fd(), name, &path, &stat)?;
-        }
-        writer.finish()
+        write_diff(&layer, &layer.join("root"), self.parent_tree(&layer)?.as_deref(), archive)
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {
         let layer = self.store.layer(id)?;
-        if let Some(size) = noted_size(&layer)? {
-            return Ok(size);
+        match noted_size(&layer)? {
+            Some(size) => Ok(size),
+            None => changed_bytes(&layer.join("root"), self.parent_tree(&layer)?.as_deref()),
         }
-        let root = tree::open_root(&layer.join("root"))?;
-        let mut bytes = 0;
-        for (path, kind) in self.compare(&layer)? {
-            if kind != ChangeKind::Deleted {
-                let (_, stat) = tree::look_through(std::slice::from_ref(&root), &path)?
-                    .ok_or_else(|| Error::NotFound(tree::show(&path).to_string()))?;
-                if tree::file_type(&stat) == FileType::RegularFile {
-                    bytes += u64::try_from(stat.st_size).unwrap_or(0);
-                }
-            }
-        }
-        Ok(bytes)
     }
 
     fn remove(&self, id: &str) -> Result<(), Error> {

@@ -7,12 +7,16 @@
 pub mod attributes;
 pub mod bpf;
 pub mod btrfs;
+pub mod disk;
+pub mod dm;
 mod error;
 pub mod executable;
 pub mod fs;
 pub mod fsids;
+pub mod loops;
 pub mod mount;
 pub mod netlink;
+mod node;
 pub mod process;
 pub mod quota;
 pub mod seccomp;

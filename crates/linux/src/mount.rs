@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dm::Thin;
+
 /// How to make a container's root file system appear. A graphdriver returns it, and whoever needs the files mounts it
 /// inside a mount namespace of its own: a driver mounts nothing for others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub enum RootMount {
         /// Further options of the overlay file system, as `fsconfig` takes them (`index=off`, `userxattr` …).
         options: Vec<(String, Option<String>)>,
     },
+    /// A directory of a file system on a device of a thin pool (`devmapper`). The device is made by whoever mounts it.
+    Device(Box<DeviceMount>),
     /// Another one for a user namespace with this mapping: what is shared with others is shown through the mapping, and
     /// what is written belongs outside to who the mapping says. Of an overlay the layers below are shown through it and
     /// the writable directory is as it is; a directory that is bound is shown through it as a whole.
@@ -43,13 +47,45 @@ pub struct OverlayUpper {
     pub work: PathBuf,
 }
 
+/// A file system on a thin device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMount {
+    /// The device.
+    pub thin: Thin,
+    /// `ext4`, `xfs`.
+    pub fstype: String,
+    /// Options of the file system, as `fsconfig` takes them.
+    pub options: Vec<(String, Option<String>)>,
+    /// Whether the file system itself is mounted for writing: the same for all that have it mounted at once.
+    pub writable: bool,
+    /// The directory in it that is the root.
+    pub directory: String,
+    /// Whether this mount of it is read-only.
+    pub read_only: bool,
+}
+
+impl RootMount {
+    /// Whether it lies on a device of its own, which the cgroups of a container would keep its processes from: it must be
+    /// mounted by a process that is in none of them.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        match self {
+            Self::Device(_) => true,
+            Self::Mapped { root, .. } => root.is_device(),
+            Self::Bind { .. } | Self::Overlay { .. } => false,
+        }
+    }
+}
+
 mod attach;
 mod attr;
+mod device;
 mod idmap;
 mod overlay;
 mod private;
 
 pub use attach::{attach, attach_within, bind, bind_fd, bind_with, filesystem, move_to, reconfigure};
 pub use attr::{Attributes, set_attributes};
+pub use device::attach_all;
 pub use idmap::{IdMap, IdRange, NOBODY, map_ids, user_and_network_namespaces, user_namespace};
 pub use private::{assemble, in_private_namespace, without_submounts};

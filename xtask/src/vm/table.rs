@@ -50,15 +50,24 @@ pub const SUITES: &[Suite] = &[
     suite("execdriver-leaks-lxc", "gantry-execdriver", Target::Test("leaks_lxc"), 240),
     // Quotas, which the kernel of the machine around it may lack.
     suite("graphdriver-limits", "gantry-graphdriver", Target::Test("limits"), 180),
+    // The layer drivers that this machine's kernel may lack; archives are the same on any kernel.
+    Suite {
+        arguments: GRAPHDRIVER,
+        ..suite("graphdriver-devmapper", "gantry-graphdriver", Target::Test("suite"), 300)
+    },
     // The daemon with Docker's client and ours: each call of a client takes a second here, so chosen tests.
     Suite { arguments: SYSTEM_SECURITY, ..suite("system-security", "gantry-tests", Target::Test("security"), 120) },
     suite("system-limits", "gantry-tests", Target::Test("limits"), 120),
     Suite { arguments: SYSTEM_LIFE, ..suite("system-life", "gantry-tests", Target::Test("lifecycle"), 90) },
     suite("system-restart", "gantry-tests", Target::Test("restart"), 90),
     suite("system-network", "gantry-tests", Target::Test("network"), 120),
+    suite("system-devmapper", "gantry-tests", Target::Test("devmapper"), 120),
     Suite { arguments: &["run_exec_logs"], ..suite("system-lxc", "gantry-tests", Target::Test("execdriver_lxc"), 60) },
 ];
 
+/// Of the suite of the graphdrivers.
+/// Sixty layers of one file system are enough.
+const GRAPHDRIVER: &[&str] = &["devmapper", "devices", "--skip", "devmapper_xfs::sixty"];
 /// What differs where there is AppArmor.
 const SYSTEM_SECURITY: &[&str] =
     &["apparmor", "info_tells", "af_alg_and_vsock", "old_32_bit_programs", "cgroups_are_writable"];
@@ -119,6 +128,7 @@ pub const HOST: &[Tool] = &[
 /// What tests call inside.
 pub const TOOLS: &[Tool] = &[
     tool("busybox", "busybox-static", "the virtual machine's user land"),
+    tool("tar", "tar", "makes and reads archives"),
     tool("ip", "iproute2", "looks at links"),
     tool("nft", "nftables", "looks at the firewall from outside"),
     tool("apparmor_parser", "apparmor", "loads AppArmor profiles"),

@@ -56,10 +56,10 @@ pub struct Flags {
     /// Turn net.ipv4.ip_forward on when it is off
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub ip_forward: bool,
-    /// Driver of layers: overlay or vfs; the environment variable DOCKER_DRIVER says the same
+    /// Driver of layers: overlay, btrfs, devmapper or vfs; the environment variable DOCKER_DRIVER says the same
     #[arg(short = 's', long, value_name = "NAME")]
     pub storage_driver: Option<String>,
-    /// Option of the driver of layers
+    /// Option of the driver of layers: dm.basesize=10g, dm.thinpooldev=NAME …
     #[arg(long, value_name = "KEY=VALUE")]
     pub storage_opt: Vec<String>,
     /// Driver of processes: native, or lxc, which needs the package lxc

@@ -13,7 +13,7 @@ use crate::{ChangeKind, Error};
 
 /// Changes by path, sorted. Two files count as the same when kind, owner, mode, size, time and extended attributes are;
 /// a directory in which something changed counts as modified.
-pub(super) fn compare(old: Option<&Path>, new: &Path) -> Result<Vec<(Vec<u8>, ChangeKind)>, Error> {
+pub(crate) fn compare(old: Option<&Path>, new: &Path) -> Result<Vec<(Vec<u8>, ChangeKind)>, Error> {
     let mut changes = Changes::default();
     let new = tree::open_root(new)?;
     let old = old.map(tree::open_root).transpose()?;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::tree::{self, Step, Walk, copy_metadata, show};
 
 /// Moves everything from `diff` into `root`; what it replaces or hides goes to `grave`.
-pub(super) fn merge(diff: &Path, root: &Path, grave: &Path) -> Result<()> {
+pub(crate) fn merge(diff: &Path, root: &Path, grave: &Path) -> Result<()> {
     let (source, target, grave) = (tree::open_root(diff)?, tree::open_root(root)?, tree::open_root(grave)?);
     // Moving entries away changes the times of the directories that they leave: they are remembered as they were.
     let stat = rustix::fs::fstat(&source).during("stat", diff.display())?;

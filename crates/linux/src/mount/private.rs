@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags, UnmountFlags, mount_change, open_tree, unmount};
 
 use super::{bind_fd, move_to};
 use crate::process::{self, CloneFlags};
@@ -55,6 +55,16 @@ pub fn without_submounts(tree: OwnedFd) -> Result<OwnedFd> {
 
 fn alone_while_attached(tree: &OwnedFd) -> Result<OwnedFd> {
     in_private_namespace(|| with_attached(tree, || bind_fd(tree, false, "a root")))
+}
+
+/// A detached clone of a directory of the detached mount `tree`.
+pub(super) fn part(tree: OwnedFd, directory: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let clone = || open_tree(&tree, directory, flags).during("bind", directory);
+    match clone() {
+        Err(error) if error.errno() == libc::EINVAL => in_private_namespace(|| with_attached(&tree, clone)),
+        other => other,
+    }
 }
 
 /// Has the detached mount attached (over `/`, where it hides nothing that is open) while `work` runs.

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use gantry_linux::mount::attach;
 use gantry_linux::process::CloneFlags;
 use gantry_linux::{Error as SystemError, ResultExt, socket};
 use libcontainer::cgroups::{Leaf, Version};
@@ -114,7 +115,12 @@ impl Supervisor {
         let terminal = config.process.terminal;
         let users = self.users_of(&config)?;
         let (sources, unmapped) = open_sources_within(&config, users.map(|users| &users.namespace))?;
-        let root = users.map(|users| users.attach_root(&config)).transpose()?;
+        let root = match users {
+            Some(users) => Some(users.attach_root(&config)?),
+            // Not by the first process: its cgroup keeps it from devices.
+            None if config.root.is_device() => Some(attach(&config.root)?),
+            None => None,
+        };
         let inside = users.map(|users| users.inside(&config)).transpose()?;
         let owner = users.map(|users| users.root);
         let (join, pid_namespace) = self.namespaces(&config)?;

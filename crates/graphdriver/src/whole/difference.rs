@@ -1,0 +1,55 @@
+//! What a whole tree changes relative to its parent's: as an archive, and in bytes.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use gantry_linux::ResultExt;
+use rustix::fs::{FileType, OFlags};
+
+use super::compare::compare;
+use crate::archive::{Writer, recipe, split};
+use crate::tree::{self, open_inside};
+use crate::{ChangeKind, Error};
+
+/// Writes the archive that a layer was unpacked from, or else one of what `root` changes; the recipe is in `layer`.
+pub(crate) fn write_diff(
+    layer: &Path,
+    root: &Path,
+    below: Option<&Path>,
+    archive: &mut dyn Write,
+) -> Result<(), Error> {
+    if recipe::replay(layer, root, archive)? {
+        return Ok(());
+    }
+    let opened = tree::open_root(root)?;
+    let mut writer = Writer::new(archive, None);
+    for (path, kind) in compare(below, root)? {
+        if kind == ChangeKind::Deleted {
+            writer.whiteout(&path)?;
+            continue;
+        }
+        let (directory, name) = split(&path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let dir = open_inside(&opened, directory, flags).during("open", tree::show(directory))?;
+        let stat = tree::stat(&dir, name).during("stat", tree::show(&path))?;
+        writer.entry(dir.as_fd(), name, &path, &stat)?;
+    }
+    writer.finish()
+}
+
+/// The bytes of the files that `root` changes.
+pub(crate) fn changed_bytes(root: &Path, below: Option<&Path>) -> Result<u64, Error> {
+    let opened = tree::open_root(root)?;
+    let mut bytes = 0;
+    for (path, kind) in compare(below, root)? {
+        if kind != ChangeKind::Deleted {
+            let (_, stat) = tree::look_through(std::slice::from_ref(&opened), &path)?
+                .ok_or_else(|| Error::NotFound(tree::show(&path).to_string()))?;
+            if tree::file_type(&stat) == FileType::RegularFile {
+                bytes += u64::try_from(stat.st_size).unwrap_or(0);
+            }
+        }
+    }
+    Ok(bytes)
+}

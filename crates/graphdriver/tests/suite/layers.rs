@@ -1,0 +1,169 @@
+//! Layers on layers, as a mount shows them and as the driver tells their changes.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use gantry_graphdriver::{ChangeKind, Error};
+use gantry_linux::mount::IdMap;
+
+use super::bench::{Archive, Bench, base};
+
+pub fn layers_show_through(name: &str) {
+    let bench = Bench::new(name);
+    assert_eq!(bench.layer("base", None, &base().0).unwrap(), 10);
+    let upper = Archive::default()
+        .file("etc/.wh.one", "")
+        .file("etc/three", "3")
+        .file("deep/.wh..wh..opq", "")
+        .file("deep/new", "n");
+    bench.layer("upper", Some("base"), &upper.0).unwrap();
+    let mounted = bench.mount("upper", true);
+    assert_eq!(mounted.names(""), ["deep", "etc", "link"]);
+    assert_eq!(mounted.names("etc"), ["three", "two"]);
+    assert_eq!(mounted.names("deep"), ["new"]);
+    assert_eq!(mounted.read("etc/two"), "two");
+    assert_eq!(fs::read_link(mounted.at("link")).unwrap(), Path::new("etc/one"));
+    // Directories that the upper archive implied look as they do below; so does the root.
+    let etc = mounted.at("etc").metadata().unwrap();
+    assert_eq!((etc.permissions().mode() & 0o7777, etc.uid(), etc.mtime()), (0o750, 77, 1_000_000_000));
+    assert_eq!(mounted.at("").metadata().unwrap().permissions().mode() & 0o7777, 0o711);
+    assert_eq!(bench.mount("base", true).names("etc"), ["one", "two"]);
+    assert_eq!((bench.driver.size("base").unwrap(), bench.driver.size("upper").unwrap()), (10, 2));
+    assert_eq!(
+        bench.changes("upper"),
+        [
+            ("/deep".to_owned(), ChangeKind::Modified),
+            ("/deep/er".to_owned(), ChangeKind::Deleted),
+            ("/deep/new".to_owned(), ChangeKind::Added),
+            ("/etc".to_owned(), ChangeKind::Modified),
+            ("/etc/one".to_owned(), ChangeKind::Deleted),
+            ("/etc/three".to_owned(), ChangeKind::Added),
+        ]
+    );
+}
+
+pub fn writable_layers_keep_changes_to_themselves(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    let mounted = bench.writable("web", "base");
+    assert_eq!(mounted.at("").metadata().unwrap().permissions().mode() & 0o7777, 0o711);
+    assert_eq!(bench.changes("web"), []);
+    fs::write(mounted.at("etc/one"), "changed").unwrap();
+    fs::remove_file(mounted.at("etc/two")).unwrap();
+    fs::write(mounted.at("new"), "new").unwrap();
+    fs::remove_dir_all(mounted.at("deep")).unwrap();
+    fs::create_dir(mounted.at("deep")).unwrap();
+    fs::write(mounted.at("deep/own"), "own").unwrap();
+    assert_eq!(
+        bench.changes("web"),
+        [
+            ("/deep".to_owned(), ChangeKind::Modified),
+            ("/deep/er".to_owned(), ChangeKind::Deleted),
+            ("/deep/own".to_owned(), ChangeKind::Added),
+            ("/etc".to_owned(), ChangeKind::Modified),
+            ("/etc/one".to_owned(), ChangeKind::Modified),
+            ("/etc/two".to_owned(), ChangeKind::Deleted),
+            ("/new".to_owned(), ChangeKind::Added),
+        ]
+    );
+    assert_eq!(bench.driver.size("web").unwrap(), 13);
+    drop(mounted);
+    assert_eq!(bench.mount("base", true).read("etc/one"), "one");
+    // The changes become a layer elsewhere.
+    bench.layer("copy", Some("base"), &bench.diff("web")).unwrap();
+    let copy = bench.mount("copy", true);
+    assert_eq!(copy.names(""), ["deep", "etc", "link", "new"]);
+    assert_eq!((copy.names("deep"), copy.names("etc")), (vec!["own".to_owned()], vec!["one".to_owned()]));
+    assert_eq!(copy.read("etc/one"), "changed");
+    assert_eq!(copy.at("etc").metadata().unwrap().uid(), 77);
+    assert_eq!(bench.diff("web"), bench.diff("web"), "the same tree gives the same bytes");
+}
+
+pub fn a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it(name: &str) {
+    let bench = Bench::new(name);
+    // `etc` belongs to user 77, everything else to root.
+    bench.layer("base", None, &base().0).unwrap();
+    bench.driver.create_writable("mapped", Some("base"), None).unwrap();
+    let map = IdMap { uids: vec![(0, 300_000, 1000)], gids: vec![(0, 400_000, 1000)] };
+    bench.driver.map_owners("mapped", &map).unwrap();
+    let owner = |path: PathBuf| {
+        let stat = fs::symlink_metadata(path).unwrap();
+        (stat.uid(), stat.gid())
+    };
+    {
+        let mounted = bench.mount("mapped", false);
+        for (path, uid) in [("", 300_000), ("etc", 300_077), ("etc/one", 300_000), ("link", 300_000)] {
+            assert_eq!(owner(mounted.at(path)), (uid, 400_000), "{path:?}");
+        }
+        gantry_linux::fsids::as_owner((300_000, 400_000), || {
+            fs::write(mounted.at("etc/one"), "changed").unwrap();
+            fs::write(mounted.at("new"), "new").unwrap();
+            std::os::unix::fs::chown(mounted.at("new"), Some(300_005), Some(400_006)).unwrap();
+            Ok::<(), gantry_linux::Error>(())
+        })
+        .unwrap();
+        assert_eq!(owner(mounted.at("etc/one")), (300_000, 400_000));
+    }
+    assert_eq!(owner(bench.mount("base", true).at("etc")), (77, 0), "layers below are as they were");
+    let diff = bench.diff("mapped");
+    let mut archive = tar::Archive::new(diff.as_slice());
+    let mut owners: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let (uid, gid) = (entry.header().uid().unwrap(), entry.header().gid().unwrap());
+            (entry.path().unwrap().to_str().unwrap().to_owned(), uid, gid)
+        })
+        .collect();
+    owners.retain(|(path, ..)| path != "etc/");
+    owners.sort();
+    let expected = [("etc/one", 0, 0), ("new", 5, 6)];
+    assert_eq!(owners, expected.map(|(path, uid, gid)| (path.to_owned(), uid, gid)));
+}
+
+pub fn hard_links_reach_into_layers_below(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    bench.layer("middle", Some("base"), &Archive::default().file("other", "x").0).unwrap();
+    bench.layer("upper", Some("middle"), &Archive::default().link("etc/again", "/etc/one").0).unwrap();
+    let mounted = bench.mount("upper", true);
+    assert_eq!(mounted.read("etc/again"), "one");
+    assert_eq!(mounted.at("etc/again").metadata().unwrap().ino(), mounted.at("etc/one").metadata().unwrap().ino());
+    assert_eq!(mounted.at("etc").metadata().unwrap().uid(), 77);
+    bench.driver.create("bad", Some("base")).unwrap();
+    bench.driver.apply("bad", &mut &*Archive::default().link("l", "etc/none").0).unwrap();
+    assert!(matches!(bench.driver.commit("bad"), Err(Error::Archive(_))));
+    assert!(!bench.driver.exists("bad"));
+}
+
+pub fn sixty_layers_are_one_root(name: &str) {
+    let bench = Bench::new(name);
+    // As a registry gives them: long ids, unpacked before their parents are committed where that is allowed.
+    let id = |index: usize| format!("{index:064x}");
+    let parallel = bench.driver.applies_in_parallel();
+    let order: Vec<_> = if parallel { (0..60).rev().collect() } else { (0..60).collect() };
+    for index in order {
+        let parent = (index > 0).then(|| id(index - 1));
+        bench.driver.create(&id(index), parent.as_deref()).unwrap();
+        let archive = Archive::default().file(&format!("f{index}"), "x").file("same", &index.to_string());
+        bench.driver.apply(&id(index), &mut &*archive.0).unwrap();
+        if !parallel {
+            bench.driver.commit(&id(index)).unwrap();
+        }
+    }
+    if parallel {
+        assert!(matches!(bench.driver.commit(&id(1)), Err(Error::NotFound(_))), "its parent is not there");
+        for index in 0..60 {
+            bench.driver.commit(&id(index)).unwrap();
+        }
+    } else {
+        assert!(matches!(bench.driver.create("orphan", Some("none")), Err(Error::NotFound(_))));
+    }
+    let mounted = bench.writable("web", &id(59));
+    assert_eq!(mounted.names("").len(), 61);
+    assert_eq!(mounted.read("same"), "59");
+    fs::write(mounted.at("f0"), "y").unwrap();
+    assert_eq!(bench.changes("web"), [("/f0".to_owned(), ChangeKind::Modified)]);
+}
