@@ -103,7 +103,11 @@ pub struct OutletWriter {
 
 impl Write for OutletWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let send = self.bytes.send(Bytes::copy_from_slice(buffer));
+        let piece = match self.bytes.try_send(Bytes::copy_from_slice(buffer)) {
+            Ok(()) => return Ok(buffer.len()),
+            Err(mpsc::error::TrySendError::Full(piece) | mpsc::error::TrySendError::Closed(piece)) => piece,
+        };
+        let send = self.bytes.send(piece);
         match Handle::current().block_on(tokio::time::timeout(PATIENCE, send)) {
             Ok(Ok(())) => Ok(buffer.len()),
             Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away")),
@@ -159,6 +163,13 @@ impl Inlet {
 impl Read for Inlet {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() {
+            // Mostly something is there, and no clock need be set.
+            if !self.cancelled.is_cancelled()
+                && let Ok(piece) = self.bytes.try_recv()
+            {
+                self.rest = piece?;
+                continue;
+            }
             let next = async {
                 tokio::select! {
                     piece = self.bytes.recv() => Ok(piece),

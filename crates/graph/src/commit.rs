@@ -1,12 +1,10 @@
 //! An image of a container: its image's layers, and what it changed as one more.
 
-use std::io::{self, PipeReader, Read};
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
 
 use gantry_api::container::Config;
 use gantry_api::reference::{Digest, Reference};
-use gantry_linux::{ResultExt, fs};
+use gantry_linux::fs;
 
 use crate::layers::{Extent, Plan};
 use crate::records::WritableRecord;
@@ -59,21 +57,14 @@ impl Graph {
         // The registration pins the layers before the draft becomes the last one.
         let registration = self.register(raw, None)?.on_top_of(&record.image);
         match Plan::of(&config.rootfs.diff_ids).last() {
-            Some(plan) if !empty => drop(self.inner.layers.adopt(draft, plan, extent)?),
+            Some(plan) if !empty && self.inner.layers.settle(plan, draft, extent) => {}
             _ => self.inner.driver.remove(draft)?,
         }
         registration.commit(commit.name.as_slice())
     }
 
-    /// One thread archives what the container changed, this one unpacks it.
     fn fill_from_container(&self, container: &str, parent: Option<&Digest>, draft: &str) -> Result<(Extent, Digest)> {
-        let (reader, mut writer) = io::pipe().during("make", "pipe")?;
-        std::thread::scope(|scope| {
-            let driver = &self.inner.driver;
-            let archiver = scope.spawn(move || driver.diff(container, &mut writer));
-            let mut changes = Changes { reader, archiver: Some(archiver) };
-            self.inner.layers.fill(draft, parent, None, &mut changes)
-        })
+        self.with_archive(container, |changes| self.inner.layers.fill(draft, parent, None, changes))
     }
 
     fn committed_config(
@@ -124,24 +115,5 @@ impl Graph {
         }
         diff_ids.reverse();
         Ok(diff_ids)
-    }
-}
-
-/// What a thread archives; the end is an error if archiving failed.
-struct Changes<'scope> {
-    reader: PipeReader,
-    archiver: Option<ScopedJoinHandle<'scope, std::result::Result<(), gantry_graphdriver::Error>>>,
-}
-
-impl Read for Changes<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.reader.read(buffer)?;
-        if got == 0
-            && !buffer.is_empty()
-            && let Some(archiver) = self.archiver.take()
-        {
-            archiver.join().map_err(|_| io::Error::other("the archiver panicked"))?.map_err(io::Error::other)?;
-        }
-        Ok(got)
     }
 }

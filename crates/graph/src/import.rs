@@ -61,7 +61,9 @@ impl Graph {
             }
         };
         for plan in Plan::of(&config.rootfs.diff_ids) {
-            layers.adopt(&draft, &plan, extent)?;
+            if !layers.settle(&plan, &draft, extent) {
+                layers.discard(&draft);
+            }
         }
         registration.commit(import.name.as_slice())
     }

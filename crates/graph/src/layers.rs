@@ -12,8 +12,12 @@ use gantry_api::reference::Digest;
 use gantry_graphdriver::GraphDriver;
 use sha2::{Digest as _, Sha256};
 
+use crate::ahead::ahead;
 use crate::image::{chain_id, finish};
 use crate::{Error, Layer, Result};
+
+/// Buffers between who inflates and who unpacks.
+const BUFFERS: usize = 6;
 
 /// Where a layer is in its life.
 #[derive(Debug, Clone)]
@@ -21,8 +25,8 @@ enum State {
     Absent,
     /// A thread unpacks or commits it.
     Busy,
-    /// Unpacked; not a layer yet, because its parent is not.
-    Draft(Extent),
+    /// Unpacked into this draft of the driver; not a layer yet.
+    Draft(String, Extent),
     There(Arc<Layer>),
 }
 
@@ -102,14 +106,14 @@ impl Layers {
         let is_its = |slot: &Slot| match &slot.state {
             State::There(layer) => layer.store_id == store_id,
             State::Busy => true,
-            State::Draft(_) | State::Absent => false,
+            State::Draft(..) | State::Absent => false,
         };
         self.lock().values().any(is_its)
     }
 
     /// Whether the layer is there or unpacked.
     pub(crate) fn is_filled(&self, chain: &Digest) -> bool {
-        matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft(_), .. }))
+        matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft(..), .. }))
     }
 
     pub(crate) fn pin(&self, chain: &Digest) {
@@ -124,19 +128,29 @@ impl Layers {
         if slot.pins > 0 {
             return;
         }
-        match slot.state {
+        match &slot.state {
             State::Absent => {
                 slots.remove(chain);
             }
-            State::Draft(_) => {
+            State::Draft(id, _) => {
+                self.discard(id);
                 slots.remove(chain);
-                self.discard(chain.hex());
             }
             State::Busy | State::There(_) => {}
         }
     }
 
-    fn discard(&self, store_id: &str) {
+    /// The driver's id of a layer that is there or unpacked.
+    fn store_id(&self, chain: &Digest) -> Option<String> {
+        match &self.lock().get(chain)?.state {
+            State::There(layer) => Some(layer.store_id.clone()),
+            State::Draft(id, _) => Some(id.clone()),
+            State::Absent | State::Busy => None,
+        }
+    }
+
+    /// Removes a layer or draft from the driver.
+    pub(crate) fn discard(&self, store_id: &str) {
         if let Err(error) = self.driver.remove(store_id) {
             tracing::warn!(%error, layer = store_id, "a layer could not be removed; the next start tries again");
         }
@@ -153,7 +167,7 @@ impl Layers {
                     return Some(Claim { layers: self, chain: chain.clone(), back: State::Absent });
                 }
                 State::Busy => slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner),
-                State::Draft(_) | State::There(_) => return None,
+                State::Draft(..) | State::There(_) => return None,
             }
         }
     }
@@ -164,11 +178,12 @@ impl Layers {
         let id = plan.chain_id.hex();
         let filled = self.fill(id, plan.parent.as_ref(), Some(&plan.diff_id), blob);
         let (extent, _) = filled.inspect_err(|_| self.discard(id))?;
-        claim.back = State::Draft(extent);
+        claim.back = State::Draft(id.to_owned(), extent);
         Ok(Some(extent.content))
     }
 
-    /// Unpacks a blob into the draft `id`; returns its extent and the digest of the uncompressed archive.
+    /// Unpacks a blob into the draft `id`; returns its extent and the digest of the uncompressed archive. One thread
+    /// inflates and hashes, another unpacks.
     pub(crate) fn fill(
         &self,
         id: &str,
@@ -178,18 +193,22 @@ impl Layers {
     ) -> Result<(Extent, Digest)> {
         // A draft of that name can only be what a failed attempt could not remove.
         self.driver.remove(id)?;
-        let parent = parent.map(|parent| self.get(parent).map_or(parent.hex().to_owned(), |l| l.store_id.clone()));
+        // One that is not known by another name will have this one; the commit says it again.
+        let parent = parent.map(|parent| self.store_id(parent).unwrap_or_else(|| parent.hex().to_owned()));
         self.driver.create(id, parent.as_deref())?;
         let failed = |source| Error::Stream { what: "layer".to_owned(), source };
         let mut magic = Vec::new();
         (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut blob = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
-        let mut hashed =
-            Hashed { inner: decompress(&magic, &mut blob)?, hash: Sha256::new(), length: 0, failure: None };
-        let applied = self.driver.apply(id, &mut hashed);
-        if let Some(source) = hashed.failure.take() {
-            return Err(Error::Stream { what: "layer".to_owned(), source });
-        }
+        let mut hashed = Hashed { inner: decompress(&magic, &mut blob)?, hash: Sha256::new(), length: 0 };
+        let (feed, mut reader) = ahead(BUFFERS);
+        let (pumped, applied) = std::thread::scope(|scope| {
+            let applying = scope.spawn(move || self.driver.apply(id, &mut reader));
+            let pumped = feed.pump(&mut hashed);
+            (pumped, applying.join())
+        });
+        let applied = applied.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        pumped.map_err(failed)?;
         let extent = Extent { content: applied?, archive: hashed.length };
         let found = finish(hashed.hash.clone());
         drop(hashed);
@@ -200,42 +219,78 @@ impl Layers {
         }
     }
 
-    /// Makes an unpacked layer a layer, if it is not one yet; its parent must be one.
-    pub(crate) fn commit(&self, plan: &Plan) -> Result<Arc<Layer>> {
+    /// Makes the filled draft `id` the one that the layer of `plan` comes from; false, and nothing is done, where somebody
+    /// else filled it. The caller has the layer pinned.
+    pub(crate) fn settle(&self, plan: &Plan, id: &str, extent: Extent) -> bool {
+        let Some(mut claim) = self.claim(&plan.chain_id) else { return false };
+        claim.back = State::Draft(id.to_owned(), extent);
+        true
+    }
+
+    /// Makes unpacked layers layers, lowest first, those that are not yet; the disk is waited for once.
+    pub(crate) fn commit(&self, plans: &[Plan]) -> Result<Vec<Arc<Layer>>> {
+        let mut layers = Vec::with_capacity(plans.len());
+        let mut claims = Vec::new();
+        for plan in plans {
+            let layer = match self.claim_draft(plan)? {
+                Ok(layer) => layer,
+                Err((mut claim, draft, extent)) => {
+                    let below: Option<&Arc<Layer>> = layers.last();
+                    let parent = plan.parent.as_ref().and_then(|parent| match below {
+                        Some(below) if below.chain_id == *parent => Some(below.store_id.clone()),
+                        _ => self.store_id(parent),
+                    });
+                    let id = self.place(&draft, plan, parent.as_deref())?;
+                    claim.back = State::Draft(id.clone(), extent);
+                    let layer = Arc::new(plan.layer(&id, extent));
+                    claims.push((claim, Arc::clone(&layer)));
+                    layer
+                }
+            };
+            layers.push(layer);
+        }
+        let ids: Vec<&str> = claims.iter().map(|(_, layer)| layer.store_id.as_str()).collect();
+        let committed = self.driver.commit_all(&ids);
+        for (claim, layer) in &mut claims {
+            if committed.is_ok() || self.driver.exists(&layer.store_id) {
+                claim.back = State::There(Arc::clone(layer));
+            }
+        }
+        committed?;
+        Ok(layers)
+    }
+
+    /// Gives a draft its parent, and the id of its layer where it may have one that was made up; returns its id.
+    fn place(&self, draft: &str, plan: &Plan, parent: Option<&str>) -> Result<String> {
+        let id = if self.driver.applies_in_parallel() { plan.chain_id.hex() } else { draft };
+        if id != draft {
+            // What has that id can only be what could not be removed.
+            self.driver.remove(id)?;
+        }
+        self.driver.place(draft, id, parent)?;
+        Ok(id.to_owned())
+    }
+
+    /// The layer where it is one, else the right to make its draft one.
+    #[allow(clippy::type_complexity, reason = "used once, above")]
+    fn claim_draft(&self, plan: &Plan) -> Result<std::result::Result<Arc<Layer>, (Claim<'_>, String, Extent)>> {
         let mut slots = self.lock();
-        let extent = loop {
+        loop {
             match slots.get_mut(&plan.chain_id) {
-                Some(Slot { state: State::There(layer), .. }) => return Ok(Arc::clone(layer)),
+                Some(Slot { state: State::There(layer), .. }) => return Ok(Ok(Arc::clone(layer))),
                 Some(Slot { state: State::Busy, .. }) => {
                     slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
                 }
-                Some(slot @ Slot { state: State::Draft(_), .. }) => {
-                    let State::Draft(extent) = std::mem::replace(&mut slot.state, State::Busy) else { continue };
-                    break extent;
+                Some(slot @ Slot { state: State::Draft(..), .. }) => {
+                    let back = std::mem::replace(&mut slot.state, State::Busy);
+                    let State::Draft(id, extent) = back.clone() else { continue };
+                    return Ok(Err((Claim { layers: self, chain: plan.chain_id.clone(), back }, id, extent)));
                 }
                 Some(Slot { state: State::Absent, .. }) | None => {
                     return Err(Error::Conflict(format!("layer {} was not unpacked", plan.diff_id)));
                 }
             }
-        };
-        drop(slots);
-        let mut claim = Claim { layers: self, chain: plan.chain_id.clone(), back: State::Draft(extent) };
-        self.driver.commit(plan.chain_id.hex())?;
-        let layer = Arc::new(plan.layer(plan.chain_id.hex(), extent));
-        claim.back = State::There(Arc::clone(&layer));
-        Ok(layer)
-    }
-
-    /// Makes the filled draft `id` the layer that `plan` says, unless it is there already; then the draft goes.
-    pub(crate) fn adopt(&self, id: &str, plan: &Plan, extent: Extent) -> Result<Arc<Layer>> {
-        let Some(mut claim) = self.claim(&plan.chain_id) else {
-            self.discard(id);
-            return self.commit(plan);
-        };
-        self.driver.commit(id).inspect_err(|_| self.discard(id))?;
-        let layer = Arc::new(plan.layer(id, extent));
-        claim.back = State::There(Arc::clone(&layer));
-        Ok(layer)
+        }
     }
 
     /// Replaces what is known of a layer.
@@ -292,14 +347,14 @@ struct Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut slots = self.layers.lock();
-        let mut orphan = false;
+        let mut pins = 1;
         if let Some(slot) = slots.get_mut(&self.chain) {
-            orphan = slot.pins == 0 && matches!(self.back, State::Draft(_));
+            pins = slot.pins;
             slot.state = self.back.clone();
         }
-        if orphan {
+        if let (State::Draft(id, _), 0) = (&self.back, pins) {
             slots.remove(&self.chain);
-            self.layers.discard(self.chain.hex());
+            self.layers.discard(id);
         }
         self.layers.changed.notify_all();
     }
@@ -322,29 +377,18 @@ pub fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn
     }
 }
 
-/// Hashes what is read, and keeps the error of the stream itself, which is not the archive's fault.
+/// Hashes what is read.
 struct Hashed<'a> {
     inner: Box<dyn Read + 'a>,
     hash: Sha256,
     length: u64,
-    failure: Option<io::Error>,
 }
 
 impl Read for Hashed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(length) => {
-                self.hash.update(&buffer[..length]);
-                self.length += length as u64;
-                Ok(length)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                let copy =
-                    error.raw_os_error().map_or_else(|| io::Error::from(error.kind()), io::Error::from_raw_os_error);
-                self.failure = Some(error);
-                Err(copy)
-            }
-        }
+        let length = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..length]);
+        self.length += length as u64;
+        Ok(length)
     }
 }

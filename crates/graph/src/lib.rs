@@ -1,5 +1,6 @@
 //! Images at rest: the GraphDB, the content store, layers, images, and the writable layers of containers.
 
+mod ahead;
 mod archive;
 mod commit;
 mod content;

@@ -8,7 +8,7 @@ use gantry_linux::fs::Durability;
 
 use crate::graph::now;
 use crate::images::canonical;
-use crate::layers::Plan;
+use crate::layers::{Extent, Plan};
 use crate::records;
 use crate::{DOCUMENT_LIMIT, Descriptor, Error, Graph, Image, ImageConfig, Layer, Result, digest_of};
 
@@ -138,9 +138,29 @@ impl Registration {
         })?;
         let unpacked = self.graph.inner.layers.unpack(plan, blob)?;
         if unpacked.is_some() && !self.graph.unpacks_in_parallel() {
-            self.graph.inner.layers.commit(plan)?;
+            self.graph.inner.layers.commit(std::slice::from_ref(plan))?;
         }
         Ok(unpacked.map_or(Unpacked::Shared, Unpacked::Fresh))
+    }
+
+    /// The chain id of layer `index`.
+    pub(crate) fn chain(&self, index: usize) -> &Digest {
+        &self.plans[index].chain_id
+    }
+
+    /// Takes the draft `id` of the driver for layer `index`; false where the layer is there by now.
+    pub(crate) fn settle(&self, index: usize, id: &str, extent: Extent, diff_id: &Digest) -> Result<bool> {
+        let plan = &self.plans[index];
+        if plan.diff_id != *diff_id {
+            let (wanted, found) = (plan.diff_id.clone(), diff_id.clone());
+            return Err(Error::Digest { what: "uncompressed layer", wanted, found });
+        }
+        Ok(self.graph.inner.layers.settle(plan, id, extent))
+    }
+
+    /// Makes the layers below layer `index` layers; they must be unpacked.
+    pub(crate) fn commit_below(&self, index: usize) -> Result<()> {
+        self.graph.inner.layers.commit(&self.plans[..index]).map(drop)
     }
 
     /// Makes the image visible with these names (tags, and `name@digest` as pulled), on disk, in one step. Every layer
@@ -161,16 +181,13 @@ impl Registration {
 
     fn make_visible(&self, names: &[Reference]) -> Result<Arc<Image>> {
         let inner = &self.graph.inner;
-        for plan in &self.plans {
-            inner.layers.commit(plan)?;
-        }
+        inner.layers.commit(&self.plans)?;
         self.put_documents()?;
         let change = self.graph.change();
         // A removal of the same image may have come between.
         self.put_documents()?;
-        let layers =
-            self.plans.iter().enumerate().map(|(index, plan)| Ok(self.with_blob(index, inner.layers.commit(plan)?)));
-        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let layers = inner.layers.commit(&self.plans)?.into_iter().enumerate();
+        let layers: Vec<_> = layers.map(|(index, layer)| self.with_blob(index, layer)).collect();
         let manifest = self.manifest.as_ref().map(|manifest| Descriptor {
             media_type: manifest.media_type.clone(),
             digest: digest_of(&manifest.raw),

@@ -178,6 +178,82 @@ fn a_broken_archive_is_refused_and_leaves_nothing() {
     }
 }
 
+/// What the driver has that is no layer.
+fn drafts(root: &std::path::Path, driver: &str) -> usize {
+    std::fs::read_dir(root.join(driver).join("drafts")).unwrap().count()
+}
+
+#[test]
+fn a_layer_that_an_image_has_twice_is_in_the_archive_once_and_in_the_image_twice() {
+    for driver in ["overlay", "vfs"] {
+        let root = tempfile::tempdir().unwrap();
+        let graph = open(root.path(), driver);
+        let source = Source::new(&[&[("a", "1")], &[("a", "22")], &[("a", "1")]]);
+        let manifest = json!([{"Config": "c", "RepoTags": ["twice:1"], "Layers": ["1", "2", "1"]}]).to_string();
+        let archive = pack(&[
+            ("1", &source.layers[0]),
+            ("2", &source.layers[1]),
+            ("c", &source.config),
+            ("manifest.json", manifest.as_bytes()),
+        ]);
+        let loaded = load(&graph, &archive).unwrap();
+        assert_eq!(loaded[0].image.id, digest_of(&source.config));
+        let sizes: Vec<u64> = loaded[0].image.layers.iter().map(|layer| layer.size).collect();
+        assert_eq!(sizes, [1, 2, 1]);
+        assert_eq!(fsck(&graph, false), []);
+        assert_eq!(drafts(root.path(), driver), 0);
+    }
+}
+
+#[test]
+fn a_layer_that_is_in_the_store_is_not_read_again_wherever_the_archive_wants_it() {
+    let (root, graph) = store();
+    let source = Source::new(&[&[("a", "1")], &[("b", "2")]]);
+    source.pull(&graph, &["first:1"]);
+    let other = Source::new(&[&[("c", "3")], &[("b", "2")]]);
+    let name = |index: usize| format!("{}.tar", digest_of(&other.layers[index]).hex());
+    let layers = json!([name(0), name(1)]);
+    let manifest = json!([{"Config": "c", "RepoTags": ["second:1"], "Layers": layers}]).to_string();
+    let archive = pack(&[
+        (&name(0), &other.layers[0]),
+        (&name(1), b"not even a layer"),
+        ("c", &other.config),
+        ("manifest.json", manifest.as_bytes()),
+    ]);
+    load(&graph, &archive).unwrap();
+    assert_eq!(files(&save(&graph, &["second:1"]))[&format!("blobs/sha256/{}", &name(1)[..64])], other.layers[1]);
+    assert_eq!((fsck(&graph, false), drafts(root.path(), "overlay")), (vec![], 0));
+}
+
+#[test]
+fn what_no_image_of_an_archive_wants_may_be_broken_and_goes() {
+    let (root, graph) = store();
+    let source = debian();
+    let manifest = json!([{"Config": "c", "RepoTags": ["x:1"], "Layers": ["a", "b"]}]).to_string();
+    let escape = pack(&[("ok", b"1")]);
+    let files: &[(&str, &[u8])] = &[
+        ("README", b"no document and no layer"),
+        ("junk.gz", &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff]),
+        ("cut.tar", &escape[..700]),
+        ("unused.tar", &escape),
+        ("a", &source.layers[0]),
+        ("b", &source.blobs[1]),
+        ("c", &source.config),
+        ("manifest.json", manifest.as_bytes()),
+    ];
+    assert_eq!(load(&graph, &pack(files)).unwrap()[0].image.id, digest_of(&source.config));
+    assert_eq!(graph.driver().list().unwrap().len(), 2);
+    assert_eq!((fsck(&graph, false), drafts(root.path(), "overlay")), (vec![], 0));
+    assert_eq!(std::fs::read_dir(root.path().join("content/ingest")).unwrap().count(), 0);
+    // One that is wanted is not taken for whole.
+    let broken = json!([{"Config": "c", "RepoTags": ["x:2"], "Layers": ["cut.tar", "b"]}]).to_string();
+    let (_root, graph) = store();
+    let files = [&files[..7], &[("manifest.json", broken.as_bytes())]].concat();
+    let error = load(&graph, &pack(&files)).unwrap_err().to_string();
+    assert!(error.contains("ends in the middle"), "{error}");
+    assert!(graph.images().is_empty() && graph.driver().list().unwrap().is_empty());
+}
+
 fn save_of_debian() -> Vec<u8> {
     let (_root, graph) = store();
     debian().pull(&graph, &["debian:12"]);

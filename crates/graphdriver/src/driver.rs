@@ -31,6 +31,18 @@ pub trait GraphDriver: Send + Sync {
     /// metadata that they have in the layers below.
     fn commit(&self, id: &str) -> Result<(), Error>;
 
+    /// Gives a draft its id and the layer that it is on top of: where [`GraphDriver::applies_in_parallel`] it may have been made
+    /// before either was known. Other drivers know both since they made it, and have nothing to do.
+    fn place(&self, _draft: &str, _id: &str, _parent: Option<&str>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Makes drafts layers as [`GraphDriver::commit`] does, a parent before what is on top of
+    /// it. A driver that can waits for the disk once. After a failure some may be layers.
+    fn commit_all(&self, ids: &[&str]) -> Result<(), Error> {
+        ids.iter().try_for_each(|id| self.commit(id))
+    }
+
     /// Makes a writable layer on top of `parent`; visible at once. `limit` is how many bytes may be written to it: none
     /// given is the driver's own setting, 0 no limit. The limit goes with the layer.
     ///

@@ -54,15 +54,31 @@ impl Overlay {
         }
     }
 
-    fn write_below(&self, draft: &Path, parent: Option<&str>) -> Result<Vec<String>, Error> {
+    fn write_below(&self, draft: &Path, parent: Option<&str>, together: &[&str]) -> Result<Vec<String>, Error> {
         let mut ids = Vec::new();
         if let Some(parent) = parent {
             ids.push(parent.to_owned());
-            ids.extend(self.below(&self.store.layer(parent)?)?);
+            ids.extend(self.below(&self.find(parent, together)?)?);
         }
         let text: String = ids.iter().map(String::as_str).chain(["."]).map(|id| format!("{id}\n")).collect();
         fs::write(draft.join("lower"), text)?;
         Ok(ids)
+    }
+
+    /// The directory of a layer, or of a draft that becomes one together with what is on top of it.
+    fn find(&self, id: &str, together: &[&str]) -> Result<PathBuf, Error> {
+        if together.contains(&id) { self.store.draft(id) } else { self.store.layer(id) }
+    }
+
+    /// Makes a draft all that a layer is, `together` with those below it.
+    fn complete(&self, id: &str, together: &[&str]) -> Result<(), Error> {
+        let draft = self.store.draft(id)?;
+        let parent = note(&draft, "parent")?;
+        let below = self.write_below(&draft, parent.as_deref(), together)?;
+        let lower =
+            below.iter().map(|id| Ok(self.find(id, together)?.join("diff"))).collect::<Result<Vec<_>, Error>>()?;
+        archive::finish(&draft, &lower).map_err(|error| error.inside(&draft))?;
+        clean_draft(&self.store, &draft)
     }
 
     fn diffs(&self, ids: &[String]) -> Vec<PathBuf> {
@@ -75,7 +91,7 @@ impl Overlay {
     }
 
     fn fill_writable(&self, draft: &Path, parent: Option<&str>, project: Option<&Project>) -> Result<(), Error> {
-        let below = self.write_below(draft, parent)?;
+        let below = self.write_below(draft, parent, &[])?;
         let (diff, work) = (draft.join("diff"), draft.join("work"));
         fs::create_dir_mode(&diff, 0o755)?;
         fs::create_dir_mode(&work, 0o700)?;
@@ -125,12 +141,16 @@ impl GraphDriver for Overlay {
     }
 
     fn commit(&self, id: &str) -> Result<(), Error> {
-        let draft = self.store.draft(id)?;
-        let parent = note(&draft, "parent")?;
-        let below = self.write_below(&draft, parent.as_deref())?;
-        archive::finish(&draft, &self.diffs(&below)).map_err(|error| error.inside(&draft))?;
-        clean_draft(&self.store, &draft)?;
-        self.store.publish(id, true)
+        self.commit_all(&[id])
+    }
+
+    fn place(&self, draft: &str, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        self.store.place(draft, id, parent)
+    }
+
+    fn commit_all(&self, ids: &[&str]) -> Result<(), Error> {
+        ids.iter().try_for_each(|id| self.complete(id, ids))?;
+        self.store.publish_all(ids)
     }
 
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
@@ -279,10 +299,19 @@ pub(crate) fn apply_to_draft(store: &Store, id: &str, archive: &mut dyn Read) ->
 
 /// Removes what only a draft has.
 pub(crate) fn clean_draft(store: &Store, draft: &Path) -> Result<(), Error> {
-    store.discard(&draft.join("grave"))?;
-    store.discard(&draft.join("later"))?;
-    if fs::list(draft.join(DISPLACED))?.is_empty() {
-        fs::remove_dir(draft.join(DISPLACED))?;
+    match fs::remove_dir(draft.join("grave")) {
+        Ok(()) => {}
+        Err(error) if error.is_not_found() => {}
+        Err(_) => store.discard(&draft.join("grave"))?,
+    }
+    match fs::remove_file(draft.join("later")) {
+        Err(error) if !error.is_not_found() => return Err(error.into()),
+        _ => {}
+    }
+    let displaced = draft.join(DISPLACED);
+    // It is gone where an earlier attempt failed later.
+    if fs::symlink_metadata(&displaced).is_ok() && fs::list(&displaced)?.is_empty() {
+        fs::remove_dir(displaced)?;
     }
     if noted_size(draft)?.is_none() {
         fs::write(draft.join("size"), "0")?;

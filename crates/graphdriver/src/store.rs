@@ -110,19 +110,45 @@ impl Store {
 
     /// Makes a draft a layer in one step; `durable` waits for the disk before and after.
     pub(crate) fn publish(&self, id: &str, durable: bool) -> Result<(), Error> {
+        if durable {
+            return self.publish_all(&[id]);
+        }
         let (draft, layer) = (self.draft(id)?, self.layer_path(id));
-        if durable {
-            let dir = tree::open_root(&draft)?;
-            rustix::fs::syncfs(&dir).during("sync file system of", draft.display())?;
-        }
         match renameat_with(CWD, &draft, CWD, &layer, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => return Err(Error::Exists(id.to_owned())),
-            other => other.during("rename", draft.display())?,
+            Err(Errno::EXIST) => Err(Error::Exists(id.to_owned())),
+            other => Ok(other.during("rename", draft.display())?),
         }
-        if durable {
-            fs::sync_directory(self.root.join("layers"))?;
+    }
+
+    /// Makes drafts layers, in this order; waits for the disk once before and once after.
+    pub(crate) fn publish_all(&self, ids: &[&str]) -> Result<(), Error> {
+        let Some(first) = ids.first() else { return Ok(()) };
+        let draft = self.draft(first)?;
+        let dir = tree::open_root(&draft)?;
+        rustix::fs::syncfs(&dir).during("sync file system of", draft.display())?;
+        ids.iter().try_for_each(|id| self.publish(id, false))?;
+        Ok(fs::sync_directory(self.root.join("layers"))?)
+    }
+
+    /// Gives a draft its id, which must be free, and notes which layer it is on top of.
+    pub(crate) fn place(&self, draft: &str, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        let path = self.draft(draft)?;
+        let note = path.join("parent");
+        match parent {
+            Some(parent) => fs::write(note, parent)?,
+            None if fs::symlink_metadata(&note).is_ok() => fs::remove_file(note)?,
+            None => {}
         }
-        Ok(())
+        if id == draft {
+            return Ok(());
+        }
+        if !is_id(id) {
+            return Err(Error::NotFound(format!("{id:?} (not a layer's id)")));
+        }
+        match renameat_with(CWD, &path, CWD, self.root.join("drafts").join(id), RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => Err(Error::Exists(id.to_owned())),
+            other => Ok(other.during("rename", path.display())?),
+        }
     }
 
     /// Moves a directory of ours to the trash; one that is not there is fine. What cannot be moved is remembered.

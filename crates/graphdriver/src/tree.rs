@@ -19,6 +19,8 @@ use rustix::io::Errno;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Marks a directory of a draft that its archive implied and did not describe.
 pub(crate) const IMPLIED: &str = "trusted.gantry.implied";
+/// The kernel's bound for the names of a file's attributes, and for the value of one.
+const ATTRIBUTES: usize = 64 << 10;
 /// The longest path that a layer may have.
 const PATH_LIMIT: usize = 4096;
 
@@ -94,21 +96,26 @@ pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
 /// All extended attributes of an entry, sorted, but those of the kernel's or our own book-keeping.
 pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let path = proc_path(dir, name);
-    let mut list = vec![0_u8; 64 << 10];
-    let length = match rustix::fs::llistxattr(path.as_slice(), list.as_mut_slice()) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(error).during("list extended attributes of", show(name)),
+    // Most have none.
+    let mut list = vec![0_u8; 512];
+    let length = loop {
+        match rustix::fs::llistxattr(path.as_slice(), list.as_mut_slice()) {
+            Ok(length) => break length,
+            Err(Errno::OPNOTSUPP) => break 0,
+            Err(Errno::RANGE) if list.len() < ATTRIBUTES => list.resize(ATTRIBUTES, 0),
+            Err(error) => return Err(error).during("list extended attributes of", show(name)),
+        }
     };
     let mut found = Vec::new();
     for key in list[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
         if is_private(key) {
             continue;
         }
-        let mut value = vec![0_u8; 64 << 10];
+        let mut value = vec![0_u8; ATTRIBUTES];
         let length = rustix::fs::lgetxattr(path.as_slice(), key, value.as_mut_slice())
             .during("read extended attribute of", show(name))?;
         value.truncate(length);
+        value.shrink_to_fit();
         found.push((key.to_vec(), value));
     }
     found.sort_unstable();

@@ -201,6 +201,13 @@ impl GraphDriver for Whole {
         self.store.publish(id, true)
     }
 
+    fn place(&self, draft: &str, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        match self.kind {
+            Kind::Copy => self.store.place(draft, id, parent),
+            Kind::Snapshot => Ok(()),
+        }
+    }
+
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
         let draft = self.begin_writable(id, parent, limit)?;
         let made = (|| {

@@ -1,23 +1,19 @@
 //! `load`: the images of an archive, Docker's or an OCI layout.
 
-use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gantry_api::json;
 use gantry_api::reference::{Digest, Reference};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::staging::Staging;
+use super::intake::Intake;
 use super::{DockerImage, IMAGE_NAME, INDEX, IndexEntry, MANIFEST, OCI_LAYOUT, REF_NAME, blob_path};
-use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, Unpacked, digest_of};
+use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, digest_of};
 
 /// Indexes inside indexes.
 const NESTING: usize = 4;
-/// Threads that unpack: more do not help a disk.
-const UNPACKERS: usize = 4;
 
 /// An image that was loaded.
 #[derive(Debug)]
@@ -48,14 +44,14 @@ impl Graph {
     /// # Errors
     /// [`Error::Invalid`] when it is no such archive, or names what is not in it; as [`Registration::unpack`].
     pub fn load(&self, input: &mut dyn Read, report: Report<'_>) -> Result<Vec<Loaded>> {
-        let staging = Staging::read(self.inner.content.staging(), input)?;
-        if staging.has(MANIFEST) {
-            return self.load_docker(&staging, report);
+        let mut intake = Intake::read(self, input)?;
+        if intake.has(MANIFEST) {
+            return self.load_docker(&mut intake, report);
         }
-        if staging.has(OCI_LAYOUT) || staging.has(INDEX) {
-            let index: Index = parse(INDEX, &staging.document(INDEX)?)?;
+        if intake.has(OCI_LAYOUT) || intake.has(INDEX) {
+            let index: Index = parse(INDEX, &intake.document(INDEX)?)?;
             let mut loaded = Vec::new();
-            self.load_index(&staging, index, &[], NESTING, report, &mut loaded)?;
+            self.load_index(&mut intake, index, &[], NESTING, report, &mut loaded)?;
             if loaded.is_empty() {
                 return Err(Error::invalid("image archive", "no image in it is for this machine"));
             }
@@ -65,17 +61,17 @@ impl Graph {
         Err(Error::invalid("image archive", why))
     }
 
-    fn load_docker(&self, staging: &Staging, report: Report<'_>) -> Result<Vec<Loaded>> {
-        let images: Vec<DockerImage> = parse(MANIFEST, &staging.document(MANIFEST)?)?;
+    fn load_docker(&self, intake: &mut Intake<'_>, report: Report<'_>) -> Result<Vec<Loaded>> {
+        let images: Vec<DockerImage> = parse(MANIFEST, &intake.document(MANIFEST)?)?;
         let load = |image: DockerImage| {
             let names = image.repo_tags.unwrap_or_default();
             let names = names.iter().map(|name| reference(name)).collect::<Result<Vec<_>>>()?;
-            let registration = self.register(staging.document(&image.config)?, None)?;
+            let registration = self.register(intake.document(&image.config)?, None)?;
             if image.layers.len() != registration.len() {
                 let why = format!("{} layers, its configuration has {}", image.layers.len(), registration.len());
                 return Err(Error::invalid(format!("image {}", registration.id().short()), why));
             }
-            self.finish(registration, names, &|index| staging.open(&image.layers[index]), report)
+            self.finish(intake, registration, names, &image.layers, report)
         };
         images.into_iter().map(load).collect()
     }
@@ -83,7 +79,7 @@ impl Graph {
     /// Every image of an index that is for this machine; `names` are those that the index itself has.
     fn load_index(
         &self,
-        staging: &Staging,
+        intake: &mut Intake<'_>,
         index: Index,
         names: &[Reference],
         depth: usize,
@@ -93,7 +89,7 @@ impl Graph {
         for entry in index.manifests {
             let named = entry_name(&entry)?;
             let names: Vec<_> = names.iter().cloned().chain(named).collect();
-            let raw = blob(staging, &entry.descriptor)?;
+            let raw = blob(intake, &entry.descriptor)?;
             if entry.platform.is_some_and(|platform| !is_ours(&platform.os, &platform.architecture)) {
                 continue;
             }
@@ -102,9 +98,9 @@ impl Graph {
                 if depth == 0 {
                     return Err(Error::invalid("image archive", "indexes inside indexes inside indexes"));
                 }
-                self.load_index(staging, kind, &names, depth - 1, report, loaded)?;
+                self.load_index(intake, kind, &names, depth - 1, report, loaded)?;
             } else {
-                loaded.push(self.load_manifest(staging, entry.descriptor.media_type, raw, kind, names, report)?);
+                loaded.push(self.load_manifest(intake, entry.descriptor.media_type, raw, kind, names, report)?);
             }
         }
         Ok(())
@@ -112,7 +108,7 @@ impl Graph {
 
     fn load_manifest(
         &self,
-        staging: &Staging,
+        intake: &mut Intake<'_>,
         media_type: String,
         raw: Vec<u8>,
         manifest: Index,
@@ -122,18 +118,27 @@ impl Graph {
         let config = manifest.config.ok_or_else(|| Error::invalid("manifest", "it has no configuration"))?;
         let layers = manifest.layers;
         let registration =
-            self.register(blob(staging, &config)?, Some(Manifest { raw, media_type, layers: layers.clone() }))?;
-        self.finish(registration, names, &|index| staging.open(&blob_path(&layers[index].digest)), report)
+            self.register(blob(intake, &config)?, Some(Manifest { raw, media_type, layers: layers.clone() }))?;
+        let paths: Vec<_> = layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+        self.finish(intake, registration, names, &paths, report)
     }
 
+    /// Supplies the layers, lowest first, and makes the image visible.
     fn finish(
         &self,
+        intake: &mut Intake<'_>,
         registration: Registration,
         names: Vec<Reference>,
-        open: &(dyn Fn(usize) -> Result<File> + Sync),
+        paths: &[String],
         report: Report<'_>,
     ) -> Result<Loaded> {
-        unpack(&registration, self.unpacks_in_parallel(), open, report)?;
+        for (index, path) in paths.iter().enumerate() {
+            let diff_id = &registration.config().rootfs.diff_ids[index];
+            if let Some(size) = intake.supply(&registration, index, path)? {
+                report(Progress::Unpacking(diff_id, size));
+                report(Progress::Unpacked(diff_id, size));
+            }
+        }
         let images = self.images();
         let taken = names.iter().filter_map(|name| {
             let before = images.by_name(name).filter(|before| before.id != *registration.id())?;
@@ -142,48 +147,6 @@ impl Graph {
         let taken = taken.collect();
         Ok(Loaded { image: registration.commit(&names)?, names, taken })
     }
-}
-
-/// Unpacks what is not there; the first error ends it.
-fn unpack(
-    registration: &Registration,
-    parallel: bool,
-    open: &(dyn Fn(usize) -> Result<File> + Sync),
-    report: Report<'_>,
-) -> Result<()> {
-    let missing: Vec<_> = (0..registration.len()).filter(|index| !registration.is_present(*index)).collect();
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        while let Some(index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let one = || -> Result<()> {
-                let diff_id = &registration.config().rootfs.diff_ids[*index];
-                let mut file = open(*index)?;
-                let size = file.metadata().map_or(0, |metadata| metadata.len());
-                report(Progress::Unpacking(diff_id, size));
-                if let Unpacked::Fresh(_) = registration.unpack(*index, &mut file)? {
-                    report(Progress::Unpacked(diff_id, size));
-                }
-                Ok(())
-            };
-            if let Err(error) = one() {
-                next.store(missing.len(), Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(UNPACKERS).min(missing.len());
-    if !parallel || threads < 2 {
-        return work();
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let ended = workers.into_iter().map(|worker| match worker.join() {
-            Ok(ended) => ended,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        ended.collect::<Vec<_>>().into_iter().collect()
-    })
 }
 
 /// An index or a manifest: which one, its words tell.
@@ -201,8 +164,8 @@ fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
 }
 
 /// A document by its descriptor, digest verified.
-fn blob(staging: &Staging, descriptor: &Descriptor) -> Result<Vec<u8>> {
-    let bytes = staging.document(&blob_path(&descriptor.digest))?;
+fn blob(intake: &Intake<'_>, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let bytes = intake.document(&blob_path(&descriptor.digest))?;
     let found = digest_of(&bytes);
     if found != descriptor.digest {
         return Err(Error::Digest { what: "document of the image archive", wanted: descriptor.digest.clone(), found });

@@ -3,9 +3,10 @@
 //! What is written is an OCI image layout that is a Docker archive too (`manifest.json`), documents first. What is read is
 //! either, of any age that has digests.
 
+mod crew;
+mod intake;
 mod load;
 mod save;
-mod staging;
 
 use gantry_api::reference::Digest;
 use serde::{Deserialize, Serialize};

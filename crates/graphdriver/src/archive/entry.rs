@@ -1,7 +1,8 @@
 //! Reads the entries of a tar stream, in constant memory: names, extended headers and sparse maps are bounded.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 
 use gantry_linux::ResultExt;
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
@@ -45,6 +46,37 @@ pub(crate) struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The file's size, holes included.
     pub size: u64,
+}
+
+/// Where the content of a file goes.
+pub(crate) trait Target {
+    /// Room for content, as much as there is, at least a byte.
+    fn room(&mut self) -> Result<&mut [u8], Error>;
+    /// So many bytes of the room were filled: they go to this place of the file.
+    fn content(&mut self, offset: u64, length: usize) -> Result<(), Error>;
+}
+
+/// A file that is written at once.
+pub(crate) struct Direct<'a> {
+    file: &'a File,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Direct<'a> {
+    /// With a buffer for so many bytes, within reason.
+    pub(crate) fn new(file: &'a File, size: u64) -> Self {
+        Self { file, buffer: vec![0; usize::try_from(size).unwrap_or(usize::MAX).clamp(1, 128 << 10)] }
+    }
+}
+
+impl Target for Direct<'_> {
+    fn room(&mut self) -> Result<&mut [u8], Error> {
+        Ok(&mut self.buffer)
+    }
+
+    fn content(&mut self, offset: u64, length: usize) -> Result<(), Error> {
+        Ok(self.file.write_all_at(&self.buffer[..length], offset).during("write", "file")?)
+    }
 }
 
 /// The entries of a stream.
@@ -201,35 +233,36 @@ impl<'a> Entries<'a> {
         Ok(size)
     }
 
-    /// Writes the current entry's data to `file`, which is empty; `path` is its own.
-    pub(crate) fn copy_data(&mut self, file: &mut File, size: u64, path: &[u8]) -> Result<(), Error> {
-        let show = || String::from_utf8_lossy(path).into_owned();
-        match self.pieces.take() {
-            None => self.copy_piece(file, 0, self.data, path)?,
-            Some(pieces) => {
-                for (offset, length) in pieces {
-                    file.seek(SeekFrom::Start(offset)).during("seek", show())?;
-                    self.copy_piece(file, offset, length, path)?;
-                }
-                file.set_len(size).during("set size", show())?;
-            }
+    /// Hands the current entry's data to `target`, for the recipe under `path` and this inode. True for a sparse file: its
+    /// size must be set.
+    pub(crate) fn copy_data(&mut self, target: &mut dyn Target, inode: u64, path: &[u8]) -> Result<bool, Error> {
+        let pieces = self.pieces.take();
+        for piece in pieces.as_deref().unwrap_or(&[(0, self.data)]) {
+            self.copy_piece(target, *piece, path)?;
+            self.input.was_content(path, inode, *piece)?;
         }
-        Ok(())
+        Ok(pieces.is_some())
     }
 
-    fn copy_piece(&mut self, file: &mut File, offset: u64, length: u64, path: &[u8]) -> Result<(), Error> {
-        let mut left = length;
+    fn copy_piece(
+        &mut self,
+        target: &mut dyn Target,
+        (mut offset, mut left): (u64, u64),
+        path: &[u8],
+    ) -> Result<(), Error> {
         while left > 0 {
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            let got = self.input.read_content(&mut self.buffer[..want])?;
+            let room = target.room()?;
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
+            let got = self.input.read_content(&mut room[..want])?;
             if got == 0 {
                 return Err(refuse(path, "the archive ends in the middle of it"));
             }
-            file.write_all(&self.buffer[..got]).during("write", String::from_utf8_lossy(path))?;
+            target.content(offset, got)?;
+            offset += got as u64;
             left -= got as u64;
             self.data -= got as u64;
         }
-        self.input.was_content(file, path, offset, length)
+        Ok(())
     }
 
     fn long_name(&mut self, size: u64) -> Result<Vec<u8>, Error> {
@@ -327,10 +360,8 @@ impl Tape<'_> {
         Ok(self.input.read(buffer).during("read", "layer archive")?)
     }
 
-    fn was_content(&mut self, file: &File, path: &[u8], offset: u64, length: u64) -> Result<(), Error> {
-        let Some(recorder) = &mut self.recorder else { return Ok(()) };
-        let stat = rustix::fs::fstat(file).during("stat", String::from_utf8_lossy(path))?;
-        recorder.content(path, stat.st_ino, offset, length)
+    fn was_content(&mut self, path: &[u8], inode: u64, (offset, length): (u64, u64)) -> Result<(), Error> {
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.content(path, inode, offset, length))
     }
 }
 

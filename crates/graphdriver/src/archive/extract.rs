@@ -4,16 +4,19 @@
 //! itself brought is followed there, as Docker does in its chroot, and can lead nowhere else. The last name is never
 //! followed: what is in the way of an entry is moved away first. Nobody else writes to a draft.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use gantry_linux::{ResultExt, fs};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, makedev};
 use rustix::io::Errno;
 
 use super::entry::{Entries, Entry, Kind};
+use super::fill::Filler;
 use super::name::{clean, refuse, split};
 use super::recipe::{DISPLACED, Recorder};
 use super::spool::{Later, Spool, replay};
@@ -25,20 +28,22 @@ use crate::tree::{self, Step, Walk, at, open_inside, show};
 /// [`super::finish`] does what the layers below are needed for.
 pub(crate) fn apply(draft: &Path, input: &mut dyn Read) -> Result<u64, Error> {
     let spool = draft.join("later");
-    let mut extraction = Extraction {
-        root: tree::open_root(&draft.join("diff"))?,
-        displaced: tree::open_root(&draft.join(DISPLACED))?,
-        grave: tree::open_root(&draft.join("grave"))?,
-        later: Spool::append(&spool)?,
-        parent: None,
-        content: 0,
-    };
-    let mut entries = Entries::new(input, Recorder::begin(draft)?);
-    while let Some(entry) = entries.next()? {
-        extraction.entry(entry, &mut entries)?;
-    }
-    let Extraction { root, later, content, .. } = extraction;
-    later.finish()?;
+    let root = tree::open_root(&draft.join("diff"))?;
+    let displaced = tree::open_root(&draft.join(DISPLACED))?;
+    let grave = tree::open_root(&draft.join("grave"))?;
+    let later = Spool::append(&spool)?;
+    let recorder = Recorder::begin(draft)?;
+    let place = place_of(&root, b"")?;
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (root, content) = std::thread::scope(|scope| {
+        let filler = Filler::start(scope);
+        let mut extraction = Extraction { root, place, displaced, grave, later, parent: None, filler, own, content: 0 };
+        let mut entries = Entries::new(input, recorder);
+        let walked = extraction.all(&mut entries);
+        let Extraction { root, later, filler, content, .. } = extraction;
+        walked.and(filler.finish())?;
+        later.finish().map(|()| (root, content))
+    })?;
     replay(&spool, |later| match later {
         Later::Time { path, mtime } => set_time(&root, &path, mtime),
         _ => Ok(()),
@@ -46,19 +51,41 @@ pub(crate) fn apply(draft: &Path, input: &mut dyn Read) -> Result<u64, Error> {
     Ok(content)
 }
 
-struct Extraction {
+struct Extraction<'scope> {
     root: OwnedFd,
+    /// Where the root is on this machine.
+    place: Vec<u8>,
     /// Where files go that are in the way, by inode: their content is a part of the archive.
     displaced: OwnedFd,
     /// Where directories go that are in the way; they are deleted with the draft's litter.
     grave: OwnedFd,
     later: Spool,
     /// The directory of the last entry: most entries have the one before's.
-    parent: Option<(Vec<u8>, OwnedFd)>,
+    parent: Option<(Vec<u8>, Parent)>,
+    filler: Filler<'scope>,
+    /// Who makes what is made.
+    own: (u32, u32),
     content: u64,
 }
 
-impl Extraction {
+/// A directory that something is made in.
+#[derive(Clone)]
+struct Parent {
+    fd: Arc<OwnedFd>,
+    /// The path by which it is found even when the symbolic links on the way to it are replaced later.
+    place: Vec<u8>,
+    /// What is made in it belongs to its own group.
+    gives_group: bool,
+}
+
+impl Extraction<'_> {
+    fn all(&mut self, entries: &mut Entries<'_>) -> Result<(), Error> {
+        while let Some(entry) = entries.next()? {
+            self.entry(entry, entries)?;
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, entry: Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
         let path = clean(&entry.path)?;
         let (directory, name) = split(&path);
@@ -77,22 +104,25 @@ impl Extraction {
             }
             return self.whiteout(directory, hidden);
         }
+        if entry.kind == Kind::File && !path.is_empty() {
+            return self.file(&path, entry, entries);
+        }
         match &entry.kind {
             Kind::Directory => self.directory(&path, &entry),
             _ if path.is_empty() => Err(refuse(b"/", "the root of a layer is a directory")),
             // Overlayfs's own whiteout: it hides what is below in either spelling.
             Kind::Character(0, 0) => self.whiteout(directory, name),
             Kind::Link(target) => self.link(&path, &clean(target)?),
-            _ => self.other(&path, &entry, entries),
+            _ => self.other(&path, &entry),
         }
     }
 
     /// The directory `path`, made where it is not there.
-    fn open_parent(&mut self, path: &[u8]) -> Result<OwnedFd, Error> {
-        if let Some((have, fd)) = &self.parent
+    fn open_parent(&mut self, path: &[u8]) -> Result<Parent, Error> {
+        if let Some((have, parent)) = &self.parent
             && have == path
         {
-            return Ok(fd.try_clone().during("duplicate", "descriptor")?);
+            return Ok(parent.clone());
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let opened = match open_inside(&self.root, path, flags) {
@@ -100,8 +130,13 @@ impl Extraction {
             Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(path)?,
             Err(error) => return Err(cannot_enter(path, error)),
         };
-        self.parent = Some((path.to_vec(), opened.try_clone().during("duplicate", "descriptor")?));
-        Ok(opened)
+        let stat = rustix::fs::fstat(&opened).during("stat", show(path))?;
+        let place = place_of(&opened, path)?;
+        let inside = place.strip_prefix(self.place.as_slice()).unwrap_or_default();
+        let place = inside.strip_prefix(b"/").unwrap_or(inside).to_vec();
+        let parent = Parent { fd: Arc::new(opened), place, gives_group: stat.st_mode & 0o2000 != 0 };
+        self.parent = Some((path.to_vec(), parent.clone()));
+        Ok(parent)
     }
 
     fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, Error> {
@@ -146,44 +181,64 @@ impl Extraction {
     }
 
     fn directory(&mut self, path: &[u8], entry: &Entry) -> Result<(), Error> {
-        let (above, name) = split(path);
-        let opened = if path.is_empty() {
-            tree::open_dir(&self.root, b"").during("open", "layer")?
+        let (opened, place, is_new) = if path.is_empty() {
+            (tree::open_dir(&self.root, b"").during("open", "layer")?, Vec::new(), false)
         } else {
-            let parent = self.open_parent(above)?;
-            let was_whiteout = match tree::stat(&parent, name) {
-                Ok(stat) if tree::is_dir(&stat) => false,
-                Ok(stat) => {
-                    self.displace(&parent, name)?;
-                    rustix::fs::mkdirat(&parent, name, Mode::RWXU).during("make directory", show(path))?;
-                    tree::is_whiteout(&stat)
-                }
-                Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&parent, name, Mode::RWXU).during("make directory", show(path))?;
-                    false
-                }
-                Err(error) => return Err(error).during("stat", show(path)).map_err(Error::from),
-            };
-            let opened = tree::open_dir(&parent, name).during("open", show(path))?;
-            if was_whiteout {
-                tree::set_opaque(&opened)?;
-            }
-            opened
+            self.make_directory(path)?
         };
-        tree::clear_implied(&opened)?;
-        metadata(&opened, b"", entry, false)?;
-        self.later.push(&Later::Time { path: path.to_vec(), mtime: entry.mtime })
+        if !is_new {
+            tree::clear_implied(&opened)?;
+        }
+        let made = rustix::fs::fstat(&opened).during("stat", show(path))?;
+        if (made.st_uid, made.st_gid) != (entry.uid, entry.gid) {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::fchown(&opened, Some(uid), Some(gid)).during("chown", show(path))?;
+        }
+        for (key, value) in entry.xattrs.iter().filter(|(key, _)| is_wanted(key)) {
+            tree::set_xattr(opened.as_fd(), b"", key, value)?;
+        }
+        rustix::fs::fchmod(&opened, Mode::from_raw_mode(entry.mode)).during("chmod", show(path))?;
+        self.later.push(&Later::Time { path: path.to_vec(), mtime: entry.mtime })?;
+        // What comes next is mostly in it.
+        let gives_group = entry.mode & 0o2000 != 0;
+        self.parent = Some((path.to_vec(), Parent { fd: Arc::new(opened), place, gives_group }));
+        Ok(())
+    }
+
+    /// The directory, its place, and whether it was not there before.
+    fn make_directory(&mut self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>, bool), Error> {
+        let (above, name) = split(path);
+        let parent = self.open_parent(above)?;
+        let make = || rustix::fs::mkdirat(&parent.fd, name, Mode::RWXU);
+        let (mut is_new, mut was_whiteout) = (true, false);
+        match make() {
+            Err(Errno::EXIST) => {
+                let stat = tree::stat(&parent.fd, name).during("stat", show(path))?;
+                is_new = !tree::is_dir(&stat);
+                if is_new {
+                    was_whiteout = tree::is_whiteout(&stat);
+                    self.displace(&parent.fd, name)?;
+                    make().during("make directory", show(path))?;
+                }
+            }
+            other => other.during("make directory", show(path))?,
+        }
+        let opened = tree::open_dir(&parent.fd, name).during("open", show(path))?;
+        if was_whiteout {
+            tree::set_opaque(&opened)?;
+        }
+        Ok((opened, join(&parent.place, name), is_new))
     }
 
     fn opaque(&mut self, directory: &[u8]) -> Result<(), Error> {
-        let parent = self.open_parent(directory)?;
+        let parent = self.open_parent(directory)?.fd;
         let opened = tree::open_dir(&parent, b"").during("open", show(directory))?;
         Ok(tree::set_opaque(opened)?)
     }
 
     /// Hides what lower layers have by this name. What this archive itself has there stays.
     fn whiteout(&mut self, directory: &[u8], name: &[u8]) -> Result<(), Error> {
-        let parent = self.open_parent(directory)?;
+        let parent = self.open_parent(directory)?.fd;
         match tree::stat(&parent, name) {
             Ok(stat) if tree::is_dir(&stat) => {
                 let own = tree::open_dir(&parent, name).during("open", show(name))?;
@@ -201,7 +256,7 @@ impl Extraction {
         if target.is_empty() {
             return Err(refuse(path, "a hard link to the root"));
         }
-        let parent = self.open_parent(directory)?;
+        let parent = self.open_parent(directory)?.fd;
         let source = open_inside(&self.root, target_directory, OFlags::PATH | OFlags::DIRECTORY);
         let found = match &source {
             Ok(source) => tree::stat(source, target_name),
@@ -227,59 +282,69 @@ impl Extraction {
         Ok(rustix::fs::linkat(&source, target_name, &parent, name, AtFlags::empty()).during("link", show(path))?)
     }
 
-    fn other(&mut self, path: &[u8], entry: &Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
+    /// What is neither a file nor a directory nor a hard link.
+    fn other(&mut self, path: &[u8], entry: &Entry) -> Result<(), Error> {
         let (directory, name) = split(path);
         let parent = self.open_parent(directory)?;
-        if entry.kind == Kind::File {
-            return self.file(&parent, path, entry, entries);
+        if let Kind::Symlink(target) = &entry.kind {
+            return self.symlink(&parent, name, target, entry);
         }
+        let parent = parent.fd;
         self.displace(&parent, name)?;
         let node = |kind, device| {
             rustix::fs::mknodat(&parent, name, kind, Mode::RUSR, device).during("make device", show(name))
         };
         match &entry.kind {
-            Kind::Symlink(target) if target.is_empty() || target.contains(&0) || target.len() > 4095 => {
-                return Err(refuse(name, "a symbolic link to no path"));
-            }
-            Kind::Symlink(target) => {
-                rustix::fs::symlinkat(target.as_slice(), &parent, name).during("symlink", show(name))?;
-            }
             Kind::Character(major, minor) => node(FileType::CharacterDevice, makedev(*major, *minor))?,
             Kind::Block(major, minor) => node(FileType::BlockDevice, makedev(*major, *minor))?,
             _ => node(FileType::Fifo, 0)?,
         }
-        let link = matches!(entry.kind, Kind::Symlink(_));
-        Ok(metadata(&parent, name, entry, link)?)
+        Ok(metadata(&parent, name, entry, true)?)
     }
 
-    fn file(&mut self, parent: &OwnedFd, path: &[u8], entry: &Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
-        let name = split(path).1;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let make = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+    fn symlink(&mut self, parent: &Parent, name: &[u8], target: &[u8], entry: &Entry) -> Result<(), Error> {
+        if target.is_empty() || target.contains(&0) || target.len() > 4095 {
+            return Err(refuse(name, "a symbolic link to no path"));
+        }
+        let make = || rustix::fs::symlinkat(target, &parent.fd, name);
         let made = match make() {
             Err(Errno::EXIST) => {
-                self.displace(parent, name)?;
+                self.displace(&parent.fd, name)?;
                 make()
             }
             other => other,
         };
-        let mut file = File::from(made.during("create", show(name))?);
-        let place = self.without_links(parent, path)?;
-        entries.copy_data(&mut file, entry.size, &place)?;
-        drop(file);
-        self.content += entry.size;
-        Ok(metadata(parent, name, entry, false)?)
+        made.during("symlink", show(name))?;
+        let is_right = (entry.uid, entry.gid) == self.own && !parent.gives_group;
+        if !is_right || !entry.xattrs.is_empty() {
+            return Ok(metadata(&parent.fd, name, entry, false)?);
+        }
+        let times = tree::times(entry.mtime.0, i64::from(entry.mtime.1));
+        Ok(rustix::fs::utimensat(&parent.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .during("set times of", show(name))?)
     }
 
-    /// The path by which a file of this directory is found even when the symbolic links on its way are replaced later.
-    fn without_links(&self, parent: &OwnedFd, path: &[u8]) -> Result<Vec<u8>, Error> {
-        let real = |fd: &OwnedFd| match rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()) {
-            Ok(real) => Ok(real.into_bytes()),
-            Err(error) => Err(cannot_enter(path, error)),
+    /// The file is made now; [`Filler`] does the rest.
+    fn file(&mut self, path: &[u8], entry: Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
+        let (directory, name) = split(path);
+        let Parent { fd: parent, place, .. } = self.open_parent(directory)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Nobody can reach a draft: the mode may be the last one at once.
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let make = || rustix::fs::openat(&parent, name, flags, mode);
+        let made = match make() {
+            Err(Errno::EXIST) => {
+                self.displace(&parent, name)?;
+                make()
+            }
+            other => other,
         };
-        let (root, parent) = (real(&self.root)?, real(parent)?);
-        let inside = parent.strip_prefix(root.as_slice()).unwrap_or_default();
-        Ok([inside, b"/", split(path).1].concat().split_off(1))
+        let file = Arc::new(File::from(made.during("create", show(name))?));
+        let stat = rustix::fs::fstat(&*file).during("stat", show(name))?;
+        self.content += entry.size;
+        let mut target = self.filler.file(&file);
+        let sparse = entries.copy_data(&mut target, stat.st_ino, &join(&place, name))?;
+        self.filler.end(file, entry, stat, sparse)
     }
 
     /// Takes away what is in the way.
@@ -315,20 +380,31 @@ impl Extraction {
     }
 }
 
+/// A name in a directory.
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() }
+}
+
+/// Where a directory is on this machine.
+fn place_of(directory: &OwnedFd, path: &[u8]) -> Result<Vec<u8>, Error> {
+    let place = rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new());
+    place.map(CString::into_bytes).map_err(|error| cannot_enter(path, error))
+}
+
 /// Makes overlayfs's whiteout.
 pub(super) fn make_whiteout(parent: &OwnedFd, name: &[u8]) -> gantry_linux::Result<()> {
     rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0).during("make whiteout", show(name))
 }
 
 /// Owner first (it clears capabilities and set-user-id), time last.
-fn metadata(parent: &OwnedFd, name: &[u8], entry: &Entry, link: bool) -> gantry_linux::Result<()> {
+fn metadata(parent: &OwnedFd, name: &[u8], entry: &Entry, has_mode: bool) -> gantry_linux::Result<()> {
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     rustix::fs::chownat(parent, at(name), Some(uid), Some(gid), nofollow).during("chown", show(name))?;
     for (key, value) in entry.xattrs.iter().filter(|(key, _)| is_wanted(key)) {
         tree::set_xattr(parent.as_fd(), name, key, value)?;
     }
-    if !link {
+    if has_mode {
         let mode = Mode::from_raw_mode(entry.mode);
         rustix::fs::chmodat(parent, at(name), mode, AtFlags::empty()).during("chmod", show(name))?;
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod entry;
 mod extract;
+mod fill;
 mod finish;
 pub(crate) mod name;
 pub(crate) mod pax;

@@ -113,7 +113,7 @@ pub(crate) fn replay(layer: &Path, root: &Path, output: &mut dyn Write) -> Resul
     let mut reading = Reading {
         input: BufReader::new(input),
         recipe: &path,
-        files: Files { root: tree::open_root(root)?, layer },
+        files: Files { root: tree::open_root(root)?, layer, parent: None },
         buffer: vec![0; 128 << 10],
     };
     while reading.record(output)? {}
@@ -191,10 +191,12 @@ impl Reading<'_> {
 struct Files<'a> {
     root: OwnedFd,
     layer: &'a Path,
+    /// The directory of the last file: most have the one before's.
+    parent: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl Files<'_> {
-    fn open(&self, path: &[u8], inode: u64) -> Result<File, Error> {
+    fn open(&mut self, path: &[u8], inode: u64) -> Result<File, Error> {
         let there = match self.by_path(path)? {
             Some((file, number)) if number == inode => return Ok(file),
             there => there,
@@ -211,15 +213,18 @@ impl Files<'_> {
     }
 
     /// The regular file at a path, and its inode.
-    fn by_path(&self, path: &[u8]) -> Result<Option<(File, u64)>, Error> {
+    fn by_path(&mut self, path: &[u8]) -> Result<Option<(File, u64)>, Error> {
         let (directory, name) = split(path);
         let gone = |error| matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::NXIO);
-        let parent = match open_inside(&self.root, directory, OFlags::PATH | OFlags::DIRECTORY) {
-            Err(error) if gone(error) => return Ok(None),
-            other => other.during("open", show(directory))?,
-        };
+        if self.parent.as_ref().is_none_or(|(have, _)| have != directory) {
+            match open_inside(&self.root, directory, OFlags::PATH | OFlags::DIRECTORY) {
+                Err(error) if gone(error) => return Ok(None),
+                other => self.parent = Some((directory.to_vec(), other.during("open", show(directory))?)),
+            }
+        }
+        let Some((_, parent)) = &self.parent else { return Ok(None) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&parent, name, flags, Mode::empty()) {
+        let file = match openat(parent, name, flags, Mode::empty()) {
             Err(error) if gone(error) => return Ok(None),
             other => other.during("open", show(path))?,
         };

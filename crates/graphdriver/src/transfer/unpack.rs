@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::path::normal;
 use super::{Error, is_kernels, open, proc_path};
-use crate::archive::entry::{Entries, Entry, Kind};
+use crate::archive::entry::{Direct, Entries, Entry, Kind};
 use crate::archive::name::clean;
 use crate::archive::{is_wanted, split};
 use crate::tree::{self, show};
@@ -96,8 +96,10 @@ impl Unpacking<'_> {
         }
         let made = self.claim(&parent, name, &path, || self.make(&parent, name, entry))?;
         if entry.kind == Kind::File {
-            let mut file = File::from(made.try_clone().during("duplicate", "descriptor")?);
-            entries.copy_data(&mut file, entry.size, &path)?;
+            let file = File::from(made.try_clone().during("duplicate", "descriptor")?);
+            if entries.copy_data(&mut Direct::new(&file, entry.size), 0, &path)? {
+                file.set_len(entry.size).during("set size", show(&path))?;
+            }
             self.content += entry.size;
         }
         Ok(self.metadata(&made, &path, entry, true)?)

@@ -167,3 +167,30 @@ pub fn sixty_layers_are_one_root(name: &str) {
     fs::write(mounted.at("f0"), "y").unwrap();
     assert_eq!(bench.changes("web"), [("/f0".to_owned(), ChangeKind::Modified)]);
 }
+
+pub fn drafts_are_placed_late_and_become_layers_together(name: &str) {
+    let bench = Bench::new(name);
+    let layers = ["one", "two", "three"].map(|id| Archive::default().dir("d", 0o750).file(&format!("d/{id}"), id).0);
+    let parents = [None, Some("one"), Some("two")];
+    if bench.driver.applies_in_parallel() {
+        // The uppermost first, on top of nothing that is known yet, and one by another id.
+        for (draft, archive) in ["one", "loose", "three"].iter().zip(&layers).rev() {
+            bench.driver.create(draft, None).unwrap();
+            bench.driver.apply(draft, &mut archive.as_slice()).unwrap();
+        }
+    }
+    for ((id, parent), archive) in ["one", "two", "three"].iter().zip(parents).zip(&layers) {
+        if bench.driver.applies_in_parallel() {
+            bench.driver.place(if *id == "two" { "loose" } else { id }, id, parent).unwrap();
+        } else {
+            bench.layer(id, parent, archive).unwrap();
+        }
+    }
+    if bench.driver.applies_in_parallel() {
+        bench.driver.commit_all(&["one", "two", "three"]).unwrap();
+    }
+    assert_eq!(bench.mount("three", true).names("d"), ["one", "three", "two"]);
+    assert_eq!(bench.mount("two", true).names("d"), ["one", "two"]);
+    assert_eq!(bench.diff("two"), layers[1]);
+    assert_eq!(bench.driver.list().unwrap(), ["one", "three", "two"]);
+}

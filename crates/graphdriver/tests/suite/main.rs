@@ -74,5 +74,6 @@ suite! {
         gnu_tar_reads_what_is_written
         a_layer_gives_back_its_archive_byte_for_byte
         a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it
+        drafts_are_placed_late_and_become_layers_together
     }
 }

@@ -1,0 +1,331 @@
+//! An archive of images as it comes in, each byte read once. Documents are kept; what looks like a layer is unpacked at once,
+//! into a draft whose place nobody knows yet, because documents may come last. Hostile input: bounded, and no name of it
+//! becomes a name on disk.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_api::reference::Digest;
+use gantry_linux::{ResultExt, fs};
+use tar::EntryType;
+
+use super::crew::{Crew, Loose, State};
+use crate::layers::decompress;
+use crate::registration::{Pins, Registration};
+use crate::{DOCUMENT_LIMIT, Error, Graph, Layer, Result};
+
+/// Files of one archive: images of a few hundred layers, some thousand times over.
+const FILE_LIMIT: usize = 100_000;
+/// Links that lead to links.
+const LINK_LIMIT: usize = 16;
+/// Bytes of documents that are kept in memory; further ones are written to the disk.
+const KEPT: u64 = 8 << 20;
+/// Bytes that tell what a file is: a header of tar.
+const HEAD: u64 = 512;
+
+/// The files of an archive. What no image took goes when it is dropped.
+pub(super) struct Intake<'a> {
+    graph: &'a Graph,
+    /// For files that are neither kept nor unpacked; made with the first.
+    directory: PathBuf,
+    staged: usize,
+    kept: u64,
+    members: HashMap<String, Member>,
+    loose: Vec<Loose>,
+}
+
+enum Member {
+    Document(Arc<[u8]>),
+    File(PathBuf),
+    /// The layer with this number.
+    Loose(usize),
+    /// A layer that is in the store, wherever the archive wants to have it.
+    Known(Arc<Layer>, #[allow(dead_code, reason = "the layer stays as long as it lives")] Pins),
+    /// To another path of the archive.
+    Link(String),
+}
+
+impl<'a> Intake<'a> {
+    /// Reads the whole archive (gzip, zstd or plain).
+    pub(super) fn read(graph: &'a Graph, input: &mut dyn Read) -> Result<Self> {
+        let directory = graph.inner.content.staging();
+        let mut intake = Self { graph, directory, staged: 0, kept: 0, members: HashMap::new(), loose: Vec::new() };
+        let mut magic = Vec::new();
+        (&mut *input).take(4).read_to_end(&mut magic).map_err(failed)?;
+        let mut input = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(input));
+        let mut archive = tar::Archive::new(decompress(&magic, &mut input)?);
+        std::thread::scope(|scope| {
+            let mut crew = Crew::new(graph, scope);
+            let read = intake.entries(&mut archive, &mut crew);
+            // Also after a failure: what is unpacked by then is to go with the rest.
+            let finished = crew.finish();
+            intake.loose.append(&mut crew.done);
+            read.and(finished)
+        })?;
+        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(failed)?;
+        Ok(intake)
+    }
+
+    fn entries(&mut self, archive: &mut tar::Archive<impl Read>, crew: &mut Crew<'_, '_>) -> Result<()> {
+        for entry in archive.entries().map_err(failed)? {
+            self.entry(&mut entry.map_err(failed)?, crew)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>, crew: &mut Crew<'_, '_>) -> Result<()> {
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let refuse = |why: &str| Error::invalid("image archive", format!("entry {path:?}: {why}"));
+        let name = normal(&path, "").ok_or_else(|| refuse("its path leads out of the archive"))?;
+        if self.members.len() >= FILE_LIMIT {
+            return Err(refuse(&format!("more than {FILE_LIMIT} files")));
+        }
+        let member = match entry.header().entry_type() {
+            EntryType::Directory | EntryType::XGlobalHeader => return Ok(()),
+            EntryType::Regular | EntryType::Continuous => self.file(&name, entry, crew)?,
+            kind @ (EntryType::Symlink | EntryType::Link) => {
+                let target = entry.link_name_bytes().ok_or_else(|| refuse("a link to nothing"))?;
+                // A symbolic link starts where it lies, a hard link at the root.
+                let base =
+                    if kind == EntryType::Symlink { name.rsplit_once('/').map_or("", |(base, _)| base) } else { "" };
+                let target = normal(&String::from_utf8_lossy(&target), base);
+                Member::Link(target.ok_or_else(|| refuse("a link out of the archive"))?)
+            }
+            _ => return Err(refuse("neither a file nor a directory nor a link")),
+        };
+        if let Some(Member::File(replaced)) = self.members.insert(name, member) {
+            fs::remove_file(replaced)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, name: &str, entry: &mut tar::Entry<'_, impl Read>, crew: &mut Crew<'_, '_>) -> Result<Member> {
+        if let Some(layer) = self.known(name) {
+            let pins = Pins::new(self.graph, vec![layer.chain_id.clone()]);
+            // It may have gone before it was pinned.
+            if self.graph.inner.layers.get(&layer.chain_id).is_some() {
+                return Ok(Member::Known(layer, pins));
+            }
+        }
+        let size = entry.size();
+        let mut head = Vec::new();
+        entry.take(HEAD).read_to_end(&mut head).map_err(failed)?;
+        let is_layer = looks_like_layer(&head);
+        let is_document = !is_layer && matches!(head.trim_ascii_start().first(), Some(b'{' | b'['));
+        let mut whole = io::Cursor::new(head).chain(entry);
+        if is_document && size <= DOCUMENT_LIMIT as u64 && self.kept + size <= KEPT {
+            let mut bytes = Vec::new();
+            whole.read_to_end(&mut bytes).map_err(failed)?;
+            self.kept += size;
+            return Ok(Member::Document(bytes.into()));
+        }
+        if is_layer && self.graph.unpacks_in_parallel() {
+            return crew.unpack(&mut whole).map(Member::Loose);
+        }
+        if self.staged == 0 {
+            fs::create_dir(&self.directory)?;
+        }
+        let staged = self.directory.join(self.staged.to_string());
+        self.staged += 1;
+        let mut file = fs::open_with(&staged, OpenOptions::new().write(true).create_new(true))?;
+        let mut writing = Writing { file: &mut file, failure: None };
+        let copied = io::copy(&mut whole, &mut writing);
+        if let Some(source) = writing.failure {
+            return Err(gantry_linux::Error::new("write", staged.display().to_string(), source).into());
+        }
+        copied.map_err(failed)?;
+        Ok(Member::File(staged))
+    }
+
+    /// The layer that is there for a file whose name says its digest.
+    fn known(&self, name: &str) -> Option<Arc<Layer>> {
+        let last = name.rsplit('/').next()?;
+        let digest = Digest::from_hex(last.strip_suffix(".tar").unwrap_or(last)).ok()?;
+        let images = self.graph.images();
+        let is_it = |layer: &&Arc<Layer>| layer.diff_id == digest || layer.blobs.iter().any(|b| b.digest == digest);
+        images.iter().flat_map(|image| &image.layers).find(is_it).cloned()
+    }
+
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.members.contains_key(path)
+    }
+
+    /// A file of the archive, by the path that its documents give: the name that the links at it lead to.
+    fn find(&self, path: &str) -> Result<&Member> {
+        let missing = || Error::invalid("image archive", format!("it names {path:?}, which is not in it"));
+        let mut name = normal(path, "").ok_or_else(missing)?;
+        for _ in 0..LINK_LIMIT {
+            match self.members.get(&name) {
+                Some(Member::Link(target)) => name.clone_from(target),
+                Some(member) => return Ok(member),
+                None => return Err(missing()),
+            }
+        }
+        Err(Error::invalid("image archive", format!("{path:?} is a link to a link to a link")))
+    }
+
+    /// A JSON document of the archive.
+    pub(super) fn document(&self, path: &str) -> Result<Vec<u8>> {
+        let staged = match self.find(path)? {
+            Member::Document(bytes) => return Ok(bytes.to_vec()),
+            Member::File(staged) => staged,
+            _ => return Err(Error::invalid(format!("{path} of the image archive"), "it is a layer, not a document")),
+        };
+        let mut bytes = Vec::new();
+        let limit = DOCUMENT_LIMIT as u64;
+        fs::open(staged)?.take(limit + 1).read_to_end(&mut bytes).during("read", path)?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::invalid(format!("{path} of the image archive"), format!("more than {limit} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// Makes layer `index` of an image the file at `path`, unless it is there; those below it must be. Returns the bytes of
+    /// its archive where it is new.
+    pub(super) fn supply(&mut self, registration: &Registration, index: usize, path: &str) -> Result<Option<u64>> {
+        if registration.is_present(index) {
+            return Ok(None);
+        }
+        let number = match self.find(path)? {
+            Member::Loose(number) => *number,
+            Member::File(staged) => return unpack(registration, index, &mut fs::open(staged)?),
+            Member::Document(bytes) => return unpack(registration, index, &mut &**bytes),
+            Member::Known(layer, _) => return self.copy(registration, index, &layer.chain_id),
+            Member::Link(_) => unreachable!("links were followed"),
+        };
+        let Some(loose) = self.loose.get_mut(number) else {
+            return Err(Error::invalid("image archive", format!("{path:?} was not unpacked")));
+        };
+        match std::mem::replace(&mut loose.state, State::Gone) {
+            State::Unpacked(extent, diff_id) => {
+                let settled = registration.settle(index, &loose.id, extent, &diff_id);
+                let chain = registration.chain(index).clone();
+                loose.state = match settled {
+                    Ok(true) => State::Taken(chain.clone(), Pins::new(self.graph, vec![chain])),
+                    _ => State::Unpacked(extent, diff_id),
+                };
+                settled.map(|fresh| fresh.then_some(extent.archive))
+            }
+            State::Taken(chain, pins) => {
+                loose.state = State::Taken(chain.clone(), pins);
+                self.copy(registration, index, &chain)
+            }
+            State::Broken(error) => Err(error),
+            State::Gone => Err(Error::invalid("image archive", format!("{path:?} cannot be unpacked"))),
+        }
+    }
+
+    /// Unpacks once more what another layer was made of.
+    fn copy(&self, registration: &Registration, index: usize, chain: &Digest) -> Result<Option<u64>> {
+        registration.commit_below(index)?;
+        let missing = || Error::NotFound { kind: "layer", name: chain.to_string() };
+        let layer = self.graph.inner.layers.get(chain).ok_or_else(missing)?;
+        self.graph.with_archive(&layer.store_id, |archive| unpack(registration, index, archive))
+    }
+}
+
+fn unpack(registration: &Registration, index: usize, blob: &mut dyn Read) -> Result<Option<u64>> {
+    match registration.unpack(index, blob)? {
+        crate::Unpacked::Fresh(bytes) => Ok(Some(bytes)),
+        crate::Unpacked::Shared => Ok(None),
+    }
+}
+
+impl Drop for Intake<'_> {
+    fn drop(&mut self) {
+        for loose in &self.loose {
+            if let State::Unpacked(..) = loose.state {
+                self.graph.inner.layers.discard(&loose.id);
+            }
+        }
+        if self.staged > 0
+            && let Err(error) = fs::remove_dir_all(&self.directory)
+        {
+            tracing::warn!(%error, "a loaded archive's files stay until the next start");
+        }
+    }
+}
+
+/// A file that is written, and keeps its own error: it is not the archive's.
+struct Writing<'a> {
+    file: &'a mut File,
+    failure: Option<io::Error>,
+}
+
+impl io::Write for Writing<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.file.write(buffer).inspect_err(|error| {
+            self.failure = error.raw_os_error().map(io::Error::from_raw_os_error);
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Whether it begins as a tar archive does, or as a compressed file.
+fn looks_like_layer(head: &[u8]) -> bool {
+    match head {
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => true,
+        head if head.len() < HEAD as usize => false,
+        head => {
+            let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+            let own = std::str::from_utf8(&head[148..156]).unwrap_or_default();
+            let own = u32::from_str_radix(own.trim_matches(['\0', ' ']), 8);
+            head.iter().all(|byte| *byte == 0) || own == Ok(sum(&head[..148]) + sum(&head[156..]) + 8 * 32)
+        }
+    }
+}
+
+/// A path without `.`, `..` and needless slashes, from the archive's root; `None` when it leads out.
+fn normal(path: &str, base: &str) -> Option<String> {
+    let base = if path.starts_with('/') { "" } else { base };
+    let mut parts: Vec<&str> = base.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+pub(super) fn failed(source: io::Error) -> Error {
+    match source.kind() {
+        // The archive's fault, not the stream's.
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Error::invalid("image archive", source),
+        io::ErrorKind::Other if source.raw_os_error().is_none() => Error::invalid("image archive", source),
+        _ => Error::Stream { what: "image archive".to_owned(), source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{looks_like_layer, normal};
+
+    #[test]
+    fn paths_of_an_archive_stay_in_it() {
+        for (path, base, wanted) in [
+            ("./a//b", "", Some("a/b")),
+            ("../x/layer.tar", "y", Some("x/layer.tar")),
+            ("/a", "b", Some("a")),
+            ("../../x", "y", None),
+            ("..", "", None),
+        ] {
+            assert_eq!(normal(path, base).as_deref(), wanted, "{path} from {base}");
+        }
+    }
+
+    #[test]
+    fn layers_are_told_from_documents_by_their_first_bytes() {
+        let mut header = tar::Header::new_gnu();
+        header.set_cksum();
+        assert!(looks_like_layer(header.as_bytes()) && looks_like_layer(&[0; 512]) && looks_like_layer(&[0x1f, 0x8b]));
+        assert!(!looks_like_layer(b"1.0") && !looks_like_layer(&[b'{'; 512]) && !looks_like_layer(b""));
+    }
+}
