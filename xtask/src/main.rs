@@ -36,6 +36,7 @@ usage: cargo xtask <verb>
                build libcontainer.a, libcontainer.so and libcontainer.h (release)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
   bench start  measure the start path against Docker and podman (installs them; as root)
+  bench images measure load, save, pull, import, commit and rmi against Docker, podman and tar (installs them; as root)
   bench runtime [--sid DIR]
                measure the OCI runtime against runc, crun and youki (installs and builds them; as root)
 ";
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         ["c-library", words @ ..] => c_library::run(words),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),
+        ["bench", "images", options @ ..] => bench::images(options),
         ["bench", "runtime", options @ ..] => bench::runtime(options),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");

@@ -108,6 +108,11 @@ impl Peer {
         })
     }
 
+    /// A command that runs in its namespaces.
+    pub fn inside(&self, program: &Path) -> Result<Command> {
+        inside(&self.holder, program)
+    }
+
     /// A command of its client.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.client[0]);

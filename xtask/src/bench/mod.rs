@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: numbers against peers, interleaved in one run.
 
+mod images;
 mod measure;
 mod report;
 mod runtime;
 mod start;
 
+pub use images::images;
 pub use runtime::{lives, run_within, runtime};
 pub use start::start;
 

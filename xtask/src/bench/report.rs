@@ -55,7 +55,7 @@ pub fn table(stacks: &[Stack], results: &Results, rounds: usize, build: &str) ->
     text
 }
 
-fn medians(costs: &[Cost]) -> (Duration, Duration) {
+pub fn medians(costs: &[Cost]) -> (Duration, Duration) {
     let of = |part: fn(&Cost) -> Duration| median(costs.iter().map(part).collect());
     (of(|cost| cost.wall), of(|cost| cost.cpu))
 }
@@ -71,16 +71,16 @@ pub fn write(section: &str, table: &str) -> Result<()> {
     fs::write(&path, whole).with_context(|| format!("write {}", path.display()))
 }
 
-fn millis(time: Duration) -> String {
+pub fn millis(time: Duration) -> String {
     let millis = time.as_secs_f64() * 1000.0;
     if millis < 20.0 { format!("{millis:.1}") } else { format!("{millis:.0}") }
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub fn mebibytes(bytes: u64) -> String {
     format!("{:.2} MiB", bytes as f64 / 1_048_576.0)
 }
 
-fn ratio(theirs: Duration, ours: Duration) -> String {
+pub fn ratio(theirs: Duration, ours: Duration) -> String {
     if ours.is_zero() {
         return "–".to_owned();
     }

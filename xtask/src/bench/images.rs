@@ -1,0 +1,141 @@
+//! `cargo xtask bench images`: what moving images costs, ours and the peers', interleaved, on an ext4 of its own.
+
+mod content;
+mod registry;
+mod stack;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use gantry_tests::{command, paths};
+
+use super::measure::{Account, Results, cost};
+use super::{report, value};
+use crate::interrupt::Interrupt;
+use crate::{build, setup};
+
+use content::Archives;
+use registry::Registry;
+
+/// The section of docs/benchmarks.md.
+const SECTION: &str = "bench images";
+/// Where the file system of its own is mounted, for the process inside.
+const PLACE: &str = "GANTRY_BENCH_IMAGES";
+/// Bytes of the loop file, which is sparse.
+const ROOM: u64 = 40 << 30;
+
+/// What is measured; the numbers order the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    Load,
+    Save,
+    Remove,
+    Pull,
+    Import,
+    Commit,
+}
+
+impl Operation {
+    const ALL: [Self; 6] = [Self::Load, Self::Save, Self::Pull, Self::Import, Self::Commit, Self::Remove];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Load => "`load`",
+            Self::Save => "`save`",
+            Self::Remove => "`rmi`",
+            Self::Pull => "`pull`",
+            Self::Import => "`import`",
+            Self::Commit => "`commit`",
+        }
+    }
+}
+
+/// `--rounds N`; `--megabytes N` and `--files N` are the sizes of the two images; `--release` measures what is shipped.
+pub fn images(options: &[&str]) -> Result<()> {
+    match std::env::var_os(PLACE) {
+        Some(place) => inside(Path::new(&place), options),
+        None => outside(),
+    }
+}
+
+/// Makes a file system and runs this program again where it is mounted, in a mount namespace that takes it along.
+fn outside() -> Result<()> {
+    setup::for_tests()?;
+    setup::install_peer("unshare", "util-linux", "a mount namespace for a file system of its own")?;
+    setup::install_peer("mkfs.ext4", "e2fsprogs", "the file system")?;
+    let directory = tempfile::Builder::new().prefix("gantry-bench-").tempdir().context("make a directory")?;
+    let (file, place) = (directory.path().join("ext4"), directory.path().join("mounted"));
+    std::fs::create_dir(&place).context("make a directory to mount at")?;
+    std::fs::File::create(&file).and_then(|file| file.set_len(ROOM)).context("make the file of a file system")?;
+    command::succeed(Command::new(paths::need("mkfs.ext4")?).arg("-q").arg(&file), command::LIMIT)?;
+    let mut again = Command::new(paths::need("unshare")?);
+    again.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    again.arg("mount -o loop \"$1\" \"$2\" && shift 2 && exec \"$@\"").arg("sh").arg(&file).arg(&place);
+    again.arg(std::env::current_exe().context("find the running program")?).args(std::env::args_os().skip(1));
+    // Daemons of the tests live in the directory for temporary files.
+    build::run(again.env("TMPDIR", &place).env(PLACE, &place))
+}
+
+fn inside(place: &Path, options: &[&str]) -> Result<()> {
+    let number = |name: &str, usual: usize| -> Result<usize> {
+        value(options, name).map_or(Ok(usual), str::parse).with_context(|| format!("{name} takes a number"))
+    };
+    let (rounds, megabytes, files) = (number("--rounds", 5)?, number("--megabytes", 300)?, number("--files", 50_000)?);
+    let profile = if options.contains(&"--release") { "release" } else { build::PROFILE };
+    let label = if std::env::var_os("GANTRY_BIN").is_some() { "given by GANTRY_BIN" } else { profile };
+    let interrupt = Interrupt::catch()?;
+    let binary = build::gantry(profile)?;
+    println!("making the images");
+    let images = [content::layers(place, megabytes)?, content::small_files(place, files)?];
+    let store = place.join("registry");
+    {
+        let registry = Registry::serve(&store, &|program| Ok(Command::new(program)))?;
+        images.iter().try_for_each(|image| registry.push(image))?;
+    }
+    let (stacks, skipped) = stack::all(&binary, place, &store)?;
+    let mut results = Results::default();
+    let mut peaks = table::Peaks::new();
+    for round in 0..rounds {
+        for (number, image) in images.iter().enumerate() {
+            for (index, stack) in stacks.iter().enumerate() {
+                println!("round {} of {rounds}: {}, {}", round + 1, image.title, stack.name());
+                interrupt.check()?;
+                let mut keep = |operation: Operation, cost, peak: Option<u64>| {
+                    let row = number * Operation::ALL.len()
+                        + Operation::ALL.iter().position(|known| *known == operation).unwrap_or(0);
+                    results.add((row, &format!("{}, {}", operation.name(), image.title)), index, cost);
+                    if let Some(peak) = peak {
+                        let most = peaks.entry((row, index)).or_default();
+                        *most = peak.max(*most);
+                    }
+                };
+                stack.round(image, place, &mut keep).with_context(|| stack.name().to_owned())?;
+            }
+        }
+    }
+    let sizes: Vec<String> = images.iter().map(Archives::describe).collect();
+    let table = table::table(&stacks, &results, &peaks, &skipped, &sizes, rounds, label);
+    println!("\n{table}");
+    report::write(SECTION, &table)
+}
+
+/// Runs one operation for its cost; what was written before it is on the disk first.
+fn measure(account: &Account, place: &Path, work: impl FnOnce() -> Result<()>) -> Result<super::measure::Cost> {
+    let directory = std::fs::File::open(place).context("open the file system")?;
+    rustix::fs::syncfs(directory).context("wait for the disk")?;
+    account.enter()?;
+    let cost = cost(account, work);
+    account.leave()?;
+    cost
+}
+
+/// How long one operation may take.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A file with a name in the file system of its own.
+fn file(place: &Path, name: &str) -> PathBuf {
+    place.join(name)
+}
