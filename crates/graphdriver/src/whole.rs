@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_linux::mount::{IdMap, RootMount};
 use gantry_linux::{btrfs, fs};
@@ -21,6 +21,7 @@ use crate::{Change, Error, GraphDriver, Options, owners, size};
 
 mod compare;
 mod difference;
+mod groups;
 mod merge;
 
 pub(crate) use compare::compare;
@@ -38,6 +39,7 @@ struct Whole {
     store: Store,
     kind: Kind,
     limits: Limits,
+    deleting: Mutex<()>,
 }
 
 /// What limits the size of writable layers.
@@ -53,7 +55,7 @@ enum Limits {
 pub(crate) fn open_vfs(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
     let store = Store::open(root)?;
     let limits = Limits::Projects(Projects::open("vfs", &store, options, &["vfs.size", "size"])?);
-    Ok(Arc::new(Whole { store, kind: Kind::Copy, limits }))
+    Ok(Arc::new(Whole { store, kind: Kind::Copy, limits, deleting: Mutex::default() }))
 }
 
 /// Opens btrfs in its directory, which must be on that file system.
@@ -74,7 +76,12 @@ pub(crate) fn open_btrfs(root: &Path, options: &Options) -> Result<Arc<dyn Graph
             reason: "it is not on btrfs: choose another data root (--data-root) or another driver".to_owned(),
         });
     }
-    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Snapshot, limits: Limits::Groups { minimum } }))
+    Ok(Arc::new(Whole {
+        store: Store::open(root)?,
+        kind: Kind::Snapshot,
+        limits: Limits::Groups { minimum },
+        deleting: Mutex::default(),
+    }))
 }
 
 /// What a snapshot has of its parent beside the tree.
@@ -268,9 +275,10 @@ impl GraphDriver for Whole {
             projects.free(&self.store.trash())?;
             return self.store.sweep(false);
         }
-        // Subvolumes go in constant time; what is none, or has others in it, goes file by file.
-        for name in fs::list(self.store.trash())? {
-            btrfs::delete(&self.store.trash().join(name))?;
+        // Subvolumes go in constant time; what is left in the trash goes file by file.
+        {
+            let _one = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
+            groups::delete_subvolumes(&self.store)?;
         }
         self.store.sweep(false)
     }

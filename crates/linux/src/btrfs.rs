@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{NoArg, Opcode, Setter, Updater, ioctl, opcode};
 
@@ -99,10 +99,8 @@ pub fn snapshot(source: &Path, path: &Path) -> Result<()> {
 /// # Errors
 /// When the kernel refuses for another reason.
 pub fn delete(path: &Path) -> Result<bool> {
-    // What is no directory has no number, and the deletion says so.
-    let number = open_directory(path).and_then(|subvolume| number(&subvolume, path));
     match order::<DELETE>(path, 0, "delete subvolume") {
-        Ok(()) => remove_group(path, number?).map(|()| true),
+        Ok(()) => Ok(true),
         Err(error) => match Errno::from_raw_os_error(error.errno()) {
             Errno::INVAL | Errno::NOTEMPTY | Errno::NOTDIR | Errno::NOTTY => Ok(false),
             _ => Err(error),
@@ -141,25 +139,37 @@ pub fn limit(path: &Path, bytes: u64) -> Result<()> {
     limited.during("limit the size of subvolume", path.display())
 }
 
-/// The number of the subvolume that an open directory lies in.
-fn number(directory: &OwnedFd, path: &Path) -> Result<u64> {
-    // The object is the root directory of every subvolume.
-    let mut lookup = Lookup { tree: 0, object: 256, name: [0; 4080] };
+/// The number of the subvolume at a path; `None` where something else is.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn subvolume(path: &Path) -> Result<Option<u64>> {
+    /// The inode of the root directory of every subvolume.
+    const ROOT: u64 = 256;
+    let found = rustix::fs::lstat(path).during("stat", path.display())?;
+    if found.st_ino != ROOT || FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+        return Ok(None);
+    }
+    let mut lookup = Lookup { tree: 0, object: ROOT, name: [0; 4080] };
     // SAFETY: the code takes a pointer to this structure, which outlives the call.
-    let found = unsafe { ioctl(directory, Updater::<NUMBER, Lookup>::new(&mut lookup)) };
-    found.during("read the number of subvolume", path.display())?;
-    Ok(lookup.tree)
+    let number = unsafe { ioctl(open_directory(path)?, Updater::<NUMBER, Lookup>::new(&mut lookup)) };
+    number.during("read the number of subvolume", path.display())?;
+    Ok(Some(lookup.tree))
 }
 
-/// Removes the quota group of a deleted subvolume. Kernels since 6.10 do it, and refuse until they have.
-fn remove_group(path: &Path, subvolume: u64) -> Result<()> {
-    let above = open_directory(path.parent().unwrap_or(path))?;
-    let group = Group { create: 0, id: subvolume };
+/// Removes the quota group of a subvolume, by its number, on the file system of a directory. False when the kernel wants
+/// the subvolume to be gone first, which is some time after its deletion; there being none is no error.
+///
+/// # Errors
+/// When the kernel refuses for another reason.
+pub fn remove_group(directory: &Path, number: u64) -> Result<bool> {
+    let group = Group { create: 0, id: number };
     // SAFETY: the code takes a pointer to this structure, which outlives the call.
-    match unsafe { ioctl(&above, Setter::<GROUP, Group>::new(group)) } {
-        // Not there, or quotas are not enabled.
-        Ok(()) | Err(Errno::BUSY | Errno::NOENT | Errno::NOTCONN | Errno::INVAL) => Ok(()),
-        Err(error) => Err(error).during("remove the quota group of subvolume", path.display()),
+    match unsafe { ioctl(open_directory(directory)?, Setter::<GROUP, Group>::new(group)) } {
+        // Also without quotas at all.
+        Ok(()) | Err(Errno::NOENT | Errno::NOTCONN) => Ok(true),
+        Err(Errno::BUSY) => Ok(false),
+        Err(error) => Err(error).during("remove the quota group of subvolume", number),
     }
 }
 

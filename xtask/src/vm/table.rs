@@ -49,7 +49,10 @@ pub const SUITES: &[Suite] = &[
     suite("execdriver-lxc", "gantry-execdriver", Target::Test("lxc"), 240),
     suite("execdriver-leaks-lxc", "gantry-execdriver", Target::Test("leaks_lxc"), 240),
     // Quotas, which the kernel of the machine around it may lack.
-    suite("graphdriver-limits", "gantry-graphdriver", Target::Test("limits"), 180),
+    Suite {
+        arguments: &["limits"],
+        ..suite("graphdriver-limits", "gantry-graphdriver", Target::Test("file_systems"), 180)
+    },
     // The layer drivers that this machine's kernel may lack; archives are the same on any kernel.
     Suite {
         arguments: GRAPHDRIVER,

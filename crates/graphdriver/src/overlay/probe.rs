@@ -33,10 +33,13 @@ pub(super) fn probe(root: &Path) -> Result<String, Error> {
 fn attempt(place: &Path) -> Result<(), (&'static str, Errno)> {
     let step = |what: &'static str| move |errno: Errno| (what, errno);
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("open"))?;
+    // Before 6.5 the paths are followed when the file system is created, so the descriptors stay open until then.
+    let mut held = Vec::new();
     for (key, part) in [("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
         let opened = tree::open_root(&place.join(part)).map_err(|_| ("prepare", Errno::IO))?;
         let path = tree::proc_path(std::os::fd::AsFd::as_fd(&opened), b"");
         fsconfig_set_string(&context, key, path.as_slice()).map_err(step("configure"))?;
+        held.push(opened);
     }
     fsconfig_create(&context).map_err(step("mount"))?;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(step("mount"))?;

@@ -1,0 +1,8 @@
+//! What drivers do on file systems that can more than others: limits of size, shared blocks.
+#![allow(clippy::disallowed_methods, reason = "the tests look at the files as they are")]
+#![allow(clippy::print_stderr, reason = "what is skipped is said loudly")]
+#![allow(missing_docs, reason = "tests")]
+
+mod limits;
+mod place;
+mod sharing;
