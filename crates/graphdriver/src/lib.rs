@@ -1,6 +1,7 @@
 //! Layer file systems: the trait, its drivers, and the archives that fill and describe layers.
 
 mod archive;
+mod aufs;
 mod copy;
 mod devmapper;
 mod driver;

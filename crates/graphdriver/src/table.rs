@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_linux::fs;
 
-use crate::{Error, GraphDriver, Options, devmapper, overlay, whole};
+use crate::{Error, GraphDriver, Options, aufs, devmapper, overlay, whole};
 
 /// Opens a driver in its directory.
 pub type Open = fn(&Path, &Options) -> Result<Arc<dyn GraphDriver>, Error>;
@@ -27,6 +27,8 @@ pub const DRIVERS: &[Row] = &[
     Row { name: "btrfs", aliases: &[], open: whole::open_btrfs },
     Row { name: "devmapper", aliases: &["devicemapper"], open: devmapper::open },
     Row { name: "vfs", aliases: &[], open: whole::open_vfs },
+    // Only where it is asked for: the others are as good, and more tried.
+    Row { name: "aufs", aliases: &[], open: aufs::open },
 ];
 
 /// Opens the driver `name` (of `--storage-driver` or `DOCKER_DRIVER`) in the data root; without a name the one whose
@@ -52,8 +54,11 @@ pub fn open_with(root: &Path, name: Option<&str>, options: &Options) -> Result<(
         return Ok((start(row)?, format!("{} was asked for", row.name)));
     }
     let holds = |row: &&Row| fs::list(root.join(row.name).join("layers")).is_ok_and(|names| !names.is_empty());
-    if let Some(row) = DRIVERS.iter().find(holds) {
-        return Ok((start(row)?, format!("{} holds the layers of this data root", row.name)));
+    let mut holders = DRIVERS.iter().filter(holds);
+    if let Some(row) = holders.next() {
+        let others: Vec<_> = holders.map(|row| row.name).collect();
+        let others = if others.is_empty() { String::new() } else { format!("; so does {}", others.join(" and ")) };
+        return Ok((start(row)?, format!("{} holds the layers of this data root{others}", row.name)));
     }
     let mut lacking = String::new();
     for row in DRIVERS {
@@ -94,6 +99,6 @@ mod tests {
         drop(driver);
         assert_eq!(open(root.path(), None).unwrap().0.name(), "vfs");
         let error = open(root.path(), Some("zfs")).err().unwrap().to_string();
-        assert_eq!(error, "no such graphdriver: zfs; there are overlay, btrfs, devmapper, vfs");
+        assert_eq!(error, "no such graphdriver: zfs; there are overlay, btrfs, devmapper, vfs, aufs");
     }
 }

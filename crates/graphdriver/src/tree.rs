@@ -145,6 +145,10 @@ pub(crate) fn set_opaque(dir: impl AsFd) -> Result<()> {
     rustix::fs::fsetxattr(dir, OPAQUE, b"y", XattrFlags::empty()).during("mark opaque", "directory")
 }
 
+pub(crate) fn clear_opaque(dir: impl AsFd) -> Result<()> {
+    rustix::fs::fremovexattr(dir, OPAQUE).during("unmark opaque", "directory")
+}
+
 pub(crate) fn is_implied(dir: impl AsFd) -> bool {
     let mut value = [0_u8; 4];
     rustix::fs::fgetxattr(dir, IMPLIED, value.as_mut_slice()).is_ok()

@@ -25,6 +25,13 @@ pub enum RootMount {
         /// Further options of the overlay file system, as `fsconfig` takes them (`index=off`, `userxattr` …).
         options: Vec<(String, Option<String>)>,
     },
+    /// A union of aufs; `branches` are ordered from the uppermost to the lowest.
+    Aufs {
+        /// At least one.
+        branches: Vec<PathBuf>,
+        /// Whether the first of them receives what is written; else it is a read-only view.
+        writable: bool,
+    },
     /// A directory of a file system on a device of a thin pool (`devmapper`). The device is made by whoever mounts it.
     Device(Box<DeviceMount>),
     /// Another one for a user namespace with this mapping: what is shared with others is shown through the mapping, and
@@ -72,13 +79,14 @@ impl RootMount {
         match self {
             Self::Device(_) => true,
             Self::Mapped { root, .. } => root.is_device(),
-            Self::Bind { .. } | Self::Overlay { .. } => false,
+            Self::Bind { .. } | Self::Overlay { .. } | Self::Aufs { .. } => false,
         }
     }
 }
 
 mod attach;
 mod attr;
+mod aufs;
 mod device;
 mod idmap;
 mod overlay;

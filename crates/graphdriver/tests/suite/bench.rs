@@ -125,7 +125,9 @@ impl Mounted {
 
 pub fn attach(root: &RootMount) -> OwnedFd {
     match root {
-        RootMount::Mapped { .. } | RootMount::Device(_) => gantry_linux::mount::attach(root).unwrap(),
+        RootMount::Mapped { .. } | RootMount::Device(_) | RootMount::Aufs { .. } => {
+            gantry_linux::mount::attach(root).unwrap()
+        }
         RootMount::Bind { source } => {
             open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).unwrap()
         }

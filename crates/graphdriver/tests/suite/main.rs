@@ -29,6 +29,7 @@ pub fn can_test(driver: &str) -> bool {
         "devmapper" | "devmapper_xfs" if gantry_linux::dm::Control::open().is_err() => {
             "the kernel has no device mapper"
         }
+        "aufs" if !fs::read_to_string("/proc/filesystems").unwrap().contains("\taufs\n") => "the kernel has no aufs",
         "devmapper" if !has("mkfs.ext4") => "mkfs.ext4 is not installed (Debian: e2fsprogs)",
         "devmapper_xfs" if !has("mkfs.xfs") => "mkfs.xfs is not installed (Debian: xfsprogs)",
         _ => return true,
@@ -75,5 +76,19 @@ suite! {
         a_layer_gives_back_its_archive_byte_for_byte
         a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it
         drafts_are_placed_late_and_become_layers_together
+    }
+}
+
+// Names in aufs have 247 bytes at most, and nothing maps its users.
+suite! {
+    aufs; {
+        layers_show_through
+        writable_layers_keep_changes_to_themselves
+        hard_links_reach_into_layers_below
+        sixty_layers_are_one_root
+        removed_layers_are_gone_at_once
+        drafts_of_the_dead_are_removed
+        sparse_copies_stay_sparse
+        a_layer_gives_back_its_archive_byte_for_byte
     }
 }

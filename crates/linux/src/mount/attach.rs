@@ -19,6 +19,7 @@ pub fn attach(root: &RootMount) -> Result<OwnedFd> {
     match root {
         RootMount::Bind { source } => bind(source, true),
         RootMount::Overlay { lower, upper, options } => overlay::attach(lower, upper.as_ref(), options, None),
+        RootMount::Aufs { branches, writable } => super::aufs::attach(branches, *writable),
         RootMount::Device(device) => super::device::attach(device),
         RootMount::Mapped { map, .. } => attach_within(root, &user_namespace(&map.uids, &map.gids)?),
     }
