@@ -147,6 +147,10 @@ impl GraphDriver for Aufs {
         self.store.publish(id, true)
     }
 
+    fn place(&self, draft: &str, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        self.store.place(draft, id, parent)
+    }
+
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
         let project = self.projects.take(limit)?;
         let draft = self.store.begin(id)?;

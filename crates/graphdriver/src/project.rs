@@ -13,8 +13,9 @@ use gantry_linux::quota::{self, Usage};
 use gantry_linux::{ResultExt, fs};
 use rustix::io::Errno;
 
+use crate::options::bytes;
 use crate::store::Store;
-use crate::{Error, Options, size, tree};
+use crate::{Error, Options, tree};
 
 /// Small numbers are those that people give out.
 const FIRST: u32 = 1 << 24;
@@ -47,10 +48,10 @@ impl Projects {
         let home = store.root().to_path_buf();
         let mut projects = Self { driver, last: Mutex::new(start(&home)?), home, default: 0 };
         for (name, value) in options.iter() {
-            let refuse = |reason: String| Error::Option { option: format!("{name}={value}"), reason };
-            projects.default = size(value).ok_or_else(|| refuse("want a size, as 512m or 10G".to_owned()))?;
+            projects.default = bytes(name, value)?;
             if projects.default > 0 && !projects.works()? {
-                return Err(refuse(projects.refuse().to_string()));
+                let (option, reason) = (format!("{name}={value}"), projects.refuse().to_string());
+                return Err(Error::Option { option, reason });
             }
         }
         Ok(projects)

@@ -14,10 +14,11 @@ use gantry_linux::{btrfs, fs};
 use crate::archive;
 use crate::archive::recipe::DISPLACED;
 use crate::copy::copy_tree;
+use crate::options::bytes;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::project::{Project, Projects};
 use crate::store::{Store, note, noted_size};
-use crate::{Change, Error, GraphDriver, Options, owners, size};
+use crate::{Change, Error, GraphDriver, Options, owners};
 
 mod compare;
 mod difference;
@@ -63,9 +64,7 @@ pub(crate) fn open_btrfs(root: &Path, options: &Options) -> Result<Arc<dyn Graph
     options.only("btrfs", &["btrfs.min_space"])?;
     let mut minimum = 0;
     for (name, value) in options.iter() {
-        let refuse =
-            || Error::Option { option: format!("{name}={value}"), reason: "want a size, as 512m or 10G".to_owned() };
-        minimum = size(value).ok_or_else(refuse)?;
+        minimum = bytes(name, value)?;
     }
     // The directory itself may not be there yet.
     let there = root.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or(root);

@@ -161,9 +161,9 @@ fn work(batches: &Receiver<Batch>, used: &Sender<Batch>) -> Result<(), Error> {
         for piece in batch.pieces.drain(..) {
             let bytes = &batch.bytes[piece.start..piece.start + piece.length];
             if !bytes.is_empty() {
-                let path = |end: &Box<End>| show(&end.entry.path).to_string();
+                let path = |end: &End| show(&end.entry.path).to_string();
                 let written = piece.file.write_all_at(bytes, piece.offset);
-                written.during("write", piece.end.as_ref().map_or("a file of the layer".to_owned(), path))?;
+                written.during("write", piece.end.as_deref().map_or("a file of the layer".to_owned(), path))?;
             }
             if let Some(end) = piece.end {
                 finish(&piece.file, &end)?;
