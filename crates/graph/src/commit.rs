@@ -36,9 +36,11 @@ impl Graph {
     pub fn commit_container(&self, container: &str, commit: Commit) -> Result<Arc<Image>> {
         let record = self.check(container)?;
         let draft = format!("commit-{}-{}", crate::graph::now(), fs::unique());
-        let made = self.commit_draft(container, &record, &draft, commit);
-        if made.is_err() {
-            self.inner.driver.remove(&draft)?;
+        let mut settled = false;
+        let made = self.commit_draft(container, &record, &draft, commit, &mut settled);
+        // From when it is settled on it may be somebody else's too, and goes with the last.
+        if made.is_err() && !settled {
+            self.inner.layers.discard(&draft);
         }
         made
     }
@@ -49,6 +51,7 @@ impl Graph {
         record: &WritableRecord,
         draft: &str,
         commit: Commit,
+        settled: &mut bool,
     ) -> Result<Arc<Image>> {
         let (extent, diff_id) = self.fill_from_container(container, record.parent.as_ref(), draft)?;
         let empty = diff_id == digest_of(&[0; 1024]);
@@ -57,7 +60,7 @@ impl Graph {
         // The registration pins the layers before the draft becomes the last one.
         let registration = self.register(raw, None)?.on_top_of(&record.image);
         match Plan::of(&config.rootfs.diff_ids).last() {
-            Some(plan) if !empty && self.inner.layers.settle(plan, draft, extent) => {}
+            Some(plan) if !empty && self.inner.layers.settle(plan, draft, extent) => *settled = true,
             _ => self.inner.driver.remove(draft)?,
         }
         registration.commit(commit.name.as_slice())

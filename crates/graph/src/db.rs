@@ -5,12 +5,16 @@
 //! refused. A name may contain any character: [`join`] escapes the slash.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gantry_linux::ResultExt;
 use gantry_linux::fs::Durability;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rustix::fs::FallocateFlags;
 
 use crate::{Error, Result};
 
@@ -20,6 +24,8 @@ pub const ROOT: &str = "/";
 pub const DIRECTORY: &str = "directory";
 /// Idle connections that are kept for readers.
 const IDLE_READERS: usize = 4;
+/// Bytes that the file system keeps room for, in database and log: a removal writes a dozen pages.
+const ROOM: u64 = 128 << 10;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS entity (
@@ -111,6 +117,8 @@ impl GraphDb {
 
     fn open_file(path: &Path) -> Result<Self> {
         let path = path.to_path_buf();
+        // Before SQLite has it: closing a file takes the locks that the process has on it.
+        reserve(&path);
         let connection = Connection::open(&path)?;
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -127,6 +135,10 @@ impl GraphDb {
             connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
         }
         gantry_linux::fs::set_mode(&path, 0o600)?;
+        if let Err(error) = restart_log(&connection) {
+            tracing::debug!(%error, path = %path.display(), "the log is carried on");
+        }
+        reserve(&PathBuf::from(format!("{}-wal", path.display())));
         let writer = Mutex::new(Writer { connection, durability: Durability::Disk, in_doubt: false });
         Ok(Self { path, writer, readers: Mutex::default() })
     }
@@ -156,6 +168,29 @@ impl GraphDb {
             return Err(error.into());
         }
         Ok(result)
+    }
+
+    /// As [`GraphDb::write`], for a change that gives space back: on a full disk the log is begun anew in the room that it
+    /// has, if that helps.
+    ///
+    /// # Errors
+    /// As [`GraphDb::write`].
+    pub fn write_on_full_disk<T>(
+        &self,
+        durability: Durability,
+        change: impl Fn(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let first = self.write(durability, &change);
+        match &first {
+            Err(error) if error.is_disk_full() => {}
+            _ => return first,
+        }
+        if let Err(error) = restart_log(&lock(&self.writer).connection) {
+            // The first error is the one that matters.
+            tracing::debug!(%error, "no room for the database's log");
+            return first;
+        }
+        self.write(durability, change)
     }
 
     /// Makes sure that no change that failed can come back with the next start: before something is deleted that it names.
@@ -235,6 +270,26 @@ impl GraphDb {
     /// As [`View::children`].
     pub fn children(&self, path: &str) -> Result<BTreeMap<String, String>> {
         self.read(|db| db.children(path))
+    }
+}
+
+/// Takes what is in the log into the database, so that the log is written from its beginning again.
+fn restart_log(connection: &Connection) -> Result<()> {
+    Ok(connection.query_row("PRAGMA wal_checkpoint (RESTART)", [], |_| Ok(()))?)
+}
+
+/// Has the file system keep room for the file, made where it is not there, so that a full disk does not keep images from
+/// being removed.
+fn reserve(file: &Path) {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let reserved = gantry_linux::fs::open_with(file, &options).and_then(|opened| {
+        let size = opened.metadata().during("stat", file.display())?.len();
+        rustix::fs::fallocate(&opened, FallocateFlags::KEEP_SIZE, 0, size + ROOM).during("reserve", file.display())
+    });
+    if let Err(error) = reserved {
+        // Not every file system can, and a full one cannot any more.
+        tracing::debug!(%error, "removing images may fail when the disk is full");
     }
 }
 

@@ -83,6 +83,12 @@ impl Error {
         }
     }
 
+    /// Whether the database found no room on the disk.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        let full = Some(rusqlite::ErrorCode::DiskFull);
+        matches!(self, Self::Database { source, .. } if source.sqlite_error_code() == full)
+    }
+
     /// Says which database it was, of an error that SQLite gave.
     pub(crate) fn of_database(self, file: &Path) -> Self {
         match self {

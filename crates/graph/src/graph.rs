@@ -52,7 +52,7 @@ impl Graph {
         let elsewhere = shelf::switch(&db, driver.name())?;
         let content = Content::open(&root.join("content"))?.sparing(elsewhere);
         let stored = driver.list()?.into_iter().collect::<HashSet<_>>();
-        litter::note_a_new_store(&db, &stored)?;
+        litter::note_new_stores(&db, driver.name(), &stored, &content)?;
         let layers = load_layers(&db, &stored)?;
         let images = load_images(&db, &content, &layers)?;
         let writable = load_writable(&db, &stored)?;
@@ -69,6 +69,7 @@ impl Graph {
         let graph = Self { inner: Arc::new(inner) };
         graph.collect(&graph.change())?;
         graph.discard_documents(&graph.change())?;
+        graph.complete_container_layers();
         Ok(graph)
     }
 
@@ -288,7 +289,7 @@ fn remove_orphans(
     let orphans = stored.iter().filter(|id| !known.contains(id.as_str()) && !writable.contains_key(*id));
     let orphans: Vec<_> = orphans.collect();
     let nothing = db.entities(IMAGE)?.is_empty() && known.is_empty() && writable.is_empty();
-    if !orphans.is_empty() && nothing && !litter::knows_all(db)? {
+    if !orphans.is_empty() && nothing && !litter::knows_all(db, driver.name())? {
         tracing::warn!(layers = orphans.len(), "the database names no layer, but there are some; they are left alone");
         return Ok(());
     }

@@ -37,7 +37,7 @@ impl Graph {
         let (extent, diff_id) = match filled {
             Ok(filled) => filled,
             Err(error) => {
-                self.inner.driver.remove(&draft)?;
+                layers.discard(&draft);
                 return Err(error);
             }
         };
@@ -56,7 +56,7 @@ impl Graph {
         let registration = match self.register(raw, None) {
             Ok(registration) => registration,
             Err(error) => {
-                self.inner.driver.remove(&draft)?;
+                layers.discard(&draft);
                 return Err(error);
             }
         };

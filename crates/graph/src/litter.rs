@@ -6,23 +6,32 @@ use std::sync::MutexGuard;
 use gantry_linux::fs::Durability;
 
 use crate::records::IMAGE;
-use crate::{Graph, GraphDb, Result};
+use crate::{Content, Graph, GraphDb, Result};
 
-/// The entity, and its kind, of a database that was there before anything was stored.
+/// The kind of the entities that say of a store (a driver's, or that of documents) that the database was there before it
+/// held anything.
 const FIRST: &str = "first";
+/// The store of documents.
+const CONTENT: &str = "content";
 
-/// Writes into the database of a store that holds nothing that it knows all that will ever be stored: then what it does not
-/// name is litter, also when it names nothing.
-pub(crate) fn note_a_new_store(db: &GraphDb, stored: &HashSet<String>) -> Result<()> {
-    if !stored.is_empty() || knows_all(db)? {
-        return Ok(());
+/// Writes into the database, of each store that holds nothing, that it knows all that will ever be in it: then what it does
+/// not name is litter, also when it names nothing.
+pub(crate) fn note_new_stores(db: &GraphDb, driver: &str, layers: &HashSet<String>, content: &Content) -> Result<()> {
+    for (store, is_empty) in [(driver, layers.is_empty()), (CONTENT, content.list()?.is_empty())] {
+        if is_empty && !knows_all(db, store)? {
+            db.put_entity(Durability::Disk, &id(store), FIRST, "{}")?;
+        }
     }
-    db.put_entity(Durability::Disk, FIRST, FIRST, "{}")
+    Ok(())
 }
 
-/// Whether the database was there before anything was stored.
-pub(crate) fn knows_all(db: &GraphDb) -> Result<bool> {
-    Ok(db.entity(FIRST)?.is_some())
+/// Whether the database was there before the store held anything.
+pub(crate) fn knows_all(db: &GraphDb, store: &str) -> Result<bool> {
+    Ok(db.entity(&id(store))?.is_some())
+}
+
+fn id(store: &str) -> String {
+    format!("{FIRST}:{store}")
 }
 
 impl Graph {
@@ -35,7 +44,10 @@ impl Graph {
         let litter: Vec<_> = stored.iter().filter(|digest| !named.contains(digest)).collect();
         // A change that failed may name them after the next start.
         self.db().settle()?;
-        if litter.is_empty() || !knows_all(self.db())? || self.db().entities(IMAGE)?.len() > images.len() {
+        if litter.is_empty() || self.db().entities(IMAGE)?.len() > images.len() {
+            return Ok(());
+        }
+        if images.is_empty() && !knows_all(self.db(), CONTENT)? {
             return Ok(());
         }
         litter.into_iter().try_for_each(|digest| self.content().delete(digest))

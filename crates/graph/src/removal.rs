@@ -70,7 +70,7 @@ impl Graph {
             dropped.extend(if prune { drop_parents(&mut next, image, users) } else { Vec::new() });
         }
         let layers = if dropped.is_empty() { Vec::new() } else { self.take_unneeded(&next) };
-        let written = self.inner.db.write(Durability::Disk, |db| {
+        let written = self.inner.db.write_on_full_disk(Durability::Disk, |db| {
             gone.iter().try_for_each(|name| db.delete(&records::name_path(name)).map(drop))?;
             dropped.iter().try_for_each(|image| db.purge(image.id.as_str()).map(drop))?;
             records::purge_layers(db, &layers)

@@ -32,6 +32,20 @@ impl Graph {
         made
     }
 
+    /// Makes whole what a power cut took of young writable layers.
+    pub(crate) fn complete_container_layers(&self) {
+        let writable = self.writable().clone();
+        for (container, record) in writable {
+            let parent = record.parent.as_ref().map(|chain| self.inner.layers.get(chain));
+            // Without the layers below it there is nothing to complete.
+            let Some(parent) = parent.map_or(Some(None), |layer| layer.map(Some)) else { continue };
+            let parent = parent.as_ref().map(|layer| layer.store_id.as_str());
+            if let Err(error) = self.inner.driver.complete_writable(&container, parent) {
+                tracing::warn!(%error, container, "what the container's layer is on top of is lost");
+            }
+        }
+    }
+
     /// From here on the image's layers stay, whatever happens to the image.
     fn reserve(&self, container: &str, image: &Digest) -> Result<(WritableRecord, Option<String>)> {
         let _change = self.change();
@@ -125,7 +139,8 @@ impl Graph {
     /// The driver's and the database's.
     pub fn remove_container_layer(&self, container: &str) -> Result<()> {
         // Before the driver forgets it: the database may name less than there is, never more.
-        self.inner.db.write(Durability::Process, |db| db.purge(&records::writable_id(container)))?;
+        let id = records::writable_id(container);
+        self.inner.db.write_on_full_disk(Durability::Process, |db| db.purge(&id))?;
         self.discard_container_layer(container)
     }
 

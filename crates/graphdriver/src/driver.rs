@@ -50,6 +50,11 @@ pub trait GraphDriver: Send + Sync {
     /// [`Error::NoLimit`] where the driver or its file system knows none; nothing was made then.
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error>;
 
+    /// Writes anew what a power cut took of a young writable layer, which does not wait for the disk: what it is on top of.
+    fn complete_writable(&self, _id: &str, _parent: Option<&str>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes a writable layer that nothing was written to the layer of a container with this mapping of users: it is mounted
     /// as [`RootMount::Mapped`], and [`GraphDriver::diff`] tells owners as the container sees them.
     fn map_owners(&self, id: &str, map: &IdMap) -> Result<(), Error>;

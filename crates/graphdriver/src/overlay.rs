@@ -160,6 +160,14 @@ impl GraphDriver for Overlay {
         undo_draft(&self.store, &draft, made)
     }
 
+    fn complete_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        if self.below(&layer).is_err() {
+            self.write_below(&layer, parent, &[])?;
+        }
+        Ok(())
+    }
+
     fn mount(&self, id: &str, read_only: bool) -> Result<RootMount, Error> {
         let layer = self.store.layer(id)?;
         let mut lower = self.diffs(&self.below(&layer)?);

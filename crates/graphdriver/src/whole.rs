@@ -225,6 +225,16 @@ impl GraphDriver for Whole {
         undo_draft(&self.store, &draft, made)
     }
 
+    fn complete_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        match parent {
+            Some(parent) if note(&layer, "parent")?.as_deref() != Some(parent) => {
+                Ok(fs::write(layer.join("parent"), parent)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn mount(&self, id: &str, _read_only: bool) -> Result<RootMount, Error> {
         let layer = self.store.layer(id)?;
         owners::mapped(&layer, RootMount::Bind { source: layer.join("root") })

@@ -27,6 +27,11 @@ pub fn btrfs(scratch: &Path) -> PathBuf {
     mounted
 }
 
+/// Unmounts at once what a process that was just made, for another thread, may hold open until it executes its program.
+pub fn unmount(place: &Path) {
+    run("umount", &["--lazy", place.to_str().unwrap()]);
+}
+
 /// Copies a store that nobody has open: inodes become others, all else stays.
 pub fn store(from: &Path, to: &Path, driver: &str) {
     if driver != "btrfs" {

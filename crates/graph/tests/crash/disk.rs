@@ -101,7 +101,7 @@ impl Drop for Disk {
         // What fails here fails loudly below: the server does not end while it is mounted.
         for directory in ["root", "fuse"] {
             if directory == "fuse" || self.mounted {
-                let unmounted = Command::new("umount").arg(self.place.join(directory)).status();
+                let unmounted = Command::new("umount").arg("--lazy").arg(self.place.join(directory)).status();
                 if !unmounted.is_ok_and(|status| status.success()) {
                     self.server.kill().ok();
                 }

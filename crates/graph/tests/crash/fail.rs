@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::check::Golden;
-use crate::operations::{NAMES, Step, starts, steps};
+use crate::operations::{Step, names, starts, steps};
 use crate::points::{Plan, run};
 use crate::{Losses, attempt, common, copy};
 
@@ -29,10 +29,11 @@ fn try_all(steps: &[Step], graph: &gantry_graph::Graph) -> (usize, Result<(), St
 
 fn matrix(scratch: &Path, driver: &'static str) {
     let losses = Losses::default();
-    for operation in NAMES.iter().filter(|name| !starts(name)) {
+    for operation in names(driver).iter().filter(|name| !starts(name)) {
         let golden = Golden::new(scratch, driver, operation);
         let steps = steps(operation, &golden.inputs);
-        for (kind, plan, words) in KINDS {
+        // One call that fails for once is no other than one of many, for all that the driver does.
+        for (kind, plan, words) in KINDS.into_iter().filter(|(kind, ..)| driver == "overlay" || *kind != "full") {
             let root = attempt(&golden, scratch, "count");
             let graph = common::open(&root, driver);
             let points = run(&root, plan(usize::MAX), || try_all(&steps, &graph)).points;

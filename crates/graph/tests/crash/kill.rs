@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::check::Golden;
-use crate::operations::{NAMES, starts, steps};
+use crate::operations::{names, starts, steps};
 use crate::points::{Plan, run};
 use crate::{Losses, attempt, common, copy};
 
@@ -65,7 +65,7 @@ fn spawn(golden: &Golden, root: &Path, point: usize) -> Result<Said, String> {
 
 fn matrix(scratch: &Path, driver: &'static str) {
     let losses = Losses::default();
-    for operation in NAMES {
+    for operation in names(driver) {
         let golden = Golden::new(scratch, driver, operation);
         let root = attempt(&golden, scratch, "count");
         let points = spawn(&golden, &root, 0).unwrap().points.expect("it was not killed");

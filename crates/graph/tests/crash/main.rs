@@ -9,6 +9,7 @@ mod common;
 mod copy;
 mod disk;
 mod fail;
+mod full;
 mod kill;
 mod operations;
 mod points;

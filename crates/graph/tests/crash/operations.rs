@@ -11,8 +11,12 @@ use crate::common::{Source, gzip, name, open};
 /// One step: done wholly or not at all. Steps may be done again.
 pub type Step = Box<dyn Fn(&Graph) -> Result<(), Error> + Send + Sync>;
 
-/// The operations, by name.
-pub const NAMES: &[&str] = &["pull", "load", "import", "commit", "tag", "rmi", "prune", "container", "start", "first"];
+/// The operations that a driver sees, by name. What is the same whatever the driver is tried with the usual one.
+pub fn names(driver: &str) -> &'static [&'static str] {
+    const ALL: &[&str] =
+        &["pull", "load", "commit", "rmi", "prune", "container", "start", "import", "tag", "both", "first"];
+    if driver == "overlay" { ALL } else { &ALL[..7] }
+}
 
 /// Those that begin with the daemon's start, which is disturbed too: a later one, and the very first.
 pub fn starts(operation: &str) -> bool {
@@ -29,6 +33,14 @@ pub fn steps(operation: &str, inputs: &Path) -> Vec<Step> {
             vec![Box::new(move |graph| load(graph, &archive))]
         }
         "import" => one(import),
+        // At once: each is there wholly or not at all.
+        "both" => one(|graph| {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| commit(graph));
+                let own = pull(graph);
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(own)
+            })
+        }),
         "commit" => one(commit),
         "tag" => one(|graph| graph.tag(&name("app"), &debian().id()).map(drop)),
         "rmi" => one(|graph| remove(graph, "app")),
@@ -44,14 +56,18 @@ pub fn steps(operation: &str, inputs: &Path) -> Vec<Step> {
         }),
         // The daemon's start itself, with what another one left.
         "start" => one(Graph::sweep),
+        // The power goes amid all of them.
+        "power" => Vec::new(),
         other => panic!("no operation {other}"),
     }
 }
 
 /// Between the steps, the states that the operation may be stopped in: images are whole, one after the other.
 pub fn milestones(operation: &str, inputs: &Path) -> Vec<Step> {
-    if operation != "load" {
-        return steps(operation, inputs);
+    match operation {
+        "load" => {}
+        "both" => return vec![Box::new(pull), Box::new(commit)],
+        other => return steps(other, inputs),
     }
     let archives = ["one.tar", "both.tar"].map(|file| std::fs::read(inputs.join(file)).unwrap());
     archives.into_iter().map(|archive| Box::new(move |graph: &Graph| load(graph, &archive)) as Step).collect()
@@ -176,6 +192,8 @@ pub fn prepare(root: &Path, driver: &str) {
     std::fs::write(inside.join("etc/made"), "by a container").unwrap();
     std::fs::remove_file(inside.join("etc/os")).unwrap();
     std::fs::create_dir(inside.join("new")).unwrap();
+    // A program that wants to find it again says so.
+    rustix::fs::syncfs(std::fs::File::open(&inside).unwrap()).unwrap();
     drop(mounted);
     graph.create_container_layer("idle", &app().id(), None).unwrap();
     graph.sweep().unwrap();

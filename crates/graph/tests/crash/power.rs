@@ -130,7 +130,7 @@ fn look(golden: &Golden, done: &[Done], reported: usize, image: &Path, scratch: 
         }
         golden.whole(&root, &graph, true)
     })();
-    copy::run("umount", &[place.to_str().unwrap()]);
+    copy::unmount(&place);
     looked
 }
 
