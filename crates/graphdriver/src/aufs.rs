@@ -18,7 +18,7 @@ use crate::archive;
 use crate::archive::{recipe, split};
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, file_system, undo_draft};
 use crate::project::Projects;
-use crate::store::{Store, note, noted_size};
+use crate::store::{Store, complete_parent, note, noted_size};
 use crate::tree::{self, Step, Walk, open_inside, show};
 use crate::whole::{changed_bytes, compare, write_diff};
 use crate::{Change, Error, GraphDriver, Options};
@@ -172,6 +172,10 @@ impl GraphDriver for Aufs {
             reason: "aufs cannot be shown through a mapping of users: use another driver, or no --userns-remap"
                 .to_owned(),
         })
+    }
+
+    fn complete_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
+        complete_parent(&self.store.layer(id)?, parent)
     }
 
     fn mount(&self, id: &str, read_only: bool) -> Result<RootMount, Error> {

@@ -247,6 +247,16 @@ pub(crate) fn note(dir: &Path, name: &str) -> Result<Option<String>, Error> {
     }
 }
 
+/// Notes what a writable layer is on top of, where a power cut took the note.
+pub(crate) fn complete_parent(layer: &Path, parent: Option<&str>) -> Result<(), Error> {
+    match parent {
+        Some(parent) if note(layer, "parent")?.as_deref() != Some(parent) => {
+            Ok(fs::write(layer.join("parent"), parent)?)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The size that was noted when the layer was applied; `None` for a writable layer.
 pub(crate) fn noted_size(dir: &Path) -> Result<Option<u64>, Error> {
     Ok(note(dir, "size")?.and_then(|text| text.trim().parse().ok()))

@@ -17,7 +17,7 @@ use crate::copy::copy_tree;
 use crate::options::bytes;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::project::{Project, Projects};
-use crate::store::{Store, note, noted_size};
+use crate::store::{Store, complete_parent, note, noted_size};
 use crate::{Change, Error, GraphDriver, Options, owners};
 
 mod compare;
@@ -226,13 +226,7 @@ impl GraphDriver for Whole {
     }
 
     fn complete_writable(&self, id: &str, parent: Option<&str>) -> Result<(), Error> {
-        let layer = self.store.layer(id)?;
-        match parent {
-            Some(parent) if note(&layer, "parent")?.as_deref() != Some(parent) => {
-                Ok(fs::write(layer.join("parent"), parent)?)
-            }
-            _ => Ok(()),
-        }
+        complete_parent(&self.store.layer(id)?, parent)
     }
 
     fn mount(&self, id: &str, _read_only: bool) -> Result<RootMount, Error> {

@@ -14,6 +14,7 @@ mod kill;
 mod operations;
 mod points;
 mod power;
+mod race;
 
 use std::collections::BTreeMap;
 use std::path::Path;

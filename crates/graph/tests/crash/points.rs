@@ -76,6 +76,28 @@ const ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// Runs `work`, with the threads that it starts, under the plan. Writes count where they go to a file below `root`.
 pub fn run<T: Send>(root: &Path, plan: Plan, work: impl FnOnce() -> T + Send) -> Seen<T> {
+    watch(|call, points| judge(root, plan, call, points), work)
+}
+
+/// Runs `work`, and `meanwhile` while its first sync waits.
+pub fn run_meanwhile<T: Send>(meanwhile: impl FnOnce(), work: impl FnOnce() -> T + Send) -> T {
+    let mut meanwhile = Some(meanwhile);
+    let hold = |call: &Call, points: &mut usize| {
+        if matches!(find(call).1, "SYS_fsync" | "SYS_fdatasync") {
+            *points += 1;
+            meanwhile.take().into_iter().for_each(|work| work());
+        }
+        None
+    };
+    let seen = watch(hold, work);
+    assert!(seen.points > 0, "nothing was synced");
+    seen.result
+}
+
+fn watch<T: Send>(
+    mut judge: impl FnMut(&Call, &mut usize) -> Option<Errno>,
+    work: impl FnOnce() -> T + Send,
+) -> Seen<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
@@ -94,7 +116,7 @@ pub fn run<T: Send>(root: &Path, plan: Plan, work: impl FnOnce() -> T + Send) ->
                 Err(Errno::NOENT | Errno::INTR) => continue,
                 Err(error) => panic!("receive a call: {error}"),
             };
-            let failure = judge(root, plan, &call, &mut points);
+            let failure = judge(&call, &mut points);
             if failure.is_some() && hit.is_none() {
                 hit = Some(describe(&call));
             }
