@@ -323,12 +323,9 @@ mod tests {
             Err(error) => return assert!(error.to_string().contains("device mapper"), "{error}"),
         };
         assert_eq!(control.version().unwrap().0, 4);
-        assert!(!control.has_target("no-such-target").unwrap());
+        assert!(control.has_target("error").unwrap() && !control.has_target("no-such-target").unwrap());
         let name = format!("gantry-test-{}", fs::unique());
-        let target = Target { start: 0, sectors: 2048, kind: "zero".to_owned(), parameters: String::new() };
-        if !control.has_target("zero").unwrap() {
-            return;
-        }
+        let target = Target { start: 0, sectors: 2048, kind: "error".to_owned(), parameters: String::new() };
         let device = control.activate(&name, std::slice::from_ref(&target)).unwrap();
         let again = control.activate(&name, std::slice::from_ref(&target)).unwrap();
         let info = control.info(&name).unwrap().unwrap();

@@ -223,15 +223,14 @@ impl DeviceMapper {
             Ok(None) | Err(Error::Damaged { .. }) => return Ok(true),
             Err(error) => return Err(error),
         };
+        if !self.pool.is_released(device.id)? {
+            return Ok(false);
+        }
         if self.discard && !self.missing.contains(&device.id) {
-            let thin = self.pool.thin(device.id, device.sectors);
-            match self.pool.control.info(&thin.name)? {
-                Some(info) if info.users > 0 => return Ok(false),
-                _ => match self.pool.discard(&thin) {
-                    // It was never made, or it lies on something that forgets nothing.
-                    Err(Error::System(error)) if is_nothing_to_discard(&error) => {}
-                    other => other?,
-                },
+            match self.pool.discard(&self.pool.thin(device.id, device.sectors)) {
+                // It was never made, or it lies on something that forgets nothing.
+                Err(Error::System(error)) if is_nothing_to_discard(&error) => {}
+                other => other?,
             }
         }
         let deleted = self.pool.delete(device.id)?;

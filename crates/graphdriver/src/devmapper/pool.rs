@@ -26,8 +26,9 @@ const METADATA: &str = "metadata";
 const DATA_SIZE: u64 = 100 << 30;
 const METADATA_SIZE: u64 = 2 << 30;
 const LEAST_METADATA: u64 = 16 << 20;
-/// How long the kernel may take to let go of a device whose last mount is gone.
-const RELEASE: Duration = Duration::from_secs(5);
+/// How long the kernel may take to let go of a device whose last user is gone. Nothing tells when it is done: it is asked.
+const RELEASE: Duration = Duration::from_secs(3);
+const ASK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct Pool {
     pub(super) control: Control,
@@ -119,15 +120,24 @@ impl Pool {
                 Ok(()) => return Ok(true),
                 Err(error) if error.errno() == Errno::NODATA.raw_os_error() => return Ok(true),
                 Err(error) if error.errno() != Errno::BUSY.raw_os_error() => return Err(error.into()),
-                // Mounted, or the kernel is about to let go of it after its last mount, which nothing tells the end of.
-                Err(_) if self.users(id)? > 0 || Instant::now() > deadline => return Ok(false),
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) if Instant::now() > deadline => return Ok(false),
+                // Mounted, or the kernel is about to let go of it.
+                Err(_) => std::thread::sleep(ASK_AGAIN),
             }
         }
     }
 
-    fn users(&self, id: u32) -> Result<i32, Error> {
-        Ok(self.control.info(&self.thin(id, 0).name)?.map_or(0, |info| info.users))
+    /// Whether nobody has a device mounted any more: the mounts of a container that has ended go a moment later.
+    pub(super) fn is_released(&self, id: u32) -> Result<bool, Error> {
+        let deadline = Instant::now() + RELEASE;
+        let name = self.thin(id, 0).name;
+        while self.control.info(&name)?.is_some_and(|info| info.users > 0) {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+        Ok(true)
     }
 
     /// Gives back what only this device has, so that files below the pool shrink.
@@ -306,7 +316,7 @@ fn await_release(path: &Path, in_use: impl Fn() -> Result<bool, Error>) -> Resul
         if Instant::now() > deadline {
             return Err(gantry_linux::Error::new("use", path.display().to_string(), Errno::BUSY).into());
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(ASK_AGAIN);
     }
     Ok(())
 }

@@ -173,6 +173,25 @@ fn a_full_pool_is_a_clear_error_and_loses_nothing() {
 }
 
 #[test]
+fn what_is_removed_while_it_is_mounted_goes_with_the_first_sweep_after() {
+    if !can_test("devmapper") {
+        return;
+    }
+    let bench = Bench::new("devmapper");
+    bench.layer("base", None, &base().0).unwrap();
+    let mounted = bench.writable("web", "base");
+    bench.driver.remove("web").unwrap();
+    assert!(!bench.driver.exists("web"));
+    bench.driver.sweep(false).unwrap();
+    assert_eq!(mounted.read("etc/one"), "one");
+    assert_eq!(named(bench.root.path()).len(), 3, "its device is still known");
+    drop(mounted);
+    bench.driver.sweep(false).unwrap();
+    assert_eq!(named(bench.root.path()).len(), 2);
+    assert_eq!(in_pool(&pool_of(&*bench.driver)), named(bench.root.path()));
+}
+
+#[test]
 fn what_a_layer_had_comes_back_to_the_disk() {
     if !can_test("devmapper") {
         return;
