@@ -178,7 +178,7 @@ async fn load_apparmor_profile(engine: Arc<Engine>) {
     }
 }
 
-/// Deletes removed layers, directories and volumes, off every path that somebody waits for.
+/// Deletes removed layers, directories and volumes, and measures new layers, off every path that somebody waits for.
 async fn sweep(engine: std::sync::Weak<Engine>, wanted: Arc<tokio::sync::Notify>) {
     loop {
         wanted.notified().await;

@@ -23,6 +23,11 @@ pub struct Content {
 }
 
 impl Content {
+    /// Where everything of it is.
+    pub(crate) fn root(&self) -> &Path {
+        self.blobs.parent().unwrap_or(&self.blobs)
+    }
+
     /// Opens or makes the store, and removes what a dead writer left.
     ///
     /// # Errors

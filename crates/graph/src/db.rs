@@ -143,6 +143,11 @@ impl GraphDb {
         Ok(Self { path, writer, readers: Mutex::default() })
     }
 
+    /// The database file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Runs `change` as one transaction: all of it is committed when it succeeds, nothing when it fails.
     ///
     /// [`Durability::Disk`] waits for the disk; [`Durability::Process`] survives the death of the daemon, and a power

@@ -101,6 +101,15 @@ impl Layers {
         }
     }
 
+    /// The layers that are there.
+    pub(crate) fn all(&self) -> Vec<Arc<Layer>> {
+        let there = |slot: &Slot| match &slot.state {
+            State::There(layer) => Some(Arc::clone(layer)),
+            _ => None,
+        };
+        self.lock().values().filter_map(there).collect()
+    }
+
     /// Whether this id of the driver is a layer, or may be about to become one: an import's is not known by its id before.
     pub(crate) fn holds(&self, store_id: &str) -> bool {
         let is_its = |slot: &Slot| match &slot.state {

@@ -132,6 +132,15 @@ impl Graph {
         Ok((own, total))
     }
 
+    /// Bytes on the disk of the container's own layer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn container_disk_use(&self, container: &str) -> Result<u64> {
+        self.check(container)?;
+        Ok(self.inner.driver.disk_use(container)?)
+    }
+
     /// Removes the writable layer: gone at once, its space comes back with the next [`Graph::sweep`]. None there is no
     /// error. Nothing of it may be mounted any more.
     ///

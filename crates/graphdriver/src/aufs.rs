@@ -16,6 +16,8 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::archive;
 use crate::archive::{recipe, split};
+use crate::disk;
+use crate::fixtures::Difference;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, file_system, undo_draft};
 use crate::project::Projects;
 use crate::store::{Store, complete_parent, note, noted_size};
@@ -193,9 +195,10 @@ impl GraphDriver for Aufs {
     }
 
     fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
-        let below = self.view_below(&self.store.layer(id)?)?;
-        let changes = compare(below.as_ref().map(|view| view.path.as_path()), &self.view(id)?.path)?;
-        Ok(changes.iter().map(|(path, kind)| Change::at(path, *kind)).collect())
+        let layer = self.store.layer(id)?;
+        let (below, writable) = (self.view_below(&layer)?, noted_size(&layer)?.is_none());
+        let found = compare(below.as_ref().map(|view| view.path.as_path()), &self.view(id)?.path, writable)?;
+        Ok(found.iter().map(Difference::change).collect())
     }
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
@@ -203,8 +206,8 @@ impl GraphDriver for Aufs {
         if recipe::replay(&layer, &layer.join("diff"), archive)? {
             return Ok(());
         }
-        let below = self.view_below(&layer)?;
-        write_diff(&layer, &self.view(id)?.path, below.as_ref().map(|view| view.path.as_path()), archive)
+        let (below, writable) = (self.view_below(&layer)?, noted_size(&layer)?.is_none());
+        write_diff(&layer, &self.view(id)?.path, below.as_ref().map(|view| view.path.as_path()), writable, archive)
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {
@@ -214,6 +217,10 @@ impl GraphDriver for Aufs {
         }
         let below = self.view_below(&layer)?;
         changed_bytes(&self.view(id)?.path, below.as_ref().map(|view| view.path.as_path()))
+    }
+
+    fn disk_use(&self, id: &str) -> Result<u64, Error> {
+        disk::of_layer(&self.store.layer(id)?)
     }
 
     fn remove(&self, id: &str) -> Result<(), Error> {

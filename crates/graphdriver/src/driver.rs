@@ -78,6 +78,12 @@ pub trait GraphDriver: Send + Sync {
     /// Bytes that the layer's own content occupies.
     fn size(&self, id: &str) -> Result<u64, Error>;
 
+    /// Bytes that the layer occupies on the disk, with all that is kept for it. Instant for a layer that was asked for before;
+    /// a writable layer is measured.
+    fn disk_use(&self, id: &str) -> Result<u64, Error> {
+        self.size(id)
+    }
+
     /// Makes the layer or draft invisible at once; its space comes back with the next [`GraphDriver::sweep`]. A layer
     /// that is not there is no error.
     fn remove(&self, id: &str) -> Result<(), Error>;

@@ -4,7 +4,9 @@ mod archive;
 mod aufs;
 mod copy;
 mod devmapper;
+mod disk;
 mod driver;
+mod fixtures;
 mod options;
 mod overlay;
 mod owners;
@@ -17,6 +19,7 @@ mod trash;
 mod tree;
 mod whole;
 
+pub use disk::disk_use;
 pub use driver::*;
 pub use options::Options;
 pub use size::size;

@@ -3,6 +3,7 @@
 //! `layers/<id>/diff` is the directory; `lower` names the layers below, uppermost first, one a line, ended by a line
 //! that is a full stop; `work` is the kernel's, for a writable layer. Drafts are unpacked without their parents.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use std::os::fd::AsFd;
 
 use crate::archive::recipe::{self, DISPLACED};
 use crate::archive::{self, Writer};
+use crate::disk;
+use crate::fixtures::{self, Difference, is_fixture};
 use crate::project::{Project, Projects};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
@@ -107,6 +110,48 @@ impl Overlay {
             tree::copy_metadata((from.as_fd(), b""), &stat, (to.as_fd(), b""))?;
         }
         Ok(())
+    }
+
+    /// What the layer changes, sorted; of a container's layer what counts.
+    fn differences(&self, layer: &Path) -> Result<Vec<Difference>, Error> {
+        let lower = self.open_lower(layer)?;
+        let owners = owners::read(layer)?;
+        let outside = |uid, gid| owners.as_ref().and_then(|map| map.outside(uid, gid)).unwrap_or((uid, gid));
+        let mut found = Vec::new();
+        let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
+        while let Some(step) = walk.next()? {
+            let Step::Entry { dir, name, path, stat } = step else { continue };
+            let mut below = tree::look_through(&lower, &path)?;
+            if let Some((_, before)) = &mut below {
+                // As a copy of it would be owned.
+                (before.st_uid, before.st_gid) = outside(before.st_uid, before.st_gid);
+            }
+            let (kind, mut itself) = match (&below, tree::is_whiteout(&stat)) {
+                (None, true) => continue,
+                (Some(_), true) => (ChangeKind::Deleted, true),
+                (None, false) => (ChangeKind::Added, true),
+                (Some((old, before)), false) => {
+                    (ChangeKind::Modified, !tree::same((old.as_fd(), b"", before), (dir.as_fd(), &name, &stat))?)
+                }
+            };
+            if tree::is_dir(&stat) && below.is_some_and(|(_, below)| tree::is_dir(&below)) {
+                let own = tree::open_dir(&dir, &name).during("open", tree::show(&path))?;
+                if tree::is_opaque(&own) {
+                    itself = true;
+                    for gone in tree::names_through(&lower, &path)? {
+                        if tree::stat(&own, &gone).is_err() {
+                            let path = [path.as_slice(), b"/", gone.as_slice()].concat();
+                            found.push(Difference { path, kind: ChangeKind::Deleted, itself: true, fixture: false });
+                        }
+                    }
+                }
+            }
+            let fixture = is_fixture(&path, &stat, outside(0, 0));
+            found.push(Difference { path, kind, itself, fixture });
+        }
+        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        // A layer of an image is told as it is.
+        Ok(if noted_size(layer)?.is_none() { fixtures::visible(found) } else { found })
     }
 }
 
@@ -206,36 +251,7 @@ impl GraphDriver for Overlay {
     }
 
     fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
-        let layer = self.store.layer(id)?;
-        let lower = self.open_lower(&layer)?;
-        let mut changes = Vec::new();
-        let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
-        while let Some(step) = walk.next()? {
-            let Step::Entry { dir, name, path, stat } = step else { continue };
-            let below = tree::look_through(&lower, &path)?;
-            let kind = match (&below, tree::is_whiteout(&stat)) {
-                (None, true) => continue,
-                (Some(_), true) => ChangeKind::Deleted,
-                (Some(_), false) => ChangeKind::Modified,
-                (None, false) => ChangeKind::Added,
-            };
-            changes.push(Change::at(&path, kind));
-            if tree::is_dir(&stat) && below.is_some_and(|(_, below)| tree::is_dir(&below)) {
-                let own = tree::open_dir(&dir, &name).during("open", tree::show(&path))?;
-                if tree::is_opaque(&own) {
-                    for gone in tree::names_through(&lower, &path)? {
-                        if tree::stat(&own, &gone).is_err() {
-                            changes.push(Change::at(
-                                &[path.as_slice(), b"/", gone.as_slice()].concat(),
-                                ChangeKind::Deleted,
-                            ));
-                        }
-                    }
-                }
-            }
-        }
-        changes.sort_unstable();
-        Ok(changes)
+        Ok(self.differences(&self.store.layer(id)?)?.iter().map(Difference::change).collect())
     }
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
@@ -243,11 +259,15 @@ impl GraphDriver for Overlay {
         if recipe::replay(&layer, &layer.join("diff"), archive)? {
             return Ok(());
         }
+        let told: HashSet<Vec<u8>> = self.differences(&layer)?.into_iter().map(|difference| difference.path).collect();
         let owners = owners::read(&layer)?;
         let mut writer = Writer::new(archive, owners.as_ref());
         let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
         while let Some(step) = walk.next()? {
             let Step::Entry { dir, name, path, stat } = step else { continue };
+            if !told.contains(&path) {
+                continue;
+            }
             if tree::is_whiteout(&stat) {
                 writer.whiteout(&path)?;
                 continue;
@@ -263,6 +283,10 @@ impl GraphDriver for Overlay {
     fn size(&self, id: &str) -> Result<u64, Error> {
         let layer = self.store.layer(id)?;
         noted_size(&layer)?.map_or_else(|| measure(&layer.join("diff")), Ok)
+    }
+
+    fn disk_use(&self, id: &str) -> Result<u64, Error> {
+        disk::of_layer(&self.store.layer(id)?)
     }
 
     fn remove(&self, id: &str) -> Result<(), Error> {

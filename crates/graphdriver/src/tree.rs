@@ -93,13 +93,22 @@ pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
     [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), at(name)].concat()
 }
 
-/// All extended attributes of an entry, sorted, but those of the kernel's or our own book-keeping.
+/// All extended attributes of an entry, sorted, but those of the kernel's or our own book-keeping. Without a name it is what
+/// `dir` itself is open on, of whatever kind.
 pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let path = proc_path(dir, name);
+    let itself = name.is_empty();
+    let mut path = proc_path(dir, name);
+    if itself {
+        path.truncate(path.len() - 2);
+    }
     // Most have none.
     let mut list = vec![0_u8; 512];
     let length = loop {
-        match rustix::fs::llistxattr(path.as_slice(), list.as_mut_slice()) {
+        let listed = match itself {
+            true => rustix::fs::listxattr(path.as_slice(), list.as_mut_slice()),
+            false => rustix::fs::llistxattr(path.as_slice(), list.as_mut_slice()),
+        };
+        match listed {
             Ok(length) => break length,
             Err(Errno::OPNOTSUPP) => break 0,
             Err(Errno::RANGE) if list.len() < ATTRIBUTES => list.resize(ATTRIBUTES, 0),
@@ -112,8 +121,11 @@ pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, V
             continue;
         }
         let mut value = vec![0_u8; ATTRIBUTES];
-        let length = rustix::fs::lgetxattr(path.as_slice(), key, value.as_mut_slice())
-            .during("read extended attribute of", show(name))?;
+        let length = match itself {
+            true => rustix::fs::getxattr(path.as_slice(), key, value.as_mut_slice()),
+            false => rustix::fs::lgetxattr(path.as_slice(), key, value.as_mut_slice()),
+        };
+        let length = length.during("read extended attribute of", show(name))?;
         value.truncate(length);
         value.shrink_to_fit();
         found.push((key.to_vec(), value));
@@ -125,6 +137,22 @@ pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, V
 /// Whether an extended attribute belongs to overlayfs or to us, and never to an image.
 pub(crate) fn is_private(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"trusted.gantry.")
+}
+
+/// Whether two entries count as the same: kind, owner, mode and extended attributes, and but for directories device number,
+/// size and time as well.
+pub(crate) fn same(old: (BorrowedFd<'_>, &[u8], &Stat), new: (BorrowedFd<'_>, &[u8], &Stat)) -> Result<bool> {
+    let (before, after) = (old.2, new.2);
+    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid) {
+        return Ok(false);
+    }
+    if !is_dir(before) {
+        let key = |stat: &Stat| (stat.st_rdev, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if key(before) != key(after) {
+            return Ok(false);
+        }
+    }
+    Ok(xattrs(old.0, old.1)? == xattrs(new.0, new.1)?)
 }
 
 pub(crate) fn set_xattr(dir: BorrowedFd<'_>, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {

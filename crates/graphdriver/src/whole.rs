@@ -14,6 +14,8 @@ use gantry_linux::{btrfs, fs};
 use crate::archive;
 use crate::archive::recipe::DISPLACED;
 use crate::copy::copy_tree;
+use crate::disk;
+use crate::fixtures::Difference;
 use crate::options::bytes;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::project::{Project, Projects};
@@ -113,7 +115,7 @@ impl Whole {
             if parent.is_none() {
                 fs::create_dir_mode(draft.join("root"), 0o755)?;
             }
-            Ok(())
+            disk::forget(&draft)
         })();
         undo_draft(&self.store, &draft, made)?;
         Ok(draft)
@@ -249,13 +251,15 @@ impl GraphDriver for Whole {
 
     fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
         let layer = self.store.layer(id)?;
-        let changes = compare(self.parent_tree(&layer)?.as_deref(), &layer.join("root"))?;
-        Ok(changes.iter().map(|(path, kind)| Change::at(path, *kind)).collect())
+        let writable = noted_size(&layer)?.is_none();
+        let found = compare(self.parent_tree(&layer)?.as_deref(), &layer.join("root"), writable)?;
+        Ok(found.iter().map(Difference::change).collect())
     }
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
-        write_diff(&layer, &layer.join("root"), self.parent_tree(&layer)?.as_deref(), archive)
+        let writable = noted_size(&layer)?.is_none();
+        write_diff(&layer, &layer.join("root"), self.parent_tree(&layer)?.as_deref(), writable, archive)
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {
@@ -264,6 +268,10 @@ impl GraphDriver for Whole {
             Some(size) => Ok(size),
             None => changed_bytes(&layer.join("root"), self.parent_tree(&layer)?.as_deref()),
         }
+    }
+
+    fn disk_use(&self, id: &str) -> Result<u64, Error> {
+        disk::of_layer(&self.store.layer(id)?)
     }
 
     fn remove(&self, id: &str) -> Result<(), Error> {

@@ -42,6 +42,8 @@ pub struct Config {
     pub gid_mappings: Vec<IdMapping>,
     /// Clocks of a new time namespace.
     pub time_offsets: TimeOffsets,
+    /// Empty files that the root has, made where they are missing: by them programs know where they are.
+    pub marks: Vec<PathBuf>,
     /// Mounted in this order on top of the root, `/proc` and `/dev` included.
     pub mounts: Vec<Mount>,
     /// Device nodes made in `/dev`.
@@ -86,6 +88,7 @@ impl Default for Config {
             uid_mappings: Vec::new(),
             gid_mappings: Vec::new(),
             time_offsets: TimeOffsets::default(),
+            marks: Vec::new(),
             mounts: Vec::new(),
             devices: Vec::new(),
             masked_paths: Vec::new(),

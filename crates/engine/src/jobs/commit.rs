@@ -76,21 +76,42 @@ impl Job for Commit {
     }
 }
 
-/// Commits while the processes stand still, and lets them go on whatever came of it.
+/// Commits while the processes stand still, and lets them go on whatever came of it. An image that was made is made, also
+/// when they cannot go on: then the container counts as paused, so that everybody sees it and can try again.
 fn frozen(engine: &Engine, container: &Container, pause: bool, commit: gantry_graph::Commit) -> Result<Arc<Image>> {
-    let running = container.running().filter(|_| pause);
-    if let Some(running) = &running {
-        running.pause()?;
-    }
-    let committed = engine.graph.commit_container(container.id(), commit);
-    if let Some(running) = &running {
-        match running.unpause() {
-            // The container may have been killed meanwhile.
-            Err(error) if container.running().is_some() => return Err(error.into()),
-            _ => {}
+    let commit = || Ok(engine.graph.commit_container(container.id(), commit)?);
+    let Some(running) = container.running().filter(|_| pause) else { return commit() };
+    // The container may have been killed meanwhile: then nothing is to be thawed.
+    let thaw = || running.unpause().or_else(|error| container.running().map_or(Ok(()), |_| Err(error)));
+    let (committed, thawed) = between(|| running.pause(), commit, thaw)?;
+    if let Err(error) = thawed {
+        let container_id = container.id();
+        tracing::error!(container = container_id, %error, "a committed container cannot be thawed: it stays paused");
+        if let Err(error) = stays_paused(engine, container) {
+            tracing::error!(container = container_id, %error, "that it is paused could not be kept");
         }
     }
-    Ok(committed?)
+    committed
+}
+
+/// Both results, where freezing worked.
+fn between<T, E: Into<Error>>(
+    freeze: impl FnOnce() -> std::result::Result<(), E>,
+    work: impl FnOnce() -> Result<T>,
+    thaw: impl FnOnce() -> std::result::Result<(), E>,
+) -> Result<(Result<T>, std::result::Result<(), E>)> {
+    freeze().map_err(Into::into)?;
+    let worked = work();
+    Ok((worked, thaw()))
+}
+
+fn stays_paused(engine: &Engine, container: &Container) -> Result<()> {
+    let record = container.record();
+    let State::Running(run) = record.state.clone() else { return Ok(()) };
+    let paused = Record { state: State::Paused(run), ..Record::clone(&record) };
+    engine.containers.save(container, paused)?;
+    engine.events.publish("container", "pause", container.id(), record.event_attributes());
+    Ok(())
 }
 
 /// What an image says of how to run it; a container's names, terminal and streams are its own.
@@ -123,5 +144,31 @@ fn publish(engine: &Engine, record: &Record, image: &Image, name: Option<&Refere
     if let Some(name) = name {
         let attributes = BTreeMap::from([("name".to_owned(), name.familiar())]);
         engine.events.publish("image", "tag", image.id.as_str(), attributes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_counts_also_when_the_processes_cannot_go_on() {
+        let fail = |why: &'static str| move || Err::<(), _>(Error::system(why));
+        let (made, thawed) = between(|| Ok(()), || Ok(1), fail("thaw")).unwrap();
+        assert_eq!((made.unwrap(), thawed.unwrap_err().message.as_str()), (1, "thaw"));
+        let mut thawed = false;
+        let (made, _) = between(
+            || Ok::<_, Error>(()),
+            || Err::<i32, _>(Error::system("made")),
+            || {
+                thawed = true;
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(made.unwrap_err().message, "made");
+        assert!(thawed, "a failed commit lets them go on too");
+        let work = || -> Result<i32> { panic!("nothing is committed of what moves") };
+        assert_eq!(between(fail("freeze"), work, || Ok(())).unwrap_err().message, "freeze");
     }
 }

@@ -1,4 +1,5 @@
-//! `system_df`: what takes how much of the disk.
+//! `system_df`: what takes how much of the disk. The sums of images, containers and volumes are what `du` says of the data
+//! root: blocks, with documents, database and logs. What is shown beside one image is its content, as everywhere.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -35,7 +36,7 @@ impl Job for SystemDf {
         }
         let wants = |kind: &str| self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind);
         let (images, volumes) = (wants("image"), wants("volume"));
-        let containers = match wants("container") {
+        let mut containers = match wants("container") {
             true => {
                 let job = super::Containers { all: true, limit: 0, size: true, filters: None };
                 Some(context.run(job).await?)
@@ -43,9 +44,12 @@ impl Job for SystemDf {
             false => None,
         };
         let engine = std::sync::Arc::clone(&context.engine);
-        let (layers_size, images, volumes) = blocking(move || {
+        let (layers_size, images, containers, volumes) = blocking(move || {
             let images = if images { Some(summaries(&engine)?) } else { None };
-            Ok((layers_size(&engine), images, volumes.then(|| measured_volumes(&engine))))
+            for container in containers.iter_mut().flatten() {
+                container.size_rw = container_disk_use(&engine, &container.id);
+            }
+            Ok((engine.graph.disk_use()?, images, containers, volumes.then(|| measured_volumes(&engine))))
         })
         .await?;
         let build_cache = wants("build-cache").then(Vec::new);
@@ -54,7 +58,16 @@ impl Job for SystemDf {
     }
 }
 
-/// Bytes of all layers, each once.
+/// What a container keeps on the disk: its layer, its logs and the files that the daemon wrote for it. `None` for one that
+/// is removed meanwhile.
+fn container_disk_use(engine: &Engine, id: &str) -> Option<i64> {
+    let record = engine.containers.get(id).ok()?.record();
+    let layer = engine.graph.container_disk_use(id).ok()?;
+    let files = gantry_graphdriver::disk_use(&record.directory(&engine.options.data_root)).ok()?;
+    i64::try_from(layer + files).ok()
+}
+
+/// Bytes of content of all layers, each once.
 pub(super) fn layers_size(engine: &Engine) -> u64 {
     let images = engine.graph.images();
     let mut seen = HashSet::new();
@@ -86,7 +99,7 @@ fn measured_volumes(engine: &Engine) -> Vec<Volume> {
     let measured = engine.volumes.all().into_iter().map(|volume| {
         let users = records.iter().filter(|r| r.mounts.iter().any(|m| m.kind == "volume" && m.name == volume.name));
         // One that is removed meanwhile has no size.
-        let size = gantry_graphdriver::measure(Path::new(&volume.mountpoint)).ok();
+        let size = gantry_graphdriver::disk_use(Path::new(&volume.mountpoint)).ok();
         let usage = VolumeUsage {
             size: size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)),
             ref_count: i64::try_from(users.count()).unwrap_or(i64::MAX),
@@ -110,7 +123,7 @@ fn sums(usage: DiskUsage, verbose: bool) -> DiskUsage {
                 total_count: images.len() as u64,
                 active_count: images.iter().filter(|image| image.containers > 0).count() as u64,
                 total_size,
-                reclaimable: total_size - used.sum::<i64>(),
+                reclaimable: (total_size - used.sum::<i64>()).max(0),
                 items: items(serde_json::json!(images)),
             },
         );

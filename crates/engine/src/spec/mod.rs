@@ -54,6 +54,7 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
         domainname: record.config.domainname.clone(),
         root,
         readonly_root: host_config.readonly_rootfs,
+        marks: vec!["/.dockerenv".into()],
         mounts: all_mounts(engine, record, &namespaces)?,
         namespaces,
         devices,

@@ -24,6 +24,7 @@ use self::pool::Pool;
 use self::settings::Settings;
 use self::space::human;
 use crate::archive::recipe::DISPLACED;
+use crate::fixtures::Difference;
 use crate::overlay::{prepare_draft, undo_draft};
 use crate::store::{Store, delete, note, noted_size};
 use crate::whole::{changed_bytes, compare, merge, write_diff};
@@ -332,15 +333,17 @@ impl GraphDriver for DeviceMapper {
     fn changes(&self, id: &str) -> Result<Vec<Change>, Error> {
         let layer = self.store.layer(id)?;
         let (below, inside) = (self.below(&layer)?, self.enter(&layer, false)?);
-        let changes = compare(below.as_ref().map(Inside::root).as_deref(), &inside.root())?;
-        Ok(changes.iter().map(|(path, kind)| Change::at(path, *kind)).collect())
+        let writable = self.device(&layer)?.writable;
+        let found = compare(below.as_ref().map(Inside::root).as_deref(), &inside.root(), writable)?;
+        Ok(found.iter().map(Difference::change).collect())
     }
 
     fn diff(&self, id: &str, archive: &mut dyn Write) -> Result<(), Error> {
         let layer = self.store.layer(id)?;
         let (below, inside) = (self.below(&layer)?, self.enter(&layer, false)?);
         let below = below.as_ref().map(Inside::root);
-        write_diff(&inside.own(id), &inside.root(), below.as_deref(), archive)
+        let writable = self.device(&layer)?.writable;
+        write_diff(&inside.own(id), &inside.root(), below.as_deref(), writable, archive)
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {

@@ -1,19 +1,23 @@
 //! What a tree changes relative to another.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use gantry_linux::ResultExt;
-use rustix::fs::{FileType, Stat};
 
 use crate::archive::split;
+use crate::fixtures::{Difference, is_fixture, visible};
 use crate::tree::{self, Step, Walk, show};
 use crate::{ChangeKind, Error};
 
-/// Changes by path, sorted. Two files count as the same when kind, owner, mode, size, time and extended attributes are;
-/// a directory in which something changed counts as modified.
-pub(crate) fn compare(old: Option<&Path>, new: &Path) -> Result<Vec<(Vec<u8>, ChangeKind)>, Error> {
+/// On disk, owners of a whole tree are those that the container sees.
+const ROOT: (u32, u32) = (0, 0);
+
+/// Differences by path, sorted. Two files count as the same when kind, owner, mode, size, time and extended attributes are;
+/// a directory in which something changed counts as modified. Of a `writable` layer only what counts is told, of an image's
+/// everything.
+pub(crate) fn compare(old: Option<&Path>, new: &Path, writable: bool) -> Result<Vec<Difference>, Error> {
     let mut changes = Changes::default();
     let new = tree::open_root(new)?;
     let old = old.map(tree::open_root).transpose()?;
@@ -29,10 +33,10 @@ pub(crate) fn compare(old: Option<&Path>, new: &Path) -> Result<Vec<(Vec<u8>, Ch
         let above = stack.last().and_then(Option::as_ref);
         let before = above.and_then(|above| tree::stat(above, &name).ok().map(|stat| (above, stat)));
         match &before {
-            None => changes.add(&path, ChangeKind::Added),
+            None => changes.add(&path, ChangeKind::Added, is_fixture(&path, &stat, ROOT)),
             Some((above, before)) => {
-                if !same((above.as_fd(), before), (dir.as_fd(), &stat), &name)? {
-                    changes.add(&path, ChangeKind::Modified);
+                if !tree::same((above.as_fd(), &name, before), (dir.as_fd(), &name, &stat))? {
+                    changes.add(&path, ChangeKind::Modified, false);
                 }
             }
         }
@@ -43,18 +47,20 @@ pub(crate) fn compare(old: Option<&Path>, new: &Path) -> Result<Vec<(Vec<u8>, Ch
             stack.push(below);
         }
     }
-    Ok(changes.0.into_iter().collect())
+    let found = changes.0.into_values().collect();
+    Ok(if writable { visible(found) } else { found })
 }
 
 #[derive(Default)]
-struct Changes(BTreeMap<Vec<u8>, ChangeKind>);
+struct Changes(BTreeMap<Vec<u8>, Difference>);
 
 impl Changes {
-    fn add(&mut self, path: &[u8], kind: ChangeKind) {
-        self.0.insert(path.to_vec(), kind);
+    fn add(&mut self, path: &[u8], kind: ChangeKind, fixture: bool) {
+        self.0.insert(path.to_vec(), Difference { path: path.to_vec(), kind, itself: true, fixture });
         let mut above = split(path).0;
         while !above.is_empty() && !self.0.contains_key(above) {
-            self.0.insert(above.to_vec(), ChangeKind::Modified);
+            let holder = Difference { path: above.to_vec(), kind: ChangeKind::Modified, itself: false, fixture: false };
+            self.0.insert(above.to_vec(), holder);
             above = split(above).0;
         }
     }
@@ -64,24 +70,9 @@ impl Changes {
         for name in tree::names(old).during("list", show(path))? {
             if tree::stat(new, &name).is_err() {
                 let gone = if path.is_empty() { name } else { [path, b"/", name.as_slice()].concat() };
-                self.add(&gone, ChangeKind::Deleted);
+                self.add(&gone, ChangeKind::Deleted, false);
             }
         }
         Ok(())
     }
-}
-
-fn same(old: (BorrowedFd<'_>, &Stat), new: (BorrowedFd<'_>, &Stat), name: &[u8]) -> Result<bool, Error> {
-    let (before, after) = (old.1, new.1);
-    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid) {
-        return Ok(false);
-    }
-    let kind = tree::file_type(before);
-    if kind != FileType::Directory {
-        let key = |stat: &Stat| (stat.st_rdev, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if key(before) != key(after) {
-            return Ok(false);
-        }
-    }
-    Ok(tree::xattrs(old.0, name)? == tree::xattrs(new.0, name)?)
 }

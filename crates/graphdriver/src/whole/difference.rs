@@ -9,6 +9,7 @@ use rustix::fs::{FileType, OFlags};
 
 use super::compare::compare;
 use crate::archive::{Writer, recipe, split};
+use crate::fixtures::Difference;
 use crate::tree::{self, open_inside};
 use crate::{ChangeKind, Error};
 
@@ -17,6 +18,7 @@ pub(crate) fn write_diff(
     layer: &Path,
     root: &Path,
     below: Option<&Path>,
+    writable: bool,
     archive: &mut dyn Write,
 ) -> Result<(), Error> {
     if recipe::replay(layer, root, archive)? {
@@ -24,7 +26,7 @@ pub(crate) fn write_diff(
     }
     let opened = tree::open_root(root)?;
     let mut writer = Writer::new(archive, None);
-    for (path, kind) in compare(below, root)? {
+    for Difference { path, kind, .. } in compare(below, root, writable)? {
         if kind == ChangeKind::Deleted {
             writer.whiteout(&path)?;
             continue;
@@ -42,7 +44,7 @@ pub(crate) fn write_diff(
 pub(crate) fn changed_bytes(root: &Path, below: Option<&Path>) -> Result<u64, Error> {
     let opened = tree::open_root(root)?;
     let mut bytes = 0;
-    for (path, kind) in compare(below, root)? {
+    for Difference { path, kind, .. } in compare(below, root, false)? {
         if kind != ChangeKind::Deleted {
             let (_, stat) = tree::look_through(std::slice::from_ref(&opened), &path)?
                 .ok_or_else(|| Error::NotFound(tree::show(&path).to_string()))?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gantry_graphdriver::{ChangeKind, Error};
 use gantry_linux::mount::IdMap;
+use rustix::fs::XattrFlags;
 
 use super::bench::{Archive, Bench, base};
 
@@ -193,4 +194,51 @@ pub fn drafts_are_placed_late_and_become_layers_together(name: &str) {
     assert_eq!(bench.mount("two", true).names("d"), ["one", "two"]);
     assert_eq!(bench.diff("two"), layers[1]);
     assert_eq!(bench.driver.list().unwrap(), ["one", "three", "two"]);
+}
+
+pub fn what_an_engine_makes_for_its_mounts_is_not_told(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    for (id, parent) in [("image", Some("base")), ("scratch", None)] {
+        bench.driver.create_writable(id, parent, None).unwrap();
+        let mounted = bench.mount(id, false);
+        for directory in ["dev", "etc", "proc", "sys"].iter().filter(|name| !mounted.at(name).exists()) {
+            fs::create_dir(mounted.at(directory)).unwrap();
+        }
+        for file in [".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+            fs::write(mounted.at(file), "").unwrap();
+        }
+        assert_eq!(bench.changes(id), [], "{id}");
+        assert_eq!(bench.diff(id), [0; 1024], "{id}");
+        fs::write(mounted.at("etc/own"), "own").unwrap();
+        fs::write(mounted.at("etc/hosts"), "somebody's own").unwrap();
+        fs::create_dir(mounted.at("volume")).unwrap();
+        assert_eq!(
+            bench.changes(id),
+            [
+                ("/etc".to_owned(), ChangeKind::Modified),
+                ("/etc/hosts".to_owned(), ChangeKind::Added),
+                ("/etc/own".to_owned(), ChangeKind::Added),
+                ("/volume".to_owned(), ChangeKind::Added),
+            ],
+            "{id}"
+        );
+    }
+    // Of an image's layer everything is told.
+    bench.layer("empty", None, &Archive::default().dir("etc", 0o755).file("etc/hosts", "").0).unwrap();
+    assert_eq!(bench.changes("empty").len(), 2);
+}
+
+pub fn what_is_copied_up_and_not_changed_is_not_told(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    let mounted = bench.writable("web", "base");
+    drop(fs::OpenOptions::new().append(true).open(mounted.at("etc/one")).unwrap());
+    fs::write(mounted.at("etc/passing"), "").unwrap();
+    fs::remove_file(mounted.at("etc/passing")).unwrap();
+    assert_eq!(bench.changes("web"), []);
+    rustix::fs::setxattr(mounted.at("etc/one"), "user.mark", b"1", XattrFlags::empty()).unwrap();
+    fs::set_permissions(mounted.at("deep"), fs::Permissions::from_mode(0o700)).unwrap();
+    let told = ["/deep", "/etc", "/etc/one"].map(|path| (path.to_owned(), ChangeKind::Modified));
+    assert_eq!(bench.changes("web"), told);
 }

@@ -65,6 +65,8 @@ suite! {
     overlay vfs btrfs devmapper devmapper_xfs; {
         layers_show_through
         writable_layers_keep_changes_to_themselves
+        what_an_engine_makes_for_its_mounts_is_not_told
+        what_is_copied_up_and_not_changed_is_not_told
         special_files_survive_the_round_trip
         hard_links_reach_into_layers_below
         sixty_layers_are_one_root

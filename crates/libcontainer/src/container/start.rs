@@ -239,6 +239,9 @@ fn prepare_first<'a>(first: &'a First, steps: &mut Steps) -> Result<Ready<'a>> {
     };
 
     steps.enter("mounts")?;
+    for mark in &config.marks {
+        paths::open_or_make(root.as_fd(), mark, Missing::File)?;
+    }
     let views: Vec<CgroupView> =
         first.cgroups.iter().map(|(names, path)| CgroupView { names: names.clone(), path: path.clone() }).collect();
     let sources = Sources { given: &first.sources, early: &early };

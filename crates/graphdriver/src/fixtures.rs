@@ -1,0 +1,101 @@
+//! What differs between a layer and what is below it, and what of that counts: neither what an engine makes in a root for
+//! its own mounts (Docker keeps that in a layer below the container's), nor a directory in which nothing is left to tell.
+
+use std::collections::HashSet;
+
+use rustix::fs::{FileType, Stat};
+
+use crate::archive::split;
+use crate::tree;
+use crate::{Change, ChangeKind};
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// From the root, without a slash in front.
+    pub path: Vec<u8>,
+    pub kind: ChangeKind,
+    /// It differs itself, not only something in it.
+    pub itself: bool,
+    /// It is as an engine makes it, see [`is_fixture`].
+    pub fixture: bool,
+}
+
+impl Difference {
+    pub(crate) fn change(&self) -> Change {
+        Change::at(&self.path, self.kind)
+    }
+}
+
+/// What is mounted on in every container, and the file by which programs know that they are in one.
+const DIRECTORIES: [&[u8]; 7] = [b"dev", b"dev/pts", b"dev/shm", b"dev/mqueue", b"etc", b"proc", b"sys"];
+const FILES: [&[u8]; 5] = [b".dockerenv", b"dev/console", b"etc/hostname", b"etc/hosts", b"etc/resolv.conf"];
+
+/// Whether a path is what an engine makes where an image does not have it: an empty file or a directory, of `root`, with
+/// the usual mode. Anything else is somebody's work.
+pub(crate) fn is_fixture(path: &[u8], stat: &Stat, root: (u32, u32)) -> bool {
+    let mode = stat.st_mode & 0o7777;
+    if (stat.st_uid, stat.st_gid) != root {
+        return false;
+    }
+    match tree::file_type(stat) {
+        FileType::Directory => DIRECTORIES.contains(&path) && mode == 0o755,
+        FileType::RegularFile => {
+            FILES.contains(&path) && stat.st_size == 0 && stat.st_nlink == 1 && matches!(mode, 0o644 | 0o755)
+        }
+        _ => false,
+    }
+}
+
+/// Leaves what counts, of differences sorted by path. A directory that an engine made and in which something else is new
+/// counts as modified: for the container it was always there.
+pub(crate) fn visible(differences: Vec<Difference>) -> Vec<Difference> {
+    let mut holders: HashSet<Vec<u8>> = HashSet::new();
+    let mut kept = Vec::with_capacity(differences.len());
+    // What is in a directory sorts after it.
+    for mut difference in differences.into_iter().rev() {
+        let fixture = difference.fixture && difference.kind == ChangeKind::Added;
+        let only_holds = difference.kind == ChangeKind::Modified && !difference.itself;
+        if (fixture || only_holds) && !holders.contains(&difference.path) {
+            continue;
+        }
+        if fixture {
+            difference.kind = ChangeKind::Modified;
+        }
+        holders.insert(split(&difference.path).0.to_vec());
+        kept.push(difference);
+    }
+    kept.reverse();
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn difference(path: &str, kind: ChangeKind, itself: bool, fixture: bool) -> Difference {
+        Difference { path: path.into(), kind, itself, fixture }
+    }
+
+    #[test]
+    fn what_the_engine_made_is_not_told_and_what_lies_in_it_is() {
+        use ChangeKind::{Added, Modified};
+        let made = || {
+            vec![
+                difference(".dockerenv", Added, true, true),
+                difference("etc", Added, true, true),
+                difference("etc/hosts", Added, true, true),
+                difference("home", Modified, false, false),
+                difference("proc", Added, true, true),
+            ]
+        };
+        assert_eq!(visible(made()), []);
+        let mut more = made();
+        more.insert(2, difference("etc-new", Added, true, false));
+        more.insert(3, difference("etc/conf", Added, true, false));
+        more.push(difference("sys", Added, true, false));
+        let told: Vec<_> = visible(more).into_iter().map(|d| (String::from_utf8(d.path).unwrap(), d.kind)).collect();
+        let told: Vec<_> = told.iter().map(|(path, kind)| (path.as_str(), *kind)).collect();
+        assert_eq!(told, [("etc", Modified), ("etc-new", Added), ("etc/conf", Added), ("sys", Added)]);
+    }
+}
