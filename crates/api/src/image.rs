@@ -86,6 +86,48 @@ pub struct HistoryItem {
     pub comment: String,
 }
 
+/// A layer in the graph of all images: what stands on what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct GraphNode {
+    /// The layer's chain id; of an image without layers its own id.
+    pub id: String,
+    /// The layer below; empty where there is none.
+    pub parent: String,
+    /// Bytes of content in it.
+    pub size: i64,
+    /// Bytes of content with everything below.
+    pub virtual_size: i64,
+    /// The images that it is the uppermost layer of.
+    pub images: Vec<String>,
+    /// Their tags.
+    pub tags: Vec<String>,
+}
+
+impl GraphNode {
+    /// The graph in the language of graphviz.
+    #[must_use]
+    pub fn dot(nodes: &[Self]) -> String {
+        let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+        let mut text = String::from("digraph docker {\n");
+        for node in nodes {
+            let id = short(&node.id);
+            let edge = match node.parent.as_str() {
+                "" => format!(" base -> \"{id}\" [style=invis]\n"),
+                parent => format!(" \"{}\" -> \"{id}\"\n", short(parent)),
+            };
+            text.push_str(&edge);
+        }
+        for node in nodes.iter().filter(|node| !node.tags.is_empty()) {
+            let (id, tags) = (short(&node.id), node.tags.join("\\n"));
+            let look = "shape=box,fillcolor=\"paleturquoise\",style=\"filled,rounded\"";
+            text.push_str(&format!(" \"{id}\" [label=\"{id}\\n{tags}\",{look}];\n"));
+        }
+        text.push_str(" base [style=invisible]\n}\n");
+        text
+    }
+}
+
 /// Answer to `POST /commit`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -103,4 +145,30 @@ pub struct ImageDeleted {
     pub untagged: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub deleted: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_is_drawn_with_its_edges_and_names() {
+        let node = |id: &str, parent: &str, tags: &[&str]| GraphNode {
+            id: id.into(),
+            parent: parent.into(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..GraphNode::default()
+        };
+        let drawn = GraphNode::dot(&[node("sha256:aa", "", &[]), node("sha256:bb", "sha256:aa", &["a:1", "b:2"])]);
+        let look = "shape=box,fillcolor=\"paleturquoise\",style=\"filled,rounded\"";
+        let wanted = [
+            "digraph docker {".to_owned(),
+            " base -> \"aa\" [style=invis]".to_owned(),
+            " \"aa\" -> \"bb\"".to_owned(),
+            format!(" \"bb\" [label=\"bb\\na:1\\nb:2\",{look}];"),
+            " base [style=invisible]".to_owned(),
+            "}".to_owned(),
+        ];
+        assert_eq!(drawn.lines().collect::<Vec<_>>(), wanted);
+    }
 }

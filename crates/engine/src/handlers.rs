@@ -53,6 +53,7 @@ pub const HANDLERS: &[Handler] = &[
     handler::<jobs::Top>(),
     handler::<jobs::Unpause>(),
     handler::<jobs::Version>(),
+    handler::<jobs::Viz>(),
     handler::<jobs::VolumeCreate>(),
     handler::<jobs::VolumeDelete>(),
     handler::<jobs::VolumeInspect>(),

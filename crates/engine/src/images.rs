@@ -76,6 +76,24 @@ pub fn find(engine: &Engine, name: &str) -> Result<Arc<Image>> {
     })
 }
 
+/// That an image is for the platform `os/architecture[/variant]`; any is right where it is empty.
+///
+/// # Errors
+/// Docker's sentence: there is the image, but for another machine.
+pub fn check_platform(image: &Image, name: &str, wanted: &str) -> Result<()> {
+    let config = &image.config;
+    let parts: Vec<&str> = wanted.split('/').collect();
+    let has = [config.os.as_str(), config.architecture.as_str(), config.variant.as_str()];
+    if wanted.is_empty() || parts.len() <= has.len() && parts.iter().zip(has).all(|(wanted, has)| *wanted == has) {
+        return Ok(());
+    }
+    let found: Vec<&str> = has.into_iter().filter(|part| !part.is_empty()).collect();
+    let found = found.join("/");
+    Err(Error::not_found(format!(
+        "image with reference {name} was found but its platform ({found}) does not match the specified platform ({wanted})"
+    )))
+}
+
 /// The name for a new image, `latest` where no tag is given; none where the repository is empty.
 ///
 /// # Errors

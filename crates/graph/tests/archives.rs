@@ -397,3 +397,67 @@ fn fsck_keeps_a_damaged_image_that_a_container_uses_and_finds_one_that_could_not
     assert_eq!(fsck(&graph, false), []);
     assert_eq!(debian().pull(&graph, &["debian:12"]), id);
 }
+
+/// What `docker save` wrote before Docker 1.10: nothing in it says a digest.
+#[test]
+fn archives_of_old_docker_are_loaded_with_the_ids_that_docker_gives_them() {
+    for driver in ["overlay", "vfs"] {
+        let root = tempfile::tempdir().unwrap();
+        let graph = open(root.path(), driver);
+        let (below, above) = (tar(&[("one", "1")]), tar(&[("two", "2")]));
+        let (first, second) = ("a".repeat(64), "b".repeat(64));
+        let old = |id: &str, parent: &str, created: &str, cmd: &str| {
+            format!(
+                r#"{{"id":"{id}"{parent},"created":"{created}","container_config":{{"Cmd":["/bin/sh","-c","{cmd}"]}},"docker_version":"1.2.0","author":"me","config":{{"Cmd":["sh"]}},"architecture":"amd64","os":"linux","Size":1}}"#
+            )
+        };
+        let parent = format!(r#","parent":"{first}""#);
+        let (one, two) =
+            (old(&first, "", "2014-01-01T00:00:00Z", "one"), old(&second, &parent, "2014-01-02T00:00:00Z", "two"));
+        let repositories =
+            format!(r#"{{"localhost:5000/old":{{"1.2":"{second}","latest":"{second}"}},"base":{{"1":"{first}"}}}}"#);
+        let path = |id: &str, name: &str| format!("{id}/{name}");
+        let archive = pack(&[
+            (&path(&second, "VERSION"), b"1.0"),
+            (&path(&second, "json"), two.as_bytes()),
+            (&path(&second, "layer.tar"), &above),
+            (&path(&first, "VERSION"), b"1.0"),
+            (&path(&first, "json"), one.as_bytes()),
+            (&path(&first, "layer.tar"), &below),
+            ("repositories", repositories.as_bytes()),
+        ]);
+        let loaded = load(&graph, &archive).unwrap();
+        assert_eq!(loaded.len(), 2);
+        let image = graph.image("localhost:5000/old:1.2").unwrap();
+        let expected = format!(
+            concat!(
+                r#"{{"architecture":"amd64","author":"me","config":{{"Cmd":["sh"]}},"#,
+                r#""container_config":{{"Cmd":["/bin/sh","-c","two"]}},"created":"2014-01-02T00:00:00Z","docker_version":"1.2.0","#,
+                r#""history":[{{"created":"2014-01-01T00:00:00Z","author":"me","created_by":"/bin/sh -c one"}},"#,
+                r#"{{"created":"2014-01-02T00:00:00Z","author":"me","created_by":"/bin/sh -c two"}}],"os":"linux","#,
+                r#""rootfs":{{"type":"layers","diff_ids":["{}","{}"]}}}}"#
+            ),
+            digest_of(&below),
+            digest_of(&above)
+        );
+        assert_eq!(std::str::from_utf8(&image.raw).unwrap(), expected);
+        assert_eq!(graph.image("localhost:5000/old").unwrap().id, image.id);
+        assert_eq!(graph.image("base:1").unwrap().layers.len(), 1);
+        let steps: Vec<_> = image.history().into_iter().map(|(step, size)| (step.created_by, size)).collect();
+        assert_eq!(steps, [("/bin/sh -c two".to_owned(), 1), ("/bin/sh -c one".to_owned(), 1)]);
+        // Saved by id alone there are no names; half of one is none.
+        let nameless = pack(&[(&path(&first, "json"), one.as_bytes()), (&path(&first, "layer.tar"), &below)]);
+        assert_eq!(load(&graph, &nameless).unwrap()[0].names, []);
+        for broken in [
+            pack(&[(&path(&second, "json"), two.as_bytes()), (&path(&second, "layer.tar"), &above)]),
+            pack(&[(&path(&first, "json"), one.as_bytes())]),
+            pack(&[
+                (&path(&first, "json"), old(&first, &parent, "", "").as_bytes()),
+                (&path(&first, "layer.tar"), &below),
+            ]),
+            pack(&[("repositories", repositories.as_bytes())]),
+        ] {
+            assert!(matches!(load(&graph, &broken), Err(Error::Invalid { .. })));
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod credentials;
 mod dns;
 mod download;
 mod error;
+mod file;
 mod http;
 mod layers;
 mod manifest;
@@ -25,6 +26,7 @@ mod session;
 mod sink;
 
 pub use error::{Error, Result};
+pub use file::Download;
 pub use manifest::Descriptor;
 pub use options::{Options, OptionsError};
 pub use pipe::BlobReader;

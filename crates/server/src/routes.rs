@@ -78,6 +78,7 @@ routes! {
     GET    "/images/json"                    jobs::Images::NAME           => images::list;
     POST   "/images/create"                  jobs::Pull::NAME             => images::pull_or_import;
     GET    "/images/get"                     jobs::ImageExport::NAME      => images::get;
+    GET    "/images/viz"                     jobs::Viz::NAME              => images::viz;
     POST   "/images/load"                    jobs::Load::NAME             => images::load;
     POST   "/images/prune"                   jobs::ImagesPrune::NAME      => images::prune;
     POST   "/commit"                         jobs::Commit::NAME           => images::commit;

@@ -1,9 +1,11 @@
-//! `gantry runtime` below other engines: podman, Docker's daemon and containerd, of this machine's distribution and of
-//! Debian sid, make their containers with it. Neither runc nor crun can run where these tests do.
+//! Other engines and ours: podman, Docker's daemon and containerd, of this machine's distribution and of Debian sid, make
+//! their containers with `gantry runtime`, and their images are ours and ours theirs. Neither runc nor crun can run where
+//! these tests do.
 
 mod containerd;
 mod docker;
 mod engine;
+mod images;
 mod podman;
 mod promises;
 mod sid;
@@ -13,6 +15,9 @@ use std::path::PathBuf;
 
 use gantry_tests::skip;
 use system::{Cgroups, System};
+
+/// The kinds of archives that podman saves.
+const PODMAN_FORMATS: [&[&str]; 2] = [&["--format", "docker-archive"], &["--format", "oci-archive"]];
 
 /// Where an engine comes from.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +91,9 @@ of_both! {
     docker_maps_users: |from| docker::with_remapped_users(from, |docker| promises::users(docker, &[]));
     docker_connects_by_its_hook_and_knows_both_ways_to_name_a_runtime: docker::names_and_network;
     docker_finds_its_containers_again_after_a_kill_9: docker::live_restore;
+    docker_and_ours_exchange_images: |from| docker::with(from, |docker| images::exchange(docker, &[&[]]));
+    podman_and_ours_exchange_images: |from| podman::with(from, |podman| images::exchange(podman, &PODMAN_FORMATS));
+    skopeo_reads_and_writes_images_of_ours: images::skopeo;
     ctr_runs_execs_kills_and_removes: containerd::life;
     ctr_pauses_limits_and_measures: containerd::limits;
     ctr_gives_a_terminal: containerd::terminal;

@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use gantry_tests::{command, debian, paths};
 
 /// The engines, the other runtimes that they want to find, `ps` for `docker top`, `newuidmap` for plain users.
-const PACKAGES: [&str; 8] = ["podman", "crun", "docker.io", "docker-cli", "containerd", "runc", "procps", "uidmap"];
+const PACKAGES: [&str; 9] =
+    ["podman", "crun", "docker.io", "docker-cli", "containerd", "runc", "procps", "uidmap", "skopeo"];
 
 /// Runs apt-get in the tree `$1` with the arguments after it.
 const INSTALL: &str = r#"root=$1; shift; mount -t proc proc "$root/proc" && exec chroot "$root" apt-get "$@""#;

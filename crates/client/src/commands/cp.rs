@@ -200,7 +200,9 @@ async fn to_container(daemon: &Daemon, source: &str, container: &str, destinatio
 async fn container_destination(daemon: &Daemon, container: &str, destination: &str) -> Result<Place> {
     let mut path = destination.to_owned();
     for _ in 0..LINKS {
-        match stat(daemon, container, &path).await {
+        // Asked for with its slash, what is no directory would be an error without words: the answer to HEAD has none.
+        let asked = Some(path.trim_end_matches('/')).filter(|path| !path.is_empty()).unwrap_or("/");
+        match stat(daemon, container, asked).await {
             Ok(found) if found.mode & GO_SYMLINK != 0 => path = link_target(&path, &found),
             Ok(found) => return Ok(Place { path, exists: true, is_dir: found.mode & GO_DIRECTORY != 0 }),
             Err(failure) if failure.is_not_found() => return missing(daemon, container, path, failure).await,

@@ -21,7 +21,7 @@ pub static COMMAND: Command =
         Flag::switch_on("human", "Print sizes and dates in human readable format").short('H'),
         Flag::switch("no-trunc", "Don't truncate output"),
         Flag::switch("quiet", "Only show image IDs").short('q'),
-        Flag::later("platform", "string"),
+        Flag::one("platform", "string", "Show history of the given platform: os[/arch[/variant]]"),
     ]]);
 
 const COLUMNS: Columns = &[
@@ -35,7 +35,8 @@ const COLUMNS: Columns = &[
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
     let path = format!("/images/{}/history", segment(&flags.args[0]));
-    let steps: Vec<HistoryItem> = context.daemon().await?.get(&path, &Query::new()).await?;
+    let query = Query::new().with_text("platform", flags.text_or_empty("platform"));
+    let steps: Vec<HistoryItem> = context.daemon().await?.get(&path, &query).await?;
     let human = flags.not_off("human");
     let rows: Vec<_> = steps.iter().map(|step| row(step, flags.on("no-trunc"), human)).collect();
     let created = if human { "{{.CreatedSince}}" } else { "{{.CreatedAt}}" };

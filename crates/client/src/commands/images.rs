@@ -1,6 +1,6 @@
 //! `images`.
 
-use gantry_api::image::ImageSummary;
+use gantry_api::image::{GraphNode, ImageSummary};
 
 use super::{filter_text, filters};
 use crate::cli::{Arity, Command, Flag, Parsed};
@@ -27,7 +27,8 @@ pub static COMMAND: Command =
         Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template"),
         Flag::switch("no-trunc", "Don't truncate output"),
         Flag::switch("quiet", "Only show image IDs").short('q'),
-        Flag::later("tree", ""),
+        Flag::switch("tree", "Show which layers and images stand on which"),
+        Flag::switch("viz", "Show the same in the language of graphviz"),
     ]]);
 
 const COLUMNS: Columns = &[
@@ -45,6 +46,17 @@ const COLUMNS: Columns = &[
 ];
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
+    if flags.on("viz") {
+        let drawn = context.daemon().await?.get_bytes("/images/viz", &Query::new()).await?;
+        printer::text(&String::from_utf8_lossy(&drawn))?;
+        return Ok(0);
+    }
+    if flags.on("tree") {
+        let query = Query::new().with("format", "json");
+        let nodes: Vec<GraphNode> = context.daemon().await?.get("/images/viz", &query).await?;
+        printer::text(&tree(&nodes, flags.on("no-trunc")))?;
+        return Ok(0);
+    }
     let mut filters = filters(flags.list("filter"));
     if let Some(name) = flags.args.first() {
         filters.add("reference", name);
@@ -60,6 +72,28 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     let listing = Listing { columns: COLUMNS, table: &table, quiet: "{{.ID}}" };
     printer::text(&listing.render(&format, quiet, &rows)?)?;
     Ok(0)
+}
+
+/// Every layer below the one that it stands on, with the tags of images that end in it.
+fn tree(nodes: &[GraphNode], whole: bool) -> String {
+    let on = |parent: &str| nodes.iter().filter(|node| node.parent == parent).collect::<Vec<_>>();
+    let mut text = String::new();
+    // Deep stacks are no reason to recurse: what is still to be written, the next one last, each with its indentation.
+    let mut open: Vec<(String, bool, &GraphNode)> = Vec::new();
+    let push = |open: &mut Vec<_>, indent: &str, parent: &str| {
+        let children = on(parent);
+        let last = children.len();
+        open.extend(children.into_iter().enumerate().rev().map(|(at, node)| (indent.to_owned(), at + 1 == last, node)));
+    };
+    push(&mut open, "", "");
+    while let Some((indent, last, node)) = open.pop() {
+        let id = if whole { node.id.as_str() } else { short_id(&node.id) };
+        let size = size::human(node.virtual_size);
+        let tags = if node.tags.is_empty() { String::new() } else { format!(" Tags: {}", node.tags.join(", ")) };
+        text.push_str(&format!("{indent}{}{id} Virtual Size: {size}{tags}\n", if last { "└─" } else { "├─" }));
+        push(&mut open, &format!("{indent}{}", if last { "  " } else { "│ " }), &node.id);
+    }
+    text
 }
 
 /// The table of `system df -v`.
@@ -154,5 +188,22 @@ mod tests {
         let row = &rows(&by_digest, true, true)[0];
         assert_eq!(row.get("Repository"), Some(&Value::from("localhost:5000/debian")));
         assert_eq!(row.get("Tag"), Some(&Value::from("<none>")));
+    }
+
+    #[test]
+    fn a_tree_shows_what_stands_on_what() {
+        let node = |id: &str, parent: &str, tags: &[&str]| GraphNode {
+            id: id.into(),
+            parent: parent.into(),
+            virtual_size: 1000,
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..GraphNode::default()
+        };
+        let nodes = [node("a", "", &[]), node("d", "", &["d:1"]), node("b", "a", &["b:1", "b:2"]), node("c", "a", &[])];
+        assert_eq!(
+            tree(&nodes, true),
+            "├─a Virtual Size: 1kB\n│ ├─b Virtual Size: 1kB Tags: b:1, b:2\n│ └─c Virtual Size: 1kB\n\
+             └─d Virtual Size: 1kB Tags: d:1\n"
+        );
     }
 }

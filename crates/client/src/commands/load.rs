@@ -16,7 +16,7 @@ pub static COMMAND: Command =
     .flags(&[&[
         Flag::one("input", "string", "Read from tar archive file, instead of STDIN").short('i'),
         Flag::switch("quiet", "Suppress the load output").short('q'),
-        Flag::later("platform", "string"),
+        Flag::one("platform", "string", "Load only the given platform: os[/arch[/variant]]"),
     ]]);
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
@@ -31,7 +31,9 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
         }
     };
     let quiet = flags.on("quiet") || !Output::Out.is_terminal();
-    let query = Query::new().with("quiet", if quiet { "1" } else { "0" });
+    let query = Query::new()
+        .with("quiet", if quiet { "1" } else { "0" })
+        .with_text("platform", flags.text_or_empty("platform"));
     let headers = [("content-type", "application/x-tar")];
     let answer = context.daemon().await?.post_stream("/images/load", &query, body, &headers).await?;
     progress::show(answer.into_body(), Output::Out, false).await?;

@@ -9,6 +9,8 @@ use crate::job::{Class, Context, Job};
 pub struct History {
     /// Name, digest or id.
     pub image: String,
+    /// `os/architecture`, which the image must be for; any where empty.
+    pub platform: String,
 }
 
 impl Job for History {
@@ -23,7 +25,7 @@ impl Job for History {
 
     async fn run(self, context: Context) -> Result<Vec<HistoryItem>> {
         let image = crate::images::find(&context.engine, &self.image)?;
-        let (tags, _) = super::images::names(&context.engine, &image);
+        crate::images::check_platform(&image, &self.image, &self.platform)?;
         let mut items: Vec<HistoryItem> = image
             .history()
             .into_iter()
@@ -37,9 +39,14 @@ impl Job for History {
             })
             .collect();
         items.reverse();
-        if let Some(newest) = items.first_mut() {
-            newest.id = image.id.to_string();
-            newest.tags = Some(tags).filter(|tags| !tags.is_empty());
+        // Each step on the way down is an image as long as it is known on which one it was made.
+        let mut at = Some(image);
+        for item in &mut items {
+            let Some(image) = at else { break };
+            let (tags, _) = super::images::names(&context.engine, &image);
+            item.id = image.id.to_string();
+            item.tags = Some(tags).filter(|tags| !tags.is_empty());
+            at = image.parent.as_ref().and_then(|id| context.engine.graph.images().get(id).cloned());
         }
         Ok(items)
     }

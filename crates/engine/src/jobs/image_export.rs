@@ -36,7 +36,7 @@ impl Job for ImageExport {
         let engine = context.engine;
         let images = choose(&engine, &self.images)?;
         for (image, _) in &images {
-            check_platform(image, &self.platform)?;
+            crate::images::check_platform(image, image.id.short(), &self.platform)?;
         }
         let mut outlet = self.outlet;
         outlet.open(Opening::default());
@@ -95,15 +95,4 @@ fn choose(engine: &Engine, names: &[String]) -> Result<Vec<(Arc<Image>, Vec<Refe
         }
     }
     Ok(chosen)
-}
-
-fn check_platform(image: &Image, wanted: &str) -> Result<()> {
-    let config = &image.config;
-    let parts: Vec<&str> = wanted.split('/').collect();
-    let has = [config.os.as_str(), config.architecture.as_str(), config.variant.as_str()];
-    if wanted.is_empty() || parts.len() <= 3 && parts.iter().zip(has).all(|(wanted, has)| *wanted == has) {
-        return Ok(());
-    }
-    let (id, os, architecture) = (image.id.short(), &config.os, &config.architecture);
-    Err(Error::not_found(format!("image {id} is for {os}/{architecture}, not for {wanted}")))
 }

@@ -10,6 +10,8 @@ use crate::job::{Class, Context, Job};
 pub struct ImageInspect {
     /// Name, digest or id.
     pub image: String,
+    /// `os/architecture`, which the image must be for; any where empty.
+    pub platform: String,
 }
 
 impl Job for ImageInspect {
@@ -25,6 +27,7 @@ impl Job for ImageInspect {
     async fn run(self, context: Context) -> Result<image::ImageInspect> {
         let engine = context.engine;
         let image = crate::images::find(&engine, &self.image)?;
+        crate::images::check_platform(&image, &self.image, &self.platform)?;
         let (repo_tags, repo_digests) = super::images::names(&engine, &image);
         let config = &image.config;
         let size = i64::try_from(image.size()).unwrap_or(i64::MAX);

@@ -28,7 +28,7 @@ impl Job for Images {
     type Output = Vec<ImageSummary>;
 
     async fn run(self, context: Context) -> Result<Vec<ImageSummary>> {
-        let known = ["before", "dangling", "label", "reference", "since", "until"];
+        let known = ["before", "dangling", "label", "label!", "reference", "since", "until"];
         let mut filters = Filters::parse(self.filters.as_deref(), &known)?;
         if let Some(name) = self.name.filter(|name| !name.is_empty()) {
             filters.add("reference", name);
@@ -37,9 +37,9 @@ impl Job for Images {
     }
 }
 
-/// Seconds since 1970 of an image's creation; 0 where it does not say.
-pub(super) fn created(image: &Image) -> i64 {
-    image.config.created.parse::<jiff::Timestamp>().map_or(0, |moment| moment.as_second())
+/// When an image was created; 1970 where it does not say.
+pub(super) fn created(image: &Image) -> jiff::Timestamp {
+    image.config.created.parse().unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
 pub(super) fn list(engine: &Engine, filters: &Filters, all: bool) -> Result<Vec<ImageSummary>> {
@@ -48,6 +48,7 @@ pub(super) fn list(engine: &Engine, filters: &Filters, all: bool) -> Result<Vec<
     let before = filters.get("before").map(moment).collect::<Result<Vec<_>>>()?;
     let since = filters.get("since").map(moment).collect::<Result<Vec<_>>>()?;
     let dangling = filters.boolean("dangling")?;
+    let until = super::prune::until(filters)?;
     let mut sorted: Vec<Arc<Image>> = images.iter().cloned().collect();
     sorted.sort_by_key(|image| Reverse(created(image)));
     let mut list = Vec::new();
@@ -71,6 +72,7 @@ pub(super) fn list(engine: &Engine, filters: &Filters, all: bool) -> Result<Vec<
         let wanted = filters.labels(&labels.clone().unwrap_or_default())
             && before.iter().all(|moment| created(&image) < *moment)
             && since.iter().all(|moment| created(&image) > *moment)
+            && until.is_none_or(|until| created(&image) < until)
             && (all || !tags.is_empty() || !images.has_children(&image.id))
             && dangling.is_none_or(|dangling| tags.is_empty() == dangling)
             && (references.is_empty() || !shown_tags.is_empty() || !shown_digests.is_empty());
@@ -80,7 +82,7 @@ pub(super) fn list(engine: &Engine, filters: &Filters, all: bool) -> Result<Vec<
                 parent_id: image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
                 repo_tags: shown_tags,
                 repo_digests: shown_digests,
-                created: created(&image),
+                created: created(&image).as_second(),
                 size: i64::try_from(image.size()).unwrap_or(i64::MAX),
                 shared_size: -1,
                 labels,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gantry_api::container::Config;
 use gantry_api::progress::Progress;
 use gantry_api::reference::Reference;
+use gantry_registry::Download;
 
 use crate::engine::blocking;
 use crate::error::{Error, Result};
@@ -24,9 +25,17 @@ pub struct Import {
     /// `os/architecture`; this machine's where empty.
     pub platform: String,
     /// The archive, compressed or not.
-    pub body: Inlet,
+    pub source: ImportSource,
     /// Gets the id as a progress message.
     pub outlet: Outlet,
+}
+
+/// Where the archive comes from.
+pub enum ImportSource {
+    /// The caller sends it.
+    Body(Inlet),
+    /// It is fetched from there; without a scheme it is `http`.
+    Url(String),
 }
 
 impl Job for Import {
@@ -52,9 +61,17 @@ impl Job for Import {
             _ => return Err(Error::invalid(format!("invalid platform {:?}: want linux/ARCHITECTURE", self.platform))),
         };
         let shown = name.as_ref().map(Reference::familiar);
-        let mut body = self.body;
+        let (mut body, from) = match self.source {
+            ImportSource::Body(body) => (body, "-".to_owned()),
+            ImportSource::Url(url) => {
+                let url = if url.contains("://") { url } else { format!("http://{url}") };
+                let download = engine.registry.open(&url).await?;
+                self.outlet.send_json(&Progress::status(format!("Downloading from {url}"))).await;
+                (fetched(download), url)
+            }
+        };
         body.cancel_with(context.cancelled.clone());
-        let message = Some(self.message).filter(|m| !m.is_empty()).unwrap_or_else(|| "Imported from -".into());
+        let message = Some(self.message).filter(|m| !m.is_empty()).unwrap_or_else(|| format!("Imported from {from}"));
         let worker = std::sync::Arc::clone(&engine);
         let image = blocking(move || {
             let created = jiff::Timestamp::now().to_string();
@@ -64,10 +81,38 @@ impl Job for Import {
         .await;
         // What unpacking leaves behind it, of a failure or none.
         engine.sweep_soon();
-        let image = image?;
+        let image = match image {
+            Ok(image) => image,
+            Err(error) => {
+                // The caller may have been told already that the download has begun.
+                if from != "-" {
+                    self.outlet.send_json(&Progress::failure(error.to_string())).await;
+                }
+                return Err(error);
+            }
+        };
         let attributes = BTreeMap::from([("name".to_owned(), shown.unwrap_or_else(|| image.id.to_string()))]);
         engine.events.publish("image", "import", image.id.as_str(), attributes);
         self.outlet.send_json(&Progress::status(image.id.to_string())).await;
         Ok(())
     }
+}
+
+/// What is downloaded, as if the caller sent it; the download ends with its reader.
+fn fetched(mut download: Download) -> Inlet {
+    let (sender, inlet) = Inlet::new();
+    tokio::spawn(async move {
+        loop {
+            let piece = match download.piece().await {
+                Ok(Some(piece)) => Ok(piece),
+                Ok(None) => return,
+                Err(error) => Err(std::io::Error::other(error.to_string())),
+            };
+            let over = piece.is_err();
+            if sender.send(piece).await.is_err() || over {
+                return;
+            }
+        }
+    });
+    inlet
 }

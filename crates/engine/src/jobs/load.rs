@@ -9,7 +9,7 @@ use gantry_graph::{Loaded, Progress};
 use tokio::sync::mpsc;
 
 use crate::engine::{Engine, blocking};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::stream::{Inlet, Opening, Outlet, json_line};
 
@@ -17,6 +17,8 @@ use crate::stream::{Inlet, Opening, Outlet, json_line};
 pub struct Load {
     /// Without progress messages.
     pub quiet: bool,
+    /// `os/architecture`: of an index only this machine's images are taken; any where empty.
+    pub platform: String,
     /// The archive: gzip, zstd or plain.
     pub body: Inlet,
     /// Gets progress messages, and one line for each image.
@@ -34,8 +36,15 @@ impl Job for Load {
         self.outlet.open(Opening::default());
         let mut body = self.body;
         body.cancel_with(context.cancelled.clone());
+        let refusal = refusal(&self.platform);
         let (worker, sender, quiet) = (Arc::clone(&engine), self.outlet.sender(), self.quiet);
         let loaded = blocking(move || {
+            if let Some(refusal) = refusal {
+                // A client listens only when all of it was taken.
+                std::io::copy(&mut body, &mut std::io::sink())
+                    .map_err(|error| Error::system(format!("read the archive: {error}")))?;
+                return Err(refusal);
+            }
             let report = |progress: Progress<'_>| {
                 if !quiet {
                     say(&sender, &shown(&progress));
@@ -59,6 +68,19 @@ impl Job for Load {
             }
         }
     }
+}
+
+/// Why no image for a platform can be taken from an archive of several; `None` where it can.
+fn refusal(platform: &str) -> Option<Error> {
+    let machine = super::version::architecture();
+    let mut parts = platform.split('/');
+    if platform.is_empty() || (parts.next(), parts.next().unwrap_or(machine)) == (Some("linux"), machine) {
+        return None;
+    }
+    Some(Error::invalid(format!(
+        "load for the platform {platform}: of an archive of several platforms this daemon takes the images for \
+         linux/{machine}; load without --platform, or on such a machine"
+    )))
 }
 
 /// A client that does not listen misses progress and nothing else.

@@ -97,7 +97,7 @@ fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) ->
     for image in images.iter() {
         let names = images.names(&image.id);
         let labels = image.config.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
-        let young = until.is_some_and(|until| super::images::created(image) >= until.as_second());
+        let young = until.is_some_and(|until| super::images::created(image) >= until);
         let nameless = names.iter().all(|name| name.tag().is_none());
         let used = crate::images::users(engine).iter().any(|user| user.image == image.id);
         if used || dangling && !nameless || young || !filters.labels(&labels) || images.has_children(&image.id) {
@@ -138,7 +138,7 @@ impl Job for VolumesPrune {
                 if in_use || !(all || labels.contains_key(ANONYMOUS)) || !filters.labels(&labels) {
                     continue;
                 }
-                let size = gantry_graphdriver::measure(std::path::Path::new(&volume.mountpoint)).unwrap_or(0);
+                let size = gantry_graphdriver::disk_use(std::path::Path::new(&volume.mountpoint)).unwrap_or(0);
                 match super::volumes::remove(&engine, &volume.name) {
                     Ok(()) => {
                         pruned.volumes_deleted.get_or_insert_default().push(volume.name.clone());
@@ -171,7 +171,7 @@ impl Job for NetworksPrune {
 }
 
 /// `until`: a moment (RFC 3339 or seconds since 1970), or how long ago (`24h`).
-fn until(filters: &Filters) -> Result<Option<Timestamp>> {
+pub(super) fn until(filters: &Filters) -> Result<Option<Timestamp>> {
     let mut texts = filters.get("until");
     let Some(text) = texts.next() else { return Ok(None) };
     if texts.next().is_some() {

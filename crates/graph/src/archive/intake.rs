@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use gantry_api::reference::Digest;
 use gantry_linux::{ResultExt, fs};
+use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use super::crew::{Crew, Loose, State};
+use crate::image::finish;
 use crate::layers::decompress;
 use crate::registration::{Pins, Registration};
 use crate::{DOCUMENT_LIMIT, Error, Graph, Layer, Result};
@@ -147,6 +149,39 @@ impl<'a> Intake<'a> {
         let images = self.graph.images();
         let is_it = |layer: &&Arc<Layer>| layer.diff_id == digest || layer.blobs.iter().any(|b| b.digest == digest);
         images.iter().flat_map(|image| &image.layers).find(is_it).cloned()
+    }
+
+    /// Every path in it.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+
+    /// The digest of the uncompressed archive that the file at a path is.
+    pub(super) fn diff_id(&self, path: &str) -> Result<Digest> {
+        let no_layer = |why: &str| Error::invalid(format!("{path} of the image archive"), why);
+        let mut file: Box<dyn Read> = match self.find(path)? {
+            Member::Known(layer, _) => return Ok(layer.diff_id.clone()),
+            Member::Loose(number) => {
+                return match self.loose.get(*number).map(|loose| &loose.state) {
+                    Some(State::Unpacked(_, diff_id)) => Ok(diff_id.clone()),
+                    Some(State::Taken(chain, _)) => {
+                        let layer = self.graph.inner.layers.get(chain);
+                        layer.map(|layer| layer.diff_id.clone()).ok_or_else(|| no_layer("it is gone"))
+                    }
+                    Some(State::Broken(error)) => Err(no_layer(&error.to_string())),
+                    Some(State::Gone) | None => Err(no_layer("it cannot be unpacked")),
+                };
+            }
+            Member::Document(bytes) => Box::new(io::Cursor::new(Arc::clone(bytes))),
+            Member::File(staged) => Box::new(fs::open(staged)?),
+            Member::Link(_) => unreachable!("links were followed"),
+        };
+        let mut magic = Vec::new();
+        (&mut file).take(4).read_to_end(&mut magic).map_err(failed)?;
+        let mut whole = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(file));
+        let mut hash = Sha256::new();
+        io::copy(&mut decompress(&magic, &mut whole)?, &mut hash).map_err(failed)?;
+        Ok(finish(hash))
     }
 
     pub(super) fn has(&self, path: &str) -> bool {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::intake::Intake;
-use super::{DockerImage, IMAGE_NAME, INDEX, IndexEntry, MANIFEST, OCI_LAYOUT, REF_NAME, blob_path};
+use super::{DockerImage, IMAGE_NAME, INDEX, IndexEntry, MANIFEST, OCI_LAYOUT, REF_NAME, blob_path, legacy};
 use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, digest_of};
 
 /// Indexes inside indexes.
@@ -57,8 +57,16 @@ impl Graph {
             }
             return Ok(loaded);
         }
-        let why = "neither manifest.json nor index.json is in it: a root file system is for `import`";
-        Err(Error::invalid("image archive", why))
+        let old = legacy::images(&intake)?;
+        if old.is_empty() {
+            let why = "neither manifest.json nor index.json is in it: a root file system is for `import`";
+            return Err(Error::invalid("image archive", why));
+        }
+        let load = |image: legacy::OldImage| {
+            let registration = self.register(image.config, None)?;
+            self.finish(&mut intake, registration, image.names, &image.layers, report)
+        };
+        old.into_iter().map(load).collect()
     }
 
     fn load_docker(&self, intake: &mut Intake<'_>, report: Report<'_>) -> Result<Vec<Loaded>> {

@@ -1,10 +1,11 @@
 //! Images as files: the archives of `save` and `load`.
 //!
 //! What is written is an OCI image layout that is a Docker archive too (`manifest.json`), documents first. What is read is
-//! either, of any age that has digests.
+//! either, and what Docker saved before there were digests.
 
 mod crew;
 mod intake;
+mod legacy;
 mod load;
 mod save;
 

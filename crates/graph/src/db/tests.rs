@@ -135,6 +135,31 @@ fn readers_see_whole_commits_and_do_not_wait() {
 }
 
 #[test]
+fn readers_beside_a_writer_see_every_rename_whole() {
+    let (_dir, db) = db();
+    put(&db, &["a"]);
+    db.write(Durability::Process, |tx| tx.set("/one", "a")).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..100 {
+                db.write(Durability::Process, |tx| tx.rename("/one", "/two")).unwrap();
+                db.write(Durability::Process, |tx| tx.rename("/two", "/one")).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(db.children("/").unwrap().len(), 1, "never both names, never none");
+                    assert_eq!(db.read(|view| view.references("a")).unwrap().len(), 1);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_newer_database_is_refused() {
     let (dir, db) = db();
     drop(db);
@@ -157,6 +182,28 @@ impl Model {
 
     fn reaches(&self, from: u8, to: u8) -> bool {
         from == to || self.edges.iter().any(|((parent, _), child)| *parent == from && self.reaches(*child, to))
+    }
+
+    /// Every path with what it leads to, sorted.
+    fn paths(&self) -> Vec<(String, u8)> {
+        let (mut found, mut open) = (Vec::new(), vec![(String::new(), 0)]);
+        while let Some((path, at)) = open.pop() {
+            for ((_, name), child) in self.edges.iter().filter(|((parent, _), _)| *parent == at) {
+                let below = format!("{path}{}", text(&[*name]));
+                found.push((below.clone(), *child));
+                open.push((below, *child));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// The edges that lead to an entity, sorted.
+    fn parents(&self, number: u8) -> Vec<(String, String)> {
+        let to = self.edges.iter().filter(|(_, child)| **child == number);
+        let mut found: Vec<_> = to.map(|((parent, name), _)| (id(*parent), text(&[*name])[1..].to_owned())).collect();
+        found.sort();
+        found
     }
 
     fn set(&mut self, path: &[u8], id: u8) -> bool {
@@ -244,7 +291,23 @@ proptest! {
             };
             prop_assert_eq!(did, expected, "{:?}", op);
         }
+        let paths = model.paths();
+        for depth in 0..4 {
+            let below = |path: &&(String, u8)| path.0.matches('/').count() <= depth;
+            let expected: Vec<_> = paths.iter().filter(below).map(|(path, number)| (path.clone(), id(*number))).collect();
+            prop_assert_eq!(db.read(|view| view.walk("/", depth)).unwrap(), expected);
+        }
+        for (path, number) in &paths {
+            prop_assert_eq!(db.get(path).unwrap().map(|entity| entity.id), Some(id(*number)));
+            let missing = format!("{path}/none");
+            prop_assert!(!db.read(|view| view.exists(&missing)).unwrap());
+        }
         for number in &model.entities {
+            let leading: Vec<_> = paths.iter().filter(|(_, to)| to == number).map(|(path, _)| path.clone()).collect();
+            let leading = if *number == 0 { vec!["/".to_owned()] } else { leading };
+            prop_assert_eq!(db.read(|view| view.references(&id(*number))).unwrap(), leading);
+            let parents: Vec<_> = model.parents(*number);
+            prop_assert_eq!(db.read(|view| view.parents(&id(*number))).unwrap(), parents);
             let edges = db.read(|view| view.edges(&id(*number))).unwrap();
             let expected: BTreeMap<String, String> = model
                 .edges

@@ -4,19 +4,35 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use gantry_api::container::Config;
+use gantry_api::image::GraphNode;
 use gantry_api::reference::{Digest, Reference};
 use gantry_api::system::AuthConfig;
 use gantry_engine::jobs;
 use hyper::StatusCode;
 
+use crate::body::Body;
 use crate::error::{Failure, Result};
 use crate::request::Request;
-use crate::respond::{Response, checked, empty, json, ok, streamed};
+use crate::respond::{Response, checked, empty, json, ok, set, streamed};
 
 pub async fn list(request: Request) -> Result<Response> {
     let job =
         jobs::Images { name: request.query("filter"), all: request.flag("all"), filters: request.query("filters") };
     Ok(ok(&request.run(job).await?))
+}
+
+/// The graph for graphviz, or with `format=json` as it is.
+pub async fn viz(request: Request) -> Result<Response> {
+    let nodes = request.run(jobs::Viz).await?;
+    match request.query("format").as_deref() {
+        None | Some("" | "dot") => {
+            let mut response = hyper::Response::new(Body::from(GraphNode::dot(&nodes).into_bytes()));
+            set(&mut response, "content-type", "text/vnd.graphviz; charset=utf-8");
+            Ok(response)
+        }
+        Some("json") => Ok(ok(&nodes)),
+        Some(other) => Err(Failure::invalid(format!("invalid format {other:?}: want dot or json"))),
+    }
 }
 
 pub async fn pull_or_import(request: Request) -> Result<Response> {
@@ -68,21 +84,15 @@ fn registry_auth(request: &Request) -> Result<Option<AuthConfig>> {
 }
 
 async fn import(mut request: Request) -> Result<Response> {
-    match request.query("fromSrc").as_deref() {
-        Some("-") => {}
-        Some(url) if !url.is_empty() => {
-            return Err(Failure::new(
-                gantry_api::ErrorKind::NotImplemented,
-                format!("import of the URL {url} is not supported yet: fetch it and import from standard input"),
-            ));
-        }
+    let source = match request.query("fromSrc") {
+        Some(source) if source == "-" => jobs::ImportSource::Body(request.inlet()),
+        Some(url) if !url.is_empty() => jobs::ImportSource::Url(url),
         _ => return Err(Failure::invalid("one of fromImage and fromSrc is needed")),
-    }
-    let body = request.inlet();
+    };
     let (repository, tag) = name_of(&request.query("repo").unwrap_or_default(), request.query("tag"));
     let (message, changes) = (request.query("message").unwrap_or_default(), request.query_all("changes"));
     let platform = request.query("platform").unwrap_or_default();
-    let job = |outlet| jobs::Import { repository, tag, message, changes, platform, body, outlet };
+    let job = |outlet| jobs::Import { repository, tag, message, changes, platform, source, outlet };
     streamed(&request, "application/json", job).await
 }
 
@@ -98,11 +108,13 @@ fn name_of(repository: &str, tag: Option<String>) -> (String, String) {
 }
 
 pub async fn inspect(request: Request) -> Result<Response> {
-    Ok(ok(&request.run(jobs::ImageInspect { image: request.parameter("name") }).await?))
+    let platform = platform(&request)?;
+    Ok(ok(&request.run(jobs::ImageInspect { image: request.parameter("name"), platform }).await?))
 }
 
 pub async fn history(request: Request) -> Result<Response> {
-    Ok(ok(&request.run(jobs::History { image: request.parameter("name") }).await?))
+    let platform = platform(&request)?;
+    Ok(ok(&request.run(jobs::History { image: request.parameter("name"), platform }).await?))
 }
 
 pub async fn tag(request: Request) -> Result<Response> {
@@ -131,8 +143,9 @@ pub async fn get(request: Request) -> Result<Response> {
 
 pub async fn load(mut request: Request) -> Result<Response> {
     let quiet = request.query("quiet").is_none() || request.flag("quiet");
+    let platform = platform(&request)?;
     let body = request.inlet();
-    streamed(&request, "application/json", |outlet| jobs::Load { quiet, body, outlet }).await
+    streamed(&request, "application/json", |outlet| jobs::Load { quiet, platform, body, outlet }).await
 }
 
 pub async fn commit(mut request: Request) -> Result<Response> {
