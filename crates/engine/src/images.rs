@@ -1,6 +1,6 @@
 //! Images in the engine's hands: finding them, and the bridge between the registry's pull and the graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_api::progress::Progress;
@@ -108,9 +108,16 @@ pub fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>> {
 
 /// Which containers use which image.
 pub fn users(engine: &Engine) -> Vec<Use> {
+    let elsewhere = engine.graph.container_layers_elsewhere().unwrap_or_else(|error| {
+        tracing::warn!(%error, "every container counts as one of this graphdriver's");
+        HashSet::new()
+    });
     let records = engine.containers.all();
     let uses = records.iter().filter_map(|container| {
         let record = container.record();
+        if elsewhere.contains(&record.id) {
+            return None;
+        }
         let image = record.image_id.parse().ok()?;
         Some(Use { image, container: record.id.clone(), running: record.state.has_processes() })
     });

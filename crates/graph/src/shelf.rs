@@ -13,7 +13,7 @@ use gantry_linux::fs::Durability;
 use serde::{Deserialize, Serialize};
 
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE};
-use crate::{Entity, Error, GraphDb, Result, Transaction, join};
+use crate::{Entity, Error, Graph, GraphDb, Result, Transaction, join};
 
 const IN_USE: &str = "graphdriver";
 const SHELF: &str = "shelf";
@@ -72,6 +72,18 @@ pub(crate) fn driver_of(db: &GraphDb, container: &str) -> Result<Option<String>>
     let mut shelves = shelves(db)?.into_iter();
     let found = shelves.find(|(_, shelf)| shelf.records.iter().any(|record| record.id == id));
     Ok(found.map(|(driver, _)| driver))
+}
+
+impl Graph {
+    /// The containers whose layers other graphdrivers have: they use no image of this one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn container_layers_elsewhere(&self) -> Result<HashSet<String>> {
+        let shelves = shelves(self.db())?;
+        let records = shelves.iter().flat_map(|(_, shelf)| &shelf.records);
+        Ok(records.filter_map(|record| record.id.strip_prefix("writable:").map(str::to_owned)).collect())
+    }
 }
 
 fn shelves(db: &GraphDb) -> Result<Vec<(String, Shelf)>> {

@@ -30,6 +30,7 @@ fn images_names_and_containers_of_a_driver_are_as_they_were_whatever_was_done_wi
     let error = graph.container_root("web", false).unwrap_err();
     assert!(matches!(&error, Error::Conflict(_)), "{error}");
     assert!(error.to_string().contains("--storage-driver overlay"), "{error}");
+    assert_eq!(graph.container_layers_elsewhere().unwrap(), ["web".to_owned()].into(), "it uses no image of vfs");
     // The same image, another under the same name, both removed again.
     let other_id = other.pull(&graph, &["mine"]);
     assert_eq!(debian.pull(&graph, &["debian"]), id);
@@ -42,6 +43,7 @@ fn images_names_and_containers_of_a_driver_are_as_they_were_whatever_was_done_wi
 
     let graph = open(root.path(), "overlay");
     assert_eq!(names(&graph), ["debian:latest", "mine:latest"]);
+    assert!(graph.container_layers_elsewhere().unwrap().is_empty());
     let image = graph.image("mine").unwrap();
     assert_eq!((&image.id, image.layers.len()), (&id, 2));
     graph.content().read(&id).unwrap();

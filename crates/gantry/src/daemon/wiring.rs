@@ -24,6 +24,7 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
     let name = flags.storage_driver.clone().or_else(|| std::env::var("DOCKER_DRIVER").ok());
     let options = gantry_graphdriver::Options::parse(&flags.storage_opt)?;
     let (graph, graph_reason) = gantry_graphdriver::open_with(&flags.data_root, name.as_deref(), &options)?;
+    tracing::info!(driver = graph.name(), reason = graph_reason, "the graphdriver");
     let bridge: Option<Arc<dyn NetworkDriver>> = match flags.bridge.as_str() {
         "none" => None,
         name => Some(Arc::new(
