@@ -27,7 +27,9 @@ const DATA_SIZE: u64 = 100 << 30;
 const METADATA_SIZE: u64 = 2 << 30;
 const LEAST_METADATA: u64 = 16 << 20;
 /// How long the kernel may take to let go of a device whose last user is gone. Nothing tells when it is done: it is asked.
-const RELEASE: Duration = Duration::from_secs(3);
+const RELEASE: Duration = Duration::from_secs(15);
+/// How long a removed layer is waited for that is mounted: a container's mounts go a moment after it.
+const UNMOUNT: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct Pool {
@@ -129,7 +131,7 @@ impl Pool {
 
     /// Whether nobody has a device mounted any more: the mounts of a container that has ended go a moment later.
     pub(super) fn is_released(&self, id: u32) -> Result<bool, Error> {
-        let deadline = Instant::now() + RELEASE;
+        let deadline = Instant::now() + UNMOUNT;
         let name = self.thin(id, 0).name;
         while self.control.info(&name)?.is_some_and(|info| info.users > 0) {
             if Instant::now() > deadline {
