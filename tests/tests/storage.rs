@@ -1,4 +1,4 @@
-//! Limits of containers' size.
+//! The graphdriver: which one a daemon takes and why, what becomes of the others' images, and limits of containers' size.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,12 +9,94 @@ fn own() -> World {
     World::start(Options::default()).expect("a daemon of its own")
 }
 
+fn restart(world: &mut World, flags: &[&str], environment: &[(&str, &str)]) {
+    world.daemon.stop().expect("stop");
+    world.daemon.set_flags(flags);
+    world.daemon.set_environment(environment);
+    world.daemon.launch().expect("start with another driver");
+}
+
 /// Docker's client where there is one.
 fn client(world: &World) -> Cli<'_> {
     world.docker().unwrap_or_else(|| {
         skip("no docker CLI on this machine");
         world.gantry()
     })
+}
+
+fn driver(world: &World) -> String {
+    client(world).ok(&["info", "-f", "{{.Driver}}"])
+}
+
+#[test]
+fn the_driver_is_the_flags_the_environments_the_files_or_that_of_the_images_and_info_says_why() {
+    let mut world = own();
+    assert_eq!(driver(&world), "overlay");
+    let file = world.daemon.home().join("daemon.json");
+    std::fs::write(&file, r#"{"storage-driver": "vfs"}"#).expect("a file of settings");
+    let config = format!("--config-file={}", file.display());
+    let ways: [(&[&str], &[(&str, &str)], &str, &str); 5] = [
+        (&["--storage-driver=vfs"], &[], "vfs", "vfs was asked for"),
+        (&[], &[("DOCKER_DRIVER", "vfs")], "vfs", "vfs was asked for"),
+        (&["-s", "overlay2"], &[("DOCKER_DRIVER", "vfs")], "overlay", "overlay was asked for"),
+        (&[&config], &[], "vfs", "vfs was asked for"),
+        (&[], &[], "overlay", "overlay holds the layers of this data root"),
+    ];
+    for (flags, environment, name, reason) in ways {
+        restart(&mut world, flags, environment);
+        assert_eq!(driver(&world), name, "{flags:?} {environment:?}");
+        for info in [client(&world).ok(&["info"]), world.gantry().ok(&["info"])] {
+            let lines = [format!("Storage Driver: {name}"), format!("Chosen because: {reason}")];
+            assert!(lines.iter().all(|line| info.contains(line)), "{info}");
+        }
+        assert!(world.daemon.log().contains(reason), "{}", world.daemon.log());
+    }
+    let mut daemon = Command::new(paths::gantry().expect("the binary"));
+    daemon.args(["daemon", "--storage-driver=zfs", "--bridge=none", "--data-root"]).arg(world.daemon.home().join("x"));
+    daemon.arg("--exec-root").arg(world.daemon.home().join("y"));
+    let refused = command::run(&mut daemon, None, command::LIMIT).expect("a daemon that does not start");
+    assert!(refused.code != 0 && refused.stderr.contains("no such graphdriver: zfs; there are overlay"), "{refused}");
+}
+
+#[test]
+fn another_driver_has_its_own_images_and_leaves_those_of_the_first_as_they_were() {
+    let mut world = own();
+    let saved = world.daemon.home().join("saved.tar").display().to_string();
+    // The client prints the names of one image in any order.
+    let list = |world: &World| {
+        let text = client(world).ok(&["images", "--digests", "--no-trunc"]);
+        text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    {
+        let cli = client(&world);
+        cli.ok(&["tag", IMAGE, "mine"]);
+        cli.ok(&["save", "-o", &saved, IMAGE]);
+        cli.ok(&["run", "--name", "web", IMAGE, "sh", "-c", "echo kept > /file"]);
+    }
+    let before = list(&world);
+
+    restart(&mut world, &["--storage-driver=vfs"], &[]);
+    let cli = client(&world);
+    assert_eq!(cli.ok(&["images", "-q"]), "");
+    cli.run(&["start", "web"]).fails(1, "--storage-driver overlay");
+    assert!(cli.ok(&["ps", "-as"]).contains("web"));
+    cli.ok(&["system", "df"]);
+    cli.ok(&["load", "-i", &saved]);
+    assert_eq!(cli.ok(&["run", "--rm", IMAGE, "echo", "runs"]), "runs");
+    assert_eq!(world.gantry().run(&["system", "fsck"]).code, 0);
+    cli.ok(&["rmi", IMAGE]);
+    cli.ok(&["image", "prune", "-af"]);
+    assert_eq!(world.gantry().run(&["system", "fsck", "--repair"]).code, 0);
+
+    restart(&mut world, &[], &[]);
+    assert_eq!(list(&world), before);
+    let cli = client(&world);
+    assert_eq!(cli.ok(&["run", "--rm", "mine", "echo", "runs"]), "runs");
+    assert!(cli.ok(&["diff", "web"]).contains("A /file"));
+    cli.ok(&["start", "-a", "web"]);
+    let fsck = world.gantry().run(&["system", "fsck"]);
+    assert_eq!(fsck.code, 0, "{fsck}");
+    cli.ok(&["rm", "web"]);
 }
 
 #[test]
