@@ -109,12 +109,16 @@ fn a_configuration_without_a_process_is_created_and_its_start_ends_it_and_says_s
 }
 
 #[test]
-fn delete_removes_a_created_container_and_by_force_a_running_one() {
+fn delete_leaves_a_created_container_alone_and_by_force_removes_it_and_a_running_one() {
     let mut world = World::new();
     let id = world.id();
     world.program(&["sleep", "600"]);
     world.ok(&["create", &id]);
-    world.ok(&["delete", &id]);
+    let refused = world.command(&["delete", &id]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("not stopped: created"), "{refused:?}");
+    assert_eq!(world.state(&id)["status"], "created");
+    world.ok(&["delete", "--force", &id]);
     let id = world.sleeping();
     world.ok(&["delete", "-f", &id]);
     assert_eq!(world.command(&["state", &id]).code, 1);

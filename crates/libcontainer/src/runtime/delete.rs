@@ -22,10 +22,15 @@ pub fn delete(container: &Container, force: bool) -> Result<Vec<String>> {
     let (_lock, container) = &container.lock()?;
     match container.status()? {
         Status::Stopped => {}
-        // As every engine expects: a program that was never started can be taken back. What is being created now has lost
-        // its creator: we have the lock.
-        Status::Creating | Status::Created => kill(container)?,
+        // It has lost its creator: we have the lock.
+        Status::Creating => kill(container)?,
         _ if force => kill(container)?,
+        Status::Created => {
+            let id = container.id();
+            return Err(Error::Conflict(format!(
+                "cannot delete container {id} that is not stopped: created: start it, or delete it with --force"
+            )));
+        }
         status => {
             let id = container.id();
             return Err(Error::Conflict(format!("cannot delete container {id} that is not stopped: {status}")));

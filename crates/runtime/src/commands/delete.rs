@@ -4,7 +4,7 @@ use super::Context;
 use crate::cli::Delete;
 use crate::error::{Error, Result};
 
-/// A stopped or created one; with `--force` any, and none is no error.
+/// A stopped one, as the runtime spec has it; with `--force` any, and none is no error.
 pub fn delete(context: &Context<'_>, flags: &Delete) -> Result<u8> {
     let container = match context.open(&flags.id) {
         Err(error) if flags.force && error.is_no_container() => return Ok(0),
