@@ -12,6 +12,8 @@ mod compile;
 mod default;
 mod i386;
 mod listener;
+#[cfg(any(test, fuzzing))]
+pub mod meaning;
 mod profile;
 mod syscalls;
 #[cfg(test)]

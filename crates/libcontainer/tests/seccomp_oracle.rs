@@ -18,6 +18,11 @@ use libcontainer::seccomp::{
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+#[path = "../src/seccomp/meaning.rs"]
+mod meaning;
+
+use meaning::{Meaning, run, word};
+
 const NAMES: [&str; 24] = [
     "read",
     "write",
@@ -102,19 +107,6 @@ impl Drop for Oracle {
     }
 }
 
-fn word(action: Action) -> u32 {
-    match action {
-        Action::Allow => 0x7fff_0000,
-        Action::Log => 0x7ffc_0000,
-        Action::Trace(value) => 0x7ff0_0000 | u32::from(value),
-        Action::Notify => 0x7fc0_0000,
-        Action::Errno(value) => 0x0005_0000 | u32::from(value),
-        Action::Trap => 0x0003_0000,
-        Action::KillThread => 0,
-        Action::KillProcess => 0x8000_0000,
-    }
-}
-
 /// As in libseccomp's `enum scmp_compare`.
 fn operator_number(operator: Operator) -> u32 {
     match operator {
@@ -125,31 +117,6 @@ fn operator_number(operator: Operator) -> u32 {
         Operator::GreaterOrEqual => 5,
         Operator::Greater => 6,
         Operator::MaskedEqual => 7,
-    }
-}
-
-fn run(program: &[u8], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
-    let mut data = Vec::new();
-    data.extend(number.to_ne_bytes());
-    data.extend(arch.to_ne_bytes());
-    data.extend([0; 8]);
-    arguments.iter().for_each(|a| data.extend(a.to_ne_bytes()));
-    let (mut at, mut a, mut steps) = (0usize, 0u32, 0);
-    loop {
-        let i = &program[at * 8..at * 8 + 8];
-        let k = u32::from_ne_bytes([i[4], i[5], i[6], i[7]]);
-        let (yes, no) = (usize::from(i[2]), usize::from(i[3]));
-        (at, steps) = (at + 1, steps + 1);
-        match u16::from_ne_bytes([i[0], i[1]]) {
-            0x20 => a = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
-            0x54 => a &= k,
-            0x05 => at += k as usize,
-            0x15 => at += if a == k { yes } else { no },
-            0x25 => at += if a > k { yes } else { no },
-            0x35 => at += if a >= k { yes } else { no },
-            0x06 => return (k, steps),
-            code => panic!("unexpected instruction {code:#x}"),
-        }
     }
 }
 
@@ -214,12 +181,15 @@ fn random_programs_decide_as_libseccomps_do() {
         let checked = TestRunner::new(config).run(&(profile(wide), calls), |(profile, calls)| {
             let ours = compile(&profile, &Target::new(&profile, &[], (6, 1))).unwrap();
             let theirs = oracle.borrow_mut().program(&profile);
+            let meaning = Meaning::of(&profile, &[], (6, 1));
             let arches: &[Arch] = if wide { &[Arch::X86_64] } else { &[Arch::X86_64, Arch::X32, Arch::I386] };
             for arch in arches {
                 let names = NAMES.iter().filter_map(|name| arch.number(name)).chain([480, u32::MAX, 0x3fff_ffff]);
                 for (number, arguments) in names.flat_map(|number| calls.iter().map(move |a| (number, *a))) {
                     let decisions = [&ours, &theirs].map(|program| run(program, arch.audit(), number, arguments).0);
                     prop_assert_eq!(decisions[0], decisions[1], "{:?} {:#x} {:x?}", arch, number, arguments);
+                    let meant = word(meaning.decision(arch.audit(), number, arguments));
+                    prop_assert_eq!(decisions[0], meant, "{:?} {:#x} {:x?}", arch, number, arguments);
                 }
             }
             prop_assert_eq!(run(&ours, 1, 0, [0; 6]).0, run(&theirs, 1, 0, [0; 6]).0);

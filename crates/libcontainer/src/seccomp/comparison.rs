@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::tests::{ALLOW, run};
+use super::meaning::run;
+use super::tests::ALLOW;
 use super::{Arch, Profile, Target, compile, default_profile};
 
 /// From Debian's package golang-github-containers-common.

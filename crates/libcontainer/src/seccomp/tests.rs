@@ -1,6 +1,7 @@
 //! Programs run in an interpreter, against the profile's meaning, and on the kernel.
 #![allow(unsafe_code, reason = "a forked child installs the filter and tries raw system calls")]
 
+use super::meaning::run;
 use super::*;
 
 const AUDIT_64: u32 = 0xc000_003e;
@@ -10,35 +11,6 @@ const KILL: u32 = 0x8000_0000;
 
 fn errno(value: u32) -> u32 {
     0x0005_0000 | value
-}
-
-/// Runs a program as the kernel does; returns the verdict and how many instructions it took.
-pub(super) fn run(program: &[u8], arch: u32, number: u32, arguments: [u64; 6]) -> (u32, usize) {
-    let mut data = Vec::new();
-    data.extend(number.to_ne_bytes());
-    data.extend(arch.to_ne_bytes());
-    data.extend([0; 8]);
-    arguments.iter().for_each(|a| data.extend(a.to_ne_bytes()));
-    let (mut at, mut accumulator, mut steps) = (0usize, 0u32, 0);
-    loop {
-        let i = &program[at * 8..at * 8 + 8];
-        let code = u16::from_ne_bytes([i[0], i[1]]);
-        let k = u32::from_ne_bytes([i[4], i[5], i[6], i[7]]);
-        let (yes, no) = (usize::from(i[2]), usize::from(i[3]));
-        at += 1;
-        steps += 1;
-        let branch = |taken: bool| if taken { yes } else { no };
-        match code {
-            0x20 => accumulator = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
-            0x54 => accumulator &= k,
-            0x05 => at += k as usize,
-            0x15 => at += branch(accumulator == k),
-            0x25 => at += branch(accumulator > k),
-            0x35 => at += branch(accumulator >= k),
-            0x06 => return (k, steps),
-            _ => panic!("unexpected instruction {code:#x}"),
-        }
-    }
 }
 
 fn default_program(capabilities: &[&str]) -> Vec<u8> {
@@ -136,21 +108,10 @@ fn a_foreign_architecture_is_killed_and_common_calls_take_few_steps() {
     assert_eq!(run(&program, AUDIT_64, 0x4000_0000, [0; 6]).0, KILL);
 }
 
-fn holds(argument: &Argument, value: u64) -> bool {
-    match argument.operator {
-        Operator::NotEqual => value != argument.value,
-        Operator::Less => value < argument.value,
-        Operator::LessOrEqual => value <= argument.value,
-        Operator::Equal => value == argument.value,
-        Operator::GreaterOrEqual => value >= argument.value,
-        Operator::Greater => value > argument.value,
-        Operator::MaskedEqual => value & argument.value == argument.second,
-    }
-}
-
 mod random {
     use proptest::prelude::*;
 
+    use super::meaning::{Meaning, word as word_of};
     use super::*;
 
     fn word() -> impl Strategy<Value = u64> {
@@ -190,32 +151,6 @@ mod random {
         })
     }
 
-    /// The meaning of a profile, without any of the compiler.
-    fn expected(profile: &Profile, name: &str, values: [u64; 6]) -> Action {
-        let of_call: Vec<&Rule> = profile.rules.iter().filter(|r| r.names.iter().any(|n| n == name)).collect();
-        for rule in of_call.iter().filter(|r| !r.arguments.is_empty()) {
-            let mut indexes: Vec<u8> = rule.arguments.iter().map(|a| a.index).collect();
-            indexes.sort_unstable();
-            let repeats = indexes.windows(2).any(|w| w[0] == w[1]);
-            let mut each = rule.arguments.iter().map(|a| holds(a, values[usize::from(a.index)]));
-            if if repeats { each.any(|h| h) } else { each.all(|h| h) } {
-                return rule.action;
-            }
-        }
-        let plain = of_call.iter().find(|r| r.arguments.is_empty() && r.action != profile.default_action);
-        plain.map_or(profile.default_action, |r| r.action)
-    }
-
-    fn verdict_of(action: Action) -> u32 {
-        match action {
-            Action::Allow => ALLOW,
-            Action::Log => 0x7ffc_0000,
-            Action::Errno(value) => errno(u32::from(value)),
-            Action::Trap => 0x0003_0000,
-            _ => unreachable!("not generated"),
-        }
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
@@ -228,12 +163,14 @@ mod random {
             let program = compile(&profile, &Target::new(&profile, &[], (6, 1)));
             prop_assume!(program.is_ok());
             let program = program.unwrap();
+            let meaning = Meaning::of(&profile, &[], (6, 1));
             for arch in [Arch::X86_64, Arch::X32] {
                 for (name, _) in x86_64::TABLE {
                     let Some(number) = arch.number(name) else { continue };
                     for values in &values {
                         let (verdict, _) = run(&program, AUDIT_64, number, *values);
-                        prop_assert_eq!(verdict, verdict_of(expected(&profile, name, *values)), "{:?} {}", arch, name);
+                        let meant = word_of(meaning.decision(AUDIT_64, number, *values));
+                        prop_assert_eq!(verdict, meant, "{:?} {}", arch, name);
                     }
                 }
             }
