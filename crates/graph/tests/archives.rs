@@ -132,6 +132,35 @@ fn docker_archives_with_links_and_oci_layouts_of_several_machines_are_loaded() {
     }
 }
 
+/// A stream without an end, and how much of it was read.
+struct Endless(u64);
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        buffer.fill(b'n');
+        self.0 += buffer.len() as u64;
+        Ok(buffer.len())
+    }
+}
+
+#[test]
+fn a_header_that_never_ends_is_refused_before_it_fills_the_memory() {
+    let (_root, graph) = store();
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(64 << 20);
+        header.set_cksum();
+        let mut rest = Endless(0);
+        let error = graph.load(&mut header.as_bytes().chain(&mut rest), &|_| {}).unwrap_err();
+        assert!(
+            matches!(error, Error::Invalid { .. }) && error.to_string().contains("of headers"),
+            "{kind:?}: {error}"
+        );
+        assert!(rest.0 < 8 << 20, "{kind:?}: {} bytes were read", rest.0);
+    }
+}
+
 #[test]
 fn a_broken_archive_is_refused_and_leaves_nothing() {
     let (root, graph) = store();

@@ -2,6 +2,7 @@
 //! into a draft whose place nobody knows yet, because documents may come last. Hostile input: bounded, and no name of it
 //! becomes a name on disk.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -27,6 +28,8 @@ const LINK_LIMIT: usize = 16;
 const KEPT: u64 = 8 << 20;
 /// Bytes that tell what a file is: a header of tar.
 const HEAD: u64 = 512;
+/// Bytes of headers before one file: its names and extended headers, which the reader of tar holds in memory.
+const HEADER_LIMIT: u64 = 1 << 20;
 
 /// The files of an archive. What no image took goes when it is dropped.
 pub(super) struct Intake<'a> {
@@ -58,24 +61,38 @@ impl<'a> Intake<'a> {
         let mut magic = Vec::new();
         (&mut *input).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut input = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(input));
-        let mut archive = tar::Archive::new(decompress(&magic, &mut input)?);
+        let allowed = Cell::new(0);
+        let metered = Metered { inner: decompress(&magic, &mut input)?, allowed: &allowed };
+        let mut archive = tar::Archive::new(metered);
         std::thread::scope(|scope| {
             let mut crew = Crew::new(graph, scope);
-            let read = intake.entries(&mut archive, &mut crew);
+            let read = intake.entries(&mut archive, &allowed, &mut crew);
             // Also after a failure: what is unpacked by then is to go with the rest.
             let finished = crew.finish();
             intake.loose.append(&mut crew.done);
             read.and(finished)
         })?;
+        allowed.set(u64::MAX);
         io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(failed)?;
         Ok(intake)
     }
 
-    fn entries(&mut self, archive: &mut tar::Archive<impl Read>, crew: &mut Crew<'_, '_>) -> Result<()> {
-        for entry in archive.entries().map_err(failed)? {
-            self.entry(&mut entry.map_err(failed)?, crew)?;
+    fn entries(
+        &mut self,
+        archive: &mut tar::Archive<impl Read>,
+        allowed: &Cell<u64>,
+        crew: &mut Crew<'_, '_>,
+    ) -> Result<()> {
+        let mut entries = archive.entries().map_err(failed)?;
+        loop {
+            allowed.set(HEADER_LIMIT);
+            let Some(entry) = entries.next() else { return Ok(()) };
+            let mut entry = entry.map_err(failed)?;
+            allowed.set(u64::MAX);
+            self.entry(&mut entry, crew)?;
+            // What is left of it is none of the next one's headers.
+            io::copy(&mut entry, &mut io::sink()).map_err(failed)?;
         }
-        Ok(())
     }
 
     fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>, crew: &mut Crew<'_, '_>) -> Result<()> {
@@ -259,6 +276,26 @@ impl<'a> Intake<'a> {
         let missing = || Error::NotFound { kind: "layer", name: chain.to_string() };
         let layer = self.graph.inner.layers.get(chain).ok_or_else(missing)?;
         self.graph.with_archive(&layer.store_id, |archive| unpack(registration, index, archive))
+    }
+}
+
+/// Lets through what is allowed, and no more.
+struct Metered<'a, R> {
+    inner: R,
+    allowed: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let allowed = self.allowed.get();
+        if allowed == 0 {
+            let why = format!("more than {HEADER_LIMIT} bytes of headers before one file");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let most = usize::try_from(allowed).unwrap_or(usize::MAX).min(buffer.len());
+        let got = self.inner.read(&mut buffer[..most])?;
+        self.allowed.set(allowed - got as u64);
+        Ok(got)
     }
 }
 
