@@ -211,12 +211,29 @@ pub struct AuthConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Finding {
-    /// `image sha256:…`, `layer sha256:…`, `document sha256:…`.
-    pub subject: String,
-    /// What is wrong with it.
+    /// What it is about: `image`, `layer`, `document`, `directory`, `record`, `name`, `container`, `database`.
+    pub kind: String,
+    /// Which one.
+    pub name: String,
+    /// What is wrong with it: `missing`, `altered`, `unreadable`, `size`, `unneeded`, `dangling`, `damaged-layer`.
     pub problem: String,
-    /// What was done about it, or why nothing could be; empty where nothing was to be done.
-    pub repair: String,
+    /// The same in a sentence.
+    pub detail: String,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// What was done, or why nothing could be and what a person can do; empty where nothing was to be done.
+    pub action: String,
+}
+
+/// What came of a finding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Nothing was to be done.
+    #[default]
+    Found,
     /// It is as it should be now.
-    pub repaired: bool,
+    Repaired,
+    /// It could not be repaired.
+    Unrepaired,
 }

@@ -1,7 +1,7 @@
 //! The engine: the store of containers, the drivers, and the one place where jobs run.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use gantry_execdriver::Exit;
 use gantry_graph::Graph;
@@ -42,8 +42,6 @@ pub struct Engine {
     pub(crate) background: TaskTracker,
     stopping: AtomicBool,
     sweep: Arc<tokio::sync::Notify>,
-    /// What the last start found wrong, for `info`.
-    pub(crate) warnings: Mutex<Vec<String>>,
 }
 
 impl Engine {
@@ -59,6 +57,7 @@ impl Engine {
         tokio::spawn(sweep(Arc::downgrade(&engine), Arc::clone(&engine.sweep)));
         lifecycle::recover::all(&engine).await;
         engine.sweep.notify_one();
+        tokio::spawn(back_up(Arc::downgrade(&engine)));
         Ok(engine)
     }
 
@@ -69,12 +68,10 @@ impl Engine {
             crate::spec::users::check(map, &options.data_root)?;
         }
         let graph = Graph::open(&options.data_root, Arc::clone(&drivers.graph))?;
-        let (containers, unreadable) = Store::load(graph.clone())?;
-        let warnings = unreadable
-            .into_iter()
-            .map(|(id, reason)| format!("the record of container {id} cannot be read and was left alone: {reason}"))
-            .inspect(|warning| warn!("{warning}"))
-            .collect();
+        let containers = Store::load(graph.clone(), &options.data_root)?;
+        for (id, reason) in containers.unreadable() {
+            warn!("the record of container {id} cannot be read and was left alone: {reason}");
+        }
         let registry = gantry_registry::Registry::new(crate::images::registry_options(&options)?);
         Ok(Arc::new(Self {
             volumes: Volumes::open(options.data_root.join("volumes"), graph.clone())?,
@@ -94,7 +91,6 @@ impl Engine {
             background: TaskTracker::new(),
             stopping: AtomicBool::new(false),
             sweep: Arc::default(),
-            warnings: Mutex::new(warnings),
         }))
     }
 
@@ -144,6 +140,10 @@ impl Engine {
         if tokio::time::timeout(deadline, self.background.wait()).await.is_err() {
             warn!("background work did not end within {deadline:?}");
         }
+        let graph = self.graph.clone();
+        if let Err(error) = blocking(move || Ok(graph.back_up()?)).await {
+            warn!("back the database up: {error}");
+        }
     }
 
     /// Whether the daemon is leaving.
@@ -178,19 +178,43 @@ async fn load_apparmor_profile(engine: Arc<Engine>) {
     }
 }
 
+/// How old the backup of a database that changes may get.
+const BACKUP_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Keeps a good copy of the database, off every path that somebody waits for.
+async fn back_up(engine: std::sync::Weak<Engine>) {
+    let mut tick = tokio::time::interval(BACKUP_EVERY);
+    loop {
+        tick.tick().await;
+        let Some(graph) = engine.upgrade().map(|engine| engine.graph.clone()) else { return };
+        if let Err(error) = blocking(move || Ok(graph.back_up()?)).await {
+            warn!("back the database up: {error}");
+        }
+    }
+}
+
 /// Deletes removed layers, directories and volumes, and measures new layers, off every path that somebody waits for.
 async fn sweep(engine: std::sync::Weak<Engine>, wanted: Arc<tokio::sync::Notify>) {
     loop {
         wanted.notified().await;
         let Some(engine) = engine.upgrade() else { return };
         let result = blocking(move || {
-            let layers = engine.graph.sweep().map_err(Error::from);
+            let layers = release_replaced(&engine).and_then(|()| Ok(engine.graph.sweep()?));
             lifecycle::remove::sweep_directories(&engine).and(layers)
         });
         if let Err(error) = result.await {
             warn!("give back the space of what was removed: {error}");
         }
     }
+}
+
+/// Layers that good ones took the place of stay as long as a container may have them mounted.
+fn release_replaced(engine: &Engine) -> Result<()> {
+    let containers = engine.containers.all();
+    let busy = containers
+        .iter()
+        .filter(|container| container.record().state.has_processes() || container.operation.try_lock().is_err());
+    Ok(engine.graph.release_replaced(&busy.map(|container| container.id().to_owned()).collect::<Vec<_>>())?)
 }
 
 /// Runs blocking work on a thread that may block.

@@ -91,7 +91,8 @@ impl From<gantry_graphdriver::Error> for Error {
             E::NotFound(_) => ErrorKind::NotFound,
             E::Exists(_) => ErrorKind::Conflict,
             E::Archive(_) | E::Unknown { .. } | E::Option { .. } | E::NoLimit { .. } => ErrorKind::InvalidParameter,
-            E::Unsupported { .. }
+            E::Refused { .. }
+            | E::Unsupported { .. }
             | E::InUse(_)
             | E::Damaged { .. }
             | E::NoRoom { .. }

@@ -148,7 +148,7 @@ impl ImageSink for GraphSink {
         let tagged = image.reference.tag().map(|tag| image.reference.with_tag(tag)).transpose()?;
         let tag = tagged.filter(|_| image.reference.digest().is_none());
         names.extend(tag.clone());
-        let present = self.0.images().get(&image.id).is_some();
+        let known = self.0.images().get(&image.id).is_some();
         let before = tag.as_ref().and_then(|tag| self.0.image(&tag.to_string()).ok()).map(|held| held.id.clone());
         let descriptor = |layer: &gantry_registry::Descriptor| Descriptor {
             media_type: layer.media_type.clone(),
@@ -160,11 +160,13 @@ impl ImageSink for GraphSink {
             media_type: image.manifest.descriptor.media_type.clone(),
             layers: image.layers.iter().map(descriptor).collect(),
         };
-        let changed = if tag.is_some() { before.as_ref() != Some(&image.id) } else { !present };
-        if let Some(index) = &image.index {
-            self.0.content().put(&index.raw)?;
+        let mut registration = self.0.register(image.config, Some(manifest))?;
+        if let Some(index) = image.index {
+            registration = registration.chosen_from(index.raw);
         }
-        let registration = self.0.register(image.config, Some(manifest))?;
+        // A damaged layer makes the image one that is to be brought.
+        let present = known && (0..registration.len()).all(|index| registration.is_present(index));
+        let changed = !present || (tag.is_some() && before.as_ref() != Some(registration.id()));
         let registration = Mutex::new(Some(Arc::new(registration)));
         Ok(Arc::new(Draft { graph: self.0.clone(), registration, names, changed, present }))
     }

@@ -39,7 +39,21 @@ impl Volumes {
                 Err(error) => warn!("the description of {} cannot be read and was left alone: {error}", entity.id),
             }
         }
-        Ok(Self { root, graph, known: Mutex::new(known) })
+        let volumes = Self { root, graph, known: Mutex::new(known) };
+        if volumes.graph.was_rescued() {
+            volumes.find()?;
+        }
+        Ok(volumes)
+    }
+
+    /// Describes the volumes anew whose descriptions were lost with a damaged database; their labels are gone.
+    fn find(&self) -> Result<()> {
+        for name in fs::list(&self.root)?.iter().filter_map(|name| name.to_str()) {
+            if crate::names::is_valid(name) && fs::metadata(self.root.join(name).join("_data")).is_ok() {
+                self.create(&VolumeCreate { name: name.to_owned(), ..VolumeCreate::default() })?;
+            }
+        }
+        Ok(())
     }
 
     /// Every volume, by name.

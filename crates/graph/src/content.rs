@@ -1,9 +1,10 @@
 //! The content store: documents by digest, in `content/sha256/<hex>`; each is there whole and verified, or not there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_api::reference::Digest;
 use gantry_linux::ResultExt;
@@ -20,6 +21,8 @@ pub struct Content {
     ingest: PathBuf,
     /// What somebody else needs: neither listed nor deleted.
     elsewhere: HashSet<Digest>,
+    /// What images on their way in will name, and how many of them: it is no litter although none names it yet.
+    awaited: Mutex<HashMap<Digest, usize>>,
 }
 
 impl Content {
@@ -38,7 +41,7 @@ impl Content {
         fs::create_dir_mode(&blobs, 0o700)?;
         fs::remove_dir_all(&ingest)?;
         fs::create_dir_mode(&ingest, 0o700)?;
-        Ok(Self { blobs, ingest, elsewhere: HashSet::new() })
+        Ok(Self { blobs, ingest, elsewhere: HashSet::new(), awaited: Mutex::default() })
     }
 
     /// From here on these documents, which are needed elsewhere, are neither listed nor deleted.
@@ -117,6 +120,29 @@ impl Content {
         match fs::remove_file(self.path(digest)) {
             Err(error) if !error.is_not_found() => Err(error.into()),
             _ => Ok(()),
+        }
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, HashMap<Digest, usize>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_awaited(&self, digest: &Digest) -> bool {
+        self.awaited().contains_key(digest)
+    }
+
+    pub(crate) fn wait_for(&self, digest: Digest) {
+        *self.awaited().entry(digest).or_default() += 1;
+    }
+
+    /// The opposite of [`Content::wait_for`].
+    pub(crate) fn wait_no_more(&self, digest: &Digest) {
+        let mut awaited = self.awaited();
+        if let Some(count) = awaited.get_mut(digest) {
+            *count -= 1;
+            if *count == 0 {
+                awaited.remove(digest);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,10 +23,15 @@ use crate::{Error, Result};
 pub const ROOT: &str = "/";
 /// The kind of the entities that only hold names.
 pub const DIRECTORY: &str = "directory";
+/// How long another connection's transaction is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Idle connections that are kept for readers.
 const IDLE_READERS: usize = 4;
 /// Bytes that the file system keeps room for, in database and log: a removal writes a dozen pages.
 const ROOM: u64 = 128 << 10;
+
+/// The schema's version.
+const VERSION: i64 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS entity (
@@ -61,6 +67,10 @@ pub struct Entity {
 pub struct GraphDb {
     path: PathBuf,
     writer: Mutex<Writer>,
+    /// Counts what was written, to tell whether a backup is old.
+    written: AtomicU64,
+    /// What the count was at the last backup.
+    saved: Mutex<Option<u64>>,
     readers: Mutex<Vec<Connection>>,
 }
 
@@ -97,12 +107,14 @@ impl Writer {
     }
 }
 
+mod backup;
 mod transaction;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backup::{Rescue, open_or_rescue, quarantined};
 pub use transaction::Transaction;
 pub use view::View;
 
@@ -117,20 +129,17 @@ impl GraphDb {
 
     fn open_file(path: &Path) -> Result<Self> {
         let path = path.to_path_buf();
+        // Before anything touches it.
+        refuse_newer(&path, noted_version(&path)?)?;
         // Before SQLite has it: closing a file takes the locks that the process has on it.
         reserve(&path);
         let connection = Connection::open(&path)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.busy_timeout(PATIENCE)?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        refuse_newer(&path, version)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version > 1 {
-            return Err(Error::invalid(
-                format!("database {}", path.display()),
-                format!("it was written by a newer version (schema {version}); start that one"),
-            ));
-        }
         if version < 1 {
             connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
         }
@@ -140,7 +149,15 @@ impl GraphDb {
         }
         reserve(&PathBuf::from(format!("{}-wal", path.display())));
         let writer = Mutex::new(Writer { connection, durability: Durability::Disk, in_doubt: false });
-        Ok(Self { path, writer, readers: Mutex::default() })
+        Ok(Self { path, writer, written: AtomicU64::new(0), saved: Mutex::default(), readers: Mutex::default() })
+    }
+
+    /// Has SQLite check the whole database; says what is wrong with it.
+    ///
+    /// # Errors
+    /// When it cannot even be asked.
+    pub fn check(&self) -> Result<std::result::Result<(), String>> {
+        self.read(|db| db.check())
     }
 
     /// The database file.
@@ -172,6 +189,7 @@ impl GraphDb {
             }
             return Err(error.into());
         }
+        self.written.fetch_add(1, Ordering::Relaxed);
         Ok(result)
     }
 
@@ -233,7 +251,7 @@ impl GraphDb {
     fn reader(&self) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.busy_timeout(PATIENCE)?;
         Ok(connection)
     }
 
@@ -296,6 +314,24 @@ fn reserve(file: &Path) {
         // Not every file system can, and a full one cannot any more.
         tracing::debug!(%error, "removing images may fail when the disk is full");
     }
+}
+
+/// The schema's version as the head of the file says it, 0 where there is no such head.
+fn noted_version(path: &Path) -> Result<i64> {
+    let head = match gantry_linux::fs::read_up_to(path, 64) {
+        Err(error) if error.is_not_found() => return Ok(0),
+        other => other?,
+    };
+    let version = head.strip_prefix(b"SQLite format 3\0").and_then(|rest| rest.get(44..48)?.try_into().ok());
+    Ok(version.map_or(0, i32::from_be_bytes).into())
+}
+
+fn refuse_newer(path: &Path, version: i64) -> Result<()> {
+    if version <= VERSION {
+        return Ok(());
+    }
+    let why = format!("it was written by a newer version (schema {version}): start that one; it was not touched");
+    Err(Error::invalid(format!("database {}", path.display()), why))
 }
 
 /// A thread that panicked inside a transaction rolled it back; the connection is sound.

@@ -11,6 +11,22 @@ pub enum Error {
     /// No image has this name or id.
     #[error("no such image: {0}")]
     NoSuchImage(String),
+    /// The image is named and cannot be read.
+    #[error("image {name} is damaged: {reason}: pull or load it again, or remove it")]
+    DamagedImage {
+        /// As it was asked for.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A layer is not what was stored.
+    #[error("layer {layer} of the image is damaged: {reason}: pull or load the image again")]
+    DamagedLayer {
+        /// Its chain id.
+        layer: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Something else is not there: an entity, a path, content, a container's layer.
     #[error("no such {kind}: {name}")]
     NotFound {
@@ -75,7 +91,7 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchImage(_) | Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::NoSuchImage(_) | Self::DamagedImage { .. } | Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Ambiguous(_) | Self::Invalid { .. } => ErrorKind::InvalidParameter,
             Self::Driver(gantry_graphdriver::Error::NoLimit { .. }) => ErrorKind::InvalidParameter,

@@ -1,208 +1,359 @@
 //! Checking the store: every byte of every layer and document against its digest, and what is there against what should be.
 
-use std::collections::{BTreeSet, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
-use gantry_api::reference::Digest;
+use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
 
-use crate::records::{self, IMAGE, LAYER};
+use crate::finding::{Finding, Outcome, Place, Problem, Repair};
+use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, SUSPECT, Suspicion, WRITABLE, WritableRecord};
 use crate::registration::Pins;
-use crate::{Error, Graph, Image, Images, Layer, Removed, Result, Use};
+use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Removed, Result, Use};
 
-/// Something that is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What it is about: `image sha256:…`, `layer sha256:…`.
-    pub subject: String,
-    /// What is wrong with it.
-    pub problem: String,
-    /// What was done about it; `None` where nothing was.
-    pub repair: Option<String>,
-}
+/// How often a layer that others change is looked at anew.
+const LOOKS: usize = 5;
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.subject, self.problem)?;
-        match &self.repair {
-            Some(repair) => write!(f, " ({repair})"),
-            None => Ok(()),
+impl Graph {
+    /// Reads everything that is stored and reports what is wrong. It disturbs nobody: what is added, replaced or removed
+    /// meanwhile is left alone, and so is what is on its way. Damaged layers are suspect from then on, so that a pull or
+    /// load of their images brings them anew; nothing else is changed without `repair`.
+    ///
+    /// With `repair` litter is deleted, and records and documents that the daemon knows are written again. What has to be
+    /// fetched is reported as [`Outcome::Found`]: see [`Graph::sources`], [`Graph::is_whole`] and [`Graph::give_up`].
+    ///
+    /// # Errors
+    /// When the database or a directory cannot be read at all; damage is a finding, not an error.
+    pub fn fsck(&self, repair: bool, report: &mut dyn FnMut(Finding)) -> Result<()> {
+        let mut check = Check { graph: self, repair, report };
+        check.database()?;
+        let damaged = check.layers()?;
+        check.images(&damaged)?;
+        check.documents()?;
+        check.records()?;
+        check.litter()
+    }
+
+    /// The images that a damaged thing is a part of, with the names under which a registry has them.
+    #[must_use]
+    pub fn sources(&self, place: &Place) -> Vec<(Digest, Vec<Reference>)> {
+        let images = self.images();
+        let has = |image: &Image| match place {
+            Place::Image(id) => image.id == *id,
+            Place::Layer(chain) => image.layers.iter().any(|layer| layer.chain_id == *chain),
+            Place::Document(digest) => documents(&images, image).contains(digest),
+            _ => false,
+        };
+        let concerned = images.iter().filter(|image| has(image)).map(|image| image.id.clone());
+        let damaged = images.damaged().filter(|image| matches!(place, Place::Image(id) if *id == image.id));
+        let concerned = concerned.chain(damaged.map(|image| image.id.clone()));
+        let names = |id: &Digest| images.names(id).into_iter().filter(|name| name.digest().is_some()).collect();
+        concerned.map(|id| (id.clone(), names(&id))).collect()
+    }
+
+    /// Whether a thing that was found damaged is whole, or gone, now.
+    #[must_use]
+    pub fn is_whole(&self, place: &Place) -> bool {
+        let images = self.images();
+        let sound = |layer: &Arc<Layer>| self.inner.layers.suspicion(&layer.chain_id).is_none();
+        match place {
+            Place::Layer(chain) => self.inner.layers.suspicion(chain).is_none(),
+            Place::Image(id) => images.get(id).map_or(!images.is_known(id), |image| image.layers.iter().all(sound)),
+            Place::Document(digest) => !images.documents().contains(digest) || self.content().read(digest).is_ok(),
+            _ => false,
         }
+    }
+
+    /// Removes the images that a damaged thing is a part of, where nothing uses them.
+    ///
+    /// # Errors
+    /// The database's and the driver's.
+    pub fn give_up(&self, place: &Place, users: &[Use]) -> Result<Outcome> {
+        if let Place::Lost(id) = place {
+            let _change = self.change();
+            self.inner.driver.remove(id)?;
+            self.inner.db.write(Durability::Process, |db| db.purge(&records::kept_id(id)))?;
+            self.kept().remove(id);
+            return Ok(Outcome::Repaired(Repair::Deleted));
+        }
+        let mut names = Vec::new();
+        for (id, _) in self.sources(place) {
+            match self.remove_image(id.as_str(), true, false, users) {
+                Ok(removed) => names.extend(removed.into_iter().filter_map(|step| match step {
+                    Removed::Untagged(name) => Some(name),
+                    Removed::Deleted(_) => None,
+                })),
+                Err(Error::Conflict(reason)) => return Ok(Outcome::Unrepaired(format!("kept: {reason}"))),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.is_whole(place) {
+            return Ok(Outcome::Repaired(Repair::Removed(names)));
+        }
+        Ok(Outcome::Unrepaired("kept: a container stands on it".to_owned()))
     }
 }
 
 impl Graph {
-    /// Reads everything that is stored and reports what is wrong. It disturbs nobody: what is added or removed meanwhile is
-    /// left alone. With `repair` litter is deleted, and images that cannot be whole any more are removed with their names,
-    /// so that pulling or loading them makes them whole; those that containers (`users`) use are kept.
-    ///
-    /// # Errors
-    /// When the database or a directory cannot be read at all; damage is a finding, not an error.
-    pub fn fsck(&self, repair: bool, users: &[Use], report: &mut dyn FnMut(Finding)) -> Result<()> {
-        let images = self.images();
-        // What is being read must not be collected meanwhile.
-        let chains = images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.clone()).collect();
-        let pins = Pins::new(self, chains);
-        let mut check = Check { graph: self, users, repair, report };
-        let damaged = check.layers(&images);
-        check.images(&images, &damaged)?;
-        drop(pins);
-        check.unloaded(&images)?;
-        check.litter()
+    fn kept(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The configuration, manifest and manifest lists of an image.
+fn documents(images: &Images, image: &Image) -> Vec<Digest> {
+    let names = images.names(&image.id);
+    let named = names.iter().filter_map(Reference::digest);
+    let manifest = image.manifest.as_ref().map(|manifest| &manifest.digest);
+    let mut documents: Vec<Digest> = std::iter::once(&image.id).chain(manifest).chain(named).cloned().collect();
+    documents.sort();
+    documents.dedup();
+    documents
 }
 
 struct Check<'a> {
     graph: &'a Graph,
-    users: &'a [Use],
     repair: bool,
     report: &'a mut dyn FnMut(Finding),
 }
 
 impl Check<'_> {
-    fn say(&mut self, subject: String, problem: impl fmt::Display, repair: Option<String>) {
-        (self.report)(Finding { subject, problem: problem.to_string(), repair });
+    fn say(&mut self, place: Place, problem: Problem, outcome: Outcome) {
+        (self.report)(Finding { place, problem, outcome });
     }
 
-    /// The layers whose archive is not what it was.
-    fn layers(&mut self, images: &Images) -> HashSet<Digest> {
-        let mut seen = HashSet::new();
-        let mut damaged = HashSet::new();
-        for layer in images.iter().flat_map(|image| &image.layers) {
-            if !seen.insert(layer.chain_id.clone()) {
-                continue;
-            }
-            if let Err(problem) = self.graph.check_layer(layer) {
-                damaged.insert(layer.chain_id.clone());
-                self.say(format!("layer {}", layer.chain_id), problem, None);
-            }
+    /// Runs a repair, if there is to be one.
+    fn mend(&self, repair: Repair, work: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+        if !self.repair {
+            return Ok(Outcome::Found);
         }
-        damaged
+        work().map(|()| Outcome::Repaired(repair))
     }
 
-    fn images(&mut self, images: &Images, damaged: &HashSet<Digest>) -> Result<()> {
-        // What stands on others first: an image with children cannot be removed.
-        let mut all: Vec<&Arc<Image>> = images.iter().collect();
-        all.sort_by_key(|image| std::cmp::Reverse(image.layers.len()));
-        for image in all {
-            let content = self.graph.content();
-            let documents = std::iter::once(&image.id).chain(image.manifest.as_ref().map(|manifest| &manifest.digest));
-            let broken = documents.filter_map(|digest| content.read(digest).err()).next();
-            let layer = image.layers.iter().find(|layer| damaged.contains(&layer.chain_id));
-            let problem = match (broken, layer) {
-                (Some(error), _) => error.to_string(),
-                (None, Some(layer)) => format!("its layer {} is damaged", layer.chain_id),
-                (None, None) => continue,
+    fn database(&mut self) -> Result<()> {
+        if let Err(reason) = self.graph.db().check()? {
+            let outcome = if self.repair {
+                Outcome::Unrepaired(
+                    "restart the daemon: it puts the database aside and takes its last backup".to_owned(),
+                )
+            } else {
+                Outcome::Found
             };
-            let repair = if self.repair { Some(self.remove(image)?) } else { None };
-            self.say(format!("image {}", image.id), problem, repair);
+            self.say(Place::Database, Problem::Unreadable(reason), outcome);
         }
         Ok(())
     }
 
-    /// Removes an image that is not whole; returns what came of it.
-    fn remove(&self, image: &Image) -> Result<String> {
-        match self.graph.remove_image(image.id.as_str(), true, false, self.users) {
-            Ok(removed) => {
-                let names = removed.iter().filter_map(|step| match step {
-                    Removed::Untagged(name) => Some(name.as_str()),
-                    Removed::Deleted(_) => None,
-                });
-                let names: Vec<_> = names.collect();
-                Ok(if names.is_empty() {
-                    "removed".to_owned()
-                } else {
-                    format!("removed: pull or load {} again", names.join(", "))
-                })
+    /// The layers whose files are not what they were.
+    fn layers(&mut self) -> Result<HashSet<Digest>> {
+        let mut damaged = HashSet::new();
+        // What is being read must not be collected meanwhile.
+        let chains = self.graph.inner.layers.chains();
+        let _pins = Pins::new(self.graph, chains.clone());
+        for chain in chains {
+            match self.graph.check_layer(&chain) {
+                None => self.graph.trust(&chain, self.repair)?,
+                Some(problem) => {
+                    self.graph.suspect(&chain, &problem.to_string(), self.repair);
+                    self.say(Place::Layer(chain.clone()), problem, Outcome::Found);
+                    damaged.insert(chain);
+                }
             }
-            Err(Error::Conflict(reason)) => Ok(format!("kept: {reason}")),
-            Err(error) => Err(error),
         }
+        Ok(damaged)
     }
 
-    /// What the database names and could not be loaded when the store was opened.
-    fn unloaded(&mut self, images: &Images) -> Result<()> {
-        let db = self.graph.db();
+    /// The images that cannot be whole.
+    fn images(&mut self, damaged: &HashSet<Digest>) -> Result<()> {
+        let images = self.graph.images();
+        for image in images.iter() {
+            if let Some(layer) = image.layers.iter().find(|layer| damaged.contains(&layer.chain_id)) {
+                self.say(Place::Image(image.id.clone()), Problem::StandsOn(layer.chain_id.clone()), Outcome::Found);
+            }
+        }
+        for image in images.damaged() {
+            let DamagedImage { id, reason, .. } = &**image;
+            self.say(Place::Image(id.clone()), Problem::Unreadable(reason.clone()), Outcome::Found);
+        }
+        Ok(())
+    }
+
+    fn documents(&mut self) -> Result<()> {
+        let images = self.graph.images();
+        let mut seen = HashSet::new();
+        for image in images.iter() {
+            for digest in documents(&images, image) {
+                if !seen.insert(digest.clone()) {
+                    continue;
+                }
+                let Err(error) = self.graph.content().read(&digest) else { continue };
+                // It may have gone with its image.
+                let _change = self.graph.change();
+                if !self.graph.images().documents().contains(&digest) || self.graph.content().read(&digest).is_ok() {
+                    continue;
+                }
+                let outcome = if digest == image.id {
+                    self.mend(Repair::Rewritten, || self.graph.content().put(&image.raw).map(drop))?
+                } else {
+                    Outcome::Found
+                };
+                self.say(Place::Document(digest), problem(error), outcome);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records and names of the database that lead nowhere or cannot be read.
+    fn records(&mut self) -> Result<()> {
+        let graph = self.graph;
+        let db = graph.db();
+        // Memory and database say the same only while nobody changes them.
+        let _change = graph.change();
+        let images = graph.images();
         for entity in db.entities(IMAGE)? {
-            let known =
-                entity.id.parse().is_ok_and(|id| images.get(&id).is_some() || self.graph.images().get(&id).is_some());
-            if !known {
-                let repair = self.purge(&entity.id)?;
-                self.say(format!("image {}", entity.id), "a part of it is missing or damaged", repair);
+            let image = entity.id.parse().ok();
+            let known = image.as_ref().and_then(|id| images.get(id));
+            match (records::read::<ImageRecord>(&entity), known) {
+                (Err(error), Some(image)) => {
+                    let outcome = self
+                        .mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)))?;
+                    self.say(Place::Record(entity.id), problem(error), outcome);
+                }
+                (_, None) if image.is_none() => self.purge(entity.id, Problem::Dangling)?,
+                _ => {}
             }
         }
         for entity in db.entities(LAYER)? {
-            let layer: Layer = match records::read(&entity) {
-                Ok(layer) => layer,
-                Err(error) => {
-                    let repair = self.purge(&entity.id)?;
-                    self.say(entity.id, error, repair);
-                    continue;
+            if let Err(error) = records::read::<Layer>(&entity) {
+                let chain = entity.id.strip_prefix("layer:").and_then(|hex| Digest::from_hex(hex).ok());
+                match chain.and_then(|chain| graph.inner.layers.get(&chain)) {
+                    Some(layer) => {
+                        let outcome = self.mend(Repair::Rewritten, || {
+                            db.write(Durability::Disk, |db| records::put_layer(db, &layer))
+                        })?;
+                        self.say(Place::Record(entity.id), problem(error), outcome);
+                    }
+                    None => self.purge(entity.id, problem(error))?,
                 }
-            };
-            if !self.graph.driver().exists(&layer.store_id) && self.graph.inner.layers.get(&layer.chain_id).is_none() {
-                let repair = self.purge(&entity.id)?;
-                self.say(format!("layer {}", layer.chain_id), "its files are missing", repair);
+            }
+        }
+        for entity in db.entities(SUSPECT)? {
+            if let Err(error) = records::read::<Suspicion>(&entity) {
+                self.purge(entity.id, problem(error))?;
+            }
+        }
+        for entity in db.entities(WRITABLE)? {
+            if let Err(error) = records::read::<WritableRecord>(&entity) {
+                self.writable(&entity.id, problem(error))?;
+            }
+        }
+        for (name, id) in db.children(IMAGES)? {
+            if db.entity(&id)?.is_none_or(|entity| entity.kind != IMAGE) {
+                let path = crate::join(IMAGES, &name);
+                let outcome =
+                    self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.delete(&path).map(drop)))?;
+                self.say(Place::Name(name), Problem::Dangling, outcome);
             }
         }
         Ok(())
     }
 
-    fn purge(&self, id: &str) -> Result<Option<String>> {
-        if !self.repair {
-            return Ok(None);
-        }
-        self.graph.db().write(Durability::Disk, |db| db.purge(id))?;
-        Ok(Some("forgotten: pull or load it again".to_owned()))
+    fn writable(&mut self, id: &str, problem: Problem) -> Result<()> {
+        let container = id.trim_start_matches("writable:");
+        let known = self.graph.writable().get(container).cloned();
+        let outcome = match known {
+            Some(record) => self.mend(Repair::Rewritten, || {
+                self.graph.db().write(Durability::Process, |db| records::put_writable(db, container, &record))
+            })?,
+            None => Outcome::Found,
+        };
+        self.say(Place::Record(id.to_owned()), problem, outcome);
+        Ok(())
     }
 
-    /// Layers and documents that nothing names.
+    fn purge(&mut self, id: String, problem: Problem) -> Result<()> {
+        let db = self.graph.db();
+        let outcome = self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.purge(&id).map(drop)))?;
+        self.say(Place::Record(id), problem, outcome);
+        Ok(())
+    }
+
+    /// Layers and documents that nothing names. What comes becomes a part of the store in one step, under the same lock.
     fn litter(&mut self) -> Result<()> {
         let graph = self.graph;
-        // Nothing is registered or removed between the two looks.
         let change = graph.change();
         let images = graph.images();
-        let writable = graph.container_layers();
-        let mut orphans = Vec::new();
+        let writable: HashSet<String> = graph.container_layers().into_iter().collect();
+        let kept = graph.kept().clone();
+        let mut found = BTreeMap::new();
         for id in graph.driver().list()? {
-            if !writable.contains(&id) && !graph.inner.layers.holds(&id) {
-                orphans.push(id);
+            if writable.contains(&id) || graph.inner.layers.holds(&id) {
+                continue;
+            }
+            if kept.contains(&id) {
+                found.insert(id.clone(), (Place::Lost(id), Outcome::Found));
+            } else {
+                let outcome = self.mend(Repair::Deleted, || Ok(graph.driver().remove(&id)?))?;
+                found.insert(id.clone(), (Place::Directory(id), outcome));
             }
         }
-        let mut named: BTreeSet<&Digest> = images.iter().map(|image| &image.id).collect();
-        named.extend(images.iter().filter_map(|image| image.manifest.as_ref().map(|manifest| &manifest.digest)));
-        named.extend(images.all_names().filter_map(|(name, _)| name.digest()));
-        let stored = graph.content().list()?;
-        let documents: Vec<_> = stored.iter().filter(|digest| !named.contains(digest)).collect();
-        let done = self.repair.then(|| "deleted".to_owned());
-        if self.repair {
-            orphans.iter().try_for_each(|id| graph.driver().remove(id))?;
-            documents.iter().try_for_each(|digest| graph.content().delete(digest))?;
+        let named = images.documents();
+        let content = graph.content();
+        let unnamed = |digest: &Digest| !named.contains(digest) && !content.is_awaited(digest);
+        for digest in content.list()?.into_iter().filter(unnamed) {
+            let outcome = self.mend(Repair::Deleted, || content.delete(&digest))?;
+            found.insert(digest.to_string(), (Place::Document(digest), outcome));
         }
         drop(change);
-        for id in orphans {
-            self.say(format!("layer directory {id}"), "no image and no container needs it", done.clone());
-        }
-        for digest in documents {
-            self.say(format!("document {digest}"), "no image names it", done.clone());
+        for (place, outcome) in found.into_values() {
+            let problem = if matches!(place, Place::Lost(_)) { Problem::Dangling } else { Problem::Unneeded };
+            self.say(place, problem, outcome);
         }
         Ok(())
     }
 }
 
+/// What an error of reading says.
+fn problem(error: Error) -> Problem {
+    match error {
+        Error::NotFound { .. } | Error::Driver(gantry_graphdriver::Error::NotFound(_)) => Problem::Missing,
+        Error::Digest { found, .. } => Problem::Altered(format!("its digest is {found}")),
+        Error::Driver(gantry_graphdriver::Error::Damaged { reason, .. }) => Problem::Altered(reason),
+        other => Problem::Unreadable(other.to_string()),
+    }
+}
+
 impl Graph {
-    /// Reads a whole layer.
-    fn check_layer(&self, layer: &Layer) -> std::result::Result<(), String> {
-        let size = self.layer_archive(layer, &mut io::sink()).map_err(|error| error.to_string())?;
-        if layer.archive_size != 0 && layer.archive_size != size {
-            return Err(format!("its archive has {size} bytes, the database says {}", layer.archive_size));
+    /// Reads a whole layer; one that somebody replaces meanwhile is read again, and one that somebody makes is not looked at.
+    fn check_layer(&self, chain: &Digest) -> Option<Problem> {
+        let mut found = None;
+        for _ in 0..LOOKS {
+            let layer = self.inner.layers.settled(chain)?;
+            found = self.read_layer(&layer);
+            let same = self.inner.layers.settled(chain).is_some_and(|now| Arc::ptr_eq(&now, &layer));
+            if found.is_none() || same {
+                return found;
+            }
+        }
+        found
+    }
+
+    fn read_layer(&self, layer: &Layer) -> Option<Problem> {
+        if let Err(error) = self.driver().check(&layer.store_id) {
+            return Some(problem(error.into()));
+        }
+        let read = match self.layer_archive(layer, &mut io::sink()) {
+            Ok(read) => read,
+            Err(error) => return Some(problem(error)),
+        };
+        if layer.archive_size != 0 && layer.archive_size != read {
+            return Some(Problem::Size { found: read, recorded: layer.archive_size });
         }
         match self.driver().size(&layer.store_id) {
-            Ok(size) if size == layer.size => Ok(()),
-            Ok(size) => Err(format!("it has {size} bytes of content, the database says {}", layer.size)),
-            Err(error) => Err(error.to_string()),
+            Ok(found) if found == layer.size => None,
+            Ok(found) => Some(Problem::Size { found, recorded: layer.size }),
+            Err(error) => Some(problem(error.into())),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -11,11 +11,13 @@ use gantry_graphdriver::GraphDriver;
 use gantry_linux::fs::{self, Durability};
 use gantry_linux::mount::RootMount;
 
+use crate::db::{open_or_rescue, quarantined};
 use crate::images::canonical;
 use crate::layers::Layers;
-use crate::litter;
-use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE, WritableRecord};
-use crate::{Content, Error, GraphDb, Image, ImageConfig, Images, Layer, Result, shelf};
+use crate::opening::Opening;
+use crate::records::{self, IMAGES, WritableRecord};
+use crate::reindex::reindex;
+use crate::{Content, Error, GraphDb, Image, Images, Layer, Result, shelf};
 
 /// Images, their layers and the writable layers of containers. A handle: clones are the same store.
 ///
@@ -35,6 +37,11 @@ pub(crate) struct Inner {
     changing: Mutex<()>,
     /// Held only to clone or swap the pointer.
     images: RwLock<Arc<Images>>,
+    root: PathBuf,
+    /// The database was damaged, and is what could be found of it.
+    rescued: bool,
+    /// Directories of the driver whose records were lost with a damaged database.
+    pub kept: Mutex<HashSet<String>>,
     /// The writable layers by container.
     pub writable: Mutex<HashMap<String, WritableRecord>>,
 }
@@ -44,32 +51,40 @@ impl Graph {
     /// [`Graph::sweep`]). The database is `gantry.db`, the content store `content/`.
     ///
     /// # Errors
-    /// When the database or the directories cannot be used. A damaged image is left out with a warning: pulling it
-    /// again repairs it.
+    /// When the directories cannot be used, or a newer version wrote the database. Damage is no error: see
+    /// [`Graph::damage`] and [`Graph::quarantined`].
     pub fn open(root: &Path, driver: Arc<dyn GraphDriver>) -> Result<Self> {
         fs::create_dir_all(root)?;
-        let db = GraphDb::open(root.join("gantry.db"))?;
+        let (db, rescue) = open_or_rescue(root)?;
         db.write(Durability::Process, |db| db.make_directory(IMAGES))?;
         let elsewhere = shelf::switch(&db, driver.name())?;
         let content = Content::open(&root.join("content"))?.sparing(elsewhere);
-        let stored = driver.list()?.into_iter().collect::<HashSet<_>>();
-        litter::note_new_stores(&db, driver.name(), &stored, &content)?;
-        let layers = load_layers(&db, &stored)?;
-        let images = load_images(&db, &content, &layers)?;
-        let writable = load_writable(&db, &stored)?;
-        remove_orphans(&db, &*driver, &stored, &layers, &writable)?;
+        if let Some(rescue) = &rescue {
+            reindex(&db, &content, &*driver, rescue)?;
+        }
+        let found = Opening::read(&db, &content, &*driver)?;
+        found.remove_orphans(&db, &*driver)?;
+        let layers = Layers::new(Arc::clone(&driver), found.layers.into_values());
+        for (chain, reason) in &found.suspects {
+            layers.suspect(chain, reason);
+        }
         let inner = Inner {
-            layers: Layers::new(Arc::clone(&driver), layers.into_values()),
-            images: RwLock::new(Arc::new(images)),
-            writable: Mutex::new(writable),
+            layers,
+            images: RwLock::new(Arc::new(found.images)),
+            writable: Mutex::new(found.writable),
             changing: Mutex::new(()),
+            root: root.to_path_buf(),
+            rescued: rescue.is_some(),
+            kept: Mutex::new(found.kept),
             db,
             content,
             driver,
         };
         let graph = Self { inner: Arc::new(inner) };
-        graph.collect(&graph.change())?;
-        graph.discard_documents(&graph.change())?;
+        if found.complete {
+            graph.collect(&graph.change())?;
+            graph.discard_documents(&graph.change())?;
+        }
         graph.complete_container_layers();
         Ok(graph)
     }
@@ -78,6 +93,26 @@ impl Graph {
     #[must_use]
     pub fn db(&self) -> &GraphDb {
         &self.inner.db
+    }
+
+    /// Whether this daemon found the database damaged, so that records may be old or missing.
+    #[must_use]
+    pub fn was_rescued(&self) -> bool {
+        self.inner.rescued
+    }
+
+    /// Replaces the backup of the database, if anything changed since the last one.
+    ///
+    /// # Errors
+    /// As [`GraphDb::backup`].
+    pub fn back_up(&self) -> Result<bool> {
+        self.inner.db.backup()
+    }
+
+    /// What lies in the data root's quarantine, and why.
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<(PathBuf, String)> {
+        quarantined(&self.inner.root)
     }
 
     /// Manifests and configurations by digest.
@@ -134,6 +169,7 @@ impl Graph {
         let images = self.images();
         let image = images.get(id).ok_or_else(|| Error::NoSuchImage(id.to_string()))?;
         let top = image.layers.last().ok_or_else(|| Error::Conflict(format!("image {} has no layers", id.short())))?;
+        self.sound(Some(&top.chain_id))?;
         Ok(self.inner.driver.mount(&top.store_id, true)?)
     }
 
@@ -217,10 +253,15 @@ impl Graph {
     /// Takes out the layers that none of these images, no container and no registration needs, uppermost first. They are
     /// given back or discarded.
     pub(crate) fn take_unneeded(&self, images: &Images) -> Vec<Arc<Layer>> {
+        if images.damaged().any(|image| image.top.is_none()) {
+            // Any layer may be its.
+            return Vec::new();
+        }
         let mut kept: HashSet<Digest> =
             images.iter().flat_map(|image| &image.layers).map(|layer| layer.chain_id.clone()).collect();
-        for record in self.writable().values() {
-            let mut at = record.parent.clone();
+        let tops = images.damaged().map(|image| image.top.clone());
+        for top in tops.chain(self.writable().values().map(|record| record.parent.clone())) {
+            let mut at = top;
             while let Some(chain) = at.filter(|chain| kept.insert(chain.clone())) {
                 at = self.inner.layers.get(&chain).and_then(|layer| layer.parent.clone());
             }
@@ -249,84 +290,4 @@ fn sort_uppermost_first(layers: &mut [Arc<Layer>]) {
 pub(crate) fn now() -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// The layers whose files are there.
-fn load_layers(db: &GraphDb, stored: &HashSet<String>) -> Result<HashMap<Digest, Arc<Layer>>> {
-    let mut layers = HashMap::new();
-    for entity in db.entities(LAYER)? {
-        let layer: Layer = records::read(&entity)?;
-        if stored.contains(&layer.store_id) {
-            layers.insert(layer.chain_id.clone(), Arc::new(layer));
-        } else {
-            tracing::warn!(layer = %layer.chain_id, "the files of a layer are missing; pull its images again");
-        }
-    }
-    Ok(layers)
-}
-
-fn load_images(db: &GraphDb, content: &Content, layers: &HashMap<Digest, Arc<Layer>>) -> Result<Images> {
-    let mut images = Images::default();
-    for entity in db.entities(IMAGE)? {
-        match load_image(&entity.id, records::read(&entity)?, content, layers) {
-            Ok(image) => images.insert(Arc::new(image)),
-            Err(error) => tracing::warn!(image = entity.id, %error, "an image is damaged; pull it again"),
-        }
-    }
-    for (name, id) in db.children(IMAGES)? {
-        if let (Ok(name), Ok(id)) = (Reference::parse(&name), id.parse())
-            && images.get(&id).is_some()
-        {
-            images.name(name, id);
-        }
-    }
-    Ok(images)
-}
-
-fn load_image(id: &str, record: ImageRecord, content: &Content, layers: &HashMap<Digest, Arc<Layer>>) -> Result<Image> {
-    let id: Digest = id.parse().map_err(|error| Error::invalid("image id", error))?;
-    let raw = content.read(&id)?;
-    let config = ImageConfig::parse(&raw)?;
-    let missing = |chain: &Digest| Error::NotFound { kind: "layer", name: chain.to_string() };
-    let layers = config.chain_ids().into_iter().map(|chain| layers.get(&chain).cloned().ok_or_else(|| missing(&chain)));
-    let layers = layers.collect::<Result<_>>()?;
-    let ImageRecord { manifest, parent, last_tagged } = record;
-    Ok(Image { id, config, raw: raw.into(), layers, manifest, parent, last_tagged })
-}
-
-fn load_writable(db: &GraphDb, stored: &HashSet<String>) -> Result<HashMap<String, WritableRecord>> {
-    let mut writable = HashMap::new();
-    for entity in db.entities(WRITABLE)? {
-        let container = entity.id.trim_start_matches("writable:").to_owned();
-        if stored.contains(&container) {
-            writable.insert(container, records::read(&entity)?);
-        } else {
-            // Its removal was interrupted after the files went.
-            db.write(Durability::Process, |db| db.purge(&entity.id))?;
-        }
-    }
-    Ok(writable)
-}
-
-/// Removes layers that no commit reached. Where the database knows nothing at all, and did not see the store's beginning, the
-/// one that did was lost: then nothing is touched.
-fn remove_orphans(
-    db: &GraphDb,
-    driver: &dyn GraphDriver,
-    stored: &HashSet<String>,
-    layers: &HashMap<Digest, Arc<Layer>>,
-    writable: &HashMap<String, WritableRecord>,
-) -> Result<()> {
-    let known: HashSet<&str> = layers.values().map(|layer| layer.store_id.as_str()).collect();
-    let orphans = stored.iter().filter(|id| !known.contains(id.as_str()) && !writable.contains_key(*id));
-    let orphans: Vec<_> = orphans.collect();
-    let nothing = db.entities(IMAGE)?.is_empty() && known.is_empty() && writable.is_empty();
-    if !orphans.is_empty() && nothing && !litter::knows_all(db, driver.name())? {
-        tracing::warn!(layers = orphans.len(), "the database names no layer, but there are some; they are left alone");
-        return Ok(());
-    }
-    for id in orphans {
-        driver.remove(id)?;
-    }
-    Ok(())
 }

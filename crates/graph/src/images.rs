@@ -5,13 +5,29 @@ use std::sync::Arc;
 
 use gantry_api::reference::{Digest, Reference};
 
-use crate::{Error, Image, Result};
+use crate::{Descriptor, Error, Image, Result};
+
+/// An image that the database names and whose configuration cannot be read. It is kept: a pull or load heals it, and it
+/// can be removed.
+#[derive(Debug, Clone)]
+pub struct DamagedImage {
+    /// The digest that its configuration should have.
+    pub id: Digest,
+    /// What is wrong.
+    pub reason: String,
+    /// The manifest that it was pulled by, if it was.
+    pub manifest: Option<Descriptor>,
+    /// Chain id of its uppermost layer, where that is known.
+    pub top: Option<Digest>,
+}
 
 /// All images and names at one moment; immutable.
 #[derive(Debug, Clone, Default)]
 pub struct Images {
     by_id: BTreeMap<Digest, Arc<Image>>,
+    /// Of the damaged ones too.
     names: BTreeMap<Reference, Digest>,
+    damaged: BTreeMap<Digest, Arc<DamagedImage>>,
 }
 
 impl Images {
@@ -55,6 +71,23 @@ impl Images {
         self.by_id.values().any(|image| image.parent.as_ref() == Some(id))
     }
 
+    /// The images that cannot be read.
+    pub fn damaged(&self) -> impl Iterator<Item = &Arc<DamagedImage>> {
+        self.damaged.values()
+    }
+
+    /// The damaged image that has this name, id or beginning of an id.
+    #[must_use]
+    pub fn resolve_damaged(&self, text: &str) -> Option<&Arc<DamagedImage>> {
+        let name = Reference::parse(text).ok();
+        if let Some(id) = name.and_then(|name| self.names.get(&canonical(&name))) {
+            return self.damaged.get(id);
+        }
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        let mut found = self.damaged.values().filter(|image| !digits.is_empty() && image.id.hex().starts_with(digits));
+        found.next().filter(|_| found.next().is_none())
+    }
+
     /// The image that has exactly this name.
     #[must_use]
     pub fn by_name(&self, name: &Reference) -> Option<&Arc<Image>> {
@@ -64,7 +97,7 @@ impl Images {
     /// An image by what a person says: a name, `name@digest`, an id or the beginning of one.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`], or [`Error::Ambiguous`] for a beginning of several ids.
+    /// [`Error::NoSuchImage`], [`Error::DamagedImage`], or [`Error::Ambiguous`] for a beginning of several ids.
     pub fn resolve(&self, text: &str) -> Result<&Arc<Image>> {
         let name = Reference::parse(text).ok();
         if let Some(image) = name.as_ref().and_then(|name| self.by_name(name)) {
@@ -73,6 +106,9 @@ impl Images {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
         if let Some(image) = self.by_prefix(digits, text)? {
             return Ok(image);
+        }
+        if let Some(image) = self.resolve_damaged(text) {
+            return Err(Error::DamagedImage { name: text.to_owned(), reason: image.reason.clone() });
         }
         let shown = name.map_or_else(|| text.to_owned(), |name| name.with_default_tag().familiar());
         Err(Error::NoSuchImage(shown))
@@ -93,16 +129,29 @@ impl Images {
     /// Every document that belongs to an image: configurations, manifests, and the manifest lists that names say.
     pub(crate) fn documents(&self) -> BTreeSet<&Digest> {
         let manifests = self.by_id.values().filter_map(|image| image.manifest.as_ref());
+        let manifests = manifests.chain(self.damaged.values().filter_map(|image| image.manifest.as_ref()));
+        let configurations = self.by_id.keys().chain(self.damaged.keys());
         let named = self.names.keys().filter_map(Reference::digest);
-        self.by_id.keys().chain(manifests.map(|manifest| &manifest.digest)).chain(named).collect()
+        configurations.chain(manifests.map(|manifest| &manifest.digest)).chain(named).collect()
     }
 
+    pub(crate) fn insert_damaged(&mut self, image: DamagedImage) {
+        self.damaged.insert(image.id.clone(), Arc::new(image));
+    }
+
+    pub(crate) fn is_known(&self, id: &Digest) -> bool {
+        self.by_id.contains_key(id) || self.damaged.contains_key(id)
+    }
+
+    /// Adds an image; a damaged one of that id is healed, and has its names still.
     pub(crate) fn insert(&mut self, image: Arc<Image>) {
+        self.damaged.remove(&image.id);
         self.by_id.insert(image.id.clone(), image);
     }
 
     pub(crate) fn remove(&mut self, id: &Digest) {
         self.by_id.remove(id);
+        self.damaged.remove(id);
         self.names.retain(|_, named| named != id);
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Each layer has one slot: whoever comes first fills it, others wait for the filling, never for the image around it.
 //! Everybody who needs a layer pins it, so that a removal beside a pull leaves it. A layer that nobody pins and nothing
-//! names is removed.
+//! names is removed. A layer that is there and *suspect* (damaged, or not even there any more) is filled again by whoever needs it; until
+//! the good one is put in its place it stays what it is for those who stand on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -20,8 +21,9 @@ use crate::{Error, Layer, Result};
 const BUFFERS: usize = 6;
 
 /// Where a layer is in its life.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 enum State {
+    #[default]
     Absent,
     /// A thread unpacks or commits it.
     Busy,
@@ -30,10 +32,25 @@ enum State {
     There(Arc<Layer>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Slot {
     state: State,
     pins: usize,
+    /// The layer that is there, while a good one is made that takes its place.
+    old: Option<Arc<Layer>>,
+    /// Why the layer that is there is not to be trusted.
+    suspicion: Option<String>,
+}
+
+impl Slot {
+    fn there(layer: Arc<Layer>) -> Self {
+        Self { state: State::There(layer), ..Self::default() }
+    }
+
+    /// What a filling that is given up leaves.
+    fn before(&self) -> State {
+        self.old.clone().map_or(State::Absent, State::There)
+    }
 }
 
 /// The layers by chain id.
@@ -86,7 +103,7 @@ impl Plan {
 
 impl Layers {
     pub(crate) fn new(driver: Arc<dyn GraphDriver>, there: impl IntoIterator<Item = Arc<Layer>>) -> Self {
-        let slot = |layer: Arc<Layer>| (layer.chain_id.clone(), Slot { state: State::There(layer), pins: 0 });
+        let slot = |layer: Arc<Layer>| (layer.chain_id.clone(), Slot::there(layer));
         Self { driver, slots: Mutex::new(there.into_iter().map(slot).collect()), changed: Condvar::new() }
     }
 
@@ -95,8 +112,27 @@ impl Layers {
     }
 
     pub(crate) fn get(&self, chain: &Digest) -> Option<Arc<Layer>> {
-        match &self.lock().get(chain)?.state {
+        let slots = self.lock();
+        let slot = slots.get(chain)?;
+        match &slot.state {
             State::There(layer) => Some(Arc::clone(layer)),
+            _ => slot.old.clone(),
+        }
+    }
+
+    /// Every layer that is there.
+    pub(crate) fn chains(&self) -> Vec<Digest> {
+        let slots = self.lock();
+        let there = slots.iter().filter(|(_, slot)| matches!(slot.state, State::There(_)));
+        let mut chains: Vec<_> = there.map(|(chain, _)| chain.clone()).collect();
+        chains.sort();
+        chains
+    }
+
+    /// The layer that is there and that nobody is about to replace.
+    pub(crate) fn settled(&self, chain: &Digest) -> Option<Arc<Layer>> {
+        match self.lock().get(chain)? {
+            Slot { state: State::There(layer), .. } => Some(Arc::clone(layer)),
             _ => None,
         }
     }
@@ -110,23 +146,64 @@ impl Layers {
         self.lock().values().filter_map(there).collect()
     }
 
+    /// The layer that is there and not suspect.
+    pub(crate) fn sound(&self, chain: &Digest) -> Option<Arc<Layer>> {
+        match self.lock().get(chain)? {
+            Slot { state: State::There(layer), suspicion: None, .. } => Some(Arc::clone(layer)),
+            _ => None,
+        }
+    }
+
+    /// Has the layer, if it is there, filled again by whoever needs it next; false when it is suspect already.
+    pub(crate) fn suspect(&self, chain: &Digest, reason: &str) -> bool {
+        match self.lock().get_mut(chain) {
+            Some(Slot { state: State::There(_), suspicion: suspicion @ None, .. }) => {
+                *suspicion = Some(reason.to_owned());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the suspicion back; returns whether there was one.
+    pub(crate) fn trust(&self, chain: &Digest) -> bool {
+        let mut slots = self.lock();
+        let slot = slots.get_mut(chain).filter(|slot| slot.old.is_none());
+        slot.and_then(|slot| slot.suspicion.take()).is_some()
+    }
+
+    /// Why a layer is suspect.
+    pub(crate) fn suspicion(&self, chain: &Digest) -> Option<String> {
+        self.lock().get(chain)?.suspicion.clone()
+    }
+
+    /// Every suspect layer, and why.
+    pub(crate) fn suspects(&self) -> BTreeMap<Digest, String> {
+        let slots = self.lock();
+        slots.iter().filter_map(|(chain, slot)| Some((chain.clone(), slot.suspicion.clone()?))).collect()
+    }
+
     /// Whether this id of the driver is a layer, or may be about to become one: an import's is not known by its id before.
     pub(crate) fn holds(&self, store_id: &str) -> bool {
         let is_its = |slot: &Slot| match &slot.state {
             State::There(layer) => layer.store_id == store_id,
             State::Busy => true,
-            State::Draft(..) | State::Absent => false,
+            State::Draft(..) | State::Absent => slot.old.as_ref().is_some_and(|old| old.store_id == store_id),
         };
         self.lock().values().any(is_its)
     }
 
-    /// Whether the layer is there or unpacked.
+    /// Whether the layer is there, and sound as far as is known, or unpacked.
     pub(crate) fn is_filled(&self, chain: &Digest) -> bool {
-        matches!(self.lock().get(chain), Some(Slot { state: State::There(_) | State::Draft(..), .. }))
+        match self.lock().get(chain) {
+            Some(Slot { state: State::There(_), suspicion, .. }) => suspicion.is_none(),
+            Some(Slot { state: State::Draft(..), .. }) => true,
+            _ => false,
+        }
     }
 
     pub(crate) fn pin(&self, chain: &Digest) {
-        self.lock().entry(chain.clone()).or_insert(Slot { state: State::Absent, pins: 0 }).pins += 1;
+        self.lock().entry(chain.clone()).or_default().pins += 1;
     }
 
     /// Unpins; a draft that nobody wants any more is removed. The caller collects layers that became unreferenced.
@@ -143,7 +220,10 @@ impl Layers {
             }
             State::Draft(id, _) => {
                 self.discard(id);
-                slots.remove(chain);
+                slot.state = slot.before();
+                if slot.old.take().is_none() {
+                    slots.remove(chain);
+                }
             }
             State::Busy | State::There(_) => {}
         }
@@ -169,25 +249,29 @@ impl Layers {
     fn claim(&self, chain: &Digest) -> Option<Claim<'_>> {
         let mut slots = self.lock();
         loop {
-            let slot = slots.entry(chain.clone()).or_insert(Slot { state: State::Absent, pins: 0 });
-            match slot.state {
-                State::Absent => {
-                    slot.state = State::Busy;
-                    return Some(Claim { layers: self, chain: chain.clone(), back: State::Absent });
+            let slot = slots.entry(chain.clone()).or_default();
+            match &slot.state {
+                State::There(layer) if slot.suspicion.is_some() => slot.old = Some(Arc::clone(layer)),
+                State::Absent => {}
+                State::Busy => {
+                    slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+                    continue;
                 }
-                State::Busy => slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner),
                 State::Draft(..) | State::There(_) => return None,
             }
+            slot.state = State::Busy;
+            let old = slot.old.clone();
+            return Some(Claim { layers: self, chain: chain.clone(), back: slot.before(), old });
         }
     }
 
     /// Unpacks a layer from its blob; returns its size, or `None` when it is filled already (then `blob` is not read).
     pub(crate) fn unpack(&self, plan: &Plan, blob: &mut dyn Read) -> Result<Option<u64>> {
         let Some(mut claim) = self.claim(&plan.chain_id) else { return Ok(None) };
-        let id = plan.chain_id.hex();
-        let filled = self.fill(id, plan.parent.as_ref(), Some(&plan.diff_id), blob);
-        let (extent, _) = filled.inspect_err(|_| self.discard(id))?;
-        claim.back = State::Draft(id.to_owned(), extent);
+        let id = draft_id(&plan.chain_id, claim.old.as_ref());
+        let filled = self.fill(&id, plan.parent.as_ref(), Some(&plan.diff_id), blob);
+        let (extent, _) = filled.inspect_err(|_| self.discard(&id))?;
+        claim.back = State::Draft(id, extent);
         Ok(Some(extent.content))
     }
 
@@ -249,24 +333,41 @@ impl Layers {
                         Some(below) if below.chain_id == *parent => Some(below.store_id.clone()),
                         _ => self.store_id(parent),
                     });
-                    let id = self.place(&draft, plan, parent.as_deref())?;
-                    claim.back = State::Draft(id.clone(), extent);
-                    let layer = Arc::new(plan.layer(&id, extent));
-                    claims.push((claim, Arc::clone(&layer)));
-                    layer
+                    if let Some(old) = claim.old.clone() {
+                        // What it is on top of must be there.
+                        self.publish(&mut claims)?;
+                        self.driver.place(&draft, &draft, parent.as_deref())?;
+                        self.driver.replace(&draft, &old.store_id)?;
+                        let blobs = old.blobs.clone();
+                        let layer = Arc::new(Layer { blobs, ..plan.layer(&old.store_id, extent) });
+                        claim.back = State::There(Arc::clone(&layer));
+                        layer
+                    } else {
+                        let id = self.place(&draft, plan, parent.as_deref())?;
+                        claim.back = State::Draft(id.clone(), extent);
+                        let layer = Arc::new(plan.layer(&id, extent));
+                        claims.push((claim, Arc::clone(&layer)));
+                        layer
+                    }
                 }
             };
             layers.push(layer);
         }
+        self.publish(&mut claims)?;
+        Ok(layers)
+    }
+
+    /// Makes drafts that have their places layers, and gives their slots back.
+    fn publish(&self, claims: &mut Vec<(Claim<'_>, Arc<Layer>)>) -> Result<()> {
         let ids: Vec<&str> = claims.iter().map(|(_, layer)| layer.store_id.as_str()).collect();
         let committed = self.driver.commit_all(&ids);
-        for (claim, layer) in &mut claims {
+        for (claim, layer) in claims.iter_mut() {
             if committed.is_ok() || self.driver.exists(&layer.store_id) {
                 claim.back = State::There(Arc::clone(layer));
             }
         }
-        committed?;
-        Ok(layers)
+        claims.clear();
+        Ok(committed?)
     }
 
     /// Gives a draft its parent, and the id of its layer where it may have one that was made up; returns its id.
@@ -293,7 +394,8 @@ impl Layers {
                 Some(slot @ Slot { state: State::Draft(..), .. }) => {
                     let back = std::mem::replace(&mut slot.state, State::Busy);
                     let State::Draft(id, extent) = back.clone() else { continue };
-                    return Ok(Err((Claim { layers: self, chain: plan.chain_id.clone(), back }, id, extent)));
+                    let old = slot.old.clone();
+                    return Ok(Err((Claim { layers: self, chain: plan.chain_id.clone(), back, old }, id, extent)));
                 }
                 Some(Slot { state: State::Absent, .. }) | None => {
                     return Err(Error::Conflict(format!("layer {} was not unpacked", plan.diff_id)));
@@ -305,7 +407,7 @@ impl Layers {
     /// Replaces what is known of a layer.
     pub(crate) fn enter(&self, layer: Arc<Layer>) {
         let mut slots = self.lock();
-        let slot = slots.entry(layer.chain_id.clone()).or_insert(Slot { state: State::Absent, pins: 0 });
+        let slot = slots.entry(layer.chain_id.clone()).or_default();
         slot.state = State::There(layer);
         self.changed.notify_all();
     }
@@ -337,7 +439,7 @@ impl Layers {
         let mut slots = self.lock();
         for layer in &layers {
             match slots.get_mut(&layer.chain_id) {
-                Some(slot) if slot.pins > 0 => slot.state = State::Absent,
+                Some(slot) if slot.pins > 0 => *slot = Slot { pins: slot.pins, ..Slot::default() },
                 _ => drop(slots.remove(&layer.chain_id)),
             }
         }
@@ -346,24 +448,38 @@ impl Layers {
     }
 }
 
+/// The driver's id of what becomes a layer.
+fn draft_id(chain: &Digest, old: Option<&Arc<Layer>>) -> String {
+    if old.is_some() { format!("repair-{}", chain.hex()) } else { chain.hex().to_owned() }
+}
+
 /// A slot that a thread works on; dropping it gives it back as `back`, also when the work failed.
 struct Claim<'a> {
     layers: &'a Layers,
     chain: Digest,
     back: State,
+    /// The layer that a good one shall take the place of.
+    old: Option<Arc<Layer>>,
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut slots = self.layers.lock();
-        let mut pins = 1;
         if let Some(slot) = slots.get_mut(&self.chain) {
-            pins = slot.pins;
             slot.state = self.back.clone();
-        }
-        if let (State::Draft(id, _), 0) = (&self.back, pins) {
-            slots.remove(&self.chain);
-            self.layers.discard(id);
+            if let State::There(layer) = &slot.state {
+                // It is the old one again, or a new one that is beyond suspicion.
+                if slot.old.take().is_some_and(|old| !Arc::ptr_eq(&old, layer)) {
+                    slot.suspicion = None;
+                }
+            }
+            if let (State::Draft(id, _), 0) = (&self.back, slot.pins) {
+                self.layers.discard(id);
+                slot.state = slot.before();
+                if slot.old.take().is_none() {
+                    slots.remove(&self.chain);
+                }
+            }
         }
         self.layers.changed.notify_all();
     }

@@ -41,10 +41,12 @@ impl Graph {
         let images = self.images();
         let named = images.documents();
         let stored = self.content().list()?;
-        let litter: Vec<_> = stored.iter().filter(|digest| !named.contains(digest)).collect();
+        let litter: Vec<_> =
+            stored.iter().filter(|digest| !named.contains(digest) && !self.content().is_awaited(digest)).collect();
         // A change that failed may name them after the next start.
         self.db().settle()?;
-        if litter.is_empty() || self.db().entities(IMAGE)?.len() > images.len() {
+        let unsure = self.was_rescued() || self.db().entities(IMAGE)?.len() > images.len();
+        if litter.is_empty() || unsure {
             return Ok(());
         }
         if images.is_empty() && !knows_all(self.db(), CONTENT)? {

@@ -39,9 +39,38 @@ pub struct Registration {
     config: ImageConfig,
     raw: Vec<u8>,
     manifest: Option<Manifest>,
+    /// The manifest list that it was chosen from.
+    index: Option<Vec<u8>>,
     plans: Vec<Plan>,
     parent: Option<Digest>,
+    documents: Awaited,
     _pins: Pins,
+}
+
+/// Documents that an image on its way in will name. Those that no image came to name go with this.
+struct Awaited {
+    graph: Graph,
+    documents: Vec<Digest>,
+}
+
+impl Awaited {
+    fn add(&mut self, document: &[u8]) {
+        let digest = digest_of(document);
+        self.graph.content().wait_for(digest.clone());
+        self.documents.push(digest);
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        let _change = self.graph.change();
+        for digest in &self.documents {
+            self.graph.content().wait_no_more(digest);
+            if let Err(error) = self.graph.drop_document(Some(digest)) {
+                tracing::warn!(%error, "a document that no image names stays until `gantry system fsck --repair`");
+            }
+        }
+    }
 }
 
 /// Layers that stay, or whose slots stay, as long as this lives. Layers that nothing needs go with it.
@@ -80,7 +109,21 @@ impl Graph {
         let pins = Pins::new(self, plans.iter().map(|plan| plan.chain_id.clone()).collect());
         let id = digest_of(&config);
         let graph = self.clone();
-        Ok(Registration { graph, id, config: parsed, raw: config, manifest, plans, parent: None, _pins: pins })
+        let mut documents = Awaited { graph: self.clone(), documents: Vec::new() };
+        documents.add(&config);
+        manifest.iter().for_each(|manifest| documents.add(&manifest.raw));
+        Ok(Registration {
+            graph,
+            id,
+            config: parsed,
+            raw: config,
+            manifest,
+            index: None,
+            plans,
+            parent: None,
+            documents,
+            _pins: pins,
+        })
     }
 }
 
@@ -104,6 +147,14 @@ impl Registration {
         self
     }
 
+    /// Says which manifest list it was chosen from, digest verified by the caller: it is stored with the image.
+    #[must_use]
+    pub fn chosen_from(mut self, index: Vec<u8>) -> Self {
+        self.documents.add(&index);
+        self.index = Some(index);
+        self
+    }
+
     /// How many layers it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -116,11 +167,14 @@ impl Registration {
         self.plans.is_empty()
     }
 
-    /// Whether layer `index` (0 is the lowest) is there already, so that its blob need not be fetched. Once true it
-    /// stays so while this registration lives.
+    /// Whether layer `index` (0 is the lowest) is there already, so that its blob need not be fetched. A quick look is
+    /// taken at it: one that lacks a part, or was found damaged before, is not there.
     #[must_use]
     pub fn is_present(&self, index: usize) -> bool {
-        self.plans.get(index).is_some_and(|plan| self.graph.inner.layers.is_filled(&plan.chain_id))
+        self.plans.get(index).is_some_and(|plan| {
+            self.graph.look_at(&plan.chain_id);
+            self.graph.inner.layers.is_filled(&plan.chain_id)
+        })
     }
 
     /// Unpacks layer `index` from its blob (gzip, zstd or plain, told by its first bytes), verifies its diff id, and
@@ -181,6 +235,8 @@ impl Registration {
 
     fn make_visible(&self, names: &[Reference]) -> Result<Arc<Image>> {
         let inner = &self.graph.inner;
+        let suspect = self.plans.iter().filter(|plan| inner.layers.suspicion(&plan.chain_id).is_some());
+        let suspect: Vec<_> = suspect.map(|plan| &plan.chain_id).collect();
         inner.layers.commit(&self.plans)?;
         self.put_documents()?;
         let change = self.graph.change();
@@ -208,6 +264,8 @@ impl Registration {
         inner.db.write(Durability::Disk, |db| {
             image.layers.iter().try_for_each(|layer| records::put_layer(db, layer))?;
             records::put_image(db, &image)?;
+            let healed = suspect.iter().filter(|chain| inner.layers.suspicion(chain).is_none());
+            healed.into_iter().try_for_each(|chain| db.purge(&records::suspect_id(chain)).map(drop))?;
             names.iter().try_for_each(|name| db.replace(&records::name_path(name), image.id.as_str()).map(drop))
         })?;
         image.layers.iter().for_each(|layer| inner.layers.enter(Arc::clone(layer)));
@@ -222,7 +280,8 @@ impl Registration {
     /// Stores what is not there yet.
     fn put_documents(&self) -> Result<()> {
         let content = &self.graph.inner.content;
-        for document in std::iter::once(&self.raw).chain(self.manifest.as_ref().map(|manifest| &manifest.raw)) {
+        let manifest = self.manifest.as_ref().map(|manifest| &manifest.raw);
+        for document in std::iter::once(&self.raw).chain(manifest).chain(self.index.as_ref()) {
             if content.read(&digest_of(document)).is_err() {
                 content.put(document)?;
             }

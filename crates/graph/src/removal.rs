@@ -1,6 +1,6 @@
 //! Removing names and images, by Docker's rules.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
@@ -40,7 +40,10 @@ impl Graph {
     pub fn remove_image(&self, name: &str, force: bool, prune: bool, users: &[Use]) -> Result<Vec<Removed>> {
         let change = self.change();
         let images = self.images();
-        let image = images.resolve(name)?;
+        let image = match images.resolve(name) {
+            Err(Error::DamagedImage { .. }) => return self.remove_damaged(&change, name, users),
+            found => found?,
+        };
         let names = images.names(&image.id);
         let by_name = Reference::parse(name).ok().map(|name| canonical(&name)).filter(|name| names.contains(name));
         let gone = match &by_name {
@@ -84,10 +87,47 @@ impl Graph {
         removed.extend(self.inner.layers.discard_all(layers).into_iter().map(Removed::Deleted));
         for image in dropped {
             // The image is gone whatever becomes of its documents.
-            if let Err(error) = self.drop_documents(&image) {
-                tracing::warn!(%error, image = %image.id, "documents stay until the next sweep");
+            let manifest = image.manifest.as_ref().map(|manifest| &manifest.digest);
+            let deleted = self.drop_document(Some(&image.id)).and_then(|()| self.drop_document(manifest));
+            if let Err(error) = deleted {
+                tracing::warn!(%error, image = %image.id, "documents stay until the next start");
             }
         }
+        gone.iter().try_for_each(|name| self.drop_document(name.digest()))?;
+        Ok(removed)
+    }
+
+    /// Removes an image that cannot be read, by a name or its id: what it was made of is not known, so it has no rules.
+    fn remove_damaged(&self, change: &MutexGuard<'_, ()>, name: &str, users: &[Use]) -> Result<Vec<Removed>> {
+        let images = self.images();
+        let image = images.resolve_damaged(name).ok_or_else(|| Error::NoSuchImage(name.to_owned()))?;
+        let names = images.names(&image.id);
+        let by_name = Reference::parse(name).ok().map(|name| canonical(&name)).filter(|name| names.contains(name));
+        let gone = by_name.map_or_else(|| names.clone(), |name| names_to_drop(&name, &names));
+        let whole = gone.len() == names.len();
+        if whole && let Some(user) = users.iter().find(|user| user.image == image.id) {
+            let (id, container) = (image.id.short(), short(&user.container));
+            let why = format!("image is being used by container {container}, and pulling it repairs it");
+            return Err(Error::Conflict(format!("conflict: unable to delete {id} (cannot be forced) - {why}")));
+        }
+        let mut next = (*images).clone();
+        gone.iter().for_each(|name| next.unname(name));
+        if whole {
+            next.remove(&image.id);
+        }
+        self.inner.db.write(Durability::Disk, |db| {
+            gone.iter().try_for_each(|name| db.delete(&records::name_path(name)).map(drop))?;
+            if whole { db.purge(image.id.as_str()).map(drop) } else { Ok(()) }
+        })?;
+        self.publish(change, next);
+        let mut removed: Vec<_> = gone.iter().map(|name| Removed::Untagged(name.familiar())).collect();
+        if whole {
+            removed.push(Removed::Deleted(image.id.clone()));
+            removed.extend(self.collect(change)?.into_iter().map(Removed::Deleted));
+            self.inner.content.delete(&image.id)?;
+            self.drop_document(image.manifest.as_ref().map(|manifest| &manifest.digest))?;
+        }
+        gone.iter().try_for_each(|name| self.drop_document(name.digest()))?;
         Ok(removed)
     }
 
@@ -99,17 +139,14 @@ impl Graph {
         images.iter().map(|image| &image.id).filter(|id| !named.contains(id)).cloned().collect()
     }
 
-    fn drop_documents(&self, image: &Image) -> Result<()> {
-        let images: &Images = &self.images();
-        self.inner.content.delete(&image.id)?;
-        if let Some(manifest) = &image.manifest {
-            let shared =
-                images.iter().any(|other| other.manifest.as_ref().is_some_and(|m| m.digest == manifest.digest));
-            if !shared {
-                self.inner.content.delete(&manifest.digest)?;
-            }
+    /// Deletes a document that no image has any more, or will have.
+    pub(crate) fn drop_document(&self, digest: Option<&Digest>) -> Result<()> {
+        let needed =
+            |digest: &Digest| self.inner.content.is_awaited(digest) || self.images().documents().contains(digest);
+        match digest.filter(|digest| !needed(digest)) {
+            Some(digest) => self.inner.content.delete(digest),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

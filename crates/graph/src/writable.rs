@@ -1,6 +1,7 @@
 //! The writable layers of containers.
 
 use std::io::Write;
+use std::sync::PoisonError;
 
 use gantry_api::reference::Digest;
 use gantry_graphdriver::Change;
@@ -18,16 +19,18 @@ impl Graph {
     /// [`Error::NoSuchImage`], or [`Error::Conflict`] when the container has one.
     pub fn create_container_layer(&self, container: &str, image: &Digest, limit: Option<u64>) -> Result<()> {
         let (record, parent) = self.reserve(container, image)?;
-        let made =
-            self.inner.driver.create_writable(container, parent.as_deref(), limit).map_err(Error::from).and_then(
-                |()| self.inner.db.write(Durability::Process, |db| records::put_writable(db, container, &record)),
-            );
+        let made = self.sound(record.parent.as_ref()).and_then(|()| {
+            self.inner.driver.create_writable(container, parent.as_deref(), limit)?;
+            self.inner.db.write(Durability::Process, |db| records::put_writable(db, container, &record))
+        });
         if made.is_err() {
+            let damage = self.look_over(container);
             // The first error is the one that matters; the next sweep removes what this cannot, and the next start forgets a
             // record without files.
             if let Err(error) = self.discard_container_layer(container) {
                 tracing::warn!(%error, container, "a failed writable layer stays until the next sweep");
             }
+            damage?;
         }
         made
     }
@@ -89,12 +92,41 @@ impl Graph {
         self.writable().keys().cloned().collect()
     }
 
+    /// Takes up the writable layer of a container whose record of it was damaged or lost; false when it has none on the disk.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn adopt_container_layer(&self, container: &str, image: &Digest) -> Result<bool> {
+        if self.writable().contains_key(container) {
+            return Ok(true);
+        }
+        if !self.inner.driver.exists(container) {
+            return Ok(false);
+        }
+        let parent = self.images().get(image).and_then(|image| image.top().cloned());
+        let record = WritableRecord { image: image.clone(), parent };
+        self.inner.db.write(Durability::Process, |db| {
+            records::put_writable(db, container, &record)?;
+            db.purge(&records::kept_id(container)).map(drop)
+        })?;
+        self.writable().insert(container.to_owned(), record);
+        self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(container);
+        Ok(true)
+    }
+
+    /// The directories of the graphdriver whose records were lost with a damaged database.
+    #[must_use]
+    pub fn lost_layers(&self) -> Vec<String> {
+        self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// How to mount a container's root. Only one writable mount of it may be alive at a time.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it has no writable layer.
     pub fn container_root(&self, container: &str, read_only: bool) -> Result<RootMount> {
-        self.check(container)?;
+        let record = self.check(container)?;
+        self.sound(record.parent.as_ref())?;
         Ok(self.inner.driver.mount(container, read_only)?)
     }
 

@@ -45,6 +45,12 @@ fn pack(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+fn fsck(graph: &Graph, repair: bool) -> Vec<gantry_graph::Finding> {
+    let mut findings = Vec::new();
+    graph.fsck(repair, &mut |finding| findings.push(finding)).unwrap();
+    findings
+}
+
 #[test]
 fn what_is_saved_is_loaded_elsewhere_with_the_same_ids_and_archives() {
     for driver in ["overlay", "vfs"] {
@@ -352,79 +358,6 @@ fn a_layer_whose_files_changed_on_disk_is_not_saved_as_if_it_were_whole() {
     std::fs::write(file, "54321").unwrap();
     let error = graph.save(&[(image, vec![])], &mut Vec::new()).unwrap_err();
     assert!(matches!(error, Error::Digest { .. }), "{error}");
-}
-
-fn fsck(graph: &Graph, repair: bool) -> Vec<gantry_graph::Finding> {
-    let mut findings = Vec::new();
-    graph.fsck(repair, &[], &mut |finding| findings.push(finding)).unwrap();
-    findings
-}
-
-#[test]
-fn fsck_finds_flipped_bits_missing_files_and_litter_and_repair_makes_room_for_a_pull() {
-    for driver in ["overlay", "vfs"] {
-        let root = tempfile::tempdir().unwrap();
-        let graph = open(root.path(), driver);
-        let (source, other) = (debian(), Source::new(&[&[("own", "layer")]]));
-        let id = source.pull(&graph, &["debian:12", &format!("debian@{}", digest_of(b"{}"))]);
-        let healthy = other.pull(&graph, &["other:1"]);
-        graph.create_container_layer("web", &healthy, None).unwrap();
-        assert_eq!(fsck(&graph, false), []);
-        assert_eq!(fsck(&graph, true), []);
-
-        let image = graph.image("debian:12").unwrap();
-        let layers = root.path().join(driver).join("layers");
-        let tree = |index: usize| {
-            layers.join(&image.layers[index].store_id).join(if driver == "vfs" { "root" } else { "diff" })
-        };
-        std::fs::write(tree(1).join("etc/app"), "1234!").unwrap();
-        std::fs::remove_file(tree(0).join("bin/sh")).unwrap();
-        std::fs::create_dir(layers.join("litter")).unwrap();
-        let stray = graph.content().put(b"nobody's").unwrap();
-        let findings = fsck(&graph, false);
-        let found = |subject: &str| findings.iter().filter(|finding| finding.subject == subject).count();
-        assert_eq!(findings.len(), 5, "{findings:#?}");
-        for layer in &image.layers {
-            assert_eq!(found(&format!("layer {}", layer.chain_id)), 1, "{findings:#?}");
-        }
-        for subject in [format!("image {id}"), "layer directory litter".into(), format!("document {stray}")] {
-            assert_eq!(found(&subject), 1, "{subject}: {findings:#?}");
-        }
-
-        let repaired = fsck(&graph, true);
-        assert!(repaired.iter().any(|finding| finding.to_string().contains("pull or load")), "{repaired:#?}");
-        assert_eq!(fsck(&graph, false), []);
-        assert!(graph.image("debian:12").is_err() && graph.image("other:1").is_ok());
-        assert_eq!(source.pull(&graph, &["debian:12"]), id);
-        assert_eq!(fsck(&graph, false), []);
-        drop(graph);
-        assert_eq!(fsck(&open(root.path(), driver), false), []);
-    }
-}
-
-#[test]
-fn fsck_keeps_a_damaged_image_that_a_container_uses_and_finds_one_that_could_not_be_loaded() {
-    let (root, graph) = store();
-    let id = debian().pull(&graph, &["debian:12"]);
-    let image = graph.image("debian:12").unwrap();
-    let file = root.path().join("overlay/layers").join(&image.layers[1].store_id).join("diff/etc/app");
-    std::fs::write(file, "x").unwrap();
-    let user = gantry_graph::Use { image: id.clone(), container: "c".repeat(64), running: true };
-    let mut kept = Vec::new();
-    graph.fsck(true, std::slice::from_ref(&user), &mut |finding| kept.push(finding)).unwrap();
-    assert!(
-        kept.iter().any(|finding| finding.repair.as_ref().is_some_and(|text| text.starts_with("kept"))),
-        "{kept:#?}"
-    );
-    assert!(graph.image("debian:12").is_ok());
-    drop((graph, image));
-    std::fs::write(root.path().join("content/sha256").join(id.hex()), "no configuration").unwrap();
-    let graph = open(root.path(), "overlay");
-    assert!(graph.images().is_empty());
-    assert!(fsck(&graph, false).iter().any(|finding| finding.subject == format!("image {id}")));
-    fsck(&graph, true);
-    assert_eq!(fsck(&graph, false), []);
-    assert_eq!(debian().pull(&graph, &["debian:12"]), id);
 }
 
 /// What `docker save` wrote before Docker 1.10: nothing in it says a digest.

@@ -349,26 +349,6 @@ fn what_a_crash_left_is_removed_at_the_next_start() {
 }
 
 #[test]
-fn a_damaged_image_is_left_out_and_healed_by_a_pull() {
-    let (root, graph) = store();
-    let source = debian();
-    let id = source.pull(&graph, &["debian"]);
-    drop(graph);
-    std::fs::write(root.path().join("content/sha256").join(id.hex()), "damage").unwrap();
-    let graph = open(root.path(), "overlay");
-    assert!(graph.images().is_empty());
-    source.pull(&graph, &["debian"]);
-    drop(graph);
-    // Now a layer's files are gone.
-    let chain = source.chain();
-    std::fs::remove_dir_all(root.path().join("overlay/layers").join(chain[0].hex())).unwrap();
-    let graph = open(root.path(), "overlay");
-    assert!(graph.images().is_empty());
-    source.pull(&graph, &["debian"]);
-    assert_eq!(graph.image("debian").unwrap().size(), 13);
-}
-
-#[test]
 fn hostile_configurations_are_refused() {
     let (_root, graph) = store();
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));

@@ -62,6 +62,32 @@ pub trait GraphDriver: Send + Sync {
     /// How to mount the layer `id` with everything below it; writable for writable layers unless `read_only`.
     fn mount(&self, id: &str, read_only: bool) -> Result<RootMount, Error>;
 
+    /// Makes a draft the layer `id` in one step, in the place of what is there under that id, if anything; as
+    /// [`GraphDriver::commit`] otherwise. Who has the replaced layer mounted keeps seeing it until [`GraphDriver::release`].
+    ///
+    /// A driver that cannot says so.
+    fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
+        let reason = format!("layer {id} cannot be put in the place of a damaged one: remove its images and pull them");
+        Err(Error::Refused { driver: self.name(), reason: format!("{reason} (draft {draft})") })
+    }
+
+    /// The layers whose replaced predecessors are kept for those who have them mounted.
+    fn replaced(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Gives the replaced predecessors of a layer to the next [`GraphDriver::sweep`].
+    fn release(&self, id: &str) -> Result<(), Error> {
+        let _ = id;
+        Ok(())
+    }
+
+    /// A quick look at a layer: whether the parts that it consists of are there. What they contain only
+    /// [`GraphDriver::diff`] tells.
+    fn check(&self, id: &str) -> Result<(), Error> {
+        if self.exists(id) { Ok(()) } else { Err(Error::NotFound(id.to_owned())) }
+    }
+
     /// Whether a layer (not a draft) is there.
     fn exists(&self, id: &str) -> bool;
 
@@ -128,6 +154,14 @@ pub enum Error {
         /// The layer's directory.
         layer: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// The driver cannot do it.
+    #[error("graphdriver {driver}: {reason}")]
+    Refused {
+        /// The driver's name.
+        driver: &'static str,
+        /// What, and what to do instead.
         reason: String,
     },
     /// No driver has this name.

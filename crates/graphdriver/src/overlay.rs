@@ -198,6 +198,26 @@ impl GraphDriver for Overlay {
         self.store.publish_all(ids)
     }
 
+    fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
+        self.complete(draft, &[])?;
+        self.store.replace(draft, id)
+    }
+
+    fn replaced(&self) -> Result<Vec<String>, Error> {
+        self.store.replaced()
+    }
+
+    fn release(&self, id: &str) -> Result<(), Error> {
+        self.store.release(id)
+    }
+
+    fn check(&self, id: &str) -> Result<(), Error> {
+        let layer = self.store.check(id, "diff")?;
+        self.below(&layer)
+            .map(drop)
+            .map_err(|_| Error::Damaged { layer, reason: "its list of the layers below is damaged".to_owned() })
+    }
+
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {
         let project = self.projects.take(limit)?;
         let draft = self.store.begin(id)?;

@@ -1,5 +1,6 @@
 //! Where a driver keeps its layers: `layers/<id>` is whole, `drafts/<id>` is not yet, `trash/…` is no more. A directory
 //! goes from one to the next by a rename, so a crash at any instant leaves each layer in exactly one of them.
+//! `replaced/<unique>.<id>` is a damaged layer that a good one took the place of, for those who have it mounted.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -10,6 +11,7 @@ use gantry_linux::{ResultExt, fs};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
+use crate::archive::recipe;
 use crate::{Error, trash, tree};
 
 /// What a rename says where the new name is another thing's.
@@ -17,6 +19,8 @@ const TAKEN: [Errno; 4] = [Errno::NOTEMPTY, Errno::EXIST, Errno::ISDIR, Errno::N
 
 /// Names that are tried.
 const ATTEMPTS: usize = 10_000;
+/// The directory of what was replaced.
+const REPLACED: &str = "replaced";
 
 /// The directories of one driver.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ impl Store {
             Err(Errno::WOULDBLOCK) => return Err(Error::InUse(root)),
             other => other.during("lock", root.display())?,
         }
-        for part in ["layers", "drafts", "trash"] {
+        for part in ["layers", "drafts", "trash", REPLACED] {
             fs::create_dir_mode(root.join(part), 0o700)?;
         }
         let store = Self { root, sweeping: Mutex::new(()), left: Mutex::default(), _lock: lock };
@@ -148,6 +152,60 @@ impl Store {
         match renameat_with(CWD, &path, CWD, self.root.join("drafts").join(id), RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(Error::Exists(id.to_owned())),
             other => Ok(other.during("rename", path.display())?),
+        }
+    }
+
+    /// Makes a draft the layer `id` in one step, durably; what was there under that id waits for [`Store::release`].
+    pub(crate) fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
+        if !self.exists(id) {
+            let aside = self.draft(draft)?;
+            // Under its own id it is published like any other.
+            if draft != id {
+                fs::rename(&aside, self.root.join("drafts").join(id))?;
+            }
+            return self.publish(id, true);
+        }
+        let (draft, layer) = (self.draft(draft)?, self.layer_path(id));
+        let aside = self.root.join(REPLACED).join(format!("{}.{id}", fs::unique()));
+        let dir = tree::open_root(&draft)?;
+        rustix::fs::syncfs(&dir).during("sync file system of", draft.display())?;
+        // First where the replaced one shall be: a crash between the two leaves a good copy for the sweep, nothing worse.
+        fs::rename(&draft, &aside)?;
+        renameat_with(CWD, &aside, CWD, &layer, RenameFlags::EXCHANGE).during("put in place", layer.display())?;
+        Ok(fs::sync_directory(self.root.join("layers"))?)
+    }
+
+    /// The layers that were replaced, by id.
+    pub(crate) fn replaced(&self) -> Result<Vec<String>, Error> {
+        let names = fs::list(self.root.join(REPLACED))?;
+        let ids = names.iter().filter_map(|name| Some(name.to_str()?.split_once('.')?.1.to_owned()));
+        Ok(ids.collect())
+    }
+
+    /// Moves what the layer `id` replaced to the trash.
+    pub(crate) fn release(&self, id: &str) -> Result<(), Error> {
+        for name in fs::list(self.root.join(REPLACED))? {
+            if name.to_str().and_then(|name| name.split_once('.')).is_some_and(|(_, replaced)| replaced == id) {
+                self.discard(&self.root.join(REPLACED).join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A quick look at a layer: its tree, below `tree`, and the notes that each layer has.
+    pub(crate) fn check(&self, id: &str, tree: &str) -> Result<PathBuf, Error> {
+        let layer = self.layer(id)?;
+        let lacks = |what: &str| Error::Damaged { layer: layer.clone(), reason: format!("its {what} is missing") };
+        let root = fs::symlink_metadata(layer.join(tree)).is_ok_and(|found| found.is_dir());
+        if !root {
+            return Err(lacks("tree of files"));
+        }
+        if fs::symlink_metadata(layer.join(recipe::FILE)).is_err() {
+            return Err(lacks("recipe"));
+        }
+        match noted_size(&layer) {
+            Ok(Some(_)) => Ok(layer),
+            _ => Err(lacks("size")),
         }
     }
 

@@ -155,6 +155,15 @@ impl Whole {
         Ok(draft)
     }
 
+    /// What is left to do for a draft when all is unpacked and its parent is there.
+    fn finish(&self, id: &str) -> Result<(), Error> {
+        let draft = self.store.draft(id)?;
+        let parent = self.parent_tree(&draft)?;
+        archive::finish(&draft, parent.as_slice()).map_err(|error| error.inside(&draft))?;
+        // Half merged it is nothing that could be tried again.
+        undo_draft(&self.store, &draft, self.merge(&draft))
+    }
+
     /// Merges what was unpacked into the parent's tree.
     fn merge(&self, draft: &Path) -> Result<(), Error> {
         let (diff, root) = (draft.join("diff"), draft.join("root"));
@@ -201,11 +210,7 @@ impl GraphDriver for Whole {
     }
 
     fn commit(&self, id: &str) -> Result<(), Error> {
-        let draft = self.store.draft(id)?;
-        let parent = self.parent_tree(&draft)?;
-        archive::finish(&draft, parent.as_slice()).map_err(|error| error.inside(&draft))?;
-        // Half merged it is nothing that could be tried again.
-        undo_draft(&self.store, &draft, self.merge(&draft))?;
+        self.finish(id)?;
         self.store.publish(id, true)
     }
 
@@ -214,6 +219,25 @@ impl GraphDriver for Whole {
             Kind::Copy => self.store.place(draft, id, parent),
             Kind::Snapshot => Ok(()),
         }
+    }
+
+    /// Nobody has a layer mounted but for the moment of a copy: a container's tree is its own.
+    fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
+        self.finish(draft)?;
+        self.store.replace(draft, id)?;
+        self.store.release(id)
+    }
+
+    fn replaced(&self) -> Result<Vec<String>, Error> {
+        self.store.replaced()
+    }
+
+    fn release(&self, id: &str) -> Result<(), Error> {
+        self.store.release(id)
+    }
+
+    fn check(&self, id: &str) -> Result<(), Error> {
+        self.store.check(id, "root").map(drop)
     }
 
     fn create_writable(&self, id: &str, parent: Option<&str>, limit: Option<u64>) -> Result<(), Error> {

@@ -116,6 +116,12 @@ pub fn unique() -> String {
     format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Syncs a file's content, whoever wrote it.
+pub fn sync_file(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    File::open(path).and_then(|file| file.sync_all()).during("sync", path.display())
+}
+
 /// Syncs a directory, so that renames and creations in it survive a power cut.
 pub fn sync_directory(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();

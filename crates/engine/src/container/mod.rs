@@ -1,6 +1,7 @@
 //! A container as the engine holds it: an immutable record that readers take without waiting, and the one lock that
 //! serialises its changes.
 
+pub mod copy;
 pub mod record;
 pub mod state;
 pub mod store;

@@ -1,11 +1,12 @@
 //! The store of containers: memory for readers, the GraphDB for the next daemon. Names are edges below `/containers`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_graph::{Durability, Entity, Graph};
 
-use super::{Container, Record};
+use super::{Container, Record, copy};
 use crate::error::{Error, Result};
 use crate::exec::ExecInstance;
 
@@ -17,7 +18,10 @@ const NAMES: &str = "containers";
 /// All containers.
 pub struct Store {
     graph: Graph,
+    data_root: PathBuf,
     index: RwLock<Index>,
+    /// Records that cannot be read: why, by the container's id. What these containers have is left alone.
+    unreadable: RwLock<BTreeMap<String, String>>,
 }
 
 #[derive(Default)]
@@ -29,24 +33,87 @@ struct Index {
 }
 
 impl Store {
-    /// Loads every container; documents that cannot be read are left alone and returned by id with the reason.
+    /// Loads every container. A record that cannot be read is taken from its copy, and so are records that a damaged database
+    /// lost; what has no copy is in [`Store::unreadable`].
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn load(graph: Graph) -> Result<(Self, Vec<(String, String)>)> {
+    pub fn load(graph: Graph, data_root: &Path) -> Result<Self> {
         graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}")))?;
-        let mut index = Index::default();
-        let mut unreadable = Vec::new();
-        for Entity { id, properties, .. } in graph.db().entities(KIND)? {
+        let store =
+            Self { graph, data_root: data_root.to_path_buf(), index: RwLock::default(), unreadable: RwLock::default() };
+        for Entity { id, properties, .. } in store.graph.db().entities(KIND)? {
             match serde_json::from_str::<Record>(&properties) {
-                Ok(record) => {
-                    index.by_name.insert(record.name.clone(), id.clone());
-                    index.by_id.insert(id, Arc::new(Container::new(record)));
-                }
-                Err(error) => unreadable.push((id, error.to_string())),
+                Ok(record) => store.enter(record),
+                Err(error) => match copy::read(&id, data_root) {
+                    Some(record) => store.restore(record)?,
+                    None => {
+                        store.unreadable_mut().insert(id, error.to_string());
+                    }
+                },
             }
         }
-        Ok((Self { graph, index: RwLock::new(index) }, unreadable))
+        if store.graph.was_rescued() {
+            for record in copy::all(data_root) {
+                let lost = !store.read().by_id.contains_key(&record.id);
+                if lost && store.graph.driver().exists(&record.id) {
+                    store.restore(record)?;
+                }
+            }
+        }
+        for container in store.all() {
+            let record = container.record();
+            if let Ok(image) = record.image_id.parse() {
+                store.graph.adopt_container_layer(&record.id, &image)?;
+            }
+        }
+        Ok(store)
+    }
+
+    fn enter(&self, record: Record) {
+        let mut index = self.write();
+        index.by_name.insert(record.name.clone(), record.id.clone());
+        index.by_id.insert(record.id.clone(), Arc::new(Container::new(record)));
+    }
+
+    /// Enters a container from the copy of its record.
+    fn restore(&self, mut record: Record) -> Result<()> {
+        tracing::warn!("the record of container {} was taken from its copy, as of its last start", record.id);
+        if self.read().by_name.contains_key(&record.name) {
+            record.name = format!("{}-{}", record.name, record.short_id());
+        }
+        let document = to_json(&record)?;
+        self.graph.db().write(Durability::Process, |tx| {
+            tx.put_entity(&record.id, KIND, &document)?;
+            tx.replace(&format!("/{NAMES}/{}", record.name), &record.id)
+        })?;
+        self.enter(record);
+        Ok(())
+    }
+
+    /// The containers whose records cannot be read, and why.
+    #[must_use]
+    pub fn unreadable(&self) -> BTreeMap<String, String> {
+        self.unreadable.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn unreadable_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, String>> {
+        self.unreadable.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets a container whose record cannot be read.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn forget(&self, id: &str) -> Result<()> {
+        self.graph.db().write(Durability::Process, |tx| tx.purge(id))?;
+        self.unreadable_mut().remove(id);
+        Ok(())
+    }
+
+    /// Writes the copy of a container's record beside its log.
+    pub fn copy(&self, record: &Record) {
+        copy::write(record, &self.data_root);
     }
 
     /// Every container, in the order of ids.
@@ -140,6 +207,7 @@ impl Store {
             tx.put_entity(&id, KIND, &document)?;
             tx.set(&format!("/{NAMES}/{name}"), &id)
         })?;
+        self.copy(&record);
         self.write().by_id.insert(id, Arc::new(Container::new(record)));
         Ok(())
     }
@@ -180,6 +248,7 @@ impl Store {
             self.release(new);
             return Err(error);
         }
+        self.copy(&renamed);
         container.publish(renamed);
         self.release(&old);
         Ok(())

@@ -1,19 +1,26 @@
-//! `fsck`: reads everything that is stored and says what is not as it should be.
+//! `fsck`: reads everything that is stored, says what is not as it should be, and repairs it when it is asked to.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gantry_api::progress::Progress;
-use gantry_api::system::Finding;
+use gantry_api::system;
+use gantry_graph::{Finding, Outcome, Place, Problem};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use crate::engine::blocking;
+use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::repair;
 use crate::stream::{Opening, Outlet, json_line};
 
 /// Checks the store.
 pub struct Fsck {
-    /// Delete litter, and remove images that cannot be whole any more.
+    /// Fetch again what is damaged, and delete litter.
     pub repair: bool,
+    /// Remove images that cannot be repaired and that no container uses.
+    pub remove: bool,
     /// Gets a message for each finding, in `aux`, and a sentence at the end.
     pub outlet: Outlet,
 }
@@ -25,33 +32,15 @@ impl Job for Fsck {
     type Output = ();
 
     fn arguments(&self) -> String {
-        if self.repair { "repair".to_owned() } else { String::new() }
+        let words = [("repair", self.repair), ("remove", self.remove)];
+        words.iter().filter(|(_, on)| *on).map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
     }
 
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;
         self.outlet.open(Opening::default());
-        let (worker, sender, cancelled) = (Arc::clone(&engine), self.outlet.sender(), context.cancelled.clone());
-        let repair = self.repair;
-        let checked = blocking(move || {
-            let mut findings = 0_usize;
-            let mut report = |finding: gantry_graph::Finding| {
-                findings += 1;
-                tracing::warn!(%finding, "fsck");
-                let repaired = finding.repair.as_ref().is_some_and(|text| !text.starts_with("kept"));
-                let gantry_graph::Finding { subject, problem, repair } = finding;
-                let aux = serde_json::json!(Finding { subject, problem, repair: repair.unwrap_or_default(), repaired });
-                // Who does not listen any more finds it in the log.
-                let _ = sender.blocking_send(json_line(&Progress { aux: Some(aux), ..Progress::default() }));
-            };
-            worker.graph.fsck(repair, &crate::images::users(&worker), &mut report)?;
-            worker.sweep_soon();
-            Ok(findings)
-        });
-        let checked = tokio::select! {
-            () = cancelled.cancelled() => Err(Error::unavailable("the job was cancelled")),
-            checked = checked => checked,
-        };
+        let said = Said { sender: self.outlet.sender(), count: 0 };
+        let checked = check(&engine, said, self.repair, self.remove, &context.cancelled).await;
         let images = engine.graph.images().len();
         let last = match &checked {
             Ok(0) => Progress::status(format!("{images} images checked: clean")),
@@ -61,5 +50,80 @@ impl Job for Fsck {
         };
         self.outlet.send_json(&last).await;
         checked.map(drop)
+    }
+}
+
+/// Returns how much was found.
+async fn check(
+    engine: &Arc<Engine>,
+    mut said: Said,
+    repair: bool,
+    remove: bool,
+    cancelled: &CancellationToken,
+) -> Result<usize> {
+    let worker = Arc::clone(engine);
+    let read = blocking(move || {
+        let mut damaged = Vec::new();
+        let mut report = |finding: Finding| match finding.outcome {
+            // What came of it is told when that is known.
+            Outcome::Found if repair => damaged.push(finding),
+            _ => said.tell(finding),
+        };
+        worker.graph.fsck(repair, &mut report)?;
+        for (id, reason) in worker.containers.unreadable() {
+            let problem = Problem::Unreadable(reason);
+            report(Finding { place: Place::Container(id), problem, outcome: Outcome::Found });
+        }
+        Ok((damaged, said))
+    });
+    let (damaged, mut said) = tokio::select! {
+        () = cancelled.cancelled() => return Err(Error::unavailable("the job was cancelled")),
+        read = read => read?,
+    };
+    if !damaged.is_empty() {
+        let fetched = repair::fetch(engine, &damaged, cancelled).await;
+        let worker = Arc::clone(engine);
+        said = blocking(move || {
+            for finding in damaged {
+                let outcome = repair::outcome(&worker, &finding, &fetched, remove)?;
+                said.tell(Finding { outcome, ..finding });
+            }
+            Ok(said)
+        })
+        .await?;
+    }
+    engine.sweep_soon();
+    Ok(said.count)
+}
+
+/// Who wants to know, and what was said so far.
+struct Said {
+    sender: mpsc::Sender<Bytes>,
+    count: usize,
+}
+
+impl Said {
+    fn tell(&mut self, finding: Finding) {
+        self.count += 1;
+        tracing::warn!(%finding, "fsck");
+        let aux = serde_json::json!(shown(&finding));
+        // Who does not listen any more finds it in the log.
+        let _ = self.sender.blocking_send(json_line(&Progress { aux: Some(aux), ..Progress::default() }));
+    }
+}
+
+fn shown(finding: &Finding) -> system::Finding {
+    let Finding { place, problem, outcome } = finding;
+    system::Finding {
+        kind: place.kind().to_owned(),
+        name: place.name().to_owned(),
+        problem: problem.kind().to_owned(),
+        detail: problem.to_string(),
+        outcome: match outcome {
+            Outcome::Found => system::Outcome::Found,
+            Outcome::Repaired(_) => system::Outcome::Repaired,
+            Outcome::Unrepaired(_) => system::Outcome::Unrepaired,
+        },
+        action: outcome.to_string(),
     }
 }

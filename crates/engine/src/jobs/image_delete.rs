@@ -37,7 +37,10 @@ impl Job for ImageDelete {
 
 /// Removes it, tells everybody, and says what went.
 pub(super) fn delete(engine: &Engine, name: &str, force: bool, prune: bool) -> Result<Vec<ImageDeleted>> {
-    let image = crate::images::find(engine, name)?;
+    let image = match engine.graph.images().resolve_damaged(name) {
+        Some(damaged) => damaged.id.clone(),
+        None => crate::images::find(engine, name)?.id.clone(),
+    };
     let removed = engine.graph.remove_image(name, force, prune, &crate::images::users(engine))?;
     engine.sweep_soon();
     let mut answer = Vec::new();
@@ -51,7 +54,7 @@ pub(super) fn delete(engine: &Engine, name: &str, force: bool, prune: bool) -> R
                 ("delete", ImageDeleted { deleted: digest.to_string(), ..ImageDeleted::default() })
             }
         };
-        let subject = if shown.deleted.is_empty() { image.id.as_str() } else { &shown.deleted };
+        let subject = if shown.deleted.is_empty() { image.as_str() } else { &shown.deleted };
         let attributes = BTreeMap::from([("name".to_owned(), subject.to_owned())]);
         engine.events.publish("image", action, subject, attributes);
         answer.push(shown);

@@ -36,7 +36,7 @@ fn describe(engine: &Engine) -> system::Info {
     let mut driver_status: Vec<[String; 2]> =
         engine.drivers.graph.status().into_iter().map(|(name, value)| [name, value]).collect();
     driver_status.push(["Chosen because".into(), engine.drivers.graph_reason.clone()]);
-    let mut warnings = engine.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let mut warnings = damage(engine);
     warnings.extend(engine.apparmor.lacking().map(|lacking| format!("WARNING: {lacking}")));
     if options.security.seccomp_name != "builtin" {
         warnings.push("WARNING: daemon is not using the default seccomp profile".into());
@@ -103,6 +103,17 @@ fn describe(engine: &Engine) -> system::Info {
         no_proxy: proxy("NO_PROXY"),
         ..system::Info::default()
     }
+}
+
+/// What is stored and damaged, and what was put aside.
+fn damage(engine: &Engine) -> Vec<String> {
+    let aside = engine.graph.quarantined().into_iter().map(|(path, reason)| {
+        format!("{reason}; it was put aside in {}: remove that when it is of no use any more", path.display())
+    });
+    let unreadable = engine.containers.unreadable().into_iter().map(|(id, reason)| {
+        format!("the record of container {id} cannot be read and was left alone: {reason}: see `gantry system fsck`")
+    });
+    aside.chain(engine.graph.damage()).chain(unreadable).map(|line| format!("WARNING: {line}")).collect()
 }
 
 /// What confines containers that do not say, as Docker lists it.

@@ -159,7 +159,14 @@ fn restore_network(engine: &Engine, container: &Container) {
 
 /// Removes what belongs to no container: supervisors, writable layers, directories.
 fn litter(engine: &Engine) {
-    let known: HashSet<String> = engine.containers.all().iter().map(|container| container.id().to_owned()).collect();
+    if engine.graph.was_rescued() {
+        // What has no record may have had one in the database that was damaged.
+        return warn!("the database was damaged: what belongs to no known container is left alone");
+    }
+    let mut known: HashSet<String> =
+        engine.containers.all().iter().map(|container| container.id().to_owned()).collect();
+    known.extend(engine.containers.unreadable().into_keys());
+    known.extend(engine.graph.lost_layers());
     match engine.drivers.exec.list() {
         Ok(ids) => {
             for id in ids.iter().filter(|id| !known.contains(*id)) {

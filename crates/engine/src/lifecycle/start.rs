@@ -130,6 +130,11 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
     // With its place on the network recorded, the next daemon can take it up however early this one dies.
     let recorded = engine.containers.save(container, record.clone()).map_err(Failure::from);
     let started = recorded.and_then(|()| launch_joined(engine, container, record, sandbox));
+    let started = started.map_err(|failure| match engine.graph.look_over(&record.id) {
+        // That is why, whatever the step that noticed says.
+        Err(damage @ gantry_graph::Error::DamagedLayer { .. }) => Failure::from(Error::from(damage)),
+        _ => failure,
+    });
     if started.is_err()
         && let (Some(driver), Some(endpoint)) = (driver, record.endpoint.take())
         && let Err(error) = driver.leave(&endpoint)
@@ -140,6 +145,7 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
 }
 
 fn launch_joined(engine: &Engine, container: &Container, record: &Record, sandbox: Box<dyn Sandbox>) -> Launched {
+    engine.containers.copy(record);
     files::write(engine, record)?;
     let root = engine.graph.container_root(&record.id, false).map_err(Error::from)?;
     let config = spec::build(engine, record, root)?;

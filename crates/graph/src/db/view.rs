@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Entity, ROOT, join, split};
@@ -18,6 +19,21 @@ impl<'a> View<'a> {
 
     pub(super) const fn connection(&self) -> &'a Connection {
         self.0
+    }
+
+    /// Has SQLite check the whole database; says what is wrong with it.
+    pub(super) fn check(&self) -> Result<std::result::Result<(), String>> {
+        let said: rusqlite::Result<String> = self.0.query_row("PRAGMA quick_check (1)", [], |row| row.get(0));
+        match said {
+            Ok(said) if said == "ok" => {
+                let tables = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('entity', 'edge')";
+                let tables: i64 = self.0.query_row(tables, [], |row| row.get(0))?;
+                Ok(if tables == 2 { Ok(()) } else { Err("its tables are missing".to_owned()) })
+            }
+            Ok(said) => Ok(Err(said)),
+            Err(error) if is_damage(&error) => Ok(Err(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The entity with this id.
@@ -169,6 +185,20 @@ impl<'a> View<'a> {
     }
 }
 
+/// Whether SQLite says that the file is no database of its, or not what it wrote.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode;
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
 fn to_entity(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entity> {
-    Ok(Entity { id: row.get(0)?, kind: row.get(1)?, properties: row.get(2)? })
+    Ok(Entity { id: text(row, 0)?, kind: text(row, 1)?, properties: text(row, 2)? })
+}
+
+/// A text as it is stored; one damaged row must not keep the others from being read.
+fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => format!("{other:?}"),
+    })
 }

@@ -153,7 +153,7 @@ impl Golden {
     /// Whatever there is, is whole, and there is nothing else.
     pub fn whole(&self, root: &Path, graph: &Graph, started: bool) -> Result<(), String> {
         let mut findings = Vec::new();
-        graph.fsck(false, &[], &mut |finding| findings.push(finding.to_string())).map_err(|error| error.to_string())?;
+        graph.fsck(false, &mut |finding| findings.push(finding.to_string())).map_err(|error| error.to_string())?;
         if !findings.is_empty() {
             return Err(format!("fsck: {}", findings.join("; ")));
         }

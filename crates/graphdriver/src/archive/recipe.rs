@@ -26,7 +26,7 @@ use crate::Error;
 use crate::tree::{self, open_inside, show};
 
 /// The file of a layer.
-const FILE: &str = "recipe";
+pub(crate) const FILE: &str = "recipe";
 /// The directory of what the archive itself replaced.
 pub(crate) const DISPLACED: &str = "displaced";
 /// Bytes that are gathered before they are written as one record.

@@ -39,8 +39,8 @@ pub async fn disk_usage(request: Request) -> Result<Response> {
 }
 
 pub async fn fsck(request: Request) -> Result<Response> {
-    let repair = request.flag("repair");
-    streamed(&request, "application/json", |outlet| jobs::Fsck { repair, outlet }).await
+    let (repair, remove) = (request.flag("repair"), request.flag("remove"));
+    streamed(&request, "application/json", |outlet| jobs::Fsck { repair, remove, outlet }).await
 }
 
 /// There is no build cache yet, so there is nothing in it to remove.
