@@ -33,6 +33,14 @@ fn flip(path: &Path) {
     fs::write(path, bytes).expect("flip a bit");
 }
 
+/// `info` with its warnings, which docker writes to standard error.
+#[track_caller]
+fn info(cli: &Cli<'_>) -> String {
+    let out = cli.run(&["info"]);
+    assert_eq!(out.code, 0, "{out}");
+    out.stdout + &out.stderr
+}
+
 #[track_caller]
 fn clean(cli: &Cli<'_>) {
     let out = cli.run(&["system", "fsck"]);
@@ -57,8 +65,8 @@ fn what_is_damaged_is_fetched_again_while_a_container_runs_on_it() {
         assert_eq!((&finding["Kind"], &finding["Outcome"]), (&kind.into(), &"found".into()), "{line}");
     }
     assert_eq!(out.stdout.lines().count(), 2, "{out}");
-    let info = cli.ok(&["info"]);
-    assert!(info.contains("is damaged") && info.contains("gantry system fsck --repair"), "{info}");
+    let said = info(&cli);
+    assert!(said.contains("is damaged") && said.contains("gantry system fsck --repair"), "{said}");
     assert_ne!(fs::read(&own).expect("the file"), whole, "a check changes nothing");
     let out = cli.run(&["system", "fsck", "--repair"]);
     assert!(
@@ -71,7 +79,7 @@ fn what_is_damaged_is_fetched_again_while_a_container_runs_on_it() {
     cli.ok(&["exec", "user", "sh", "-c", "ls -l / && cat /etc/passwd > /dev/null && cat /data/new"]);
     cli.ok(&["restart", "-t", "0", "user"]);
     assert_eq!(cli.ok(&["exec", "user", "cat", "/own"]).as_bytes(), whole);
-    assert!(!cli.ok(&["info"]).contains("is damaged"));
+    assert!(!info(&cli).contains("is damaged"));
     // Documents: the configuration is in memory, the manifest is fetched.
     let documents = world.daemon.data_root().join("content/sha256");
     let config = documents.join(cli.inspect(&name, "{{.Id}}").trim_start_matches("sha256:"));
@@ -117,7 +125,7 @@ fn a_pull_of_a_damaged_image_repairs_it() {
         .expect("damage");
     world.daemon.launch().expect("a damaged image is no reason not to start");
     let cli = world.docker().unwrap_or_else(|| world.gantry());
-    assert!(cli.ok(&["info"]).contains("is damaged"));
+    assert!(info(&cli).contains("is damaged"));
     assert!(cli.ok(&["images"]).contains("busybox"));
     // `docker run` itself pulls what it finds no configuration of.
     assert_eq!(cli.ok(&["run", "--rm", "-q", &name]), "new");
@@ -175,8 +183,8 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
         fs::write(data.join("gantry.db"), "garbage").expect("damage");
         world.daemon.launch().expect("a damaged database is no reason not to start");
         let cli = world.docker().unwrap_or_else(|| world.gantry());
-        let info = cli.ok(&["info"]);
-        assert!(info.contains("the database is damaged") && info.contains("quarantine"), "{info}");
+        let said = info(&cli);
+        assert!(said.contains("the database is damaged") && said.contains("quarantine"), "{said}");
         assert_eq!(cli.inspect("web", "{{.State.Running}} {{.State.Pid}}"), format!("true {pid}"));
         assert_eq!(cli.ok(&["exec", "web", "cat", "/v/f"]), "hi");
         assert_eq!(cli.inspect("idle", "{{.State.Status}}"), "created");

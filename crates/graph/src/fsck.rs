@@ -78,7 +78,13 @@ impl Graph {
             return Ok(Outcome::Repaired(Repair::Deleted));
         }
         let mut names = Vec::new();
-        for (id, _) in self.sources(place) {
+        let sources = self.sources(place);
+        // By force even the image of a container goes that does not run.
+        if let Some(user) = users.iter().find(|user| sources.iter().any(|(id, _)| *id == user.image)) {
+            let container = user.container.get(..12).unwrap_or(&user.container);
+            return Ok(Outcome::Unrepaired(format!("kept: container {container} uses it: remove that first")));
+        }
+        for (id, _) in sources {
             match self.remove_image(id.as_str(), true, false, users) {
                 Ok(removed) => names.extend(removed.into_iter().filter_map(|step| match step {
                     Removed::Untagged(name) => Some(name),
