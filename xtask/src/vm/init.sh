@@ -38,9 +38,10 @@ while read -r module; do
     insmod "$module" || say "note module $module cannot be loaded"
 done </vm/modules
 # Tests work on a file system as machines have it: a tmpfs of this age takes no id mappings.
+# It lies in memory, which what is deleted gives back.
 mkdir -p /scratch
 truncate -s 1G /vm/scratch.ext4
-mkfs.ext4 -q -E lazy_itable_init=1 /vm/scratch.ext4 && mount -o loop /vm/scratch.ext4 /scratch && rmdir /scratch/lost+found ||
+mkfs.ext4 -q -E lazy_itable_init=1 /vm/scratch.ext4 && mount -o loop,discard /vm/scratch.ext4 /scratch && rmdir /scratch/lost+found ||
     say "note /scratch is no ext4"
 chmod 1777 /scratch
 export TMPDIR=/scratch
