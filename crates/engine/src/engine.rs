@@ -200,7 +200,10 @@ async fn sweep(engine: std::sync::Weak<Engine>, wanted: Arc<tokio::sync::Notify>
         let Some(engine) = engine.upgrade() else { return };
         let result = blocking(move || {
             let layers = release_replaced(&engine).and_then(|()| Ok(engine.graph.sweep()?));
-            lifecycle::remove::sweep_directories(&engine).and(layers)
+            let directories = lifecycle::remove::sweep_directories(&engine);
+            // Most often an image has come or gone before.
+            gantry_linux::memory::give_back();
+            directories.and(layers)
         });
         if let Err(error) = result.await {
             warn!("give back the space of what was removed: {error}");

@@ -14,6 +14,7 @@ pub mod executable;
 pub mod fs;
 pub mod fsids;
 pub mod loops;
+pub mod memory;
 pub mod mount;
 pub mod netlink;
 mod node;

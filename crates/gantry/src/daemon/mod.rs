@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches};
 use gantry_engine::{Engine, Environment};
-use gantry_linux::fs;
+use gantry_linux::{fs, memory};
 use gantry_server::ServeApi;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -40,6 +40,7 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    memory::be_frugal();
     log(&flags);
     match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
