@@ -69,7 +69,7 @@ fn saved(graph: &Graph) -> Vec<u8> {
 }
 
 fn whole(graph: &Graph) {
-    graph.fsck(false, &[], &mut |finding| panic!("{finding}")).expect("fsck");
+    graph.fsck(false, &mut |finding| panic!("{finding}")).expect("fsck");
 }
 
 /// Removes every image; nothing is left of them.
