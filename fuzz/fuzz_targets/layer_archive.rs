@@ -106,7 +106,7 @@ fn made(driver: &dyn GraphDriver, id: &str, parent: Option<&str>, archives: &[&[
             assert_eq!(driver.size(id).expect("a size"), content, "size");
             true
         }
-        Err(Error::Archive(_) | Error::System(_)) => {
+        Err(Error::Archive(_) | Error::System(_) | Error::Inside { .. }) => {
             assert!(!driver.exists(id), "refused, and yet there");
             false
         }

@@ -173,9 +173,15 @@ fn a_broken_archive_is_refused_and_leaves_nothing() {
     let source = debian();
     let manifest = |layers: Value| json!([{"Config": "c", "RepoTags": ["x:1"], "Layers": layers}]).to_string();
     let both = manifest(json!(["a", "b"]));
+    let digested = manifest(json!(["a"])).replace("x:1", &format!("x@sha256:{:064}", 0));
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("no archive", b"no archive, and longer than the magic".to_vec(), "image archive"),
         ("a root file system", tar(&[("bin/sh", "sh")]), "import"),
+        (
+            "a digest for a name",
+            pack(&[("c", &source.config), ("a", &source.layers[0]), ("manifest.json", digested.as_bytes())]),
+            "digest",
+        ),
         (
             "a layer that is not there",
             pack(&[("c", &source.config), ("a", &source.layers[0]), ("manifest.json", both.as_bytes())]),

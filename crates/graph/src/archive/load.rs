@@ -181,14 +181,22 @@ fn blob(intake: &Intake<'_>, descriptor: &Descriptor) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A name that an archive may give. Which digest an image has in a repository only its registry can say.
 fn reference(text: &str) -> Result<Reference> {
-    Reference::parse(text).map_err(|error| Error::invalid(format!("name {text:?} in the image archive"), error))
+    let invalid = |why: String| Error::invalid(format!("name {text:?} in the image archive"), why);
+    let name = Reference::parse(text).map_err(|error| invalid(error.to_string()))?;
+    if name.digest().is_some() {
+        return Err(invalid("it has a digest, which an archive does not give".to_owned()));
+    }
+    Ok(name)
 }
 
 /// The whole name; a tag alone names nothing.
 fn entry_name(entry: &IndexEntry) -> Result<Option<Reference>> {
     let Some(annotations) = &entry.annotations else { return Ok(None) };
     match (annotations.get(IMAGE_NAME), annotations.get(REF_NAME)) {
+        // containerd names what was pulled by digest so.
+        (Some(name), _) | (None, Some(name)) if name.contains('@') => Ok(None),
         (Some(name), _) => reference(name).map(Some),
         (None, Some(name)) if name.contains([':', '/']) => reference(name).map(Some),
         _ => Ok(None),
