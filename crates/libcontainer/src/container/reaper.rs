@@ -2,8 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gantry_linux::ResultExt;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{read, retry_on_intr};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
 use super::credentials::confine;
@@ -33,21 +36,25 @@ pub fn split(process: &Process, left: &Capabilities, report: &OwnedFd) -> Result
     let forwarded: Vec<i32> = (1..=64).filter(|signal| !NOT_FORWARDED.contains(signal)).collect();
     let watched: Vec<i32> = forwarded.iter().copied().chain([libc::SIGCHLD]).collect();
     let signals = process::signal_fd(&watched)?;
+    let (confined, unconfined) = pipe_with(PipeFlags::CLOEXEC).during("make", "a pipe to the init")?;
     match process::clone(CloneFlags::NONE)? {
         Clone::Child => {
-            drop(signals);
+            drop((signals, unconfined));
             take_foreground(process.terminal);
+            // Its end tells: the program must not meet an init that can do more than itself. One that fails takes us along.
+            retry_on_intr(|| read(&confined, &mut [0u8; 1])).during("wait for", "the init")?;
             Ok(())
         }
         Clone::Parent(program) => {
             // The end of the report and of the streams must come from the program alone.
-            let closed = process::close_everything_but(&[signals.as_fd()]);
+            let closed = process::close_everything_but(&[signals.as_fd(), unconfined.as_fd()]);
             // A name is a courtesy to whoever reads `ps`.
             let _ = rustix::thread::set_name(c"gantry-init");
             let confined = lsm::confine_self(process).and_then(|()| confine(process, left, report));
             if closed.is_err() || confined.is_err() {
                 process::exit_now(255);
             }
+            drop(unconfined);
             process::exit_now(supervise(program, &signals))
         }
     }
