@@ -62,8 +62,11 @@ fn databases(aside: &Path) -> Vec<String> {
     names
 }
 
+/// What is done to the database's file.
+type Damage = fn(&Path);
+
 /// The ways in which a disk damages a file.
-const DAMAGES: [(&str, fn(&Path)); 5] = [
+const DAMAGES: [(&str, Damage); 5] = [
     ("garbage", |path| {
         std::fs::write(path, "no database at all, but long enough to be looked at".repeat(200)).unwrap()
     }),

@@ -43,7 +43,7 @@ fn free(place: &Path) -> u64 {
 
 fn findings(graph: &Graph) -> Vec<String> {
     let mut findings = Vec::new();
-    graph.fsck(false, &[], &mut |finding| findings.push(finding.to_string())).unwrap();
+    graph.fsck(false, &mut |finding: gantry_graph::Finding| findings.push(finding.to_string())).unwrap();
     findings
 }
 

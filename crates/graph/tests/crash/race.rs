@@ -35,7 +35,7 @@ fn an_image_that_is_pulled_while_it_is_removed_is_whole() {
         });
         graph.sweep().unwrap();
         let mut findings = Vec::new();
-        graph.fsck(false, &[], &mut |finding| findings.push(finding.to_string())).unwrap();
+        graph.fsck(false, &mut |finding: gantry_graph::Finding| findings.push(finding.to_string())).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(graph.image("debian").unwrap().size(), 13);
     }
