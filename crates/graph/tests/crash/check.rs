@@ -172,7 +172,7 @@ impl Golden {
         documents.extend(images.all_names().filter_map(|(name, _)| Some(name.digest()?.hex().to_owned())));
         differences("documents", &documents, &names(&root.join("content/sha256")))?;
         let ingest = started.then(|| root.join("content/ingest"));
-        for empty in [home.join("drafts"), home.join("trash")].into_iter().chain(ingest) {
+        for empty in ["drafts", "replaced", "trash"].map(|part| home.join(part)).into_iter().chain(ingest) {
             differences(&empty.display().to_string(), &Listing::new(), &names(&empty))?;
         }
         let mut wanted: BTreeMap<String, &Listing> = BTreeMap::new();
@@ -197,8 +197,8 @@ impl Golden {
         }
         let rest: Listing = names(root).into_iter().filter(|name| !name.starts_with("gantry.db")).collect();
         differences("the data root", &["content", self.driver].map(str::to_owned).into(), &rest)?;
-        let parts = ["drafts", "empty", "layers", "lock", "trash"];
-        let rest: Listing = names(&home).into_iter().chain(["empty".to_owned()]).collect();
+        let parts = ["drafts", "empty", "layers", "lock", "replaced", "trash"];
+        let rest: Listing = names(&home).into_iter().chain(["empty", "replaced"].map(str::to_owned)).collect();
         differences("the driver's directory", &parts.map(str::to_owned).into(), &rest)
     }
 
