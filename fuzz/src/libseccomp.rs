@@ -1,6 +1,6 @@
 //! libseccomp's program for a profile, and for which calls it may judge ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek};
 
@@ -36,6 +36,10 @@ impl Trust {
     }
 }
 
+/// So many rules of one call are given to it: with many it does not come back (a minute and more were seen). What it says of a
+/// call with several is not believed anyway.
+const RULES_OF_A_CALL: usize = 4;
+
 /// `None` where it does not take the profile.
 pub fn program_of(profile: &Profile, capabilities: &[String], kernel: (u32, u32)) -> Option<(Vec<u8>, Trust)> {
     let rules: Vec<&Rule> =
@@ -49,8 +53,9 @@ pub fn program_of(profile: &Profile, capabilities: &[String], kernel: (u32, u32)
             filter.remove_arch(theirs).ok()?;
         }
     }
+    let mut given = BTreeMap::new();
     for rule in &rules {
-        add(&mut filter, profile, rule)?;
+        add(&mut filter, profile, rule, &mut given)?;
     }
     let memory = rustix::fs::memfd_create("bpf", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
     filter.export_bpf(&memory).ok()?;
@@ -62,7 +67,12 @@ pub fn program_of(profile: &Profile, capabilities: &[String], kernel: (u32, u32)
 }
 
 /// Adds the rule as runc does; `None` where libseccomp refuses it altogether.
-fn add(filter: &mut ScmpFilterContext, profile: &Profile, rule: &Rule) -> Option<()> {
+fn add<'a>(
+    filter: &mut ScmpFilterContext,
+    profile: &Profile,
+    rule: &'a Rule,
+    given: &mut BTreeMap<&'a str, usize>,
+) -> Option<()> {
     if rule.action == profile.default_action {
         return Some(());
     }
@@ -82,6 +92,11 @@ fn add(filter: &mut ScmpFilterContext, profile: &Profile, rule: &Rule) -> Option
     for name in &rule.names {
         // One that it does not know is not covered.
         let Ok(call) = ScmpSyscall::from_name(name) else { continue };
+        let before = given.entry(name).or_default();
+        *before += 1;
+        if *before > RULES_OF_A_CALL {
+            continue;
+        }
         if filter.add_rule_conditional(action(rule.action), call, &arguments).is_err() && !is_doubtful(rule) {
             return None;
         }
