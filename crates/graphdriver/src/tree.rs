@@ -125,7 +125,11 @@ pub(crate) fn xattrs(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, V
             true => rustix::fs::getxattr(path.as_slice(), key, value.as_mut_slice()),
             false => rustix::fs::lgetxattr(path.as_slice(), key, value.as_mut_slice()),
         };
-        let length = length.during("read extended attribute of", show(name))?;
+        let length = match length {
+            // The kernel takes empty file capabilities and never gives them back.
+            Err(Errno::INVAL) if key == b"security.capability" => continue,
+            other => other.during("read extended attribute of", show(name))?,
+        };
         value.truncate(length);
         value.shrink_to_fit();
         found.push((key.to_vec(), value));
@@ -350,4 +354,24 @@ pub(crate) fn names_through(layers: &[OwnedFd], path: &[u8]) -> Result<Vec<Vec<u
         }
     }
     Ok(seen.into_iter().filter_map(|(name, there)| there.then_some(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::fs::{Mode, OFlags, XattrFlags, open, setxattr};
+
+    use super::*;
+
+    #[test]
+    fn empty_file_capabilities_which_the_kernel_takes_and_never_gives_back_are_none() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        setxattr(&file, "security.capability", b"", XattrFlags::empty()).unwrap();
+        setxattr(&file, "trusted.seen", b"1", XattrFlags::empty()).unwrap();
+        let dir = open(root.path(), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        assert_eq!(xattrs(dir.as_fd(), b"file").unwrap(), [(b"trusted.seen".to_vec(), b"1".to_vec())]);
+    }
 }

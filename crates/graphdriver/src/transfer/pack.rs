@@ -202,6 +202,8 @@ fn xattrs(entry: &OwnedFd, path: &[u8]) -> Result<Vec<Attribute>, Error> {
             Ok(length) => value.truncate(length),
             // Removed since they were listed.
             Err(Errno::NODATA) => continue,
+            // Empty ones: the kernel takes them and never gives them back.
+            Err(Errno::INVAL) if key == b"security.capability" => continue,
             Err(error) => return Err(error).during("read extended attribute of", show(path)).map_err(Error::from),
         }
         found.push((key.to_vec(), value));
