@@ -368,7 +368,7 @@ mod tests {
     fn empty_file_capabilities_which_the_kernel_takes_and_never_gives_back_are_none() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
-        std::fs::write(&file, "").unwrap();
+        gantry_linux::fs::write(&file, "").unwrap();
         setxattr(&file, "security.capability", b"", XattrFlags::empty()).unwrap();
         setxattr(&file, "trusted.seen", b"1", XattrFlags::empty()).unwrap();
         let dir = open(root.path(), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
