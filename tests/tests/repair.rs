@@ -156,7 +156,13 @@ fn what_no_registry_has_is_kept_until_a_person_says_otherwise() {
 fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_again() {
     let mut world = own();
     let data = world.daemon.data_root();
-    eventually("a backup is made", || data.join("gantry.db.backup").is_file());
+    world.gantry().ok(&["create", "--name", "early", IMAGE, "sleep", "1000"]);
+    world.daemon.stop().expect("a daemon that stops makes a backup");
+    assert!(data.join("gantry.db.backup").is_file());
+    world.daemon.launch().expect("start again");
+    world.gantry().ok(&["start", "early"]);
+    let address = world.gantry().inspect("early", "{{.NetworkSettings.IPAddress}}");
+    assert!(!address.is_empty());
     let young = pull(&world, "young");
     let id = world.gantry().inspect(&young, "{{.Id}}");
     world.gantry().ok(&[
@@ -188,6 +194,12 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
         assert_eq!(cli.inspect("web", "{{.State.Running}} {{.State.Pid}}"), format!("true {pid}"));
         assert_eq!(cli.ok(&["exec", "web", "cat", "/v/f"]), "hi");
         assert_eq!(cli.inspect("idle", "{{.State.Status}}"), "created");
+        // The backup does not know that it was started.
+        assert_eq!(
+            cli.inspect("early", "{{.State.Running}} {{.NetworkSettings.IPAddress}}"),
+            format!("true {address}")
+        );
+        cli.ok(&["exec", "early", "ls", "/sys/class/net/eth0"]);
         assert_eq!(cli.ok(&["run", "--rm", &id]), "new");
         assert_eq!(cli.ok(&["volume", "ls", "-q"]), "data");
         clean(&world.gantry());
@@ -197,7 +209,7 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
     cli.ok(&["pull", "-q", &young]);
     assert_eq!(cli.inspect(&young, "{{.Id}}"), id);
     assert_eq!(fs::read_dir(data.join("quarantine")).expect("the quarantine").count(), 2);
-    cli.ok(&["rm", "-f", "web", "idle"]);
+    cli.ok(&["rm", "-f", "web", "idle", "early"]);
     clean(&cli);
 }
 

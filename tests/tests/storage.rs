@@ -28,6 +28,9 @@ fn driver(world: &World) -> String {
     client(world).ok(&["info", "-f", "{{.Driver}}"])
 }
 
+/// Flags and environment of a daemon, the driver that it takes, and why.
+type Way<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str, &'a str);
+
 #[test]
 fn the_driver_is_the_flags_the_environments_the_files_or_that_of_the_images_and_info_says_why() {
     let mut world = own();
@@ -35,7 +38,7 @@ fn the_driver_is_the_flags_the_environments_the_files_or_that_of_the_images_and_
     let file = world.daemon.home().join("daemon.json");
     std::fs::write(&file, r#"{"storage-driver": "vfs"}"#).expect("a file of settings");
     let config = format!("--config-file={}", file.display());
-    let ways: [(&[&str], &[(&str, &str)], &str, &str); 5] = [
+    let ways: [Way; 5] = [
         (&["--storage-driver=vfs"], &[], "vfs", "vfs was asked for"),
         (&[], &[("DOCKER_DRIVER", "vfs")], "vfs", "vfs was asked for"),
         (&["-s", "overlay2"], &[("DOCKER_DRIVER", "vfs")], "overlay", "overlay was asked for"),

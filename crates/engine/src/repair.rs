@@ -77,6 +77,11 @@ pub fn outcome(engine: &Engine, finding: &Finding, fetched: &Fetched, remove: bo
     if let (Place::Container(id), true) = (place, remove) {
         return forget(engine, id);
     }
+    if let (Place::Lost(id), true) = (place, remove)
+        && let Some(reason) = needed(engine, id)?
+    {
+        return Ok(Outcome::Unrepaired(format!("kept: {reason}")));
+    }
     if remove && matches!(place, Place::Image(_) | Place::Layer(_) | Place::Document(_) | Place::Lost(_)) {
         return Ok(engine.graph.give_up(place, &crate::images::users(engine))?);
     }
@@ -95,6 +100,17 @@ pub fn outcome(engine: &Engine, finding: &Finding, fetched: &Fetched, remove: bo
         }
         (None, _) => "nothing is known that could repair it".to_owned(),
     }))
+}
+
+/// Why a directory without a record must stay: it runs, or a container whose image is gone may stand on it.
+fn needed(engine: &Engine, id: &str) -> Result<Option<String>> {
+    if engine.drivers.exec.list()?.iter().any(|running| running == id) {
+        return Ok(Some("it runs".to_owned()));
+    }
+    let images = engine.graph.images();
+    let lacks = |user: &gantry_graph::Use| images.get(&user.image).is_none();
+    let user = crate::images::users(engine).into_iter().find(lacks);
+    Ok(user.map(|user| format!("container {} has lost its image and may stand on it", user.container)))
 }
 
 /// Removes a container whose record cannot be read.

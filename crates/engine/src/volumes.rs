@@ -50,7 +50,10 @@ impl Volumes {
     fn find(&self) -> Result<()> {
         for name in fs::list(&self.root)?.iter().filter_map(|name| name.to_str()) {
             if crate::names::is_valid(name) && fs::metadata(self.root.join(name).join("_data")).is_ok() {
-                self.create(&VolumeCreate { name: name.to_owned(), ..VolumeCreate::default() })?;
+                let mut known = self.lock();
+                if !known.contains_key(name) {
+                    self.enter(&mut known, name, BTreeMap::new())?;
+                }
             }
         }
         Ok(())
@@ -96,23 +99,33 @@ impl Volumes {
         if let Some(volume) = known.get(&name) {
             return Ok((Arc::clone(volume), false));
         }
-        let data = self.root.join(&name).join("_data");
         fs::create_dir_mode(self.root.join(&name), 0o701)?;
-        fs::create_dir_mode(&data, 0o755)?;
+        fs::create_dir_mode(self.root.join(&name).join("_data"), 0o755)?;
+        let volume = self.enter(&mut known, &name, request.labels.clone().unwrap_or_default())?;
+        Ok((volume, true))
+    }
+
+    /// Describes the volume of that name, whose directory is there.
+    fn enter(
+        &self,
+        known: &mut BTreeMap<String, Arc<Volume>>,
+        name: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Arc<Volume>> {
         let volume = Arc::new(Volume {
             created_at: Timestamp::now().round(jiff::Unit::Second).unwrap_or_else(|_| Timestamp::now()).to_string(),
             driver: "local".into(),
-            labels: Some(request.labels.clone().unwrap_or_default()),
-            mountpoint: data.to_string_lossy().into_owned(),
-            name: name.clone(),
+            labels: Some(labels),
+            mountpoint: self.root.join(name).join("_data").to_string_lossy().into_owned(),
+            name: name.to_owned(),
             options: None,
             scope: "local".into(),
             usage_data: None,
         });
         let document = serde_json::to_string(&*volume).map_err(|e| Error::system(e.to_string()))?;
-        self.graph.db().write(Durability::Process, |tx| tx.put_entity(&entity_id(&name), KIND, &document))?;
-        known.insert(name, Arc::clone(&volume));
-        Ok((volume, true))
+        self.graph.db().write(Durability::Process, |tx| tx.put_entity(&entity_id(name), KIND, &document))?;
+        known.insert(name.to_owned(), Arc::clone(&volume));
+        Ok(volume)
     }
 
     /// Removes a volume: gone at once, its data deleted by the next [`Volumes::sweep`]. That nobody uses it is the

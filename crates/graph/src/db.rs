@@ -114,7 +114,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backup::{Rescue, open_or_rescue, quarantined};
+pub(crate) use backup::{Rescue, backed_up, end_rescue, open_or_rescue, quarantined};
 pub use transaction::Transaction;
 pub use view::View;
 

@@ -26,13 +26,18 @@ impl Graph {
     /// # Errors
     /// When the database or a directory cannot be read at all; damage is a finding, not an error.
     pub fn fsck(&self, repair: bool, report: &mut dyn FnMut(Finding)) -> Result<()> {
-        let mut check = Check { graph: self, repair, report };
+        let mut check = Check { graph: self, repair, report, found: Vec::new() };
         check.database()?;
-        let damaged = check.layers()?;
-        check.images(&damaged)?;
-        check.documents()?;
-        check.records()?;
-        check.litter()
+        let damaged = check.layers();
+        check.images(&damaged);
+        check.documents();
+        check.tell();
+        let read = check.records();
+        check.tell();
+        read?;
+        let read = check.litter();
+        check.tell();
+        read
     }
 
     /// The images that a damaged thing is a part of, with the names under which a registry has them.
@@ -122,19 +127,26 @@ struct Check<'a> {
     graph: &'a Graph,
     repair: bool,
     report: &'a mut dyn FnMut(Finding),
+    /// What is not told yet: whoever listens may be slow, and nobody may wait for a lock meanwhile.
+    found: Vec<Finding>,
 }
 
 impl Check<'_> {
     fn say(&mut self, place: Place, problem: Problem, outcome: Outcome) {
-        (self.report)(Finding { place, problem, outcome });
+        self.found.push(Finding { place, problem, outcome });
     }
 
-    /// Runs a repair, if there is to be one.
-    fn mend(&self, repair: Repair, work: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+    /// Tells what was found; without a lock.
+    fn tell(&mut self) {
+        self.found.drain(..).for_each(&mut *self.report);
+    }
+
+    /// Runs a repair, if there is to be one. One that fails does not keep the next from being tried.
+    fn mend(&self, repair: Repair, work: impl FnOnce() -> Result<()>) -> Outcome {
         if !self.repair {
-            return Ok(Outcome::Found);
+            return Outcome::Found;
         }
-        work().map(|()| Outcome::Repaired(repair))
+        work().map_or_else(|error| Outcome::Unrepaired(error.to_string()), |()| Outcome::Repaired(repair))
     }
 
     fn database(&mut self) -> Result<()> {
@@ -152,26 +164,31 @@ impl Check<'_> {
     }
 
     /// The layers whose files are not what they were.
-    fn layers(&mut self) -> Result<HashSet<Digest>> {
+    fn layers(&mut self) -> HashSet<Digest> {
         let mut damaged = HashSet::new();
         // What is being read must not be collected meanwhile.
         let chains = self.graph.inner.layers.chains();
         let _pins = Pins::new(self.graph, chains.clone());
         for chain in chains {
             match self.graph.check_layer(&chain) {
-                None => self.graph.trust(&chain, self.repair)?,
+                None => {
+                    if let Err(error) = self.graph.trust(&chain, self.repair) {
+                        tracing::warn!(layer = %chain, %error, "the layer is whole, and stays suspect");
+                    }
+                }
                 Some(problem) => {
                     self.graph.suspect(&chain, &problem.to_string(), self.repair);
                     self.say(Place::Layer(chain.clone()), problem, Outcome::Found);
+                    self.tell();
                     damaged.insert(chain);
                 }
             }
         }
-        Ok(damaged)
+        damaged
     }
 
     /// The images that cannot be whole.
-    fn images(&mut self, damaged: &HashSet<Digest>) -> Result<()> {
+    fn images(&mut self, damaged: &HashSet<Digest>) {
         let images = self.graph.images();
         for image in images.iter() {
             if let Some(layer) = image.layers.iter().find(|layer| damaged.contains(&layer.chain_id)) {
@@ -182,10 +199,9 @@ impl Check<'_> {
             let DamagedImage { id, reason, .. } = &**image;
             self.say(Place::Image(id.clone()), Problem::Unreadable(reason.clone()), Outcome::Found);
         }
-        Ok(())
     }
 
-    fn documents(&mut self) -> Result<()> {
+    fn documents(&mut self) {
         let images = self.graph.images();
         let mut seen = HashSet::new();
         for image in images.iter() {
@@ -200,14 +216,13 @@ impl Check<'_> {
                     continue;
                 }
                 let outcome = if digest == image.id {
-                    self.mend(Repair::Rewritten, || self.graph.content().put(&image.raw).map(drop))?
+                    self.mend(Repair::Rewritten, || self.graph.content().put(&image.raw).map(drop))
                 } else {
                     Outcome::Found
                 };
                 self.say(Place::Document(digest), problem(error), outcome);
             }
         }
-        Ok(())
     }
 
     /// Records and names of the database that lead nowhere or cannot be read.
@@ -222,11 +237,11 @@ impl Check<'_> {
             let known = image.as_ref().and_then(|id| images.get(id));
             match (records::read::<ImageRecord>(&entity), known) {
                 (Err(error), Some(image)) => {
-                    let outcome = self
-                        .mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)))?;
+                    let outcome =
+                        self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)));
                     self.say(Place::Record(entity.id), problem(error), outcome);
                 }
-                (_, None) if image.is_none() => self.purge(entity.id, Problem::Dangling)?,
+                (_, None) if image.is_none() => self.purge(entity.id, Problem::Dangling),
                 _ => {}
             }
         }
@@ -237,52 +252,50 @@ impl Check<'_> {
                     Some(layer) => {
                         let outcome = self.mend(Repair::Rewritten, || {
                             db.write(Durability::Disk, |db| records::put_layer(db, &layer))
-                        })?;
+                        });
                         self.say(Place::Record(entity.id), problem(error), outcome);
                     }
-                    None => self.purge(entity.id, problem(error))?,
+                    None => self.purge(entity.id, problem(error)),
                 }
             }
         }
         for entity in db.entities(SUSPECT)? {
             if let Err(error) = records::read::<Suspicion>(&entity) {
-                self.purge(entity.id, problem(error))?;
+                self.purge(entity.id, problem(error));
             }
         }
         for entity in db.entities(WRITABLE)? {
             if let Err(error) = records::read::<WritableRecord>(&entity) {
-                self.writable(&entity.id, problem(error))?;
+                self.writable(&entity.id, problem(error));
             }
         }
         for (name, id) in db.children(IMAGES)? {
             if db.entity(&id)?.is_none_or(|entity| entity.kind != IMAGE) {
                 let path = crate::join(IMAGES, &name);
                 let outcome =
-                    self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.delete(&path).map(drop)))?;
+                    self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.delete(&path).map(drop)));
                 self.say(Place::Name(name), Problem::Dangling, outcome);
             }
         }
         Ok(())
     }
 
-    fn writable(&mut self, id: &str, problem: Problem) -> Result<()> {
+    fn writable(&mut self, id: &str, problem: Problem) {
         let container = id.trim_start_matches("writable:");
         let known = self.graph.writable().get(container).cloned();
         let outcome = match known {
             Some(record) => self.mend(Repair::Rewritten, || {
                 self.graph.db().write(Durability::Process, |db| records::put_writable(db, container, &record))
-            })?,
+            }),
             None => Outcome::Found,
         };
         self.say(Place::Record(id.to_owned()), problem, outcome);
-        Ok(())
     }
 
-    fn purge(&mut self, id: String, problem: Problem) -> Result<()> {
+    fn purge(&mut self, id: String, problem: Problem) {
         let db = self.graph.db();
-        let outcome = self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.purge(&id).map(drop)))?;
+        let outcome = self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.purge(&id).map(drop)));
         self.say(Place::Record(id), problem, outcome);
-        Ok(())
     }
 
     /// Layers and documents that nothing names. What comes becomes a part of the store in one step, under the same lock.
@@ -300,7 +313,7 @@ impl Check<'_> {
             if kept.contains(&id) {
                 found.insert(id.clone(), (Place::Lost(id), Outcome::Found));
             } else {
-                let outcome = self.mend(Repair::Deleted, || Ok(graph.driver().remove(&id)?))?;
+                let outcome = self.mend(Repair::Deleted, || Ok(graph.driver().remove(&id)?));
                 found.insert(id.clone(), (Place::Directory(id), outcome));
             }
         }
@@ -308,7 +321,7 @@ impl Check<'_> {
         let content = graph.content();
         let unnamed = |digest: &Digest| !named.contains(digest) && !content.is_awaited(digest);
         for digest in content.list()?.into_iter().filter(unnamed) {
-            let outcome = self.mend(Repair::Deleted, || content.delete(&digest))?;
+            let outcome = self.mend(Repair::Deleted, || content.delete(&digest));
             found.insert(digest.to_string(), (Place::Document(digest), outcome));
         }
         drop(change);

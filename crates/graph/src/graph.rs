@@ -11,7 +11,7 @@ use gantry_graphdriver::GraphDriver;
 use gantry_linux::fs::{self, Durability};
 use gantry_linux::mount::RootMount;
 
-use crate::db::{open_or_rescue, quarantined};
+use crate::db::{backed_up, end_rescue, open_or_rescue, quarantined};
 use crate::images::canonical;
 use crate::layers::Layers;
 use crate::opening::Opening;
@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     root: PathBuf,
     /// The database was damaged, and is what could be found of it.
     rescued: bool,
+    /// Every record was read, and none is old: what nothing names is litter.
+    complete: bool,
     /// Directories of the driver whose records were lost with a damaged database.
     pub kept: Mutex<HashSet<String>>,
     /// The writable layers by container.
@@ -75,13 +77,14 @@ impl Graph {
             changing: Mutex::new(()),
             root: root.to_path_buf(),
             rescued: rescue.is_some(),
+            complete: found.complete && rescue.is_none(),
             kept: Mutex::new(found.kept),
             db,
             content,
             driver,
         };
         let graph = Self { inner: Arc::new(inner) };
-        if found.complete {
+        if graph.inner.complete {
             graph.collect(&graph.change())?;
             graph.discard_documents(&graph.change())?;
         }
@@ -95,10 +98,26 @@ impl Graph {
         &self.inner.db
     }
 
-    /// Whether this daemon found the database damaged, so that records may be old or missing.
+    /// Whether this daemon found the database damaged, so that records may be old or missing. Until the next start nothing is
+    /// taken for litter.
     #[must_use]
     pub fn was_rescued(&self) -> bool {
         self.inner.rescued
+    }
+
+    /// Whether a file was written after the backup that a rescue took, so that it knows more.
+    #[must_use]
+    pub fn is_younger_than_the_backup(&self, path: &Path) -> bool {
+        let written = fs::metadata(path).ok().and_then(|found| found.modified().ok());
+        written.is_some_and(|written| backed_up(&self.inner.root).is_none_or(|backup| written > backup))
+    }
+
+    /// Says that everything that could be found again is in the database; before, each start is part of the rescue.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub fn end_rescue(&self) -> Result<()> {
+        if self.inner.rescued { end_rescue(&self.inner.root) } else { Ok(()) }
     }
 
     /// Replaces the backup of the database, if anything changed since the last one.
@@ -191,7 +210,8 @@ impl Graph {
         self.inner.driver.sweep(false)?;
         collected?;
         // Measured here, off every path that somebody waits for, so that nobody waits when it is asked for.
-        self.layers_disk_use().map(drop)
+        self.layers_disk_use();
+        Ok(())
     }
 
     /// Bytes on the disk of all layers, of the documents and of the database.
@@ -199,7 +219,7 @@ impl Graph {
     /// # Errors
     /// The driver's, and what the file system refuses.
     pub fn disk_use(&self) -> Result<u64> {
-        let mut bytes = self.layers_disk_use()? + gantry_graphdriver::disk_use(self.inner.content.root())?;
+        let mut bytes = self.layers_disk_use() + gantry_graphdriver::disk_use(self.inner.content.root())?;
         for part in ["", "-wal", "-shm"] {
             let mut file = self.inner.db.path().as_os_str().to_owned();
             file.push(part);
@@ -211,16 +231,18 @@ impl Graph {
         Ok(bytes)
     }
 
-    fn layers_disk_use(&self) -> Result<u64> {
+    fn layers_disk_use(&self) -> u64 {
         let mut bytes = 0;
         for layer in self.inner.layers.all() {
             match self.inner.driver.disk_use(&layer.store_id) {
                 // It was removed meanwhile.
                 Err(gantry_graphdriver::Error::NotFound(_)) => {}
-                used => bytes += used?,
+                // One that cannot be measured keeps no other from being swept or counted.
+                Err(error) => tracing::warn!(layer = %layer.chain_id, %error, "what a layer uses is not known"),
+                Ok(used) => bytes += used,
             }
         }
-        Ok(bytes)
+        bytes
     }
 
     /// The right to change images and names.
@@ -253,8 +275,8 @@ impl Graph {
     /// Takes out the layers that none of these images, no container and no registration needs, uppermost first. They are
     /// given back or discarded.
     pub(crate) fn take_unneeded(&self, images: &Images) -> Vec<Arc<Layer>> {
-        if images.damaged().any(|image| image.top.is_none()) {
-            // Any layer may be its.
+        if !self.inner.complete || images.damaged().any(|image| image.top.is_none()) {
+            // Any layer may be that of something whose record was not read.
             return Vec::new();
         }
         let mut kept: HashSet<Digest> =

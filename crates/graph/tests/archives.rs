@@ -416,7 +416,13 @@ fn archives_of_old_docker_are_loaded_with_the_ids_that_docker_gives_them() {
         // Saved by id alone there are no names; half of one is none.
         let nameless = pack(&[(&path(&first, "json"), one.as_bytes()), (&path(&first, "layer.tar"), &below)]);
         assert_eq!(load(&graph, &nameless).unwrap()[0].names, []);
+        let digested = format!(r#"{{"base@sha256":{{"{first}":"{first}"}}}}"#);
         for broken in [
+            pack(&[
+                (&path(&first, "json"), one.as_bytes()),
+                (&path(&first, "layer.tar"), &below),
+                ("repositories", digested.as_bytes()),
+            ]),
             pack(&[(&path(&second, "json"), two.as_bytes()), (&path(&second, "layer.tar"), &above)]),
             pack(&[(&path(&first, "json"), one.as_bytes())]),
             pack(&[

@@ -95,6 +95,17 @@ fn a_pull_sees_at_once_that_a_layer_lacks_a_part_and_brings_that_layer_only() {
 }
 
 #[test]
+fn a_load_of_what_was_saved_brings_a_damaged_layer_anew() {
+    let (root, graph) = store();
+    let id = debian().pull(&graph, &["debian:12"]);
+    let mut archive = Vec::new();
+    graph.save(&[(graph.image("debian:12").unwrap(), vec![name("debian:12")])], &mut archive).unwrap();
+    std::fs::remove_dir_all(layer(root.path(), &graph, "debian:12", 0).join("diff")).unwrap();
+    assert_eq!(graph.load(&mut archive.as_slice(), &|_| {}).unwrap()[0].image.id, id);
+    assert_eq!(fsck(&graph, false), []);
+}
+
+#[test]
 fn a_pull_that_fails_leaves_the_damaged_layer_as_it_was() {
     let (root, graph) = store();
     let source = debian();

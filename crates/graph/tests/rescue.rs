@@ -101,11 +101,34 @@ fn a_damaged_database_is_put_aside_and_its_backup_and_what_came_since_are_taken(
         assert_eq!(fsck(&graph), [Place::Lost("web".to_owned())], "{how}");
         drop(graph);
         let graph = open(root.path(), "overlay");
-        assert!(!graph.was_rescued() && graph.quarantined().len() == 1, "{how}: only the start that found it");
+        assert!(graph.was_rescued() && graph.quarantined().len() == 1, "{how}: until it is complete");
+        assert_eq!(fsck(&graph), [Place::Lost("web".to_owned())], "{how}");
         assert!(graph.adopt_container_layer("web", &young).unwrap());
+        graph.end_rescue().unwrap();
+        drop(graph);
+        let graph = open(root.path(), "overlay");
+        assert!(!graph.was_rescued() && graph.quarantined().len() == 1, "{how}: only the start that found it");
         assert_eq!(fsck(&graph), [], "{how}");
         assert_eq!(graph.container_size("web").unwrap().1, 9);
     }
+}
+
+#[test]
+fn a_rescue_that_was_killed_after_the_backup_took_its_place_goes_on_with_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    let (_, [.., young]) = filled(root.path());
+    std::fs::write(root.path().join("gantry.db"), "garbage").unwrap();
+    drop(open(root.path(), "overlay"));
+    // As if nothing had been indexed again yet.
+    for part in ["gantry.db-wal", "gantry.db-shm"] {
+        let _ = std::fs::remove_file(root.path().join(part));
+    }
+    std::fs::copy(root.path().join("gantry.db.backup"), root.path().join("gantry.db")).unwrap();
+    let graph = open(root.path(), "overlay");
+    assert!(graph.was_rescued());
+    assert_eq!(graph.image(young.as_str()).unwrap().size(), 9);
+    assert!(graph.adopt_container_layer("web", &young).unwrap(), "the container's layer is there");
+    assert_eq!(fsck(&graph), []);
 }
 
 #[test]
@@ -147,8 +170,12 @@ fn an_image_that_was_removed_after_the_backup_does_not_come_back() {
     let graph = open(root.path(), "overlay");
     assert!(graph.was_rescued());
     assert!(graph.image(id.as_str()).is_err() && graph.images().is_empty());
+    // Its layers' records are taken for litter when the rescue is over, and not by it.
+    graph.end_rescue().unwrap();
+    drop(graph);
+    let graph = open(root.path(), "overlay");
     assert_eq!(fsck(&graph), []);
-    assert!(graph.damage().is_empty());
+    assert!(graph.images().is_empty() && graph.damage().is_empty());
 }
 
 #[test]

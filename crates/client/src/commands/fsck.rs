@@ -18,7 +18,7 @@ pub static COMMAND: Command = Command::new(
 )
 .flags(&[&[
     Flag::switch("repair", "Fetch damaged layers and documents again, and delete what nothing needs"),
-    Flag::switch("remove", "With --repair: remove images that cannot be repaired, unless a container uses them"),
+    Flag::switch("remove", "With --repair: remove what cannot be repaired and nothing uses: images, and what has lost its record"),
     Flag::one("format", "string", "'json' prints each finding as a JSON document"),
 ]])
 .details(

@@ -3,21 +3,23 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_linux::fs;
+use gantry_linux::fs::{self, Durability};
 
 use super::Record;
 
 /// The copy's name.
 const FILE: &str = "record.json";
 
-fn path(id: &str, data_root: &Path) -> PathBuf {
+/// Where the copy of a container's record is.
+pub fn path(id: &str, data_root: &Path) -> PathBuf {
     data_root.join("containers").join(id).join(FILE)
 }
 
 /// Writes the copy. A container is none the worse without it.
 pub fn write(record: &Record, data_root: &Path) {
     let written = match serde_json::to_vec(record) {
-        Ok(document) => fs::write(path(&record.id, data_root), document).map_err(|error| error.to_string()),
+        Ok(document) => fs::write_atomic(path(&record.id, data_root), &document, 0o600, Durability::Process)
+            .map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     if let Err(error) = written {

@@ -42,9 +42,15 @@ impl Store {
         graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}")))?;
         let store =
             Self { graph, data_root: data_root.to_path_buf(), index: RwLock::default(), unreadable: RwLock::default() };
+        let rescued = store.graph.was_rescued();
+        // A backup does not know what was started since it was made, nor what network that was given.
+        let younger = |id: &str| rescued && store.graph.is_younger_than_the_backup(&copy::path(id, data_root));
         for Entity { id, properties, .. } in store.graph.db().entities(KIND)? {
             match serde_json::from_str::<Record>(&properties) {
-                Ok(record) => store.enter(record),
+                Ok(record) => match younger(&id).then(|| copy::read(&id, data_root)).flatten() {
+                    Some(record) => store.restore(record)?,
+                    None => store.enter(record),
+                },
                 Err(error) => match copy::read(&id, data_root) {
                     Some(record) => store.restore(record)?,
                     None => {
@@ -53,7 +59,7 @@ impl Store {
                 },
             }
         }
-        if store.graph.was_rescued() {
+        if rescued {
             for record in copy::all(data_root) {
                 let lost = !store.read().by_id.contains_key(&record.id);
                 if lost && store.graph.driver().exists(&record.id) {

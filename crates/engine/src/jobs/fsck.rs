@@ -85,7 +85,8 @@ async fn check(
         let worker = Arc::clone(engine);
         said = blocking(move || {
             for finding in damaged {
-                let outcome = repair::outcome(&worker, &finding, &fetched, remove)?;
+                let outcome = repair::outcome(&worker, &finding, &fetched, remove)
+                    .unwrap_or_else(|error| Outcome::Unrepaired(error.to_string()));
                 said.tell(Finding { outcome, ..finding });
             }
             Ok(said)

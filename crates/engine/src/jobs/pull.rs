@@ -94,7 +94,6 @@ async fn bring(engine: Arc<Engine>, key: String, request: Request, broadcast: Ar
             let familiar = reference.familiar();
             let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_repository())]);
             engine.events.publish("image", "pull", &familiar, attributes);
-            engine.sweep_soon();
         }
         Err(error) => broadcast.push(Progress::failure(error.to_string())),
     }

@@ -35,9 +35,15 @@ pub async fn all(engine: &Arc<Engine>) {
         let found = reattach(&worker);
         litter(&worker);
         if let Some(bridge) = &worker.drivers.bridge
+            // A container that has no record has a link all the same.
+            && !worker.graph.was_rescued()
+            && worker.containers.unreadable().is_empty()
             && let Err(error) = bridge.restored()
         {
             warn!("clean the bridge network: {error}");
+        }
+        if let Err(error) = worker.graph.end_rescue() {
+            warn!("the next start takes the database for damaged again: {error}");
         }
         Ok(found)
     });

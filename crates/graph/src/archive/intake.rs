@@ -22,6 +22,8 @@ use crate::{DOCUMENT_LIMIT, Error, Graph, Layer, Result};
 
 /// Files of one archive: images of a few hundred layers, some thousand times over.
 const FILE_LIMIT: usize = 100_000;
+/// Bytes of a path (`PATH_MAX`).
+const PATH_LIMIT: usize = 4096;
 /// Links that lead to links.
 const LINK_LIMIT: usize = 16;
 /// Bytes of documents that are kept in memory; further ones are written to the disk.
@@ -36,6 +38,8 @@ pub(super) struct Intake<'a> {
     graph: &'a Graph,
     /// For files that are neither kept nor unpacked; made with the first.
     directory: PathBuf,
+    /// Also those that others of the same name replaced.
+    entries: usize,
     staged: usize,
     kept: u64,
     members: HashMap<String, Member>,
@@ -57,7 +61,8 @@ impl<'a> Intake<'a> {
     /// Reads the whole archive (gzip, zstd or plain).
     pub(super) fn read(graph: &'a Graph, input: &mut dyn Read) -> Result<Self> {
         let directory = graph.inner.content.staging();
-        let mut intake = Self { graph, directory, staged: 0, kept: 0, members: HashMap::new(), loose: Vec::new() };
+        let mut intake =
+            Self { graph, directory, entries: 0, staged: 0, kept: 0, members: HashMap::new(), loose: Vec::new() };
         let mut magic = Vec::new();
         (&mut *input).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut input = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(input));
@@ -99,14 +104,19 @@ impl<'a> Intake<'a> {
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let refuse = |why: &str| Error::invalid("image archive", format!("entry {path:?}: {why}"));
         let name = normal(&path, "").ok_or_else(|| refuse("its path leads out of the archive"))?;
-        if self.members.len() >= FILE_LIMIT {
+        let target = entry.link_name_bytes();
+        if name.len().max(target.as_ref().map_or(0, |target| target.len())) > PATH_LIMIT {
+            return Err(Error::invalid("image archive", format!("a path of more than {PATH_LIMIT} bytes")));
+        }
+        self.entries += 1;
+        if self.entries > FILE_LIMIT {
             return Err(refuse(&format!("more than {FILE_LIMIT} files")));
         }
         let member = match entry.header().entry_type() {
             EntryType::Directory | EntryType::XGlobalHeader => return Ok(()),
             EntryType::Regular | EntryType::Continuous => self.file(&name, entry, crew)?,
             kind @ (EntryType::Symlink | EntryType::Link) => {
-                let target = entry.link_name_bytes().ok_or_else(|| refuse("a link to nothing"))?;
+                let target = target.ok_or_else(|| refuse("a link to nothing"))?;
                 // A symbolic link starts where it lies, a hard link at the root.
                 let base =
                     if kind == EntryType::Symlink { name.rsplit_once('/').map_or("", |(base, _)| base) } else { "" };
@@ -124,8 +134,9 @@ impl<'a> Intake<'a> {
     fn file(&mut self, name: &str, entry: &mut tar::Entry<'_, impl Read>, crew: &mut Crew<'_, '_>) -> Result<Member> {
         if let Some(layer) = self.known(name) {
             let pins = Pins::new(self.graph, vec![layer.chain_id.clone()]);
-            // It may have gone before it was pinned.
-            if self.graph.inner.layers.get(&layer.chain_id).is_some() {
+            self.graph.look_at(&layer.chain_id);
+            // It may have gone before it was pinned; a damaged one is brought anew.
+            if self.graph.inner.layers.sound(&layer.chain_id).is_some() {
                 return Ok(Member::Known(layer, pins));
             }
         }

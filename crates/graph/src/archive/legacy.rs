@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::intake::Intake;
+use super::load::reference;
 use crate::{Error, LAYER_LIMIT, Result, RootFs};
 
 const REPOSITORIES: &str = "repositories";
@@ -87,8 +88,7 @@ fn named(intake: &Intake<'_>) -> Result<BTreeMap<String, Vec<Reference>>> {
         gantry_api::json::from_slice(&intake.document(REPOSITORIES)?).map_err(|error| invalid(error.to_string()))?;
     for (repository, tags) in repositories {
         for (tag, id) in tags {
-            let name = Reference::parse(&format!("{repository}:{tag}")).map_err(|error| invalid(error.to_string()))?;
-            names.entry(id).or_default().push(name);
+            names.entry(id).or_default().push(reference(&format!("{repository}:{tag}"))?);
         }
     }
     Ok(names)

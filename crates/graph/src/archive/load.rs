@@ -14,6 +14,15 @@ use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, dig
 
 /// Indexes inside indexes.
 const NESTING: usize = 4;
+/// Entries of all indexes of an archive: one may be named many times, and lead to others.
+const ENTRIES: usize = 10_000;
+
+/// How far into indexes one is, and how many of their entries were looked at.
+#[derive(Default)]
+struct Way {
+    depth: usize,
+    entries: usize,
+}
 
 /// An image that was loaded.
 #[derive(Debug)]
@@ -51,7 +60,7 @@ impl Graph {
         if intake.has(OCI_LAYOUT) || intake.has(INDEX) {
             let index: Index = parse(INDEX, &intake.document(INDEX)?)?;
             let mut loaded = Vec::new();
-            self.load_index(&mut intake, index, &[], NESTING, report, &mut loaded)?;
+            self.load_index(&mut intake, index, &[], &mut Way::default(), report, &mut loaded)?;
             if loaded.is_empty() {
                 return Err(Error::invalid("image archive", "no image in it is for this machine"));
             }
@@ -90,11 +99,15 @@ impl Graph {
         intake: &mut Intake<'_>,
         index: Index,
         names: &[Reference],
-        depth: usize,
+        way: &mut Way,
         report: Report<'_>,
         loaded: &mut Vec<Loaded>,
     ) -> Result<()> {
         for entry in index.manifests {
+            way.entries += 1;
+            if way.entries > ENTRIES {
+                return Err(Error::invalid("image archive", format!("its indexes name more than {ENTRIES} images")));
+            }
             let named = entry_name(&entry)?;
             let names: Vec<_> = names.iter().cloned().chain(named).collect();
             let raw = blob(intake, &entry.descriptor)?;
@@ -103,10 +116,12 @@ impl Graph {
             }
             let kind: Index = parse("manifest", &raw)?;
             if kind.config.is_none() {
-                if depth == 0 {
+                if way.depth == NESTING {
                     return Err(Error::invalid("image archive", "indexes inside indexes inside indexes"));
                 }
-                self.load_index(intake, kind, &names, depth - 1, report, loaded)?;
+                way.depth += 1;
+                self.load_index(intake, kind, &names, way, report, loaded)?;
+                way.depth -= 1;
             } else {
                 loaded.push(self.load_manifest(intake, entry.descriptor.media_type, raw, kind, names, report)?);
             }
@@ -182,7 +197,7 @@ fn blob(intake: &Intake<'_>, descriptor: &Descriptor) -> Result<Vec<u8>> {
 }
 
 /// A name that an archive may give. Which digest an image has in a repository only its registry can say.
-fn reference(text: &str) -> Result<Reference> {
+pub(super) fn reference(text: &str) -> Result<Reference> {
     let invalid = |why: String| Error::invalid(format!("name {text:?} in the image archive"), why);
     let name = Reference::parse(text).map_err(|error| invalid(error.to_string()))?;
     if name.digest().is_some() {

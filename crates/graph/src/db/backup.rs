@@ -18,6 +18,10 @@ use crate::{Error, Result};
 const COMPANIONS: [&str; 3] = ["", "-wal", "-shm"];
 /// Why something lies in a directory of the quarantine.
 const REASON: &str = "reason";
+/// What says, in the data root, that a rescue has begun and is not complete: with these words in it.
+const PENDING: &str = "gantry.db.rescue";
+const FROM_BACKUP: &str = "from the backup";
+const FROM_NOTHING: &str = "from nothing";
 
 /// What was done about a damaged database.
 #[derive(Debug, Clone)]
@@ -27,7 +31,7 @@ pub(crate) struct Rescue {
 }
 
 /// Opens the database of a data root. One that is damaged, or lost, is put aside and replaced by its backup, if there is a
-/// good one.
+/// good one. A rescue that a dead daemon began is one until [`end_rescue`].
 ///
 /// # Errors
 /// When the file system refuses, or a newer version wrote it.
@@ -37,7 +41,7 @@ pub(crate) fn open_or_rescue(root: &Path) -> Result<(GraphDb, Option<Rescue>)> {
     let reason = match lost(root, &path, &backup)? {
         Some(reason) => reason,
         None => match open_checked(&path)? {
-            Ok(db) => return Ok((db, None)),
+            Ok(db) => return Ok((db, pending(root)?)),
             Err(reason) => reason,
         },
     };
@@ -52,6 +56,9 @@ pub(crate) fn open_or_rescue(root: &Path) -> Result<(GraphDb, Option<Rescue>)> {
             }
         },
     };
+    // First of all: whoever opens the new database has to know that it is old, or empty.
+    let word = if from_backup { FROM_BACKUP } else { FROM_NOTHING };
+    fs::write_atomic(root.join(PENDING), word.as_bytes(), 0o600, Durability::Disk)?;
     let instead =
         if from_backup { "its last backup was taken" } else { "there was no backup, images were indexed again" };
     let aside = quarantine(root, &path, &format!("the database is damaged: {reason}; {instead}"))?;
@@ -63,6 +70,29 @@ pub(crate) fn open_or_rescue(root: &Path) -> Result<(GraphDb, Option<Rescue>)> {
         Ok(db) => Ok((db, Some(Rescue { from_backup }))),
         Err(reason) => Err(Error::invalid(format!("database {}", path.display()), reason)),
     }
+}
+
+fn pending(root: &Path) -> Result<Option<Rescue>> {
+    match fs::read_to_string(root.join(PENDING)) {
+        Err(error) if error.is_not_found() => Ok(None),
+        word => Ok(Some(Rescue { from_backup: word? == FROM_BACKUP })),
+    }
+}
+
+/// A rescue is complete: what could be found of what the database lost is in it again.
+///
+/// # Errors
+/// What the file system refuses.
+pub(crate) fn end_rescue(root: &Path) -> Result<()> {
+    match fs::remove_file(root.join(PENDING)) {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        _ => Ok(fs::sync_directory(root)?),
+    }
+}
+
+/// When the backup was made.
+pub(crate) fn backed_up(root: &Path) -> Option<SystemTime> {
+    fs::metadata(backup_of(&root.join("gantry.db"))).ok()?.modified().ok()
 }
 
 fn backup_of(path: &Path) -> PathBuf {

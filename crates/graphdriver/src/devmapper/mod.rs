@@ -70,7 +70,9 @@ pub(crate) fn open(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver
                 }
                 Ok(None) => {}
                 // Its own layer alone is lost: whoever wants to mount it is told.
-                Err(error) => tracing::warn!(%error, "a layer's device is not known"),
+                Err(error @ Error::Damaged { .. }) => tracing::warn!(%error, "a layer's device is not known"),
+                // It may be there, and whatever device nobody is known to have is deleted.
+                Err(error) => return Err(error),
             }
         }
     }
@@ -216,16 +218,16 @@ impl DeviceMapper {
         parent.map(|parent| self.enter(&self.store.layer(&parent)?, false)).transpose()
     }
 
-    /// Deletes the device of what was removed; false when somebody still has it mounted.
-    fn delete(&self, directory: &Path) -> Result<bool, Error> {
+    /// Deletes the device of what was removed. Its number is free when its note is gone as well, not before.
+    fn delete(&self, directory: &Path) -> Result<Deleted, Error> {
         let device = match Device::read(directory) {
             Ok(Some(device)) => device,
             // Written before the device was made: there is none, or the next start finds it.
-            Ok(None) | Err(Error::Damaged { .. }) => return Ok(true),
+            Ok(None) | Err(Error::Damaged { .. }) => return Ok(Deleted::Gone(None)),
             Err(error) => return Err(error),
         };
         if !self.pool.is_released(device.id)? {
-            return Ok(false);
+            return Ok(Deleted::Mounted);
         }
         if self.discard && !self.missing.contains(&device.id) {
             match self.pool.discard(&self.pool.thin(device.id, device.sectors)) {
@@ -234,13 +236,20 @@ impl DeviceMapper {
                 other => other?,
             }
         }
-        let deleted = self.pool.delete(device.id)?;
-        // The number of one that was missing stays known as such.
-        if deleted && !self.missing.contains(&device.id) {
-            self.ids.give_back(device.id);
+        if !self.pool.delete(device.id)? {
+            return Ok(Deleted::Mounted);
         }
-        Ok(deleted)
+        // The number of one that was missing stays known as such.
+        Ok(Deleted::Gone(Some(device.id).filter(|id| !self.missing.contains(id))))
     }
+}
+
+/// What came of deleting a device.
+enum Deleted {
+    /// Somebody still has it mounted.
+    Mounted,
+    /// It is not there; the number is free when nothing on the disk names it any more.
+    Gone(Option<u32>),
 }
 
 fn is_nothing_to_discard(error: &gantry_linux::Error) -> bool {
@@ -369,8 +378,11 @@ impl GraphDriver for DeviceMapper {
             let removed = self.store.trash().join(name);
             // What somebody has mounted, or what fails, waits for the next time, and keeps nothing else.
             match self.delete(&removed) {
-                Ok(true) => delete(&removed)?,
-                Ok(false) => tracing::debug!(path = %removed.display(), "a removed layer is still mounted"),
+                Ok(Deleted::Gone(id)) => match delete(&removed) {
+                    Ok(()) => id.into_iter().for_each(|id| self.ids.give_back(id)),
+                    Err(error) => first = first.and(Err(error)),
+                },
+                Ok(Deleted::Mounted) => tracing::debug!(path = %removed.display(), "a removed layer is still mounted"),
                 Err(error) => first = first.and(Err(error)),
             }
         }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use gantry_linux::ResultExt;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{read, retry_on_intr};
+use rustix::io::{read, retry_on_intr, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
@@ -41,8 +41,10 @@ pub fn split(process: &Process, left: &Capabilities, report: &OwnedFd) -> Result
         Clone::Child => {
             drop((signals, unconfined));
             take_foreground(process.terminal);
-            // Its end tells: the program must not meet an init that can do more than itself. One that fails takes us along.
-            retry_on_intr(|| read(&confined, &mut [0u8; 1])).during("wait for", "the init")?;
+            // The program must not meet an init that can do more than itself.
+            if retry_on_intr(|| read(&confined, &mut [0u8; 1])).during("wait for", "the init")? == 0 {
+                return Err(Error::Invalid("the init could not be confined as its program is".into()));
+            }
             Ok(())
         }
         Clone::Parent(program) => {
@@ -51,7 +53,7 @@ pub fn split(process: &Process, left: &Capabilities, report: &OwnedFd) -> Result
             // A name is a courtesy to whoever reads `ps`.
             let _ = rustix::thread::set_name(c"gantry-init");
             let confined = lsm::confine_self(process).and_then(|()| confine(process, left, report));
-            if closed.is_err() || confined.is_err() {
+            if closed.is_err() || confined.is_err() || retry_on_intr(|| write(&unconfined, b"1")).is_err() {
                 process::exit_now(255);
             }
             drop(unconfined);
