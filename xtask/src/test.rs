@@ -1,7 +1,7 @@
 //! `cargo xtask test`: installs what is needed, runs every test, counts them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,8 @@ pub fn run(filters: &[&str]) -> Result<()> {
     let binary = build::gantry(build::PROFILE)?;
     let library = c_library::build(build::PROFILE)?;
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
+    let temporary = tempfile::tempdir().context("make a directory for the temporary files of the tests")?;
+    count.temporary = temporary.path().to_owned();
     let units = ["--workspace", "--exclude", "gantry-tests", "--cargo-profile", build::PROFILE, "--no-fail-fast"];
     let nextest = program("cargo-nextest").is_some() || nextest();
     let mut command = if nextest {
@@ -52,11 +54,22 @@ pub fn run(filters: &[&str]) -> Result<()> {
     let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);
     system.args(filters);
     count.add(&mut system, &binary, skips.path())?;
+    count.check("the tests' temporary files", left_behind(temporary.path()));
     if filters.is_empty() {
         count.museum(skips.path())?;
         count.machine(skips.path())?;
     }
     report(&count, skips.path())
+}
+
+/// Tests remove what they make, outside the machine's kernel too.
+fn left_behind(temporary: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(temporary).with_context(|| format!("read {}", temporary.display()))?;
+    let names: Vec<_> = entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<_>>()?;
+    if !names.is_empty() {
+        bail!("left behind: {names:?}");
+    }
+    Ok(())
 }
 
 fn report(count: &Count, skips: &Path) -> Result<()> {
@@ -90,6 +103,8 @@ struct Count {
     failed: u64,
     broken: bool,
     complaints: Vec<String>,
+    /// Where tests put temporary files.
+    temporary: PathBuf,
 }
 
 impl Count {
@@ -131,6 +146,7 @@ impl Count {
     /// Runs a runner, shows what it says, and counts. A failing runner that names no failed test broke before.
     fn add(&mut self, command: &mut Command, binary: &Path, skips: &Path) -> Result<()> {
         command.env("GANTRY_BIN", binary).env("GANTRY_SKIPS", skips).env("CARGO_TERM_COLOR", "never");
+        command.env("TMPDIR", &self.temporary);
         // Both streams in one pipe: nextest speaks on standard error, cargo test on standard output.
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
         let mut child =

@@ -57,6 +57,9 @@ suite() {
     timeout -s KILL "$seconds" "$@" </dev/null >&3 2>&3
     code=$?
     cd /
+    # What one suite leaves, the next one would lack.
+    left=$(ls -A /scratch)
+    [ -z "$left" ] || { say "left" $left; rm -rf /scratch/* /scratch/.[!.]*; }
     say "end $name $code $started $(cut -d' ' -f1 /proc/uptime)"
     while read -r line; do say "skip $line"; done <"$GANTRY_SKIPS"
     : >"$GANTRY_SKIPS"

@@ -79,6 +79,12 @@ impl Verdict {
                 self.running =
                     Some(Running { name: rest.to_owned(), said: vec![], passed: 0, failed: 0, counted: false });
             }
+            "left" => {
+                if let Some(running) = &mut self.running {
+                    running.failed += 1;
+                    running.said.push(format!("it left behind, in its directory for temporary files: {rest}"));
+                }
+            }
             "end" => self.end(rest),
             "skip" => self.skips.push(format!("in the virtual machine: {rest}")),
             "note" => println!("the virtual machine: {rest}"),

@@ -10,7 +10,8 @@ use gantry_linux::quota::{self, Usage};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-use crate::place::{BTRFS, EXT4_QUOTA, FileSystem, MIB, Place, XFS_QUOTA, base, open, place, root, run};
+use crate::image::run;
+use crate::place::{BTRFS, EXT4_QUOTA, FileSystem, MIB, XFS_QUOTA, base, open, place, root};
 
 /// Writes up to so many bytes as a container's process does, without the right to go past quotas; returns how many went in
 /// and why no more.
@@ -41,7 +42,7 @@ fn assert_stops(path: &Path, most: u64) {
 
 fn a_writer_stops_at_its_limit_and_others_go_on(file_system: &FileSystem, name: &str) {
     let Some(place) = place(file_system) else { return };
-    let driver = open(&place.mounted, name, &[]).unwrap();
+    let driver = open(&place.mounted(), name, &[]).unwrap();
     base(&*driver);
     driver.create_writable("small", Some("base"), Some(4 * MIB)).unwrap();
     driver.create_writable("free", Some("base"), None).unwrap();
@@ -57,13 +58,13 @@ fn a_writer_stops_at_its_limit_and_others_go_on(file_system: &FileSystem, name: 
 
     // The limit is the layer's, whoever opens the store.
     drop(driver);
-    let driver = open(&place.mounted, name, &[]).unwrap();
+    let driver = open(&place.mounted(), name, &[]).unwrap();
     let (_small, at) = root(&*driver, "small");
     assert_stops(&at.join("more"), MIB);
 }
 
-fn the_project(place: &Place, driver: &str, id: &str) -> u32 {
-    let layer = place.mounted.join(driver).join("layers").join(id);
+fn the_project(home: &Path, driver: &str, id: &str) -> u32 {
+    let layer = home.join(driver).join("layers").join(id);
     let number = |part| quota::project(fs::File::open(layer.join(part)).unwrap()).unwrap().unwrap();
     if driver == "vfs" {
         return number("root");
@@ -74,45 +75,45 @@ fn the_project(place: &Place, driver: &str, id: &str) -> u32 {
 
 fn projects_are_free_when_their_layers_are_gone_and_never_shared(file_system: &FileSystem, name: &str) {
     let Some(place) = place(file_system) else { return };
-    let driver = open(&place.mounted, name, &[]).unwrap();
+    let driver = open(&place.mounted(), name, &[]).unwrap();
     base(&*driver);
-    let beside = Place { _image: tempfile::tempdir().unwrap(), mounted: place.mounted.join("beside") };
-    let other = open(&beside.mounted, name, &[]).unwrap();
+    let (home, beside) = (place.mounted(), place.mounted().join("beside"));
+    let other = open(&beside, name, &[]).unwrap();
     let mut numbers = std::collections::BTreeSet::new();
     for id in ["a", "b", "c"] {
         driver.create_writable(id, Some("base"), Some(4 * MIB)).unwrap();
         other.create_writable(id, None, Some(4 * MIB)).unwrap();
-        numbers.extend([the_project(&place, name, id), the_project(&beside, name, id)]);
+        numbers.extend([the_project(&home, name, id), the_project(&beside, name, id)]);
     }
     drop(driver);
     // A daemon that starts anew finds those that are in use.
-    let driver = open(&place.mounted, name, &[]).unwrap();
+    let driver = open(&place.mounted(), name, &[]).unwrap();
     driver.create_writable("d", Some("base"), Some(4 * MIB)).unwrap();
-    numbers.insert(the_project(&place, name, "d"));
+    numbers.insert(the_project(&home, name, "d"));
     assert_eq!(numbers.len(), 7);
-    let home = fs::File::open(&place.mounted).unwrap();
-    let number = the_project(&place, name, "a");
-    assert!(quota::usage(&home, number).unwrap().limit >= 4 * MIB);
+    let store = fs::File::open(&home).unwrap();
+    let number = the_project(&home, name, "a");
+    assert!(quota::usage(&store, number).unwrap().limit >= 4 * MIB);
     driver.remove("a").unwrap();
     driver.sweep(false).unwrap();
-    assert_eq!(quota::usage(&home, number).unwrap().limit, 0);
+    assert_eq!(quota::usage(&store, number).unwrap().limit, 0);
     // xfs takes the files apart in the background.
     let end = Instant::now() + Duration::from_secs(20);
-    while quota::usage(&home, number).unwrap() != Usage::default() {
-        assert!(Instant::now() < end, "{:?}", quota::usage(&home, number));
+    while quota::usage(&store, number).unwrap() != Usage::default() {
+        assert!(Instant::now() < end, "{:?}", quota::usage(&store, number));
         std::thread::yield_now();
     }
     // What could not be made leaves nothing either.
     assert!(driver.create_writable("x", Some("none"), Some(MIB)).is_err());
     driver.sweep(false).unwrap();
-    let unlimited = quota::project(fs::File::open(place.mounted.join(name)).unwrap()).unwrap().unwrap();
+    let unlimited = quota::project(fs::File::open(place.mounted().join(name)).unwrap()).unwrap().unwrap();
     driver.create_writable("plain", Some("base"), Some(0)).unwrap();
-    assert_eq!(the_project(&place, name, "plain"), unlimited);
+    assert_eq!(the_project(&home, name, "plain"), unlimited);
 }
 
 fn the_daemons_limit_is_that_of_containers_that_say_none(file_system: &FileSystem, name: &str, option: &str) {
     let Some(place) = place(file_system) else { return };
-    let driver = open(&place.mounted, name, &[option]).unwrap();
+    let driver = open(&place.mounted(), name, &[option]).unwrap();
     driver.create_writable("default", None, None).unwrap();
     driver.create_writable("own", None, Some(0)).unwrap();
     assert_stops(&root(&*driver, "default").1.join("f"), 4 * MIB);
@@ -122,11 +123,11 @@ fn the_daemons_limit_is_that_of_containers_that_say_none(file_system: &FileSyste
 #[test]
 fn quota_groups_go_with_their_subvolumes_and_come_with_the_first_limit() {
     let Some(place) = place(&BTRFS) else { return };
-    let driver = open(&place.mounted, "btrfs", &["btrfs.min_space=1m"]).unwrap();
+    let driver = open(&place.mounted(), "btrfs", &["btrfs.min_space=1m"]).unwrap();
     base(&*driver);
     driver.create_writable("free", Some("base"), None).unwrap();
     let show =
-        || run(&["btrfs".as_ref(), "qgroup".as_ref(), "show".as_ref(), "--raw".as_ref(), place.mounted.as_ref()]);
+        || run(&["btrfs".as_ref(), "qgroup".as_ref(), "show".as_ref(), "--raw".as_ref(), place.mounted().as_os_str()]);
     assert!(show().is_err(), "nobody asked for a limit");
     let error = driver.create_writable("web", Some("base"), Some(1000)).unwrap_err();
     assert!(error.to_string().contains("1000 bytes are less than btrfs.min_space, 1048576"), "{error}");
@@ -141,17 +142,17 @@ fn quota_groups_go_with_their_subvolumes_and_come_with_the_first_limit() {
     }
     driver.remove("web").unwrap();
     driver.sweep(false).unwrap();
-    run(&["btrfs".as_ref(), "subvolume".as_ref(), "sync".as_ref(), place.mounted.as_ref()]).unwrap();
+    run(&["btrfs".as_ref(), "subvolume".as_ref(), "sync".as_ref(), place.mounted().as_os_str()]).unwrap();
     // Some kernels let a group go only when it is seen to be empty: then a later sweep removes it.
     let end = Instant::now() + Duration::from_secs(20);
     while groups() != before - 1 {
         assert!(Instant::now() < end, "{}", show().unwrap());
-        rustix::fs::syncfs(fs::File::open(&place.mounted).unwrap()).unwrap();
+        rustix::fs::syncfs(fs::File::open(place.mounted()).unwrap()).unwrap();
         driver.sweep(false).unwrap();
     }
     // What the kernel removed itself is noted no longer either.
     driver.sweep(false).unwrap();
-    assert!(!place.mounted.join("btrfs/groups").exists());
+    assert!(!place.mounted().join("btrfs/groups").exists());
 }
 
 #[test]

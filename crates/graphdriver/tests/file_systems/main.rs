@@ -3,6 +3,8 @@
 #![allow(clippy::print_stderr, reason = "what is skipped is said loudly")]
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "../image/mod.rs"]
+mod image;
 mod limits;
 mod place;
 mod sharing;

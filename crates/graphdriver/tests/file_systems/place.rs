@@ -1,16 +1,15 @@
-//! File systems of loop files: each is mounted in a mount namespace of the test's own thread, and goes with it.
+//! The file systems that can more than others.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gantry_graphdriver::{Error, GraphDriver, Options, open_with};
-use gantry_linux::process::{CloneFlags, unshare};
+
+use crate::image::Image;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -27,40 +26,17 @@ pub const XFS_QUOTA: FileSystem = FileSystem { options: "loop,pquota", ..XFS };
 pub const EXT4_QUOTA: FileSystem =
     FileSystem { name: "ext4", mkfs: &["mkfs.ext4", "-q", "-O", "quota,project"], options: "loop,prjquota" };
 
-pub fn run(words: &[&OsStr]) -> Result<String, String> {
-    let output = Command::new(words[0]).args(&words[1..]).output().map_err(|error| format!("{words:?}: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    Ok(String::from_utf8(output.stdout).unwrap())
-}
-
-/// Where one is mounted.
-pub struct Place {
-    pub _image: tempfile::TempDir,
-    pub mounted: PathBuf,
-}
-
 /// Mounts such a file system; none where the machine cannot, which is said loudly, and once.
-pub fn place(file_system: &FileSystem) -> Option<Place> {
+pub fn place(file_system: &FileSystem) -> Option<Image> {
     static LACKING: Mutex<Vec<&str>> = Mutex::new(Vec::new());
     let mut lacking = LACKING.lock().unwrap_or_else(PoisonError::into_inner);
     if lacking.contains(&file_system.options) {
         return None;
     }
-    unshare(CloneFlags::NEWNS).unwrap();
-    run(&["mount", "--make-rprivate", "/"].map(OsStr::new)).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (image, mounted) = (directory.path().join("image"), directory.path().join("mounted"));
-    fs::File::create(&image).unwrap().set_len(512 * MIB).unwrap();
-    fs::create_dir(&mounted).unwrap();
-    let made = run(&file_system.mkfs.iter().map(OsStr::new).chain([image.as_os_str()]).collect::<Vec<_>>());
-    let mount = [OsStr::new("mount"), "-o".as_ref(), file_system.options.as_ref(), image.as_ref(), mounted.as_ref()];
-    match made.and_then(|_| run(&mount)) {
-        Ok(_) => Some(Place { _image: directory, mounted }),
+    match Image::mount(512 * MIB, file_system.mkfs, file_system.options) {
+        Ok(image) => Some(image),
         Err(error) => {
             lacking.push(file_system.options);
-            let error = error.replace(directory.path().to_str().unwrap(), "");
             skip(&format!("graphdrivers on {} ({}): {error}", file_system.name, file_system.options));
             None
         }

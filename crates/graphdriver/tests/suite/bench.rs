@@ -14,6 +14,8 @@ use rustix::mount::{
 };
 use tar::{EntryType, Header};
 
+use super::image::Image;
+
 /// A driver in a place of its own.
 pub struct Bench {
     pub driver: Arc<dyn GraphDriver>,
@@ -80,26 +82,14 @@ pub fn open(root: &Path, name: &str, further: &[&str]) -> Result<Arc<dyn GraphDr
     Ok(gantry_graphdriver::open_with(root, Some(driver), &Options::parse(&options)?)?.0)
 }
 
-/// A directory on a btrfs of its own, mounted in a mount namespace of this thread: both go with the thread.
+/// A directory on a btrfs that is this thread's own, and goes with it.
 fn on_btrfs() -> tempfile::TempDir {
     thread_local! {
-        static IMAGE: std::cell::RefCell<Option<tempfile::TempDir>> = const { std::cell::RefCell::new(None) };
+        static IMAGE: std::cell::RefCell<Option<Image>> = const { std::cell::RefCell::new(None) };
     }
-    let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
-        let output = std::process::Command::new(program).args(arguments).output();
-        let output = output.unwrap_or_else(|error| panic!("{program}, of Debian's btrfs-progs or mount: {error}"));
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    gantry_linux::process::unshare(gantry_linux::process::CloneFlags::NEWNS).unwrap();
-    run("mount", &["--make-rprivate".as_ref(), "/".as_ref()]);
-    let directory = tempfile::tempdir().unwrap();
-    let (image, mounted) = (directory.path().join("image"), directory.path().join("mounted"));
-    fs::File::create(&image).unwrap().set_len(1 << 30).unwrap();
-    fs::create_dir(&mounted).unwrap();
-    run("mkfs.btrfs", &["-q".as_ref(), image.as_os_str()]);
-    run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), mounted.as_os_str()]);
-    let root = tempfile::tempdir_in(&mounted).unwrap();
-    IMAGE.with(|kept| kept.replace(Some(directory)));
+    let image = Image::mount(1 << 30, &["mkfs.btrfs", "-q"], "loop").unwrap();
+    let root = tempfile::tempdir_in(image.mounted()).unwrap();
+    IMAGE.with(|kept| kept.replace(Some(image)));
     root
 }
 

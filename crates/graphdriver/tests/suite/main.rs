@@ -9,6 +9,8 @@ mod archives;
 mod bench;
 mod devices;
 mod files;
+#[path = "../image/mod.rs"]
+mod image;
 mod layers;
 mod removal;
 
