@@ -31,7 +31,7 @@ usage: cargo xtask <verb>
                feed random input to the parsers (installs cargo-fuzz; needs the nightly toolchain)
   build [PROFILE]
                build the binary, its functions in order (release)
-  order        record the order: which functions a container's start calls (as root; takes minutes)
+  order        record the order: which functions a container's start calls (as root)
   c-library [PROFILE]
                build libcontainer.a, libcontainer.so and libcontainer.h (release)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies

@@ -20,8 +20,8 @@ pub const LINKER_CAN: bool = cfg!(all(target_arch = "x86_64", target_env = "gnu"
 const FILE: &str = "crates/gantry/start.order";
 /// So many instances of one generic function are taken for the one that was recorded.
 const MOST_ALIKE: usize = 3;
-/// Stepping through everything that a runtime does takes its time.
-const LIMIT: Duration = Duration::from_secs(1200);
+/// Of one operation.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The symbols of a built binary in the order in which they are to be.
 ///
@@ -50,36 +50,39 @@ pub fn of(binary: &Path) -> Result<String> {
     Ok(ordered)
 }
 
-/// Records which functions are called by running the runtime step by step. Takes minutes.
+/// Records which functions are called, by running the runtime with a breakpoint on each.
 pub fn record() -> Result<()> {
     let binary = build::gantry(build::PROFILE)?;
     let store = build::root().join("target/bench");
     fs::create_dir_all(&store).with_context(|| format!("make {}", store.display()))?;
-    let (step, seen) = (stepper(&store)?, store.join("steps"));
-    fs::write(&seen, "").with_context(|| format!("write {}", seen.display()))?;
+    let (calls, functions, seen) = (tracer(&store)?, store.join("functions"), store.join("calls.seen"));
+    let offsets: String = symbols(&binary)?.iter().map(|(address, _)| format!("{address:x}\n")).collect();
+    for (path, content) in [(&functions, &*offsets), (&seen, "")] {
+        fs::write(path, content).with_context(|| format!("write {}", path.display()))?;
+    }
     let entry = entry_point(&binary)?;
     bench::lives(&binary, &mut |operation, command, directory| {
-        // What `create` leaves waiting could not be stepped through to its end; `run` does all that it does.
+        // What `create` leaves waiting could not be followed to its end; `run` does all that it does.
         if operation == "create" {
             let mut plain = Command::new(command.get_program());
             return bench::run_within(plain.args(command.get_args()), directory, LIMIT);
         }
-        println!("{operation}, step by step");
-        let mut stepped = Command::new(&step);
-        stepped.arg(&seen).arg(format!("{entry:x}")).arg(command.get_program()).args(command.get_args());
-        bench::run_within(&mut stepped, directory, LIMIT)
+        println!("{operation}, call by call");
+        let mut traced = Command::new(&calls);
+        traced.args([&seen, &functions]).arg(format!("{entry:x}"));
+        bench::run_within(traced.arg(command.get_program()).args(command.get_args()), directory, LIMIT)
     })?;
-    let names = called(&binary, &fs::read_to_string(&seen).context("read the steps")?)?;
+    let names = called(&binary, &fs::read_to_string(&seen).context("read the calls")?)?;
     let head = "# Functions in the order in which a container's start first calls them; `cargo xtask order` writes this file.\n";
     let path = build::root().join(FILE);
     println!("{} functions", names.len());
     fs::write(&path, format!("{head}{}\n", names.join("\n"))).with_context(|| format!("write {}", path.display()))
 }
 
-fn stepper(store: &Path) -> Result<PathBuf> {
-    let program = store.join("step");
+fn tracer(store: &Path) -> Result<PathBuf> {
+    let program = store.join("calls");
     let mut compiler = Command::new(paths::need("cc")?);
-    compiler.args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&program).arg(build::root().join("xtask/src/order/step.c"));
+    compiler.args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&program).arg(build::root().join("xtask/src/order/calls.c"));
     command::succeed(&mut compiler, command::LIMIT)?;
     Ok(program)
 }

@@ -25,6 +25,8 @@ pub struct Archives {
     pub docker: PathBuf,
     /// Everything in one archive.
     pub flat: PathBuf,
+    /// An archive of nothing: the image of the container that changes are committed of.
+    pub empty: PathBuf,
     layers: usize,
     bytes: usize,
 }
@@ -109,7 +111,10 @@ fn write(place: &Path, name: &str, title: String, layers: Vec<Vec<u8>>) -> Resul
     put("manifest.json", manifest.to_string().as_bytes())?;
     archive.into_inner().and_then(|mut file| file.flush()).context("write an archive of images")?;
     let (count, bytes) = (layers.len(), layers.iter().map(Vec::len).sum());
-    Ok(Archives { title, name: tag, docker, flat, layers: count, bytes })
+    let empty = place.join("empty.tar");
+    // Two blocks of zeros are the end of an archive.
+    std::fs::write(&empty, [0; 1024]).with_context(|| format!("write {}", empty.display()))?;
+    Ok(Archives { title, name: tag, docker, flat, empty, layers: count, bytes })
 }
 
 /// A small generator of numbers that look random: xorshift.

@@ -141,15 +141,16 @@ impl Engine {
         self.measure(place, Operation::Pull, keep, &|| self.run(&pull, None))?;
         self.run(&["rmi", &name], None)?;
         let flat = image.flat.display().to_string();
-        let (imported, committed) = ("bench.example/imported:latest", "bench.example/committed:latest");
-        self.measure(place, Operation::Import, keep, &|| self.run(&["import", &flat, imported], None))?;
-        // What the commit finds is the same again, as changes of a container.
-        self.run(&["create", "--name", "changed", imported, "/bin/true"], None)?;
+        let [imported, bare, committed] =
+            ["imported", "bare", "committed"].map(|name| format!("bench.example/{name}:latest"));
+        self.measure(place, Operation::Import, keep, &|| self.run(&["import", &flat, &imported], None))?;
+        // What the commit finds is the same again, as changes of a container whose image has none of it.
+        self.run(&["import", &image.empty.display().to_string(), &bare], None)?;
+        self.run(&["create", "--name", "changed", &bare, "/bin/true"], None)?;
         self.run(&["cp", "-", "changed:/"], Some(&image.flat))?;
-        self.measure(place, Operation::Commit, keep, &|| self.run(&["commit", "changed", committed], None))?;
+        self.measure(place, Operation::Commit, keep, &|| self.run(&["commit", "changed", &committed], None))?;
         self.run(&["rm", "-f", "changed"], None)?;
-        self.run(&["rmi", committed], None)?;
-        self.run(&["rmi", imported], None)
+        [&committed, &imported, &bare].into_iter().try_for_each(|name| self.run(&["rmi", name], None))
     }
 
     fn measure(&self, place: &Path, operation: Operation, keep: Keep<'_>, work: &dyn Fn() -> Result<()>) -> Result<()> {
