@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gantry_linux::ResultExt as _;
 use gantry_linux::netlink::{Message, Socket};
 use libcontainer::network::Cidr;
-use libcontainer::network::firewall::{Element, Firewall};
+use libcontainer::network::firewall::{self, BridgeRules, Element, Firewall};
 use libcontainer::network::link::{self, LOOPBACK, Link};
 
 use crate::ipam::{self, Ipam};
@@ -94,7 +94,18 @@ impl Bridge {
         let (Link { index, .. }, subnet, mtu) = setup::bridge(&mut route, &options)?;
         let to_forward = setup::is_to_forward(&options)?;
         let load = || {
-            Firewall::load(&options.name, subnet, options.icc, to_forward).map_err(|error| taken(&options.name, error))
+            let forwarding = firewall::Options { forwarding: to_forward, ..firewall::Options::default() };
+            let mut firewall =
+                Firewall::load(&options.name, forwarding).map_err(|error| taken(&options.name, error))?;
+            firewall.add_bridge(&BridgeRules {
+                name: options.name.clone(),
+                subnet4: Some(subnet.into()),
+                subnet6: None,
+                icc: options.icc,
+                masquerade: true,
+                internal: false,
+            })?;
+            Ok::<_, Error>(firewall)
         };
         let firewall = options.firewall.then(load).transpose()?;
         if to_forward {
@@ -219,11 +230,10 @@ impl Bridge {
             state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
         }
         self.configure(request, held.address.address)?;
-        let State { firewall: Some(firewall), held: others, .. } = state else { return Ok(()) };
-        if held.ports.is_empty() || firewall.add(&held.elements())? {
-            return Ok(());
+        match &mut state.firewall {
+            Some(firewall) if !held.ports.is_empty() => Ok(firewall.add(&held.elements())?),
+            _ => Ok(()),
         }
-        Ok(firewall.replace(&others.values().chain([held]).flat_map(Held::elements).collect::<Vec<_>>())?)
     }
 }
 
@@ -263,13 +273,10 @@ impl NetworkDriver for Bridge {
     fn leave(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let mut state = self.lock();
         let Some(held) = state.held.remove(&endpoint.container) else { return Ok(()) };
-        let State { firewall, held: others, .. } = &mut *state;
-        let Some(firewall) = firewall else { return Ok(()) };
-        if held.ports.is_empty() || firewall.remove(&held.elements()).is_ok() {
-            return Ok(());
+        match &mut state.firewall {
+            Some(firewall) if !held.ports.is_empty() => Ok(firewall.remove(&held.elements())?),
+            _ => Ok(()),
         }
-        // Somebody emptied the table: what ought to be there is put there, which leaves ours out.
-        Ok(firewall.replace(&others.values().flat_map(Held::elements).collect::<Vec<_>>())?)
     }
 
     fn restore(&self, endpoint: &Endpoint) -> Result<(), Error> {
@@ -282,6 +289,9 @@ impl NetworkDriver for Bridge {
         let ports = endpoint.ports.iter().map(take).collect::<Result<Vec<_>, _>>()?;
         let held = Held { host_link: endpoint.host_link.clone(), address, ports };
         // Its elements are in the table still, or come back with all others in `restored`.
+        if let Some(firewall) = &mut state.firewall {
+            firewall.remember(&held.elements());
+        }
         state.held.insert(endpoint.container.clone(), held);
         Ok(())
     }
@@ -291,9 +301,7 @@ impl NetworkDriver for Bridge {
         let State { route, firewall, held } = &mut *state;
         let mut failures: Vec<Error> = Vec::new();
         if let Some(firewall) = firewall {
-            failures.extend(
-                firewall.replace(&held.values().flat_map(Held::elements).collect::<Vec<_>>()).err().map(Error::from),
-            );
+            failures.extend(firewall.settle().err().map(Error::from));
         }
         let known = |link: &Link| held.values().any(|held| held.host_link == link.name);
         match link::links(route) {
@@ -320,17 +328,15 @@ impl NetworkDriver for Bridge {
 
 impl Held {
     fn elements(&self) -> Vec<Element> {
-        let element = |port: &PublishedPort| {
-            let IpAddr::V4(host) = port.host_ip else { return None };
-            Some(Element {
-                host,
-                protocol: port.protocol,
-                host_port: port.host_port,
-                container: self.address.address,
-                container_port: port.container_port,
-            })
+        let element = |port: &PublishedPort| Element {
+            host: port.host_ip,
+            protocol: port.protocol,
+            host_port: port.host_port,
+            last_port: port.host_port,
+            container: self.address.address.into(),
+            container_port: port.container_port,
         };
-        self.ports.iter().filter_map(|lease| element(&lease.port)).collect()
+        self.ports.iter().map(|lease| element(&lease.port)).collect()
     }
 }
 

@@ -1,207 +1,375 @@
-//! The firewall of one bridge: one nftables table of its name, loaded once; publishing a port adds an element to a map.
+//! The firewall of the host's bridges: one nftables table per family, loaded once. Bridges and published ports are
+//! elements of its sets and maps.
 //!
 //! Nobody else's table is touched, and nothing is accepted here that another table drops. Where the kernel can (6.9),
-//! the table belongs to this daemon's socket, so that `nft flush ruleset` passes it by, and outlives it: the next
-//! daemon takes it over with the elements of the containers that ran on.
+//! the tables belong to this daemon's socket, so that `nft flush ruleset` passes them by, and outlive it: the next
+//! daemon takes them over with the elements of the containers that ran on. What the tables forbid is forbidden without
+//! them, too (`fence`); a [`Watch`] says when somebody changed them, and [`Firewall::heal`] brings them back.
 
 mod expression;
+mod family;
+mod fence;
+mod layout;
 mod rules;
+mod sets;
 
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 
 use gantry_linux::Result;
-use gantry_linux::netlink::{Message, NFTABLES, Socket, transaction};
+use gantry_linux::netlink::{Socket, transaction};
 
-use super::{Cidr, Protocol};
+use self::family::Family;
+use self::fence::Fence;
+use self::layout::{Change, Layout, Ownership};
+use super::{Protocol, Subnet};
 
-const NEW_TABLE: u16 = 0;
-const DELETE_TABLE: u16 = 2;
-const NEW_CHAIN: u16 = 3;
-const NEW_RULE: u16 = 6;
-const DELETE_RULE: u16 = 8;
-const NEW_SET: u16 = 9;
-const NEW_ELEMENT: u16 = 12;
-const DELETE_ELEMENT: u16 = 14;
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
-/// The table belongs to the socket, and stays when that is closed.
-const OWNED_AND_KEPT: u32 = 0x2 | 0x4;
-/// Ports published on one address of the host.
-const BY_ADDRESS: &str = "published";
-/// Ports published on all of them.
-const BY_PORT: &str = "published-any";
-/// An attribute holds 64 KiB; an element less than 80 bytes.
-const ELEMENTS_IN_MESSAGE: usize = 500;
+/// The bit of a packet's mark that says that the table let it through.
+pub const MARK: u32 = 0x1000_0000;
 
-/// A published port as the firewall sees it.
+/// How the tables are to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The host's IPv4 forwarding is turned on by us, and the host is to forward nothing else.
+    pub forwarding: bool,
+    /// The same of IPv6.
+    pub forwarding6: bool,
+}
+
+/// A bridge as the firewall sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeRules {
+    /// The link.
+    pub name: String,
+    /// Its IPv4 subnet.
+    pub subnet4: Option<Subnet>,
+    /// Its IPv6 subnet.
+    pub subnet6: Option<Subnet>,
+    /// Its containers may speak to each other.
+    pub icc: bool,
+    /// What leaves it gets the host's address.
+    pub masquerade: bool,
+    /// Nothing is forwarded from it or to it.
+    pub internal: bool,
+}
+
+impl BridgeRules {
+    const fn subnet(&self, family: Family) -> Option<Subnet> {
+        match family {
+            Family::V4 => self.subnet4,
+            Family::V6 => self.subnet6,
+        }
+    }
+
+    /// Which tables it needs. Without IPv6 its containers still reach each other by link-local addresses.
+    fn families(&self) -> Vec<Family> {
+        if self.subnet6.is_some() || !self.icc { vec![Family::V4, Family::V6] } else { vec![Family::V4] }
+    }
+}
+
+/// Published ports as the firewall sees them: one, or a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Element {
-    /// On the host; unspecified is every address.
-    pub host: Ipv4Addr,
+    /// On the host; unspecified is every address of the family.
+    pub host: IpAddr,
     /// Transport.
     pub protocol: Protocol,
-    /// On the host.
+    /// On the host, the first.
     pub host_port: u16,
-    /// The container's address.
-    pub container: Ipv4Addr,
-    /// Inside the container.
+    /// On the host, the last; the same as the first for one port.
+    pub last_port: u16,
+    /// The container's address, of the same family.
+    pub container: IpAddr,
+    /// Inside the container, the first.
     pub container_port: u16,
 }
 
-/// The table. The socket is kept open: it owns the table.
+impl Element {
+    const fn family(&self) -> Family {
+        Family::of(self.container)
+    }
+}
+
+/// The tables, and what ought to be in them. The socket is kept open: it owns them.
 #[derive(Debug)]
 pub struct Firewall {
     socket: Socket,
+    route: Socket,
     table: String,
-    subnet: Cidr,
-    icc: bool,
-    forwarding: bool,
+    options: Options,
+    fence: Fence,
+    /// The tables that are loaded.
+    families: Vec<Family>,
+    ownership: Ownership,
+    bridges: BTreeMap<String, BridgeRules>,
+    elements: HashSet<Element>,
+    /// The tables hold what is remembered here and nothing else.
+    settled: bool,
 }
 
 impl Firewall {
-    /// Loads the table, or takes over the one that is there with its elements. `icc` lets containers speak to each
-    /// other; `forwarding` is turned on by us, and the host is to forward nothing else.
+    /// Loads the tables, or takes over those that are there with what is in them, until [`Self::settle`].
     ///
     /// # Errors
-    /// `EPERM` when the table belongs to the socket of another process that runs; whatever else the kernel refuses.
-    pub fn load(bridge: &str, subnet: Cidr, icc: bool, forwarding: bool) -> Result<Self> {
-        let mut firewall = Self { socket: Socket::netfilter()?, table: bridge.into(), subnet, icc, forwarding };
-        firewall.load_layout(&[])?;
+    /// `EPERM` when a table belongs to the socket of another process that runs; whatever else the kernel refuses.
+    pub fn load(table: &str, options: Options) -> Result<Self> {
+        let mut firewall = Self {
+            socket: Socket::netfilter()?,
+            route: Socket::route()?,
+            table: table.into(),
+            options,
+            fence: Fence::of(table),
+            families: Vec::new(),
+            ownership: Ownership::Owned,
+            bridges: BTreeMap::new(),
+            elements: HashSet::new(),
+            settled: false,
+        };
+        firewall.open(Family::V4)?;
+        if layout::exists(&mut firewall.socket, table, Family::V6)? {
+            firewall.open(Family::V6)?;
+        }
         Ok(firewall)
     }
 
-    /// The whole table, with these elements and those that are there.
-    fn load_layout(&mut self, elements: &[Element]) -> Result<()> {
+    /// Whether a foreign flush passes the tables by.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.ownership == Ownership::Owned
+    }
+
+    /// Takes up a bridge, which must be there and up.
+    ///
+    /// # Errors
+    /// The kernel's refusals; then nothing is changed.
+    pub fn add_bridge(&mut self, bridge: &BridgeRules) -> Result<()> {
+        for family in bridge.families() {
+            self.open(family)?;
+        }
+        let replaced = self.bridges.insert(bridge.name.clone(), bridge.clone());
+        let added = self.add_bridge_elements(bridge).and_then(|()| self.fence.enclose(&mut self.route, bridge));
+        if let Err(error) = added {
+            self.bridges.remove(&bridge.name);
+            self.bridges.extend(replaced.map(|old| (old.name.clone(), old)));
+            // The first error is the one to tell.
+            let _second = self.write_bridges();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn add_bridge_elements(&mut self, bridge: &BridgeRules) -> Result<()> {
+        let layout = self.layout();
+        let messages = layout.bridge(Change::Add, &self.families, bridge);
+        match self.socket.transact(transaction(messages)) {
+            // An earlier daemon's, with another subnet, or a table that somebody deleted.
+            Err(error) if error.errno() == libc::EEXIST => self.write_bridges(),
+            Err(error) if error.is_not_found() => self.heal(),
+            other => other,
+        }
+    }
+
+    /// Lets a bridge go, which may be gone already.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn remove_bridge(&mut self, name: &str) -> Result<()> {
+        let Some(bridge) = self.bridges.remove(name) else { return Ok(()) };
+        let messages = self.layout().bridge(Change::Remove, &self.families, &bridge);
+        let removed = match self.socket.transact(transaction(messages)) {
+            Err(error) if error.is_not_found() => self.heal(),
+            other => other,
+        };
+        self.fence.release(&mut self.route, &bridge).and(removed)
+    }
+
+    /// Publishes; what is there already is fine if it says the same. Where somebody deleted the table or a part of it,
+    /// all of it comes back.
+    ///
+    /// # Errors
+    /// The kernel's refusals; then nothing of it is published.
+    pub fn add(&mut self, elements: &[Element]) -> Result<()> {
+        let messages = self.layout().ports(Change::Add, elements);
+        self.elements.extend(elements);
+        let added = match self.socket.transact(transaction(messages)) {
+            Err(error) if error.is_not_found() => self.heal(),
+            other => other,
+        };
+        if added.is_err() {
+            self.forget(elements);
+        }
+        added
+    }
+
+    /// Withdraws.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn remove(&mut self, elements: &[Element]) -> Result<()> {
+        self.forget(elements);
+        let messages = self.layout().ports(Change::Remove, elements);
+        match self.socket.transact(transaction(messages)) {
+            // Somebody emptied the table: what ought to be there is put there, which leaves these out.
+            Err(error) if error.is_not_found() => self.heal(),
+            other => other,
+        }
+    }
+
+    /// Remembers what an earlier daemon published, and is in the tables still.
+    pub fn remember(&mut self, elements: &[Element]) {
+        self.elements.extend(elements);
+        self.settled = false;
+    }
+
+    fn forget(&mut self, elements: &[Element]) {
+        for element in elements {
+            self.elements.remove(element);
+        }
+    }
+
+    /// After the last [`Self::add_bridge`] and [`Self::remember`] of a start: what nobody claimed goes.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn settle(&mut self) -> Result<()> {
+        if self.settled { Ok(()) } else { self.heal() }
+    }
+
+    /// Brings the tables to what they ought to be, in one step, wherever they are.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn heal(&mut self) -> Result<()> {
+        let families = self.families.clone();
+        self.write(&families, true)?;
+        self.settled = true;
+        for family in families {
+            self.fence.raise(&mut self.route, family)?;
+        }
+        for bridge in self.bridges.values() {
+            self.fence.enclose(&mut self.route, bridge)?;
+        }
+        Ok(())
+    }
+
+    /// Makes these all the bridges and ports there are.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn replace(&mut self, bridges: &[BridgeRules], elements: &[Element]) -> Result<()> {
+        for family in bridges.iter().flat_map(BridgeRules::families) {
+            self.open(family)?;
+        }
+        self.bridges = bridges.iter().map(|bridge| (bridge.name.clone(), bridge.clone())).collect();
+        self.elements = elements.iter().copied().collect();
+        self.heal()
+    }
+
+    /// Deletes the tables and the routing rules. What they held is remembered: [`Self::heal`] would bring it back.
+    ///
+    /// # Errors
+    /// The first of the kernel's refusals.
+    pub fn delete(&mut self) -> Result<()> {
+        let messages = self.families.iter().map(|family| self.layout().delete(*family)).collect();
+        let mut result = self.socket.transact(transaction(messages));
+        for bridge in self.bridges.values() {
+            result = result.and(self.fence.release(&mut self.route, bridge));
+        }
+        for family in &self.families {
+            result = result.and(self.fence.remove(&mut self.route, *family));
+        }
+        result
+    }
+
+    fn layout(&self) -> Layout {
+        Layout { table: self.table.clone(), options: self.options, told: false }
+    }
+
+    /// Loads a family's table if it is not loaded.
+    fn open(&mut self, family: Family) -> Result<()> {
+        if self.families.contains(&family) {
+            return Ok(());
+        }
+        self.fence.raise(&mut self.route, family)?;
+        self.write(&[family], false)?;
+        self.families.push(family);
+        if !self.bridges.is_empty() {
+            self.write_bridges()?;
+        }
+        Ok(())
+    }
+
+    /// The whole of these tables; with `contents` what is in them, and nothing else.
+    fn write(&mut self, families: &[Family], contents: bool) -> Result<()> {
         let mut failure = None;
         // Owned, else plain (older kernel); and what is there taken over, else made anew.
-        for (flags, anew) in [(OWNED_AND_KEPT, false), (OWNED_AND_KEPT, true), (0, false), (0, true)] {
-            let mut messages = self.layout(flags, anew);
-            messages.extend(self.changes(NEW_ELEMENT, elements));
-            match self.socket.transact(transaction(messages)) {
-                Ok(()) => return Ok(()),
-                Err(error) if !matches!(error.errno(), libc::EOPNOTSUPP | libc::EEXIST | libc::EINVAL) => {
-                    return Err(error);
+        for ownership in [Ownership::Owned, Ownership::Plain] {
+            for anew in [false, true] {
+                let messages = self.whole(families, ownership, anew, contents);
+                match self.socket.transact(transaction(messages)) {
+                    Ok(()) => {
+                        self.ownership = ownership;
+                        return Ok(());
+                    }
+                    Err(error) if !matches!(error.errno(), libc::EOPNOTSUPP | libc::EEXIST | libc::EINVAL) => {
+                        return Err(error);
+                    }
+                    Err(error) => failure = failure.or(Some(error)),
                 }
-                Err(error) => failure = failure.or(Some(error)),
             }
         }
         failure.map_or(Ok(()), Err)
     }
 
-    /// Adds elements; one that is there already is fine if it says the same. `false`: somebody deleted the table or a
-    /// part of it, and nothing was added; [`Self::replace`] brings all of it back.
-    pub fn add(&mut self, elements: &[Element]) -> Result<bool> {
-        match self.socket.transact(transaction(self.changes(NEW_ELEMENT, elements))) {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Removes elements, all of which must be there.
-    pub fn remove(&mut self, elements: &[Element]) -> Result<()> {
-        self.socket.transact(transaction(self.changes(DELETE_ELEMENT, elements)))
-    }
-
-    /// Makes these all the elements there are, in one step; with the whole table where somebody deleted it.
-    pub fn replace(&mut self, elements: &[Element]) -> Result<()> {
-        let flush = |map| self.message(DELETE_ELEMENT, 0).text(1, &self.table).text(2, map).named("empty map", map);
-        let mut messages = vec![flush(BY_ADDRESS), flush(BY_PORT)];
-        messages.extend(self.changes(NEW_ELEMENT, elements));
-        match self.socket.transact(transaction(messages)) {
-            Err(error) if error.is_not_found() => self.load_layout(elements),
-            other => other,
-        }
-    }
-
-    /// Deletes the table.
-    pub fn delete(&mut self) -> Result<()> {
-        let message = self.message(DELETE_TABLE, 0).text(1, &self.table);
-        self.socket.transact(transaction(vec![message.named("delete nftables table", &self.table)]))
-    }
-
-    fn layout(&self, flags: u32, anew: bool) -> Vec<Message> {
-        let table = |m: Message| m.text(1, &self.table);
-        let new_table = || table(self.message(NEW_TABLE, CREATE)).named("make nftables table", &self.table);
+    fn whole(
+        &self,
+        families: &[Family],
+        ownership: Ownership,
+        anew: bool,
+        contents: bool,
+    ) -> Vec<gantry_linux::netlink::Message> {
+        let layout = self.layout();
         let mut messages = Vec::new();
-        if anew {
-            messages.push(new_table());
-            messages.push(table(self.message(DELETE_TABLE, 0)).named("delete nftables table", &self.table));
-        }
-        messages.push(new_table().be32(2, flags));
-        let guard = self.forwarding.then_some(rules::BETWEEN_OTHERS);
-        for chain in rules::CHAINS.into_iter().chain(guard) {
-            let message = table(self.message(NEW_CHAIN, CREATE))
-                .text(3, chain.name)
-                .nest(4, |m| m.be32(1, chain.hook).attribute(2, chain.priority.to_be_bytes()));
-            messages.push(message.text(7, chain.kind).named("make nftables chain", chain.name));
-            let empty = table(self.message(DELETE_RULE, 0)).text(2, chain.name);
-            messages.push(empty.named("empty nftables chain", chain.name));
-        }
-        for (id, (map, type_of_key, length)) in (1..).zip([(BY_ADDRESS, 0x730d, 12), (BY_PORT, 0x30d, 8)]) {
-            const IS_MAP: u32 = 8;
-            // Types as `nft` numbers them, six bits each: address . protocol . port, and address . port.
-            let key = |m: Message| m.be32(3, IS_MAP).be32(4, type_of_key).be32(5, length);
-            let message = key(table(self.message(NEW_SET, CREATE)).text(2, map)).be32(6, 0x1cd).be32(7, 8).be32(10, id);
-            messages.push(message.named("make nftables map", map));
-        }
-        let guard = self.forwarding.then(rules::between_others).into_iter().flatten();
-        for (chain, rule) in rules::rules(&self.table, self.subnet, self.icc).into_iter().chain(guard) {
-            let message = table(self.message(NEW_RULE, CREATE | APPEND)).text(2, chain);
-            let fill = |m| rule.into_iter().fold(m, |m, expression| expression(m));
-            messages.push(message.nest(4, fill).named("add nftables rule to chain", chain));
-        }
-        messages
-    }
-
-    fn changes(&self, kind: u16, elements: &[Element]) -> Vec<Message> {
-        let operation = if kind == NEW_ELEMENT { "publish" } else { "withdraw" };
-        let (any, one): (Vec<&Element>, Vec<&Element>) = elements.iter().partition(|e| e.host.is_unspecified());
-        let mut messages = Vec::new();
-        for (map, list) in [(BY_ADDRESS, one), (BY_PORT, any)] {
-            for chunk in list.chunks(ELEMENTS_IN_MESSAGE) {
-                let flags = if kind == NEW_ELEMENT { CREATE } else { 0 };
-                let message = self.message(kind, flags).text(1, &self.table).text(2, map).nest(3, |m| {
-                    chunk.iter().fold(m, |m, element| m.nest(1, |m| element.write(m, kind == NEW_ELEMENT)))
-                });
-                messages.push(message.named(operation, chunk[0].to_string()));
+        for family in families {
+            messages.extend(layout.table(*family, ownership, anew));
+            if contents {
+                messages.extend(layout.empty(*family, sets::sets(*family).iter().map(|set| set.name)));
             }
         }
+        if contents {
+            for bridge in self.bridges.values() {
+                messages.extend(layout.bridge(Change::Add, families, bridge));
+            }
+            let elements: Vec<Element> =
+                self.elements.iter().filter(|element| families.contains(&element.family())).copied().collect();
+            messages.extend(layout.ports(Change::Add, &elements));
+        }
         messages
     }
 
-    #[allow(clippy::unused_self, reason = "reads as the table's message")]
-    fn message(&self, kind: u16, flags: u16) -> Message {
-        const IPV4: u8 = 2;
-        Message::new(NFTABLES << 8 | kind, flags, &[IPV4, 0, 0, 0])
-    }
-}
-
-impl Element {
-    fn write(&self, message: Message, with_data: bool) -> Message {
-        const VALUE: u16 = 1;
-        let port = |number: u16| [number.to_be_bytes(), [0; 2]].concat();
-        let mut key = Vec::new();
-        if !self.host.is_unspecified() {
-            key.extend(self.host.octets());
+    /// All that the sets say of bridges, and no port.
+    fn write_bridges(&mut self) -> Result<()> {
+        let layout = self.layout();
+        let mut messages = Vec::new();
+        for family in &self.families {
+            let of_bridges =
+                sets::sets(*family).into_iter().map(|set| set.name).filter(|name| sets::is_of_bridges(name));
+            messages.extend(layout.empty(*family, of_bridges));
         }
-        let protocol = match self.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-        };
-        key.extend([protocol, 0, 0, 0]);
-        key.extend(port(self.host_port));
-        let message = message.nest(1, |m| m.attribute(VALUE, key));
-        if !with_data {
-            return message;
+        for bridge in self.bridges.values() {
+            messages.extend(layout.bridge(Change::Add, &self.families, bridge));
         }
-        let data = [self.container.octets().to_vec(), port(self.container_port)].concat();
-        message.nest(2, |m| m.attribute(VALUE, data))
+        self.socket.transact(transaction(messages))
     }
 }
 
 impl std::fmt::Display for Element {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "port {}:{} to {}:{}", self.host, self.host_port, self.container, self.container_port)
+        let host = std::net::SocketAddr::new(self.host, self.host_port);
+        let container = std::net::SocketAddr::new(self.container, self.container_port);
+        if self.last_port > self.host_port {
+            return write!(f, "ports {host} to {} to {container}", self.last_port);
+        }
+        write!(f, "port {host} to {container}")
     }
 }

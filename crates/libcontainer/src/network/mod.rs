@@ -29,7 +29,7 @@ mod subnet;
 
 use serde::{Deserialize, Serialize};
 
-pub use subnet::Cidr;
+pub use subnet::{Cidr, Subnet};
 
 /// Transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 
 use gantry_linux::netlink::Message;
 
+use super::family::Family;
+
 /// An expression, appended to a rule's message.
 pub type Expression = Box<dyn FnOnce(Message) -> Message>;
 
@@ -11,6 +13,11 @@ const REGISTER: u32 = 8;
 const LIST_ELEMENT: u16 = 1;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const MARK: u32 = 3;
+const TRANSPORT_PROTOCOL: u32 = 16;
+const INVERTED: u32 = 1;
 
 /// Which link, of the packet's arrival or departure.
 #[derive(Clone, Copy)]
@@ -21,13 +28,22 @@ pub enum Way {
     Out = 7,
 }
 
-/// Which address of the packet, by its offset in the IPv4 header.
+/// Which address of the packet.
 #[derive(Clone, Copy)]
 pub enum End {
     /// Where it comes from.
-    Source = 12,
+    Source,
     /// Where it goes.
-    Destination = 16,
+    Destination,
+}
+
+/// What a rule looks up in a set: it takes the registers from the first on, one after the other.
+#[derive(Clone, Copy)]
+pub enum Key {
+    Address(End),
+    Link(Way),
+    Protocol,
+    Port,
 }
 
 fn expression(name: &'static str, data: impl FnOnce(Message) -> Message + 'static) -> Expression {
@@ -40,14 +56,14 @@ fn compare(equal: bool, value: Vec<u8>) -> Expression {
     })
 }
 
-fn and_mask(mask: Vec<u8>) -> Expression {
-    let zero = vec![0; mask.len()];
+fn bits(mask: Vec<u8>, flip: Vec<u8>) -> Expression {
+    let length = u32::try_from(mask.len()).unwrap_or(0);
     expression("bitwise", move |m| {
         m.be32(1, REGISTER)
             .be32(2, REGISTER)
-            .be32(3, 4)
+            .be32(3, length)
             .nest(4, |m| m.attribute(DATA_VALUE, mask))
-            .nest(5, |m| m.attribute(DATA_VALUE, zero))
+            .nest(5, |m| m.attribute(DATA_VALUE, flip))
     })
 }
 
@@ -59,26 +75,45 @@ fn payload(register: u32, base: u32, offset: u32, length: u32) -> Expression {
     expression("payload", move |m| m.be32(1, register).be32(2, base).be32(3, offset).be32(4, length))
 }
 
+fn load_address(family: Family, end: End, register: u32) -> Expression {
+    let length = family.address_length();
+    let first = match family {
+        Family::V4 => 12,
+        Family::V6 => 8,
+    };
+    let offset = if matches!(end, End::Source) { first } else { first + length };
+    payload(register, NETWORK_HEADER, offset, length)
+}
+
 /// The packet's link is, or is not, the one of this name.
 pub fn link(way: Way, equal: bool, name: &str) -> Vec<Expression> {
-    let mut padded = name.as_bytes().to_vec();
-    padded.resize(16, 0);
     // A link's name takes four registers, which the comparison reads at once.
-    vec![meta(REGISTER, way as u32), compare(equal, padded)]
+    vec![meta(REGISTER, way as u32), compare(equal, padded(name))]
 }
 
 /// The packet's link is of this kind; one without a kind, as a network card is, does not match.
 pub fn kind(way: Way, name: &str) -> Vec<Expression> {
     const KIND_AFTER_NAME: u32 = 20;
-    let mut padded = name.as_bytes().to_vec();
-    padded.resize(16, 0);
-    vec![meta(REGISTER, way as u32 + KIND_AFTER_NAME), compare(true, padded)]
+    vec![meta(REGISTER, way as u32 + KIND_AFTER_NAME), compare(true, padded(name))]
 }
 
-/// The address is in the network.
-pub fn within(end: End, network: [u8; 4], mask: u32) -> Vec<Expression> {
-    let load = payload(REGISTER, 1, end as u32, 4);
-    vec![load, and_mask(mask.to_be_bytes().to_vec()), compare(true, network.to_vec())]
+/// A link's name as the kernel compares it.
+pub fn padded(name: &str) -> Vec<u8> {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(16, 0);
+    padded
+}
+
+/// The address is one of this host's own loopback.
+pub fn loopback(family: Family, end: End) -> Vec<Expression> {
+    let load = load_address(family, end, REGISTER);
+    match family {
+        Family::V4 => {
+            let mask = bits(vec![255, 0, 0, 0], vec![0; 4]);
+            vec![load, mask, compare(true, vec![127, 0, 0, 0])]
+        }
+        Family::V6 => vec![load, compare(true, std::net::Ipv6Addr::LOCALHOST.octets().to_vec())],
+    }
 }
 
 /// The packet is for an address of the host itself.
@@ -88,35 +123,65 @@ pub fn for_host() -> Vec<Expression> {
     vec![fib, compare(true, LOCAL.to_ne_bytes().to_vec())]
 }
 
-fn conntrack(key: u32, bits: u32, set: bool) -> Vec<Expression> {
+fn conntrack(key: u32, wanted: u32) -> Vec<Expression> {
     let load = expression("ct", move |m| m.be32(1, REGISTER).be32(2, key));
-    vec![load, and_mask(bits.to_ne_bytes().to_vec()), compare(!set, vec![0; 4])]
+    vec![load, bits(wanted.to_ne_bytes().to_vec(), vec![0; 4]), compare(false, vec![0; 4])]
 }
 
-/// The connection's destination was, or was not, translated.
-pub fn translated(yes: bool) -> Vec<Expression> {
-    conntrack(2, 0x20, yes)
+/// The connection's destination was translated.
+pub fn translated() -> Vec<Expression> {
+    conntrack(2, 0x20)
 }
 
-/// The packet belongs to no connection that was let through before.
-pub fn not_established() -> Vec<Expression> {
+/// The packet belongs to a connection that was let through before.
+pub fn established() -> Vec<Expression> {
     const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
-    conntrack(0, ESTABLISHED_OR_RELATED, false)
+    conntrack(0, ESTABLISHED_OR_RELATED)
 }
 
-/// Looks the destination up in a map and sends the packet where the map says.
-pub fn redirect(map: &'static str, with_address: bool) -> Vec<Expression> {
-    let mut rule = Vec::new();
+fn load_keys(family: Family, keys: &[Key]) -> Vec<Expression> {
     let mut register = REGISTER;
-    if with_address {
-        rule.push(payload(register, 1, End::Destination as u32, 4));
-        register += 1;
+    let mut rule = Vec::with_capacity(keys.len() + 2);
+    for key in keys {
+        let (load, registers) = match *key {
+            Key::Address(end) => (load_address(family, end, register), family.address_length() / 4),
+            Key::Link(way) => (meta(register, way as u32), 4),
+            Key::Protocol => (meta(register, TRANSPORT_PROTOCOL), 1),
+            Key::Port => (payload(register, TRANSPORT_HEADER, 2, 2), 1),
+        };
+        rule.push(load);
+        register += registers;
     }
-    rule.push(meta(register, 16));
-    rule.push(payload(register + 1, 2, 2, 2));
-    rule.push(expression("lookup", move |m| m.text(1, map).be32(2, REGISTER).be32(3, REGISTER)));
-    rule.push(expression("nat", |m| m.be32(1, 1).be32(2, 2).be32(3, REGISTER).be32(5, REGISTER + 1)));
     rule
+}
+
+/// The packet is, or is not, in the set.
+pub fn is_in(family: Family, keys: &[Key], set: &'static str, wanted: bool) -> Vec<Expression> {
+    let mut rule = load_keys(family, keys);
+    rule.push(expression("lookup", move |m| {
+        let m = m.text(1, set).be32(2, REGISTER);
+        if wanted { m } else { m.be32(5, INVERTED) }
+    }));
+    rule
+}
+
+/// Looks the packet up in a map and sends it to the address that the map says, and to the port, where the map has one.
+pub fn redirect(family: Family, keys: &[Key], map: &'static str, with_port: bool) -> Vec<Expression> {
+    let mut rule = load_keys(family, keys);
+    rule.push(expression("lookup", move |m| m.text(1, map).be32(2, REGISTER).be32(3, REGISTER)));
+    let port = REGISTER + family.address_length() / 4;
+    rule.push(expression("nat", move |m| {
+        const DESTINATION: u32 = 1;
+        let m = m.be32(1, DESTINATION).be32(2, u32::from(family.number())).be32(3, REGISTER);
+        if with_port { m.be32(5, port) } else { m }
+    }));
+    rule
+}
+
+/// Sets a bit of the packet's mark.
+pub fn mark(bit: u32) -> Vec<Expression> {
+    let flip = bits((!bit).to_ne_bytes().to_vec(), bit.to_ne_bytes().to_vec());
+    vec![meta(REGISTER, MARK), flip, expression("meta", |m| m.be32(3, REGISTER).be32(2, MARK))]
 }
 
 /// Gives the packet the address of the link that it leaves by.
@@ -126,14 +191,24 @@ pub fn masquerade() -> Vec<Expression> {
 
 /// Ends the packet.
 pub fn drop_packet() -> Vec<Expression> {
-    verdict(0)
+    verdict(0, None)
 }
 
 /// Ends this chain for the packet; other tables still decide.
 pub fn pass() -> Vec<Expression> {
-    verdict(1)
+    verdict(1, None)
 }
 
-fn verdict(code: u32) -> Vec<Expression> {
-    vec![expression("immediate", move |m| m.be32(1, 0).nest(2, |m| m.nest(DATA_VERDICT, |m| m.be32(1, code))))]
+/// Goes on in another chain, and does not come back.
+pub fn go_to(chain: &'static str) -> Vec<Expression> {
+    const GOTO: i32 = -4;
+    verdict(GOTO.cast_unsigned(), Some(chain))
+}
+
+fn verdict(code: u32, chain: Option<&'static str>) -> Vec<Expression> {
+    let data = move |m: Message| {
+        let m = m.be32(1, code);
+        chain.map_or(m.clone(), |chain| m.text(2, chain))
+    };
+    vec![expression("immediate", move |m| m.be32(1, 0).nest(2, |m| m.nest(DATA_VERDICT, data)))]
 }

@@ -1,11 +1,15 @@
-//! What the table does: its chains, and the rules of each.
+//! What the table does: its chains, and the rules of each. They are the same for any number of bridges, whose names and
+//! subnets are elements of sets.
 
+use super::MARK;
 use super::expression::{
-    End, Expression, Way, drop_packet, for_host, kind, link, masquerade, not_established, pass, redirect, translated,
-    within,
+    End, Expression, Key, Way, drop_packet, established, for_host, go_to, is_in, kind, link, loopback, mark,
+    masquerade, pass, redirect, translated,
 };
-use super::{BY_ADDRESS, BY_PORT};
-use crate::network::subnet::{Cidr, mask};
+use super::family::Family;
+use super::sets::{
+    BRIDGES, CLOSED, HOME, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, PUBLISHED_RANGES, SUBNETS, WITHIN,
+};
 
 /// A chain of the table and where it hangs.
 pub struct Chain {
@@ -15,65 +19,125 @@ pub struct Chain {
     pub priority: i32,
 }
 
-/// Loopback is guarded before connections are tracked, and destinations translated before packets are routed.
-pub const CHAINS: [Chain; 5] = [
+/// Loopback is guarded before connections are tracked, destinations are translated before packets are routed, and in
+/// between those that may enter a bridge are marked for the routing rules (see `fence`). What is forwarded is decided
+/// before other tables see it, so that they can be told by the mark what was let through.
+pub const CHAINS: [Chain; 6] = [
     Chain { name: "guard", kind: "filter", hook: 0, priority: -300 },
     Chain { name: "arriving", kind: "nat", hook: 0, priority: -100 },
+    Chain { name: "admitted", kind: "filter", hook: 0, priority: -90 },
     Chain { name: "sent-by-host", kind: "nat", hook: 3, priority: -100 },
-    Chain { name: "forwarded", kind: "filter", hook: 2, priority: 0 },
+    Chain { name: "forwarded", kind: "filter", hook: 2, priority: -1 },
     Chain { name: "leaving", kind: "nat", hook: 4, priority: 100 },
 ];
+
+/// Where the chains above go on.
+pub const BRANCHES: [&str; 4] = ["admit", "within-bridge", "into-bridge", "passed"];
 
 /// The chain that is there only where we turned the host's forwarding on; it stays until the table goes, because who
 /// comes later cannot know who turned it on.
 pub const BETWEEN_OTHERS: Chain = Chain { name: "between-others", kind: "filter", hook: 2, priority: 0 };
 
+/// A rule and its chain.
+pub type Rule = (&'static str, Vec<Expression>);
+
 /// The host did not forward before us, and goes on forwarding nothing between its other links, as a LAN and a VPN. What
 /// comes from or goes to a bridge is the affair of whoever made that bridge, another daemon for one.
-pub fn between_others() -> Vec<(&'static str, Vec<Expression>)> {
+pub fn between_others() -> Vec<Rule> {
+    let chain = BETWEEN_OTHERS.name;
     vec![
-        (BETWEEN_OTHERS.name, [kind(Way::In, "bridge"), pass()].concat_all()),
-        (BETWEEN_OTHERS.name, [kind(Way::Out, "bridge"), pass()].concat_all()),
-        (BETWEEN_OTHERS.name, [not_established(), drop_packet()].concat_all()),
+        rule(chain, [kind(Way::In, "bridge"), pass()]),
+        rule(chain, [kind(Way::Out, "bridge"), pass()]),
+        rule(chain, [established(), pass()]),
+        rule(chain, [drop_packet()]),
     ]
 }
 
-/// Every rule with its chain, in order.
-pub fn rules(bridge: &str, subnet: Cidr, icc: bool) -> Vec<(&'static str, Vec<Expression>)> {
-    let loopback = |end| within(end, [127, 0, 0, 0], mask(8));
-    let subnet = |end| within(end, subnet.network().octets(), mask(subnet.prefix));
-    let arrives = |equal| link(Way::In, equal, bridge);
-    let leaves = |equal| link(Way::Out, equal, bridge);
-    let mut rules = vec![
-        // `route_localnet` lets the bridge carry loopback addresses; only answers to the host's own packets may have
-        // one, and those have it only later, when their translation is undone.
-        ("guard", [link(Way::In, false, "lo"), loopback(End::Destination), drop_packet()].concat_all()),
-        ("guard", [arrives(true), loopback(End::Source), drop_packet()].concat_all()),
-        // Containers are reached through what they publish only, and through what they asked for.
-        ("forwarded", [arrives(false), leaves(true), not_established(), translated(false), drop_packet()].concat_all()),
-        ("leaving", [subnet(End::Source), leaves(false), masquerade()].concat_all()),
-        ("leaving", [leaves(true), loopback(End::Source), masquerade()].concat_all()),
-        // From a container through a published port back to one: the answer must pass the host to be translated.
-        ("leaving", [leaves(true), subnet(End::Source), translated(true), masquerade()].concat_all()),
-    ];
-    for chain in ["arriving", "sent-by-host"] {
-        rules.push((chain, [for_host(), redirect(BY_ADDRESS, true)].concat_all()));
-        rules.push((chain, [for_host(), redirect(BY_PORT, false)].concat_all()));
-    }
-    if !icc {
-        let between = [arrives(true), leaves(true), not_established(), translated(false), drop_packet()];
-        rules.push(("forwarded", between.concat_all()));
+/// Every rule with its chain, in order. With `told`, other firewalls of the host are told by the mark what was let
+/// through.
+pub fn rules(family: Family, told: bool) -> Vec<Rule> {
+    let mut rules = guard(family);
+    rules.extend(translation(family));
+    rules.extend(admission(family));
+    rules.extend(forwarding(family));
+    if told {
+        rules.push(rule("passed", [mark(MARK)]));
     }
     rules
 }
 
-/// Joins lists of what cannot be copied.
-trait ConcatAll {
-    fn concat_all(self) -> Vec<Expression>;
+const ARRIVES: [Key; 1] = [Key::Link(Way::In)];
+const LEAVES: [Key; 1] = [Key::Link(Way::Out)];
+const STAYS: [Key; 2] = [Key::Link(Way::In), Key::Link(Way::Out)];
+const SOURCE: Key = Key::Address(End::Source);
+const DESTINATION: Key = Key::Address(End::Destination);
+
+fn guard(family: Family) -> Vec<Rule> {
+    let arrives = is_in(family, &ARRIVES, BRIDGES, true);
+    vec![
+        // `route_localnet` lets the bridge carry loopback addresses; only answers to the host's own packets may have
+        // one, and those have it only later, when their translation is undone.
+        rule("guard", [link(Way::In, false, "lo"), loopback(family, End::Destination), drop_packet()]),
+        rule("guard", [arrives, loopback(family, End::Source), drop_packet()]),
+    ]
 }
 
-impl<const N: usize> ConcatAll for [Vec<Expression>; N] {
-    fn concat_all(self) -> Vec<Expression> {
-        self.into_iter().flatten().collect()
+fn translation(family: Family) -> Vec<Rule> {
+    let at_home = || is_in(family, &[SOURCE, Key::Link(Way::Out)], HOME, true);
+    let mut rules = Vec::new();
+    if family == Family::V6 {
+        // The kernel sends nothing from ::1 out of the host: refused at once is better than waited for in vain.
+        rules.push(rule("sent-by-host", [loopback(family, End::Destination), pass()]));
     }
+    for chain in ["arriving", "sent-by-host"] {
+        let one = [DESTINATION, Key::Protocol, Key::Port];
+        rules.push(rule(chain, [for_host(), redirect(family, &one, PUBLISHED, true)]));
+        rules.push(rule(chain, [for_host(), redirect(family, &one[1..], PUBLISHED_ANY, true)]));
+        rules.push(rule(chain, [for_host(), redirect(family, &one, PUBLISHED_RANGES, false)]));
+    }
+    rules.extend([
+        // From a container through a published port back to one: the answer must pass the host to be translated.
+        rule("leaving", [at_home(), translated(), masquerade()]),
+        rule("leaving", [at_home(), pass()]),
+        rule("leaving", [is_in(family, &[SOURCE], MASQUERADED, true), masquerade()]),
+    ]);
+    if family == Family::V4 {
+        let leaves = is_in(family, &LEAVES, BRIDGES, true);
+        rules.push(rule("leaving", [leaves, loopback(family, End::Source), masquerade()]));
+    }
+    rules
+}
+
+fn admission(family: Family) -> Vec<Rule> {
+    vec![
+        rule("admitted", [is_in(family, &[DESTINATION], SUBNETS, false), pass()]),
+        rule("admitted", [established(), go_to("admit")]),
+        rule("admitted", [translated(), go_to("admit")]),
+        // Within one bridge, by way of the host.
+        rule("admitted", [is_in(family, &[DESTINATION, Key::Link(Way::In)], HOME, true), go_to("admit")]),
+        rule("admit", [mark(MARK)]),
+    ]
+}
+
+fn forwarding(family: Family) -> Vec<Rule> {
+    let is_in = |keys, set, wanted| is_in(family, keys, set, wanted);
+    vec![
+        rule("forwarded", [is_in(&STAYS, WITHIN, true), go_to("within-bridge")]),
+        rule("forwarded", [is_in(&ARRIVES, INTERNAL, true), drop_packet()]),
+        rule("forwarded", [is_in(&LEAVES, INTERNAL, true), drop_packet()]),
+        rule("forwarded", [is_in(&LEAVES, BRIDGES, true), go_to("into-bridge")]),
+        rule("forwarded", [is_in(&ARRIVES, BRIDGES, true), go_to("passed")]),
+        // Containers are reached through what they publish only, and through what they asked for.
+        rule("into-bridge", [established(), go_to("passed")]),
+        rule("into-bridge", [translated(), go_to("passed")]),
+        rule("into-bridge", [drop_packet()]),
+        rule("within-bridge", [is_in(&ARRIVES, CLOSED, false), go_to("passed")]),
+        rule("within-bridge", [established(), go_to("passed")]),
+        rule("within-bridge", [translated(), go_to("passed")]),
+        rule("within-bridge", [drop_packet()]),
+    ]
+}
+
+fn rule<const N: usize>(chain: &'static str, parts: [Vec<Expression>; N]) -> Rule {
+    (chain, parts.into_iter().flatten().collect())
 }

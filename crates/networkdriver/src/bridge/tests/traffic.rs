@@ -203,16 +203,21 @@ fn nft_reads_the_table_as_it_is_meant() {
         ports.push(publish("0.0.0.0", 53, 5353, Protocol::Udp));
         let c = join(&bridge, "c", ports);
         let Some(table) = nft_table() else { return };
-        let (address, subnet) = (c.endpoint.address, bridge.info().subnet.unwrap());
+        let (address, (network, prefix)) = (c.endpoint.address, bridge.info().subnet.unwrap());
+        let subnet = format!("{network}/{prefix}");
         for part in [
             format!("127.0.0.1 . tcp . 8080 : {address} . 80"),
             format!("udp . 53 : {address} . 5353"),
             "iifname != \"lo\" ip daddr 127.0.0.0/8 drop".into(),
-            "iifname \"gvtest0\" ip saddr 127.0.0.0/8 drop".into(),
-            format!("ip saddr {}/{} oifname != \"gvtest0\" masquerade", subnet.0, subnet.1),
-            "oifname \"gvtest0\" ip saddr 127.0.0.0/8 masquerade".into(),
+            "iifname @bridges ip saddr 127.0.0.0/8 drop".into(),
+            "set bridges { type ifname elements = { \"gvtest0\" } }".into(),
+            format!("set subnets {{ type ipv4_addr flags interval elements = {{ {subnet} }} }}"),
+            format!("set home {{ type ipv4_addr . ifname flags interval elements = {{ {subnet} . \"gvtest0\" }} }}"),
+            "ip saddr @masqueraded masquerade".into(),
+            "oifname @bridges ip saddr 127.0.0.0/8 masquerade".into(),
             "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published".into(),
             "fib daddr type local dnat ip to meta l4proto . th dport map @published-any".into(),
+            "fib daddr type local dnat to ip daddr . meta l4proto . th dport map @published-ranges".into(),
             "type nat hook output priority".into(),
         ] {
             assert!(table.contains(&part), "{part}\nin {table}");
