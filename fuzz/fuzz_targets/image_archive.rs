@@ -32,7 +32,7 @@ fuzz_target!(|input: Input| {
     let store = &*STORE;
     let (root, graph) = &store.graphs[usize::from(!input.overlay)];
     let archive = input.bytes(&store.place.outside().to_string_lossy());
-    if let Ok(loaded) = graph.load(&mut archive.as_slice(), &|_| {}) {
+    if let Ok(loaded) = graph.load(&mut archive.as_slice(), None, &|_| {}) {
         let images = graph.images();
         assert!(loaded.iter().all(|loaded| images.get(&loaded.image.id).is_some()), "loaded and not there");
     }
@@ -42,7 +42,7 @@ fuzz_target!(|input: Input| {
     if !before.is_empty() {
         let saved = saved(graph);
         empty(root, graph);
-        graph.load(&mut saved.as_slice(), &|_| {}).expect("load what was saved");
+        graph.load(&mut saved.as_slice(), None, &|_| {}).expect("load what was saved");
         whole(graph);
         assert_eq!(described(graph), before, "other images");
         assert!(self::saved(graph) == saved, "another archive of the same images");

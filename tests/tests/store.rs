@@ -228,3 +228,54 @@ fn prune_takes_what_its_filters_say_and_tells_what_came_back() {
         cli.ok(&["volume", "rm", &used]);
     });
 }
+
+/// Packs an OCI layout of images for several platforms behind one index, under a name.
+fn pack_platforms(platforms: &[&'static str], name: &str) -> Vec<u8> {
+    use serde_json::{Value, json};
+    let digest = |bytes: &[u8]| image::digest(bytes);
+    let home = tempfile::tempdir().expect("a directory");
+    let describe = |kind: &str, bytes: &[u8]| {
+        let kind = format!("application/vnd.oci.image.{kind}.v1+json");
+        json!({"mediaType": kind, "digest": format!("sha256:{}", digest(bytes)), "size": bytes.len()})
+    };
+    let mut manifests = Vec::new();
+    for architecture in platforms {
+        let layer = image::Layer::default().file("made-for", 0o644, architecture).finish().expect("a layer");
+        let own = image::Image { architecture, ..image::Image::new(json!({"Cmd": ["none"]}), vec![layer]) };
+        own.write_layout(home.path()).expect("write a layout");
+        let index = std::fs::read(home.path().join("index.json")).expect("read the index");
+        let index: Value = serde_json::from_slice(&index).expect("an index");
+        let mut entry = index["manifests"][0].clone();
+        entry["annotations"] = json!({});
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+        manifests.push(entry);
+    }
+    let nested = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    std::fs::write(home.path().join("blobs/sha256").join(digest(nested.as_bytes())), &nested).expect("write the index");
+    let mut entry = describe("index", nested.as_bytes());
+    entry["annotations"] = json!({"io.containerd.image.name": name});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    std::fs::write(home.path().join("index.json"), index).expect("write the layout's index");
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_dir_all("", home.path()).expect("pack the layout");
+    archive.into_inner().expect("an archive")
+}
+
+#[test]
+fn of_an_archive_for_several_platforms_the_one_that_is_wanted_is_loaded() {
+    both(|world, cli| {
+        let name = world.name("platforms");
+        let archive = pack_platforms(&["arm64", "amd64", "s390x"], &format!("docker.io/library/{name}:1"));
+        let shown = |platform: &[&str]| {
+            cli.input(&[&["load"], platform].concat(), archive.clone()).ok();
+            let shown = cli.inspect(&format!("{name}:1"), "{{.Id}} {{.Os}}/{{.Architecture}}");
+            shown.split_once(' ').map(|(id, platform)| (id.to_owned(), platform.to_owned())).expect("two words")
+        };
+        let (own, platform) = shown(&[]);
+        assert_eq!(platform, format!("linux/{}", image::architecture()));
+        let (other, platform) = shown(&["--platform", "linux/s390x"]);
+        assert_eq!(platform, "linux/s390x");
+        cli.input(&["load", "--platform", "linux/riscv64"], archive.clone()).fails(1, "linux/riscv64");
+        cli.ok(&["rmi", &own, &other]);
+    });
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::Config;
 use crate::inspect::GraphDriverData;
+use crate::reference::Digest;
 
 /// One line of `docker images`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +146,14 @@ pub struct ImageDeleted {
     pub untagged: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub deleted: String,
+}
+
+/// Whether the entry of an index that has these annotations is an attestation of the manifest: what BuildKit writes beside an
+/// image about how it was made.
+#[must_use]
+pub fn attests(annotations: &BTreeMap<String, String>, manifest: &Digest) -> bool {
+    let says = |key: &str, word: &str| annotations.get(key).is_some_and(|value| value == word);
+    says("vnd.docker.reference.type", "attestation-manifest") && says("vnd.docker.reference.digest", manifest.as_str())
 }
 
 #[cfg(test)]

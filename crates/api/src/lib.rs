@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod jobs;
 pub mod json;
 pub mod network;
+pub mod platform;
 pub mod progress;
 pub mod prune;
 pub mod reference;

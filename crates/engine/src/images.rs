@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_api::progress::Progress;
-use gantry_api::reference::Reference;
-use gantry_graph::{Descriptor, Graph, Image, Manifest, Registration, Use};
+use gantry_api::reference::{Digest, Reference};
+use gantry_graph::{Descriptor, Document, Graph, Image, Manifest, Registration, Use};
 use gantry_registry::{BlobReader, ImageDraft, ImageSink, NewImage, SinkError, Unpacked};
 use tokio::sync::watch;
 
@@ -162,19 +162,29 @@ impl ImageSink for GraphSink {
         };
         let mut registration = self.0.register(image.config, Some(manifest))?;
         if let Some(index) = image.index {
-            registration = registration.chosen_from(index.raw);
+            registration = registration.chosen_from(document(index));
         }
         // A damaged layer makes the image one that is to be brought.
         let present = known && (0..registration.len()).all(|index| registration.is_present(index));
         let changed = !present || (tag.is_some() && before.as_ref() != Some(registration.id()));
         let registration = Mutex::new(Some(Arc::new(registration)));
-        Ok(Arc::new(Draft { graph: self.0.clone(), registration, names, changed, present }))
+        Ok(Arc::new(Draft { graph: self.0.clone(), registration, attached: Mutex::default(), names, changed, present }))
     }
+
+    fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.0.content().read(digest).ok()
+    }
+}
+
+fn document(document: gantry_registry::Document) -> Document {
+    Document { media_type: document.descriptor.media_type, raw: document.raw }
 }
 
 struct Draft {
     graph: Graph,
     registration: Mutex<Option<Arc<Registration>>>,
+    /// What its index says about it.
+    attached: Mutex<Vec<Document>>,
     names: Vec<Reference>,
     changed: bool,
     present: bool,
@@ -207,11 +217,17 @@ impl ImageDraft for Draft {
         })
     }
 
+    fn attach(&self, documents: Vec<gantry_registry::Document>) {
+        let attached = documents.into_iter().map(document);
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner).extend(attached);
+    }
+
     fn commit(self: Arc<Self>) -> std::result::Result<bool, SinkError> {
         let registration = self.registration.lock().unwrap_or_else(PoisonError::into_inner).take();
         let registration = registration.ok_or("the image was committed already")?;
         let registration = Arc::into_inner(registration).ok_or("a layer is still being unpacked")?;
-        registration.commit(&self.names)?;
+        let attached = std::mem::take(&mut *self.attached.lock().unwrap_or_else(PoisonError::into_inner));
+        registration.attested_by(attached).commit(&self.names)?;
         Ok(self.changed)
     }
 }

@@ -20,7 +20,7 @@ pub struct Content {
     blobs: PathBuf,
     ingest: PathBuf,
     /// What somebody else needs: neither listed nor deleted.
-    elsewhere: HashSet<Digest>,
+    elsewhere: Mutex<HashSet<Digest>>,
     /// What images on their way in will name, and how many of them: it is no litter although none names it yet.
     awaited: Mutex<HashMap<Digest, usize>>,
 }
@@ -41,12 +41,22 @@ impl Content {
         fs::create_dir_mode(&blobs, 0o700)?;
         fs::remove_dir_all(&ingest)?;
         fs::create_dir_mode(&ingest, 0o700)?;
-        Ok(Self { blobs, ingest, elsewhere: HashSet::new(), awaited: Mutex::default() })
+        Ok(Self { blobs, ingest, elsewhere: Mutex::default(), awaited: Mutex::default() })
     }
 
     /// From here on these documents, which are needed elsewhere, are neither listed nor deleted.
     pub(crate) fn sparing(self, elsewhere: HashSet<Digest>) -> Self {
-        Self { elsewhere, ..self }
+        self.elsewhere().extend(elsewhere);
+        self
+    }
+
+    /// The opposite of [`Content::sparing`].
+    pub(crate) fn spare_no_more(&self, digest: &Digest) {
+        self.elsewhere().remove(digest);
+    }
+
+    fn elsewhere(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -114,7 +124,7 @@ impl Content {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete(&self, digest: &Digest) -> Result<()> {
-        if self.elsewhere.contains(digest) {
+        if self.elsewhere().contains(digest) {
             return Ok(());
         }
         match fs::remove_file(self.path(digest)) {
@@ -153,7 +163,8 @@ impl Content {
     pub fn list(&self) -> Result<Vec<Digest>> {
         let names = fs::list(&self.blobs)?;
         let digests = names.iter().filter_map(|name| Digest::from_hex(name.to_str()?).ok());
-        Ok(digests.filter(|digest| !self.elsewhere.contains(digest)).collect())
+        let elsewhere = self.elsewhere();
+        Ok(digests.filter(|digest| !elsewhere.contains(digest)).collect())
     }
 }
 

@@ -26,7 +26,8 @@ pub enum Place {
     Document(Digest),
     /// A directory of the graphdriver.
     Directory(String),
-    /// A directory of the graphdriver whose record was lost with a damaged database.
+    /// A directory of the graphdriver whose record was lost with a damaged database, or an image (by its id) none of whose
+    /// layers was found again.
     Lost(String),
     /// A record of the database, by its id.
     Record(String),
@@ -94,12 +95,14 @@ pub enum Repair {
 impl Place {
     /// One word for what it is.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Image(_) => "image",
             Self::Layer(_) => "layer",
             Self::Document(_) => "document",
-            Self::Directory(_) | Self::Lost(_) => "directory",
+            Self::Directory(_) => "directory",
+            Self::Lost(id) if id.starts_with("sha256:") => "image",
+            Self::Lost(_) => "directory",
             Self::Record(_) => "record",
             Self::Name(_) => "name",
             Self::Container(_) => "container",

@@ -8,9 +8,9 @@ use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
 
 use crate::finding::{Finding, Outcome, Place, Problem, Repair};
-use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, SUSPECT, Suspicion, WRITABLE, WritableRecord};
+use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, SUSPECT, Suspicion, UNPLACED, WRITABLE, WritableRecord};
 use crate::registration::Pins;
-use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Removed, Result, Use};
+use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Result};
 
 /// How often a layer that others change is looked at anew.
 const LOOKS: usize = 5;
@@ -39,85 +39,20 @@ impl Graph {
         check.tell();
         read
     }
-
-    /// The images that a damaged thing is a part of, with the names under which a registry has them.
-    #[must_use]
-    pub fn sources(&self, place: &Place) -> Vec<(Digest, Vec<Reference>)> {
-        let images = self.images();
-        let has = |image: &Image| match place {
-            Place::Image(id) => image.id == *id,
-            Place::Layer(chain) => image.layers.iter().any(|layer| layer.chain_id == *chain),
-            Place::Document(digest) => documents(&images, image).contains(digest),
-            _ => false,
-        };
-        let concerned = images.iter().filter(|image| has(image)).map(|image| image.id.clone());
-        let damaged = images.damaged().filter(|image| matches!(place, Place::Image(id) if *id == image.id));
-        let concerned = concerned.chain(damaged.map(|image| image.id.clone()));
-        let names = |id: &Digest| images.names(id).into_iter().filter(|name| name.digest().is_some()).collect();
-        concerned.map(|id| (id.clone(), names(&id))).collect()
-    }
-
-    /// Whether a thing that was found damaged is whole, or gone, now.
-    #[must_use]
-    pub fn is_whole(&self, place: &Place) -> bool {
-        let images = self.images();
-        let sound = |layer: &Arc<Layer>| self.inner.layers.suspicion(&layer.chain_id).is_none();
-        match place {
-            Place::Layer(chain) => self.inner.layers.suspicion(chain).is_none(),
-            Place::Image(id) => images.get(id).map_or(!images.is_known(id), |image| image.layers.iter().all(sound)),
-            Place::Document(digest) => !images.documents().contains(digest) || self.content().read(digest).is_ok(),
-            _ => false,
-        }
-    }
-
-    /// Removes the images that a damaged thing is a part of, where nothing uses them.
-    ///
-    /// # Errors
-    /// The database's and the driver's.
-    pub fn give_up(&self, place: &Place, users: &[Use]) -> Result<Outcome> {
-        if let Place::Lost(id) = place {
-            let _change = self.change();
-            self.inner.driver.remove(id)?;
-            self.inner.db.write(Durability::Process, |db| db.purge(&records::kept_id(id)))?;
-            self.kept().remove(id);
-            return Ok(Outcome::Repaired(Repair::Deleted));
-        }
-        let mut names = Vec::new();
-        let sources = self.sources(place);
-        // By force even the image of a container goes that does not run.
-        if let Some(user) = users.iter().find(|user| sources.iter().any(|(id, _)| *id == user.image)) {
-            let container = user.container.get(..12).unwrap_or(&user.container);
-            return Ok(Outcome::Unrepaired(format!("kept: container {container} uses it: remove that first")));
-        }
-        for (id, _) in sources {
-            match self.remove_image(id.as_str(), true, false, users) {
-                Ok(removed) => names.extend(removed.into_iter().filter_map(|step| match step {
-                    Removed::Untagged(name) => Some(name),
-                    Removed::Deleted(_) => None,
-                })),
-                Err(Error::Conflict(reason)) => return Ok(Outcome::Unrepaired(format!("kept: {reason}"))),
-                Err(error) => return Err(error),
-            }
-        }
-        if self.is_whole(place) {
-            return Ok(Outcome::Repaired(Repair::Removed(names)));
-        }
-        Ok(Outcome::Unrepaired("kept: a container stands on it".to_owned()))
-    }
 }
 
 impl Graph {
-    fn kept(&self) -> MutexGuard<'_, HashSet<String>> {
+    pub(crate) fn kept(&self) -> MutexGuard<'_, HashSet<String>> {
         self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The configuration, manifest and manifest lists of an image.
-fn documents(images: &Images, image: &Image) -> Vec<Digest> {
+/// The configuration of an image, what it came as, and the manifest lists that its names say.
+pub(crate) fn documents(images: &Images, image: &Image) -> Vec<Digest> {
     let names = images.names(&image.id);
     let named = names.iter().filter_map(Reference::digest);
-    let manifest = image.manifest.as_ref().map(|manifest| &manifest.digest);
-    let mut documents: Vec<Digest> = std::iter::once(&image.id).chain(manifest).chain(named).cloned().collect();
+    let came = crate::origin::documents(&image.origins);
+    let mut documents: Vec<Digest> = std::iter::once(&image.id).chain(came).chain(named).cloned().collect();
     documents.sort();
     documents.dedup();
     documents
@@ -241,6 +176,12 @@ impl Check<'_> {
                         self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)));
                     self.say(Place::Record(entity.id), problem(error), outcome);
                 }
+                (Ok(_), Some(image)) if !db.read(|db| Ok(db.edges(&entity.id)? == records::edges(db, image)?))? => {
+                    let outcome =
+                        self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)));
+                    let how = "its edges do not lead to its layers and its parent".to_owned();
+                    self.say(Place::Record(entity.id), Problem::Altered(how), outcome);
+                }
                 (_, None) if image.is_none() => self.purge(entity.id, Problem::Dangling),
                 _ => {}
             }
@@ -268,6 +209,10 @@ impl Check<'_> {
             if let Err(error) = records::read::<WritableRecord>(&entity) {
                 self.writable(&entity.id, problem(error));
             }
+        }
+        for entity in db.entities(UNPLACED)? {
+            let id = entity.id.trim_start_matches("unplaced:").to_owned();
+            self.say(Place::Lost(id), Problem::Dangling, Outcome::Found);
         }
         for (name, id) in db.children(IMAGES)? {
             if db.entity(&id)?.is_none_or(|entity| entity.kind != IMAGE) {
@@ -323,6 +268,10 @@ impl Check<'_> {
         for digest in content.list()?.into_iter().filter(unnamed) {
             let outcome = self.mend(Repair::Deleted, || content.delete(&digest));
             found.insert(digest.to_string(), (Place::Document(digest), outcome));
+        }
+        let is_clean = found.values().all(|(_, outcome)| matches!(outcome, Outcome::Repaired(_)));
+        if self.repair && is_clean && !graph.was_rescued() {
+            graph.note_beginnings()?;
         }
         drop(change);
         for (place, outcome) in found.into_values() {

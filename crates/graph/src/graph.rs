@@ -16,7 +16,7 @@ use crate::images::canonical;
 use crate::layers::Layers;
 use crate::opening::Opening;
 use crate::records::{self, IMAGES, WritableRecord};
-use crate::reindex::reindex;
+use crate::reindex::{place, reindex};
 use crate::{Content, Error, GraphDb, Image, Images, Layer, Result, shelf};
 
 /// Images, their layers and the writable layers of containers. A handle: clones are the same store.
@@ -64,8 +64,11 @@ impl Graph {
         if let Some(rescue) = &rescue {
             reindex(&db, &content, &*driver, rescue)?;
         }
+        let unplaced = place(&db, &content, &*driver)?;
+        let content = content.sparing(unplaced);
         let found = Opening::read(&db, &content, &*driver)?;
         found.remove_orphans(&db, &*driver)?;
+        records::complete_edges(&db, found.images.iter())?;
         let layers = Layers::new(Arc::clone(&driver), found.layers.into_values());
         for (chain, reason) in &found.suspects {
             layers.suspect(chain, reason);

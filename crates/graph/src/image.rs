@@ -8,7 +8,7 @@ use gantry_api::reference::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Error, Result};
+use crate::{Error, Origin, Result};
 
 /// The largest configuration (and manifest) that is read.
 pub const DOCUMENT_LIMIT: usize = 4 << 20;
@@ -26,8 +26,8 @@ pub struct Image {
     pub raw: Arc<[u8]>,
     /// Lowest first.
     pub layers: Vec<Arc<Layer>>,
-    /// The manifest that it was pulled by, if it was: its bytes are in the content store.
-    pub manifest: Option<Descriptor>,
+    /// What it was pulled or loaded as, the last one last; empty for what was made here.
+    pub origins: Vec<Origin>,
     /// The image that a commit was made on top of.
     pub parent: Option<Digest>,
     /// Seconds since 1970 of the last tagging here.
@@ -60,6 +60,7 @@ pub struct Layer {
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// What it is.
+    #[serde(default)]
     pub media_type: String,
     /// Its digest.
     pub digest: Digest,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_api::reference::{Digest, Reference};
 
-use crate::{Descriptor, Error, Image, Result};
+use crate::{Error, Image, Origin, Result};
 
 /// An image that the database names and whose configuration cannot be read. It is kept: a pull or load heals it, and it
 /// can be removed.
@@ -15,8 +15,8 @@ pub struct DamagedImage {
     pub id: Digest,
     /// What is wrong.
     pub reason: String,
-    /// The manifest that it was pulled by, if it was.
-    pub manifest: Option<Descriptor>,
+    /// What it was pulled or loaded as.
+    pub origins: Vec<Origin>,
     /// Chain id of its uppermost layer, where that is known.
     pub top: Option<Digest>,
 }
@@ -126,13 +126,22 @@ impl Images {
         Ok(first)
     }
 
-    /// Every document that belongs to an image: configurations, manifests, and the manifest lists that names say.
+    /// Every document that belongs to an image: configurations, what they came as, and the manifest lists that names say.
     pub(crate) fn documents(&self) -> BTreeSet<&Digest> {
-        let manifests = self.by_id.values().filter_map(|image| image.manifest.as_ref());
-        let manifests = manifests.chain(self.damaged.values().filter_map(|image| image.manifest.as_ref()));
+        let origins = self.by_id.values().flat_map(|image| &image.origins);
+        let origins = origins.chain(self.damaged.values().flat_map(|image| &image.origins));
         let configurations = self.by_id.keys().chain(self.damaged.keys());
         let named = self.names.keys().filter_map(Reference::digest);
-        configurations.chain(manifests.map(|manifest| &manifest.digest)).chain(named).collect()
+        configurations
+            .chain(origins.flat_map(Origin::documents).map(|document| &document.digest))
+            .chain(named)
+            .collect()
+    }
+
+    /// What an image, also a damaged one, came as.
+    pub(crate) fn origins(&self, id: &Digest) -> &[Origin] {
+        let whole = self.by_id.get(id).map(|image| &image.origins);
+        whole.or_else(|| self.damaged.get(id).map(|image| &image.origins)).map(Vec::as_slice).unwrap_or_default()
     }
 
     pub(crate) fn insert_damaged(&mut self, image: DamagedImage) {

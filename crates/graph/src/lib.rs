@@ -17,10 +17,12 @@ mod import;
 mod layers;
 mod litter;
 mod opening;
+mod origin;
 mod records;
 mod registration;
 mod reindex;
 mod removal;
+mod repair;
 mod shelf;
 mod writable;
 
@@ -38,5 +40,6 @@ pub use image::{
 pub use images::{DamagedImage, Images};
 pub use import::Import;
 pub use layers::decompress;
+pub use origin::{Document, Origin};
 pub use registration::{Manifest, Registration, Unpacked};
 pub use removal::{Removed, Use};

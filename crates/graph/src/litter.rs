@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 use gantry_linux::fs::Durability;
 
 use crate::records::IMAGE;
-use crate::{Content, Graph, GraphDb, Result};
+use crate::{Content, Graph, GraphDb, Result, Transaction};
 
 /// The kind of the entities that say of a store (a driver's, or that of documents) that the database was there before it
 /// held anything.
@@ -30,11 +30,26 @@ pub(crate) fn knows_all(db: &GraphDb, store: &str) -> Result<bool> {
     Ok(db.entity(&id(store))?.is_some())
 }
 
+/// From here on what the database does not name is nobody's litter, in any store that holds something.
+pub(crate) fn forget_beginnings(db: &Transaction<'_>) -> Result<()> {
+    db.entities(FIRST)?.iter().try_for_each(|entity| db.purge(&entity.id).map(drop))
+}
+
 fn id(store: &str) -> String {
     format!("{FIRST}:{store}")
 }
 
 impl Graph {
+    /// Says that the database knows all that there is: a check found nothing else, or deleted it.
+    pub(crate) fn note_beginnings(&self) -> Result<()> {
+        for store in [self.driver().name(), CONTENT] {
+            if !knows_all(self.db(), store)? {
+                self.db().put_entity(Durability::Disk, &id(store), FIRST, "{}")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes the documents that no image names. Where an image of the database could not be read, or the database may be
     /// another one than the store's, nothing is deleted.
     pub(crate) fn discard_documents(&self, _change: &MutexGuard<'_, ()>) -> Result<()> {
@@ -49,7 +64,7 @@ impl Graph {
         if litter.is_empty() || unsure {
             return Ok(());
         }
-        if images.is_empty() && !knows_all(self.db(), CONTENT)? {
+        if !knows_all(self.db(), CONTENT)? {
             return Ok(());
         }
         litter.into_iter().try_for_each(|digest| self.content().delete(digest))

@@ -87,18 +87,19 @@ impl Opening {
             let record = self.record::<ImageRecord>(&entity);
             let intact = record.is_some();
             let record = record.unwrap_or_default();
+            let origins = record.origins();
             match configuration(content, &id) {
                 Ok((config, raw)) => {
                     let layers = self.layers_of(&config, driver);
-                    let ImageRecord { manifest, parent, last_tagged, .. } = record;
-                    let image = Image { id, config, raw: raw.into(), layers, manifest, parent, last_tagged };
+                    let ImageRecord { parent, last_tagged, .. } = record;
+                    let image = Image { id, config, raw: raw.into(), layers, origins, parent, last_tagged };
                     self.images.insert(Arc::new(image));
                 }
                 Err(error) => {
                     tracing::warn!(image = entity.id, %error, "an image is damaged: pull or load it again");
                     let top = record.top.filter(|_| intact);
                     let reason = error.to_string();
-                    self.images.insert_damaged(DamagedImage { id, reason, manifest: record.manifest, top });
+                    self.images.insert_damaged(DamagedImage { id, reason, origins, top });
                 }
             }
         }
@@ -155,16 +156,15 @@ impl Opening {
         }
     }
 
-    /// Removes layers that no commit reached. Where not all of the database could be read, or it knows nothing at all and did not
-    /// see the store's beginning, nothing is touched.
+    /// Removes layers that no commit reached. Where not all of the database could be read, or it did not see the store's
+    /// beginning, nothing is touched.
     pub(crate) fn remove_orphans(&self, db: &GraphDb, driver: &dyn GraphDriver) -> Result<()> {
         let known: HashSet<&str> = self.layers.values().map(|layer| layer.store_id.as_str()).collect();
         let orphans = self.stored.iter();
         let orphans = orphans
             .filter(|id| !known.contains(id.as_str()) && !self.writable.contains_key(*id) && !self.kept.contains(*id));
         let orphans: Vec<_> = orphans.collect();
-        let nothing = db.entities(IMAGE)?.is_empty() && known.is_empty() && self.writable.is_empty();
-        if !orphans.is_empty() && (!self.complete || (nothing && !litter::knows_all(db, driver.name())?)) {
+        if !orphans.is_empty() && (!self.complete || !litter::knows_all(db, driver.name())?) {
             tracing::warn!(layers = orphans.len(), "the database does not name some layers; they are left alone");
             return Ok(());
         }

@@ -9,8 +9,9 @@ use gantry_linux::fs::Durability;
 use crate::graph::now;
 use crate::images::canonical;
 use crate::layers::{Extent, Plan};
+use crate::origin::{Found, documents, merged};
 use crate::records;
-use crate::{DOCUMENT_LIMIT, Descriptor, Error, Graph, Image, ImageConfig, Layer, Result, digest_of};
+use crate::{DOCUMENT_LIMIT, Descriptor, Document, Error, Graph, Image, ImageConfig, Layer, Origin, Result, digest_of};
 
 /// The manifest of a pulled image.
 #[derive(Debug, Clone)]
@@ -38,9 +39,12 @@ pub struct Registration {
     id: Digest,
     config: ImageConfig,
     raw: Vec<u8>,
-    manifest: Option<Manifest>,
-    /// The manifest list that it was chosen from.
-    index: Option<Vec<u8>>,
+    /// What it comes as.
+    origins: Vec<Origin>,
+    /// The bytes of all that, beside the configuration's.
+    came: Vec<Vec<u8>>,
+    /// The layers as each manifest has them, lowest first.
+    blobs: Vec<Vec<Descriptor>>,
     plans: Vec<Plan>,
     parent: Option<Digest>,
     documents: Awaited,
@@ -100,10 +104,7 @@ impl Graph {
                     format!("{} bytes, at most {DOCUMENT_LIMIT}", manifest.raw.len()),
                 ));
             }
-            let (named, wanted) = (manifest.layers.len(), parsed.rootfs.diff_ids.len());
-            if named != wanted {
-                return Err(Error::invalid("manifest", format!("{named} layers, its configuration has {wanted}")));
-            }
+            check_layers(&parsed, manifest.layers.len())?;
         }
         let plans = Plan::of(&parsed.rootfs.diff_ids);
         let pins = Pins::new(self, plans.iter().map(|plan| plan.chain_id.clone()).collect());
@@ -111,20 +112,34 @@ impl Graph {
         let graph = self.clone();
         let mut documents = Awaited { graph: self.clone(), documents: Vec::new() };
         documents.add(&config);
-        manifest.iter().for_each(|manifest| documents.add(&manifest.raw));
-        Ok(Registration {
+        let mut registration = Registration {
             graph,
             id,
             config: parsed,
             raw: config,
-            manifest,
-            index: None,
+            origins: Vec::new(),
+            came: Vec::new(),
+            blobs: Vec::new(),
             plans,
             parent: None,
             documents,
             _pins: pins,
-        })
+        };
+        if let Some(Manifest { raw, media_type, layers }) = manifest {
+            let document = Document { media_type, raw };
+            let origin = Origin { index: None, manifest: document.descriptor(), attached: Vec::new() };
+            registration.came_as(Found { origin, documents: vec![document.raw], layers });
+        }
+        Ok(registration)
     }
+}
+
+fn check_layers(config: &ImageConfig, named: usize) -> Result<()> {
+    let wanted = config.rootfs.diff_ids.len();
+    if named != wanted {
+        return Err(Error::invalid("manifest", format!("{named} layers, its configuration has {wanted}")));
+    }
+    Ok(())
 }
 
 impl Registration {
@@ -147,12 +162,43 @@ impl Registration {
         self
     }
 
-    /// Says which manifest list it was chosen from, digest verified by the caller: it is stored with the image.
+    /// Says which index its manifest was chosen from, digest verified by the caller: it is stored with the image.
     #[must_use]
-    pub fn chosen_from(mut self, index: Vec<u8>) -> Self {
-        self.documents.add(&index);
-        self.index = Some(index);
+    pub fn chosen_from(mut self, index: Document) -> Self {
+        if let Some(origin) = self.origins.last_mut() {
+            origin.index = Some(index.descriptor());
+            self.take(index.raw);
+        }
         self
+    }
+
+    /// Adds what the index says about it, digests verified by the caller: it is stored with the image.
+    #[must_use]
+    pub fn attested_by(mut self, attached: Vec<Document>) -> Self {
+        for document in attached {
+            if let Some(origin) = self.origins.last_mut() {
+                origin.attached.push(document.descriptor());
+                self.take(document.raw);
+            }
+        }
+        self
+    }
+
+    /// That a manifest of so many layers is one of this image.
+    pub(crate) fn check_layers(&self, named: usize) -> Result<()> {
+        check_layers(&self.config, named)
+    }
+
+    /// Adds one way in which it comes.
+    pub(crate) fn came_as(&mut self, found: Found) {
+        self.origins.push(found.origin);
+        self.blobs.push(found.layers);
+        found.documents.into_iter().for_each(|document| self.take(document));
+    }
+
+    fn take(&mut self, document: Vec<u8>) {
+        self.documents.add(&document);
+        self.came.push(document);
     }
 
     /// How many layers it has.
@@ -243,27 +289,25 @@ impl Registration {
         // A removal of the same image may have come between.
         self.put_documents()?;
         let layers = inner.layers.commit(&self.plans)?.into_iter().enumerate();
-        let layers: Vec<_> = layers.map(|(index, layer)| self.with_blob(index, layer)).collect();
-        let manifest = self.manifest.as_ref().map(|manifest| Descriptor {
-            media_type: manifest.media_type.clone(),
-            digest: digest_of(&manifest.raw),
-            size: manifest.raw.len() as u64,
-        });
+        let layers: Vec<_> = layers.map(|(index, layer)| self.with_blobs(index, layer)).collect();
         let mut images = (*self.graph.images()).clone();
         let known = images.get(&self.id);
+        let names: Vec<Reference> = names.iter().map(canonical).collect();
+        let before = images.origins(&self.id).to_vec();
+        let has = images.names(&self.id);
         let image = Arc::new(Image {
             id: self.id.clone(),
             config: self.config.clone(),
             raw: self.raw.clone().into(),
-            manifest: manifest.or_else(|| known.and_then(|known| known.manifest.clone())),
+            origins: merged(&before, &self.origins, &has.iter().chain(&names).collect::<Vec<_>>()),
             parent: self.parent.clone().or_else(|| known.and_then(|known| known.parent.clone())),
             last_tagged: if names.is_empty() { known.map_or(0, |known| known.last_tagged) } else { now() },
             layers,
         });
-        let names: Vec<Reference> = names.iter().map(canonical).collect();
         inner.db.write(Durability::Disk, |db| {
             image.layers.iter().try_for_each(|layer| records::put_layer(db, layer))?;
             records::put_image(db, &image)?;
+            db.purge(&records::unplaced_id(&image.id))?;
             let healed = suspect.iter().filter(|chain| inner.layers.suspicion(chain).is_none());
             healed.into_iter().try_for_each(|chain| db.purge(&records::suspect_id(chain)).map(drop))?;
             names.iter().try_for_each(|name| db.replace(&records::name_path(name), image.id.as_str()).map(drop))
@@ -274,14 +318,14 @@ impl Registration {
             images.name(name, image.id.clone());
         }
         self.graph.publish(&change, images);
+        self.graph.drop_documents(documents(&before));
         Ok(image)
     }
 
     /// Stores what is not there yet.
     fn put_documents(&self) -> Result<()> {
         let content = &self.graph.inner.content;
-        let manifest = self.manifest.as_ref().map(|manifest| &manifest.raw);
-        for document in std::iter::once(&self.raw).chain(manifest).chain(self.index.as_ref()) {
+        for document in std::iter::once(&self.raw).chain(&self.came) {
             if content.read(&digest_of(document)).is_err() {
                 content.put(document)?;
             }
@@ -289,17 +333,14 @@ impl Registration {
         Ok(())
     }
 
-    /// The layer, with the blob that this image's manifest knows it by.
-    fn with_blob(&self, index: usize, layer: Arc<Layer>) -> Arc<Layer> {
-        let blob = self.manifest.as_ref().and_then(|manifest| manifest.layers.get(index));
-        match blob.filter(|blob| !layer.blobs.contains(blob)) {
-            Some(blob) => {
-                let mut layer = (*layer).clone();
-                layer.blobs.push(blob.clone());
-                Arc::new(layer)
+    /// The layer, with the blobs that this image's manifests know it by.
+    fn with_blobs(&self, index: usize, mut layer: Arc<Layer>) -> Arc<Layer> {
+        for blob in self.blobs.iter().filter_map(|blobs| blobs.get(index)) {
+            if !layer.blobs.contains(blob) {
+                Arc::make_mut(&mut layer).blobs.push(blob.clone());
             }
-            None => layer,
         }
+        layer
     }
 }
 

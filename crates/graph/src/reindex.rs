@@ -1,84 +1,98 @@
 //! Finding images again when the database was damaged: from the documents in the content store, and the layers on the disk.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use gantry_api::json;
 use gantry_api::reference::Digest;
 use gantry_graphdriver::GraphDriver;
 use gantry_linux::fs::Durability;
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::db::Rescue;
 use crate::image::finish;
 use crate::layers::Plan;
 use crate::opening::configuration;
-use crate::records::{self, IMAGE, LAYER, WRITABLE};
-use crate::{Content, Descriptor, GraphDb, Image, ImageConfig, Layer, Result};
-
-/// As much of a manifest as tells which image it is of.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    #[serde(default)]
-    media_type: String,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
+use crate::origin::{self, Ways};
+use crate::records::{self, IMAGE, LAYER, UNPLACED, Unplaced, WRITABLE};
+use crate::{Content, GraphDb, Image, ImageConfig, Layer, Origin, Result, litter};
 
 /// Brings the database up to what is there: images that it does not name are entered, those that were removed since the
-/// backup are forgotten, and directories that belong to nothing known are kept from being taken for litter.
+/// backup are forgotten, and what belongs to nothing known is kept from being taken for litter.
 ///
 /// # Errors
 /// When a directory or the new database cannot be read or written.
 pub(crate) fn reindex(db: &GraphDb, content: &Content, driver: &dyn GraphDriver, rescue: &Rescue) -> Result<()> {
     let documents = content.list()?;
     let stored: HashSet<String> = driver.list()?.into_iter().collect();
-    let mut found = Found { driver, stored: &stored, known: known_layers(db)?, archives: None };
     let named: HashSet<String> = db.entities(IMAGE)?.into_iter().map(|entity| entity.id).collect();
-    let manifests = manifests(content, &documents);
-    let mut images = Vec::new();
-    for id in documents.iter().filter(|id| !named.contains(id.as_str())) {
-        let Ok((config, raw)) = configuration(content, id) else { continue };
-        let manifest = manifests.get(id);
-        if let Some(layers) = found.layers(&config, manifest.map(|(_, layers)| layers.as_slice()))? {
-            let manifest = manifest.map(|(descriptor, _)| descriptor.clone());
-            let id = id.clone();
-            images.push(Image { id, config, raw: raw.into(), layers, manifest, parent: None, last_tagged: 0 });
-        }
-    }
+    let candidates: Vec<&Digest> = documents.iter().filter(|id| !named.contains(id.as_str())).collect();
     let gone = named.iter().filter(|id| rescue.from_backup && id.parse().is_ok_and(|id| !content.exists(&id)));
     let gone: Vec<_> = gone.collect();
-    tracing::warn!(images = images.len(), gone = gone.len(), "images were indexed again");
+    let mut found = Found { driver, stored: &stored, known: known_layers(db)?, archives: None };
+    let images = found.images(content, &candidates, &documents)?;
     db.write(Durability::Disk, |db| {
-        for image in &images {
+        gone.iter().try_for_each(|id| db.purge(id).map(drop))?;
+        // What the database saw of the beginning of anything, it may have forgotten.
+        litter::forget_beginnings(db)?;
+        records::forget_edges(db)?;
+        images.enter(db)
+    })?;
+    tracing::warn!(
+        images = images.whole.len(),
+        gone = gone.len(),
+        unplaced = images.unplaced.len(),
+        "images were indexed again"
+    );
+    keep(db, &stored)
+}
+
+/// Enters images whose layers no rescue found, and are there now: with another graphdriver. Returns the documents of those that
+/// still have no layers.
+///
+/// # Errors
+/// When a directory or the database cannot be read or written.
+pub(crate) fn place(db: &GraphDb, content: &Content, driver: &dyn GraphDriver) -> Result<HashSet<Digest>> {
+    let entities = db.entities(UNPLACED)?;
+    if entities.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let id = |id: &str| id.strip_prefix("unplaced:").and_then(|id| id.parse::<Digest>().ok());
+    let ids: Vec<Digest> = entities.iter().filter_map(|entity| id(&entity.id)).collect();
+    let documents = entities.iter().filter_map(|entity| records::read::<Unplaced>(entity).ok());
+    let documents: Vec<Digest> = documents.flat_map(|unplaced| unplaced.documents).collect();
+    let stored: HashSet<String> = driver.list()?.into_iter().collect();
+    let mut found = Found { driver, stored: &stored, known: known_layers(db)?, archives: None };
+    let images = found.images(content, &ids.iter().collect::<Vec<_>>(), &documents)?;
+    if !images.whole.is_empty() {
+        db.write(Durability::Disk, |db| images.enter(db))?;
+    }
+    Ok(images.unplaced.into_iter().flat_map(|(_, unplaced)| unplaced.documents).chain(ids).collect())
+}
+
+/// Images that were found again.
+#[derive(Default)]
+struct Images {
+    /// With layers, not all of which need be there.
+    whole: Vec<Image>,
+    /// None of their layers is there.
+    unplaced: Vec<(Digest, Unplaced)>,
+}
+
+impl Images {
+    fn enter(&self, db: &crate::Transaction<'_>) -> Result<()> {
+        for image in &self.whole {
+            db.purge(&records::unplaced_id(&image.id))?;
             image.layers.iter().try_for_each(|layer| records::put_layer(db, layer))?;
             records::put_image(db, image)?;
         }
-        gone.iter().try_for_each(|id| db.purge(id).map(drop))
-    })?;
-    keep(db, &stored)
+        self.unplaced.iter().try_for_each(|(id, unplaced)| records::put_unplaced(db, id, unplaced))
+    }
 }
 
 /// The layers that the backup knows.
 fn known_layers(db: &GraphDb) -> Result<HashMap<Digest, Layer>> {
     let layers = db.entities(LAYER)?.into_iter().filter_map(|entity| records::read::<Layer>(&entity).ok());
     Ok(layers.map(|layer| (layer.chain_id.clone(), layer)).collect())
-}
-
-/// The manifests in the content store, by the image that they are of.
-fn manifests(content: &Content, documents: &[Digest]) -> BTreeMap<Digest, (Descriptor, Vec<Descriptor>)> {
-    let mut manifests = BTreeMap::new();
-    for digest in documents {
-        let Ok(raw) = content.read(digest) else { continue };
-        if let Ok(manifest) = json::from_slice::<Manifest>(&raw) {
-            let descriptor =
-                Descriptor { media_type: manifest.media_type, digest: digest.clone(), size: raw.len() as u64 };
-            manifests.insert(manifest.config.digest, (descriptor, manifest.layers));
-        }
-    }
-    manifests
 }
 
 /// What directories there are, and which belong to nothing that is known.
@@ -100,19 +114,63 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The layers of an image, if all of them are there; a document whose layers are not was never an image here.
-    fn layers(&mut self, config: &ImageConfig, blobs: Option<&[Descriptor]>) -> Result<Option<Vec<Arc<Layer>>>> {
-        let mut layers = Vec::new();
-        for (index, plan) in Plan::of(&config.rootfs.diff_ids).iter().enumerate() {
-            let Some(mut layer) = self.layer(plan)? else { return Ok(None) };
-            if let Some(blob) = blobs.and_then(|blobs| blobs.get(index))
-                && !layer.blobs.contains(blob)
-            {
-                layer.blobs.push(blob.clone());
+    /// The images that documents are the configurations of. Without a single one of its layers it may be another graphdriver's.
+    fn images(&mut self, content: &Content, candidates: &[&Digest], documents: &[Digest]) -> Result<Images> {
+        let find = |digest: &Digest| content.read(digest).ok();
+        let ways = Ways::from(documents, usize::MAX, &find);
+        let mut configs = Vec::new();
+        for id in candidates {
+            if let Ok((config, raw)) = configuration(content, id) {
+                let found = ways.to(id, config.rootfs.diff_ids.len(), &find);
+                configs.push(((*id).clone(), config, raw, found));
             }
-            self.known.insert(plan.chain_id.clone(), layer.clone());
+        }
+        // An attestation has a configuration like an image's.
+        let origins = configs.iter().flat_map(|(.., found)| found).flat_map(|found| &found.origin.attached);
+        let attached: HashSet<Digest> = origins.map(|document| document.digest.clone()).collect();
+        let mut images = Images::default();
+        for (id, config, raw, came) in configs.into_iter().filter(|(id, ..)| !attached.contains(id)) {
+            let origins: Vec<Origin> = came.iter().map(|found| found.origin.clone()).collect();
+            let blobs: Vec<_> = came.into_iter().map(|found| found.layers).collect();
+            match self.layers(&config, &blobs)? {
+                Some(layers) => {
+                    images.whole.push(Image {
+                        id,
+                        config,
+                        raw: raw.into(),
+                        layers,
+                        origins,
+                        parent: None,
+                        last_tagged: 0,
+                    });
+                }
+                None => {
+                    let documents = origin::documents(&origins).chain([&id]).cloned().collect();
+                    images.unplaced.push((id, Unplaced { documents }));
+                }
+            }
+        }
+        Ok(images)
+    }
+
+    /// The layers of an image, if one of them is there, or it has none; those that are not there are damaged ones.
+    fn layers(&mut self, config: &ImageConfig, blobs: &[Vec<crate::Descriptor>]) -> Result<Option<Vec<Arc<Layer>>>> {
+        let (mut layers, mut there) = (Vec::new(), 0);
+        for (index, plan) in Plan::of(&config.rootfs.diff_ids).iter().enumerate() {
+            let found = self.layer(plan)?;
+            there += usize::from(found.is_some());
+            let mut layer = found.unwrap_or_else(|| plan.found(0));
+            for blob in blobs.iter().filter_map(|blobs| blobs.get(index)) {
+                if !layer.blobs.contains(blob) {
+                    layer.blobs.push(blob.clone());
+                }
+            }
             layers.push(Arc::new(layer));
         }
+        if there == 0 && !layers.is_empty() {
+            return Ok(None);
+        }
+        self.known.extend(layers.iter().map(|layer| (layer.chain_id.clone(), (**layer).clone())));
         Ok(Some(layers))
     }
 

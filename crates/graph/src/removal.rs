@@ -6,6 +6,7 @@ use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
 
 use crate::images::canonical;
+use crate::origin::documents;
 use crate::records;
 use crate::{Error, Graph, Image, Images, Result};
 
@@ -87,11 +88,7 @@ impl Graph {
         removed.extend(self.inner.layers.discard_all(layers).into_iter().map(Removed::Deleted));
         for image in dropped {
             // The image is gone whatever becomes of its documents.
-            let manifest = image.manifest.as_ref().map(|manifest| &manifest.digest);
-            let deleted = self.drop_document(Some(&image.id)).and_then(|()| self.drop_document(manifest));
-            if let Err(error) = deleted {
-                tracing::warn!(%error, image = %image.id, "documents stay until the next start");
-            }
+            self.drop_documents(std::iter::once(&image.id).chain(documents(&image.origins)));
         }
         gone.iter().try_for_each(|name| self.drop_document(name.digest()))?;
         Ok(removed)
@@ -125,7 +122,7 @@ impl Graph {
             removed.push(Removed::Deleted(image.id.clone()));
             removed.extend(self.collect(change)?.into_iter().map(Removed::Deleted));
             self.inner.content.delete(&image.id)?;
-            self.drop_document(image.manifest.as_ref().map(|manifest| &manifest.digest))?;
+            self.drop_documents(documents(&image.origins));
         }
         gone.iter().try_for_each(|name| self.drop_document(name.digest()))?;
         Ok(removed)
@@ -137,6 +134,15 @@ impl Graph {
         let images = self.images();
         let named: std::collections::HashSet<_> = images.all_names().map(|(_, id)| id).collect();
         images.iter().map(|image| &image.id).filter(|id| !named.contains(id)).cloned().collect()
+    }
+
+    /// Deletes those documents that no image has any more. What they belonged to is gone whatever becomes of them.
+    pub(crate) fn drop_documents<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
+        for digest in digests {
+            if let Err(error) = self.drop_document(Some(digest)) {
+                tracing::warn!(%error, document = %digest, "a document stays until the next start");
+            }
+        }
     }
 
     /// Deletes a document that no image has any more, or will have.

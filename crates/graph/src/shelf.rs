@@ -13,7 +13,7 @@ use gantry_linux::fs::Durability;
 use serde::{Deserialize, Serialize};
 
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE};
-use crate::{Entity, Error, Graph, GraphDb, Result, Transaction, join};
+use crate::{Entity, Error, Graph, GraphDb, Origin, Result, Transaction, join};
 
 const IN_USE: &str = "graphdriver";
 const SHELF: &str = "shelf";
@@ -59,11 +59,12 @@ pub(crate) fn switch(db: &GraphDb, driver: &str) -> Result<HashSet<Digest>> {
             );
         }
     }
-    let mut documents = HashSet::new();
-    for (_, shelf) in shelves(db)? {
-        documents.extend(shelf.documents());
-    }
-    Ok(documents)
+    documents(db)
+}
+
+/// The documents that the images of other drivers need.
+pub(crate) fn documents(db: &GraphDb) -> Result<HashSet<Digest>> {
+    Ok(shelves(db)?.iter().flat_map(|(_, shelf)| shelf.documents()).collect())
 }
 
 /// The driver that a container was made with, when that is another than the one in use.
@@ -130,6 +131,7 @@ fn take_up(db: &Transaction<'_>, driver: &str) -> Result<()> {
     for (name, image) in &shelf.names {
         db.replace(&join(IMAGES, name), image)?;
     }
+    records::forget_edges(db)?;
     db.purge(&id).map(drop)
 }
 
@@ -138,11 +140,12 @@ impl Shelf {
     fn documents(&self) -> HashSet<Digest> {
         let images = self.records.iter().filter(|record| record.kind == IMAGE);
         let of_image = |record: &Record| {
-            let manifest =
-                serde_json::from_str::<ImageRecord>(&record.properties).ok().and_then(|image| image.manifest);
-            [record.id.parse().ok(), manifest.map(|manifest| manifest.digest)]
+            let image = serde_json::from_str::<ImageRecord>(&record.properties).unwrap_or_default();
+            let origins = image.origins();
+            let documents = origins.iter().flat_map(Origin::documents).map(|document| document.digest.clone());
+            documents.chain(record.id.parse().ok()).collect::<Vec<_>>()
         };
-        let mut documents: HashSet<Digest> = images.flat_map(of_image).flatten().collect();
+        let mut documents: HashSet<Digest> = images.flat_map(of_image).collect();
         let names = self.names.keys().filter_map(|name| Reference::parse(name).ok());
         documents.extend(names.filter_map(|name| name.digest().cloned()));
         documents

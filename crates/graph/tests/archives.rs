@@ -20,7 +20,7 @@ fn save(graph: &Graph, names: &[&str]) -> Vec<u8> {
 }
 
 fn load(graph: &Graph, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-    graph.load(&mut &*archive, &|_| {})
+    graph.load(&mut &*archive, None, &|_| {})
 }
 
 fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
@@ -133,7 +133,7 @@ fn docker_archives_with_links_and_oci_layouts_of_several_machines_are_loaded() {
         let loaded = load(&graph, &archive).unwrap();
         assert_eq!(loaded.len(), 1);
         let image = graph.image("debian:sid").unwrap();
-        assert_eq!(image.manifest.as_ref().unwrap().digest, digest_of(manifest.as_bytes()));
+        assert_eq!(image.manifest().unwrap().digest, digest_of(manifest.as_bytes()));
         assert_eq!(image.layers[0].blobs[0].digest, digest_of(&source.blobs[0]));
     }
 }
@@ -158,7 +158,7 @@ fn a_header_that_never_ends_is_refused_before_it_fills_the_memory() {
         header.set_size(64 << 20);
         header.set_cksum();
         let mut rest = Endless(0);
-        let error = graph.load(&mut header.as_bytes().chain(&mut rest), &|_| {}).unwrap_err();
+        let error = graph.load(&mut header.as_bytes().chain(&mut rest), None, &|_| {}).unwrap_err();
         assert!(
             matches!(error, Error::Invalid { .. }) && error.to_string().contains("of headers"),
             "{kind:?}: {error}"

@@ -9,7 +9,9 @@ mod common;
 
 use common::{Source, debian, name, open, store};
 use gantry_api::reference::Digest;
-use gantry_graph::{Error, Finding, Graph, Manifest, Outcome, Place, Problem, Repair, Unpacked, Use, digest_of};
+use gantry_graph::{
+    Document, Error, Finding, Graph, Manifest, Outcome, Place, Problem, Repair, Unpacked, Use, digest_of,
+};
 
 fn fsck(graph: &Graph, repair: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -101,7 +103,7 @@ fn a_load_of_what_was_saved_brings_a_damaged_layer_anew() {
     let mut archive = Vec::new();
     graph.save(&[(graph.image("debian:12").unwrap(), vec![name("debian:12")])], &mut archive).unwrap();
     std::fs::remove_dir_all(layer(root.path(), &graph, "debian:12", 0).join("diff")).unwrap();
-    assert_eq!(graph.load(&mut archive.as_slice(), &|_| {}).unwrap()[0].image.id, id);
+    assert_eq!(graph.load(&mut archive.as_slice(), None, &|_| {}).unwrap()[0].image.id, id);
     assert_eq!(fsck(&graph, false), []);
 }
 
@@ -247,7 +249,10 @@ fn giving_up_removes_what_nothing_uses() {
 /// An image that was chosen from a manifest list.
 fn multi(graph: &Graph, source: &Source, index: &[u8]) -> gantry_graph::Registration {
     let manifest = Manifest { raw: b"{\"one\":1}".to_vec(), ..source.manifest() };
-    graph.register(source.config.clone(), Some(manifest)).unwrap().chosen_from(index.to_vec())
+    graph
+        .register(source.config.clone(), Some(manifest))
+        .unwrap()
+        .chosen_from(Document { media_type: "index".to_owned(), raw: index.to_vec() })
 }
 
 #[test]

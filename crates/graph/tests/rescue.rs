@@ -149,7 +149,7 @@ fn without_a_good_backup_images_are_found_in_what_is_stored() {
         assert_eq!(fsck(&graph), [Place::Lost("web".to_owned())]);
         let image = graph.image(pulled.as_str()).unwrap();
         assert_eq!(image.layers[1].blobs, [source.manifest().layers[1].clone()]);
-        assert!(graph.content().read(&image.manifest.as_ref().unwrap().digest).is_ok());
+        assert!(graph.content().read(&image.manifest().unwrap().digest).is_ok());
         // The names are lost; a pull finds everything there.
         let registration = source.begin(&graph);
         assert!(registration.is_present(0) && registration.is_present(1));

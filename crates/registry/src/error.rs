@@ -44,6 +44,8 @@ pub enum Error {
     Schema1 { reference: String },
     #[error("{subject} verification failed for digest {expected}: the registry sent {found}")]
     Digest { subject: &'static str, expected: Digest, found: String },
+    #[error("{repository}: {path}: blob unknown to registry")]
+    BlobUnknown { repository: String, path: String },
     #[error("{subject}: {reason}")]
     Invalid { subject: String, reason: String },
     /// Following what the registry asked for would have given something away.

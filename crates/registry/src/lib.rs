@@ -4,6 +4,7 @@
 //! says is hostile input: documents are bounded, digests are checked on the bytes as they came, and credentials go to
 //! the configured host and the token server that it names, nowhere else.
 
+mod attached;
 mod auth;
 mod backoff;
 mod challenge;
@@ -17,7 +18,6 @@ mod layers;
 mod manifest;
 mod options;
 mod pipe;
-mod platform;
 mod progress;
 mod pull;
 mod redirect;
@@ -27,10 +27,10 @@ mod sink;
 
 pub use error::{Error, Result};
 pub use file::Download;
+pub use gantry_api::platform::Platform;
 pub use manifest::Descriptor;
 pub use options::{Options, OptionsError};
 pub use pipe::BlobReader;
-pub use platform::Platform;
 pub use progress::ProgressFn;
 pub use pull::{Pull, Pulled};
 pub use registry::Registry;

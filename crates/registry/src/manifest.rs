@@ -1,5 +1,7 @@
 //! Manifests and indexes: what they are, refused when they could be taken for two things.
 
+use std::collections::BTreeMap;
+
 use gantry_api::reference::{Digest, Reference};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -48,6 +50,7 @@ pub struct Entry {
     #[serde(flatten)]
     pub descriptor: Descriptor,
     pub platform: Option<Platform>,
+    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 /// A document, after its digest was verified. `urls` of descriptors are not even read: content comes from the registry.

@@ -8,6 +8,7 @@ use gantry_api::system::AuthConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attached::{self, Attached};
 use crate::layers::Layers;
 use crate::manifest::{Config, Parsed, choose};
 use crate::progress::{ProgressFn, pulling};
@@ -122,7 +123,7 @@ impl Attempt<'_> {
     async fn fetch(&self, source: &Source) -> Result<(Digest, Digest)> {
         let reference = &self.pull.reference;
         let session = Arc::new(self.registry.session(source, reference, self.pull.auth.as_ref()).await?);
-        let image = self.describe(&session).await?;
+        let (image, attestations) = self.describe(&session).await?;
         let (id, digest, layers) = (image.id.clone(), image.digest.clone(), image.layers.clone());
         let (sink, slot) = (self.sink.clone(), self.slot.clone());
         let begin = move || {
@@ -131,29 +132,39 @@ impl Attempt<'_> {
             Ok(draft)
         };
         let draft = joined(self.tasks.spawn_blocking(begin).await)?;
+        let attached = Attached {
+            session: Arc::clone(&session),
+            sink: Arc::clone(self.sink),
+            tasks: self.tasks.clone(),
+            entries: attestations,
+        };
         let layers = Layers {
             session,
-            draft,
+            draft: Arc::clone(&draft),
             layers,
             progress: self.progress.clone(),
             tasks: self.tasks.clone(),
             downloads: self.registry.http.options.downloads,
         };
-        layers.fetch().await?;
+        let ((), documents) = tokio::try_join!(layers.fetch(), attached.fetch())?;
+        draft.attach(documents);
         Ok((id, digest))
     }
 
-    /// Manifest and configuration.
-    async fn describe(&self, session: &Session) -> Result<NewImage> {
+    /// Manifest and configuration, and the attestations that the index has of them.
+    async fn describe(&self, session: &Session) -> Result<(NewImage, Vec<Descriptor>)> {
         let reference = &self.pull.reference;
         let host = Platform::host();
         let wanted = self.pull.platform.as_ref().unwrap_or(&host);
         let (first, parsed) = session.manifest(None).await?;
         let digest = first.descriptor.digest.clone();
+        let mut attestations = Vec::new();
         let (index, manifest, config, layers) = match parsed {
             Parsed::Image { config, layers } => (None, first, config, layers),
             Parsed::Index(entries) => {
-                let (manifest, config, layers) = chosen(session, choose(&entries, wanted)?).await?;
+                let entry = choose(&entries, wanted)?;
+                attestations = attached::of(&entries, &entry.digest);
+                let (manifest, config, layers) = chosen(session, entry).await?;
                 (Some(first), manifest, config, layers)
             }
         };
@@ -168,7 +179,9 @@ impl Attempt<'_> {
                 wanted: wanted.to_string(),
             });
         }
-        Ok(NewImage { reference: reference.clone(), id: config.digest, digest, config: raw, manifest, index, layers })
+        let reference = reference.clone();
+        let image = NewImage { reference, id: config.digest, digest, config: raw, manifest, index, layers };
+        Ok((image, attestations))
     }
 }
 

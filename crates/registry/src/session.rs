@@ -96,13 +96,22 @@ impl Session {
         Ok((Document { descriptor, raw }, parsed))
     }
 
+    /// A manifest of whatever kind, verified.
+    pub async fn any_manifest(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.verified(&format!("manifests/{}", descriptor.digest), descriptor, "manifest").await
+    }
+
     /// A small blob, verified.
     pub async fn blob(&self, descriptor: &Descriptor, subject: &'static str) -> Result<Vec<u8>> {
         if descriptor.size > DOCUMENT_LIMIT as u64 {
             let reason = format!("it is {} bytes, at most {DOCUMENT_LIMIT} are read", descriptor.size);
             return Err(Error::invalid(subject, reason));
         }
-        let (raw, _) = self.document(&format!("blobs/{}", descriptor.digest), subject).await?;
+        self.verified(&format!("blobs/{}", descriptor.digest), descriptor, subject).await
+    }
+
+    async fn verified(&self, path: &str, descriptor: &Descriptor, subject: &'static str) -> Result<Vec<u8>> {
+        let (raw, _) = self.document(path, subject).await?;
         let digest = digest_of(&raw);
         if digest != descriptor.digest || raw.len() as u64 != descriptor.size {
             let found = format!("{digest} ({} bytes)", raw.len());
@@ -165,7 +174,7 @@ impl Session {
             (404, _) if path.starts_with("manifests/") => {
                 Error::ManifestUnknown { reference: self.reference.familiar(), detail: or("manifest unknown") }
             }
-            (404, _) => Error::invalid(format!("{repository}: {path}"), "blob unknown to registry"),
+            (404, _) => Error::BlobUnknown { repository, path: path.to_owned() },
             (429, _) => Error::TooManyRequests { detail: or("too many requests to the registry"), retry_after: pause },
             _ => {
                 let detail = if message.is_empty() { String::new() } else { format!(": {message}") };

@@ -16,6 +16,9 @@ pub trait ImageSink: Send + Sync {
     /// # Errors
     /// When the store refuses the configuration or cannot hold it.
     fn begin(&self, image: NewImage) -> Result<Arc<dyn ImageDraft>, SinkError>;
+
+    /// A document that the store has, so that it need not be fetched.
+    fn document(&self, digest: &Digest) -> Option<Vec<u8>>;
 }
 
 /// An image on its way in.
@@ -35,6 +38,9 @@ pub trait ImageDraft: Send + Sync {
     /// # Errors
     /// When the archive is refused, the disk is full, or `blob` failed.
     fn unpack(&self, index: usize, blob: &mut BlobReader) -> Result<Unpacked, SinkError>;
+
+    /// Takes what the index says about the image: attestations, and what they name.
+    fn attach(&self, documents: Vec<Document>);
 
     /// Makes the image visible under its name, in one step; says whether the name means something new now. It is the
     /// last reference to the draft.

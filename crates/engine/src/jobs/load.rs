@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gantry_api::platform::Platform;
 use gantry_api::progress::Progress as Message;
 use gantry_graph::{Loaded, Progress};
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use crate::stream::{Inlet, Opening, Outlet, json_line};
 pub struct Load {
     /// Without progress messages.
     pub quiet: bool,
-    /// `os/architecture`: of an index only this machine's images are taken; any where empty.
+    /// `os/architecture[/variant]`: only images for it are taken; where empty, of an index the one for this machine.
     pub platform: String,
     /// The archive: gzip, zstd or plain.
     pub body: Inlet,
@@ -36,21 +37,27 @@ impl Job for Load {
         self.outlet.open(Opening::default());
         let mut body = self.body;
         body.cancel_with(context.cancelled.clone());
-        let refusal = refusal(&self.platform);
+        let platform = match self.platform.as_str() {
+            "" => Ok(None),
+            text => text.parse::<Platform>().map(Some),
+        };
         let (worker, sender, quiet) = (Arc::clone(&engine), self.outlet.sender(), self.quiet);
         let loaded = blocking(move || {
-            if let Some(refusal) = refusal {
-                // A client listens only when all of it was taken.
-                std::io::copy(&mut body, &mut std::io::sink())
-                    .map_err(|error| Error::system(format!("read the archive: {error}")))?;
-                return Err(refusal);
-            }
+            let platform = match platform {
+                Ok(platform) => platform,
+                Err(refusal) => {
+                    // A client listens only when all of it was taken.
+                    std::io::copy(&mut body, &mut std::io::sink())
+                        .map_err(|error| Error::system(format!("read the archive: {error}")))?;
+                    return Err(Error::invalid(refusal));
+                }
+            };
             let report = |progress: Progress<'_>| {
                 if !quiet {
                     say(&sender, &shown(&progress));
                 }
             };
-            Ok(worker.graph.load(&mut body, &report)?)
+            Ok(worker.graph.load(&mut body, platform.as_ref(), &report)?)
         })
         .await;
         // What unpacking leaves behind it, of a failure or none.
@@ -68,19 +75,6 @@ impl Job for Load {
             }
         }
     }
-}
-
-/// Why no image for a platform can be taken from an archive of several; `None` where it can.
-fn refusal(platform: &str) -> Option<Error> {
-    let machine = super::version::architecture();
-    let mut parts = platform.split('/');
-    if platform.is_empty() || (parts.next(), parts.next().unwrap_or(machine)) == (Some("linux"), machine) {
-        return None;
-    }
-    Some(Error::invalid(format!(
-        "load for the platform {platform}: of an archive of several platforms this daemon takes the images for \
-         linux/{machine}; load without --platform, or on such a machine"
-    )))
 }
 
 /// A client that does not listen misses progress and nothing else.

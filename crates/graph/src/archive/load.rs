@@ -4,13 +4,14 @@ use std::io::Read;
 use std::sync::Arc;
 
 use gantry_api::json;
+use gantry_api::platform::Platform;
 use gantry_api::reference::{Digest, Reference};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::intake::Intake;
-use super::{DockerImage, IMAGE_NAME, INDEX, IndexEntry, MANIFEST, OCI_LAYOUT, REF_NAME, blob_path, legacy};
-use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, digest_of};
+use super::{DockerImage, IMAGE_NAME, INDEX, MANIFEST, OCI_LAYOUT, ORIGINS, REF_NAME, blob_path, legacy};
+use crate::origin::{AT_ONCE, Entry, Found, Ways, Words};
+use crate::{Error, Graph, Image, Manifest, Registration, Result, digest_of};
 
 /// Indexes inside indexes.
 const NESTING: usize = 4;
@@ -47,151 +48,204 @@ pub enum Progress<'a> {
 type Report<'a> = &'a (dyn Fn(Progress<'_>) + Sync);
 
 impl Graph {
-    /// Loads every image of an archive (gzip, zstd or plain): one of `docker save`, or an OCI layout. Each image is there
-    /// whole or not at all; those before a broken one stay.
+    /// Loads the images of an archive (gzip, zstd or plain): one of `docker save`, or an OCI layout. Of an index that is the image
+    /// for `platform`, or for this machine; with a `platform` no image for another one is taken. Each image is there whole or not
+    /// at all; those before a broken one stay.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is no such archive, or names what is not in it; as [`Registration::unpack`].
-    pub fn load(&self, input: &mut dyn Read, report: Report<'_>) -> Result<Vec<Loaded>> {
-        let mut intake = Intake::read(self, input)?;
-        if intake.has(MANIFEST) {
-            return self.load_docker(&mut intake, report);
+    /// [`Error::Invalid`] when it is no such archive, names what is not in it, or has no image for the platform; as
+    /// [`Registration::unpack`].
+    pub fn load(&self, input: &mut dyn Read, platform: Option<&Platform>, report: Report<'_>) -> Result<Vec<Loaded>> {
+        let intake = Intake::read(self, input)?;
+        let mut loading = Loading { graph: self, intake, platform, report, loaded: Vec::new() };
+        loading.all()?;
+        if loading.loaded.is_empty() && (platform.is_some() || !loading.intake.has(MANIFEST)) {
+            let wanted = platform.map_or_else(|| "this machine".to_owned(), ToString::to_string);
+            return Err(Error::invalid("image archive", format!("no image in it is for {wanted}")));
         }
-        if intake.has(OCI_LAYOUT) || intake.has(INDEX) {
-            let index: Index = parse(INDEX, &intake.document(INDEX)?)?;
-            let mut loaded = Vec::new();
-            self.load_index(&mut intake, index, &[], &mut Way::default(), report, &mut loaded)?;
-            if loaded.is_empty() {
-                return Err(Error::invalid("image archive", "no image in it is for this machine"));
-            }
-            return Ok(loaded);
+        Ok(loading.loaded)
+    }
+}
+
+/// An archive whose images are taken.
+struct Loading<'a> {
+    graph: &'a Graph,
+    intake: Intake<'a>,
+    platform: Option<&'a Platform>,
+    report: Report<'a>,
+    loaded: Vec<Loaded>,
+}
+
+impl Loading<'_> {
+    fn all(&mut self) -> Result<()> {
+        if self.intake.has(MANIFEST) {
+            return self.docker();
         }
-        let old = legacy::images(&intake)?;
+        if self.intake.has(OCI_LAYOUT) || self.intake.has(INDEX) {
+            let index: Words = parse(INDEX, &self.intake.document(INDEX)?)?;
+            return self.index(None, index, &[], &mut Way::default());
+        }
+        let old = legacy::images(&self.intake)?;
         if old.is_empty() {
             let why = "neither manifest.json nor index.json is in it: a root file system is for `import`";
             return Err(Error::invalid("image archive", why));
         }
-        let load = |image: legacy::OldImage| {
-            let registration = self.register(image.config, None)?;
-            self.finish(&mut intake, registration, image.names, &image.layers, report)
-        };
-        old.into_iter().map(load).collect()
+        for image in old {
+            let registration = self.graph.register(image.config, None)?;
+            self.finish(registration, image.names, &image.layers)?;
+        }
+        Ok(())
     }
 
-    fn load_docker(&self, intake: &mut Intake<'_>, report: Report<'_>) -> Result<Vec<Loaded>> {
-        let images: Vec<DockerImage> = parse(MANIFEST, &intake.document(MANIFEST)?)?;
-        let load = |image: DockerImage| {
+    fn docker(&mut self) -> Result<()> {
+        let images: Vec<DockerImage> = parse(MANIFEST, &self.intake.document(MANIFEST)?)?;
+        let find = |intake: &Intake<'_>, digest: &Digest| blob(intake, digest).ok();
+        let ways = Ways::from(&self.roots()?, ENTRIES, &|digest| find(&self.intake, digest));
+        for image in images {
             let names = image.repo_tags.unwrap_or_default();
             let names = names.iter().map(|name| reference(name)).collect::<Result<Vec<_>>>()?;
-            let registration = self.register(intake.document(&image.config)?, None)?;
+            let mut registration = self.graph.register(self.intake.document(&image.config)?, None)?;
             if image.layers.len() != registration.len() {
                 let why = format!("{} layers, its configuration has {}", image.layers.len(), registration.len());
                 return Err(Error::invalid(format!("image {}", registration.id().short()), why));
             }
-            self.finish(intake, registration, names, &image.layers, report)
-        };
-        images.into_iter().map(load).collect()
+            let came = ways.to(registration.id(), registration.len(), &|digest| find(&self.intake, digest));
+            came.into_iter().for_each(|found| registration.came_as(found));
+            self.finish(registration, names, &image.layers)?;
+        }
+        Ok(())
     }
 
-    /// Every image of an index that is for this machine; `names` are those that the index itself has.
-    fn load_index(
-        &self,
-        intake: &mut Intake<'_>,
-        index: Index,
-        names: &[Reference],
-        way: &mut Way,
-        report: Report<'_>,
-        loaded: &mut Vec<Loaded>,
-    ) -> Result<()> {
-        for entry in index.manifests {
+    /// What the images of a Docker archive came as: the indexes that its OCI layout names, and what our own archives say. The
+    /// manifests that writers make for the layout are nobody's origin.
+    fn roots(&self) -> Result<Vec<Digest>> {
+        if !self.intake.has(INDEX) {
+            return Ok(Vec::new());
+        }
+        let index: Words = parse(INDEX, &self.intake.document(INDEX)?)?;
+        let mut roots = Vec::new();
+        for entry in index.manifests.into_iter().take(ENTRIES) {
+            let origins = entry.annotations.as_ref().and_then(|annotations| annotations.get(ORIGINS));
+            let origins = origins.into_iter().flat_map(|text| text.split(' ')).take(AT_ONCE);
+            roots.extend(origins.filter_map(|digest| digest.parse().ok()));
+            let words = blob(&self.intake, &entry.descriptor.digest).ok();
+            if words.is_some_and(|raw| json::from_slice(&raw).is_ok_and(|words: Words| !words.manifests.is_empty())) {
+                roots.push(entry.descriptor.digest);
+            }
+        }
+        Ok(roots)
+    }
+
+    /// The images of an index: of the archive's own (which has no digest) every one, of another the one that runs best.
+    fn index(&mut self, digest: Option<&Digest>, index: Words, names: &[Reference], way: &mut Way) -> Result<()> {
+        let best = if digest.is_some() { self.best(&index) } else { None };
+        for (number, entry) in index.manifests.into_iter().enumerate() {
             way.entries += 1;
             if way.entries > ENTRIES {
                 return Err(Error::invalid("image archive", format!("its indexes name more than {ENTRIES} images")));
             }
             let named = entry_name(&entry)?;
             let names: Vec<_> = names.iter().cloned().chain(named).collect();
-            let raw = blob(intake, &entry.descriptor)?;
-            if entry.platform.is_some_and(|platform| !is_ours(&platform.os, &platform.architecture)) {
+            if let Some(offered) = entry.platform.as_ref().filter(|platform| is_said(platform))
+                && (self.distance(offered).is_none() || best.is_some_and(|best| best != number))
+            {
                 continue;
             }
-            let kind: Index = parse("manifest", &raw)?;
-            if kind.config.is_none() {
+            let raw = blob(&self.intake, &entry.descriptor.digest)?;
+            let words: Words = parse("manifest", &raw)?;
+            if words.config.is_none() {
                 if way.depth == NESTING {
                     return Err(Error::invalid("image archive", "indexes inside indexes inside indexes"));
                 }
                 way.depth += 1;
-                self.load_index(intake, kind, &names, way, report, loaded)?;
+                self.index(Some(&entry.descriptor.digest), words, &names, way)?;
                 way.depth -= 1;
             } else {
-                loaded.push(self.load_manifest(intake, entry.descriptor.media_type, raw, kind, names, report)?);
+                self.manifest(digest, entry.descriptor.media_type, raw, words, names)?;
             }
         }
         Ok(())
     }
 
-    fn load_manifest(
-        &self,
-        intake: &mut Intake<'_>,
-        media_type: String,
-        raw: Vec<u8>,
-        manifest: Index,
-        names: Vec<Reference>,
-        report: Report<'_>,
-    ) -> Result<Loaded> {
-        let config = manifest.config.ok_or_else(|| Error::invalid("manifest", "it has no configuration"))?;
-        let layers = manifest.layers;
-        let registration =
-            self.register(blob(intake, &config)?, Some(Manifest { raw, media_type, layers: layers.clone() }))?;
-        let paths: Vec<_> = layers.iter().map(|layer| blob_path(&layer.digest)).collect();
-        self.finish(intake, registration, names, &paths, report)
+    /// How well an image for `offered` runs where one is wanted.
+    fn distance(&self, offered: &Platform) -> Option<u32> {
+        self.platform.unwrap_or(&Platform::host()).distance(offered)
     }
 
-    /// Supplies the layers, lowest first, and makes the image visible.
-    fn finish(
-        &self,
-        intake: &mut Intake<'_>,
-        registration: Registration,
+    /// The number of the entry that runs best, the first of equals.
+    fn best(&self, index: &Words) -> Option<usize> {
+        let said = index.manifests.iter().enumerate().filter_map(|(number, entry)| {
+            Some((self.distance(entry.platform.as_ref().filter(|platform| is_said(platform))?)?, number))
+        });
+        said.min().map(|(_, number)| number)
+    }
+
+    fn manifest(
+        &mut self,
+        index: Option<&Digest>,
+        media_type: String,
+        raw: Vec<u8>,
+        words: Words,
         names: Vec<Reference>,
-        paths: &[String],
-        report: Report<'_>,
-    ) -> Result<Loaded> {
+    ) -> Result<()> {
+        let config = words.config.ok_or_else(|| Error::invalid("manifest", "it has no configuration"))?;
+        let paths: Vec<_> = words.layers.iter().map(|layer| blob_path(&layer.digest)).collect();
+        let manifest = digest_of(&raw);
+        let config = blob(&self.intake, &config.digest)?;
+        let find = |digest: &Digest| blob(&self.intake, digest).ok();
+        let layers = words.layers.len();
+        let found = index.and_then(|index| Found::read(Some(index), &manifest, &digest_of(&config), layers, &find));
+        let registration = match found {
+            Some(found) => {
+                let mut registration = self.graph.register(config, None)?;
+                registration.check_layers(layers)?;
+                registration.came_as(found);
+                registration
+            }
+            None => self.graph.register(config, Some(Manifest { raw, media_type, layers: words.layers }))?,
+        };
+        self.finish(registration, names, &paths)
+    }
+
+    /// Supplies the layers, lowest first, and makes the image visible, unless another platform is wanted.
+    fn finish(&mut self, registration: Registration, names: Vec<Reference>, paths: &[String]) -> Result<()> {
+        let config = registration.config();
+        let offered = Platform {
+            os: config.os.clone(),
+            architecture: config.architecture.clone(),
+            variant: config.variant.clone(),
+        };
+        if self.platform.is_some_and(|wanted| wanted.distance(&offered).is_none()) {
+            return Ok(());
+        }
         for (index, path) in paths.iter().enumerate() {
             let diff_id = &registration.config().rootfs.diff_ids[index];
-            if let Some(size) = intake.supply(&registration, index, path)? {
-                report(Progress::Unpacking(diff_id, size));
-                report(Progress::Unpacked(diff_id, size));
+            if let Some(size) = self.intake.supply(&registration, index, path)? {
+                (self.report)(Progress::Unpacking(diff_id, size));
+                (self.report)(Progress::Unpacked(diff_id, size));
             }
         }
-        let images = self.images();
+        let images = self.graph.images();
         let taken = names.iter().filter_map(|name| {
             let before = images.by_name(name).filter(|before| before.id != *registration.id())?;
             Some((name.clone(), before.id.clone()))
         });
         let taken = taken.collect();
-        Ok(Loaded { image: registration.commit(&names)?, names, taken })
+        self.loaded.push(Loaded { image: registration.commit(&names)?, names, taken });
+        Ok(())
     }
-}
-
-/// An index or a manifest: which one, its words tell.
-#[derive(Debug, Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<IndexEntry>,
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
 }
 
 fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     json::from_slice(bytes).map_err(|error| Error::invalid(format!("{what} of the image archive"), error))
 }
 
-/// A document by its descriptor, digest verified.
-fn blob(intake: &Intake<'_>, descriptor: &Descriptor) -> Result<Vec<u8>> {
-    let bytes = intake.document(&blob_path(&descriptor.digest))?;
+/// A document by its digest, verified.
+fn blob(intake: &Intake<'_>, digest: &Digest) -> Result<Vec<u8>> {
+    let bytes = intake.document(&blob_path(digest))?;
     let found = digest_of(&bytes);
-    if found != descriptor.digest {
-        return Err(Error::Digest { what: "document of the image archive", wanted: descriptor.digest.clone(), found });
+    if found != *digest {
+        return Err(Error::Digest { what: "document of the image archive", wanted: digest.clone(), found });
     }
     Ok(bytes)
 }
@@ -207,7 +261,7 @@ pub(super) fn reference(text: &str) -> Result<Reference> {
 }
 
 /// The whole name; a tag alone names nothing.
-fn entry_name(entry: &IndexEntry) -> Result<Option<Reference>> {
+fn entry_name(entry: &Entry) -> Result<Option<Reference>> {
     let Some(annotations) = &entry.annotations else { return Ok(None) };
     match (annotations.get(IMAGE_NAME), annotations.get(REF_NAME)) {
         // containerd names what was pulled by digest so.
@@ -218,7 +272,7 @@ fn entry_name(entry: &IndexEntry) -> Result<Option<Reference>> {
     }
 }
 
-/// An image that does not say what it is for is taken.
-fn is_ours(os: &str, architecture: &str) -> bool {
-    matches!(os, "" | "linux") && (architecture.is_empty() || architecture == crate::import::machine())
+/// An entry that does not say what it is for is taken.
+fn is_said(platform: &Platform) -> bool {
+    !platform.os.is_empty() && !platform.architecture.is_empty()
 }

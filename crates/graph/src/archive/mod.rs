@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{Loaded, Progress};
 
-use crate::Descriptor;
-
 const OCI_LAYOUT: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const MANIFEST: &str = "manifest.json";
@@ -24,6 +22,10 @@ const MANIFEST: &str = "manifest.json";
 const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Its tag alone, or the whole name, as the writer likes.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// What an image came as: the digests of the indexes and manifests, with spaces between. They are in the archive beside the
+/// manifest that was made for it, and need not lead to layers that are.
+const ORIGINS: &str = "gantry.image.origins";
 
 /// An image of Docker's `manifest.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,25 +38,6 @@ struct DockerImage {
     /// Paths of the layers, lowest first.
     #[serde(default)]
     layers: Vec<String>,
-}
-
-/// An entry of an OCI index: a descriptor with more words.
-#[derive(Debug, Serialize, Deserialize)]
-struct IndexEntry {
-    #[serde(flatten)]
-    descriptor: Descriptor,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    annotations: Option<std::collections::BTreeMap<String, String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    platform: Option<Platform>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
 }
 
 /// Where a layout keeps content.

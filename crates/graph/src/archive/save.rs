@@ -8,7 +8,8 @@ use gantry_api::reference::{Digest, Reference};
 use serde_json::json;
 use tar::{EntryType, Header};
 
-use super::{DockerImage, IMAGE_NAME, INDEX, IndexEntry, MANIFEST, OCI_LAYOUT, REF_NAME, blob_path};
+use super::{DockerImage, IMAGE_NAME, INDEX, MANIFEST, OCI_LAYOUT, ORIGINS, REF_NAME, blob_path};
+use crate::origin::{AT_ONCE, Entry, Found};
 use crate::registration::Pins;
 use crate::{Descriptor, Error, Graph, Image, Result, digest_of};
 
@@ -36,6 +37,10 @@ impl Graph {
         for one in &described {
             archive.blob(&one.image.id, &one.image.raw)?;
             archive.blob(&one.descriptor.digest, &one.manifest)?;
+            // Again, rather than that all of them are held in memory.
+            for document in self.originals(one.image).into_iter().flat_map(|original| original.documents) {
+                archive.blob(&digest_of(&document), &document)?;
+            }
         }
         for layer in images.iter().flat_map(|(image, _)| &image.layers) {
             if archive.written.insert(layer.diff_id.clone()) {
@@ -85,7 +90,20 @@ impl Graph {
             digest: digest_of(&manifest),
             size: manifest.len() as u64,
         };
-        Ok(Described { image, names, manifest, descriptor })
+        let originals = self.originals(image).iter().map(|original| original.origin.root().digest.clone()).collect();
+        Ok(Described { image, names, manifest, descriptor, originals })
+    }
+
+    /// What an image came as, last of all, as far as it is whole and says that it is of this image.
+    fn originals(&self, image: &Image) -> Vec<Found> {
+        let find = |digest: &Digest| self.content().read(digest).ok();
+        let layers = image.layers.len();
+        let read = |origin: &crate::Origin| {
+            let index = origin.index.as_ref().map(|index| &index.digest);
+            Found::read(index, &origin.manifest.digest, &image.id, layers, &find)
+        };
+        let skipped = image.origins.len().saturating_sub(AT_ONCE);
+        image.origins[skipped..].iter().filter_map(read).collect()
     }
 }
 
@@ -94,6 +112,7 @@ struct Described<'a> {
     names: &'a [Reference],
     manifest: Vec<u8>,
     descriptor: Descriptor,
+    originals: Vec<Digest>,
 }
 
 impl Described<'_> {
@@ -107,16 +126,22 @@ impl Described<'_> {
     }
 
     /// One entry for each name, as containerd has it; one without a name for a nameless image.
-    fn entries(&self) -> Vec<IndexEntry> {
-        let entry = |annotations| IndexEntry { descriptor: self.descriptor.clone(), annotations, platform: None };
+    fn entries(&self) -> Vec<Entry> {
+        let originals: Vec<&str> = self.originals.iter().map(Digest::as_str).collect();
+        let originals = (!originals.is_empty()).then(|| (ORIGINS.to_owned(), originals.join(" ")));
+        let entry = |mut annotations: BTreeMap<String, String>| {
+            annotations.extend(originals.clone());
+            let annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
+            Entry { descriptor: self.descriptor.clone(), annotations, platform: None }
+        };
         if self.names.is_empty() {
-            return vec![entry(None)];
+            return vec![entry(BTreeMap::new())];
         }
         let annotated = self.names.iter().map(|name| {
-            entry(Some(BTreeMap::from([
+            entry(BTreeMap::from([
                 (IMAGE_NAME.to_owned(), name.to_string()),
                 (REF_NAME.to_owned(), name.tag().unwrap_or_default().to_owned()),
-            ])))
+            ]))
         });
         annotated.collect()
     }

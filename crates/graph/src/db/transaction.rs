@@ -92,6 +92,24 @@ impl<'a> Transaction<'a> {
         Ok(previous)
     }
 
+    /// Makes the edge `name` from the entity `parent` to the entity `child`, both by their ids, or gives it to `child`.
+    ///
+    /// # Errors
+    /// As [`Transaction::set`].
+    pub fn link(&self, parent: &str, name: &str, child: &str) -> Result<()> {
+        self.check_edge(&format!("{name} of {parent}"), parent, child)?;
+        self.unlink(parent, name)?;
+        self.add_edge(parent, name, child)
+    }
+
+    /// Removes an edge of an entity; both ends stay.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn unlink(&self, parent: &str, name: &str) -> Result<bool> {
+        Ok(self.run("DELETE FROM edge WHERE parent = ?1 AND name = ?2", &[parent, name])? > 0)
+    }
+
     /// Moves a name; `to` must be free.
     ///
     /// # Errors

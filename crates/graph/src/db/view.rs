@@ -176,7 +176,10 @@ impl<'a> View<'a> {
     }
 
     /// Whether `to` can be reached from `from` by following edges, or is it.
-    pub(super) fn reaches(&self, from: &str, to: &str) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn reaches(&self, from: &str, to: &str) -> Result<bool> {
         let mut query = self.0.prepare_cached(
             "WITH RECURSIVE below (id) AS (SELECT ?1 UNION SELECT child FROM edge JOIN below ON parent = id)
              SELECT EXISTS (SELECT 1 FROM below WHERE id = ?2)",

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use gantry_graph::{Graph, Image};
+use gantry_graph::{Graph, Image, Origin};
 use gantry_linux::mount;
 
 use crate::operations::{Step, litter, milestones, prepare, prepare_inputs, steps};
@@ -168,7 +168,8 @@ impl Golden {
         let home = root.join(self.driver);
         let images = graph.images();
         let mut documents: Listing = images.iter().map(|image| image.id.hex().to_owned()).collect();
-        documents.extend(images.iter().filter_map(|image| Some(image.manifest.as_ref()?.digest.hex().to_owned())));
+        let came = images.iter().flat_map(|image| &image.origins).flat_map(Origin::documents);
+        documents.extend(came.map(|document| document.digest.hex().to_owned()));
         documents.extend(images.all_names().filter_map(|(name, _)| Some(name.digest()?.hex().to_owned())));
         differences("documents", &documents, &names(&root.join("content/sha256")))?;
         let ingest = started.then(|| root.join("content/ingest"));

@@ -64,7 +64,7 @@ fn an_image_that_does_not_fit_is_refused_with_the_path_and_the_space_comes_back(
         }
         failed.expect("it does not fit")
     };
-    let load = |graph: &Graph| graph.load(&mut archive.as_slice(), &|_| {}).expect_err("it does not fit");
+    let load = |graph: &Graph| graph.load(&mut archive.as_slice(), None, &|_| {}).expect_err("it does not fit");
     let attempts: [&dyn Fn(&Graph) -> Error; 2] = [&pull, &load];
     for attempt in attempts {
         let error = attempt(&graph).to_string();

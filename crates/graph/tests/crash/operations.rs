@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gantry_api::reference::Digest;
-use gantry_graph::{Commit, Error, Graph, Import, digest_of};
+use gantry_graph::{Commit, Document, Error, Graph, Import, Registration, digest_of};
 use gantry_linux::mount;
 
 use crate::common::{Source, gzip, name, open};
@@ -217,7 +217,10 @@ pub fn litter(root: &Path, driver: &str) {
 }
 
 fn bring(graph: &Graph, source: &Source, names: &[&str]) -> Result<(), Error> {
-    let registration = source.begin(graph);
+    unpack(source.begin(graph), source, names)
+}
+
+fn unpack(registration: Registration, source: &Source, names: &[&str]) -> Result<(), Error> {
     for (index, blob) in source.blobs.iter().enumerate() {
         registration.unpack(index, &mut blob.as_slice())?;
     }
@@ -225,13 +228,16 @@ fn bring(graph: &Graph, source: &Source, names: &[&str]) -> Result<(), Error> {
     registration.commit(&names).map(drop)
 }
 
-/// The name `app` is another image's before.
+/// The name `app` is another image's before. It comes by an index, with an attestation.
 fn pull(graph: &Graph) -> Result<(), Error> {
-    bring(graph, &pulled().0, &["app", "pulled:1"])
+    let document = |text: &str| Document { media_type: "document".to_owned(), raw: text.as_bytes().to_vec() };
+    let source = pulled().0;
+    let registration = source.begin(graph).chosen_from(document("index")).attested_by(vec![document("attestation")]);
+    unpack(registration, &source, &["app", "pulled:1", &format!("app@{}", digest_of(b"index"))])
 }
 
 fn load(graph: &Graph, archive: &[u8]) -> Result<(), Error> {
-    graph.load(&mut &*archive, &|_| {}).map(drop)
+    graph.load(&mut &*archive, None, &|_| {}).map(drop)
 }
 
 fn import(graph: &Graph) -> Result<(), Error> {

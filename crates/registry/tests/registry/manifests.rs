@@ -89,3 +89,54 @@ async fn a_platform_that_nobody_asked_for_is_not_held_against_an_image() {
     fake.image("app", "1", &image);
     Request { platform: Some("linux/arm64"), ..Request::default() }.pull(&fake.name("app:1")).await.result.unwrap();
 }
+
+/// An index of an image with an attestation of it: its manifest, configuration and statement.
+fn attested(image: &Image) -> (Vec<u8>, [Vec<u8>; 3]) {
+    let describe =
+        |kind: &str, bytes: &[u8]| serde_json::json!({"mediaType": kind, "digest": digest(bytes), "size": bytes.len()});
+    let (config, statement) = (b"{\"os\":\"unknown\"}".to_vec(), b"{\"_type\":\"statement\"}".to_vec());
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let about = serde_json::json!({"schemaVersion": 2, "mediaType": kind,
+        "config": describe("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [describe("application/vnd.in-toto+json", &statement)]});
+    let about = serde_json::to_vec(&about).unwrap();
+    let mut own = describe(kind, &image.manifest);
+    own["platform"] = serde_json::json!({"os": "linux", "architecture": "amd64"});
+    let mut entry = describe(kind, &about);
+    entry["platform"] = serde_json::json!({"os": "unknown", "architecture": "unknown"});
+    entry["annotations"] = serde_json::json!({"vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": image.digest()});
+    let mut stranger = describe(kind, b"of another platform");
+    stranger["annotations"] = serde_json::json!({"vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": digest(b"another")});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [own, entry, stranger]});
+    (serde_json::to_vec(&index).unwrap(), [about, config, statement])
+}
+
+#[tokio::test]
+async fn attestations_come_with_their_image_once_and_a_registry_without_them_is_no_failure() {
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    let (index, [about, config, statement]) = attested(&image);
+    fake.image("app", "direct", &image);
+    fake.document("app", "1", &index, "application/vnd.oci.image.index.v1+json");
+    let outcome = pull(&fake.name("app:1")).await;
+    outcome.result.unwrap();
+    assert!(outcome.store.attached.lock().unwrap().is_empty(), "the registry has none");
+    fake.document("app", "about", &about, "application/vnd.oci.image.manifest.v1+json");
+    fake.put(&format!("/v2/app/blobs/{}", digest(&config)), Reply::new(200, config.clone()));
+    let store = pull(&fake.name("app:1")).await.store;
+    let raw = |store: &crate::store::Store| {
+        store.attached.lock().unwrap().iter().map(|document| document.raw.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(raw(&store), [about.clone(), config.clone()], "as far as it has it");
+    fake.put(&format!("/v2/app/blobs/{}", digest(&statement)), Reply::new(200, statement.clone()));
+    let request = Request { store: store.clone(), ..Request::default() };
+    request.pull(&fake.name("app:1")).await.result.unwrap();
+    let asked = fake.count(&format!("/blobs/{}", digest(&config)));
+    assert_eq!(raw(&store), [about.clone(), config.clone(), about, config, statement.clone()]);
+    assert_eq!(asked, 1, "what the store has is not fetched again");
+    // One that is not what its index says is an attack, or damage.
+    fake.put(&format!("/v2/app/blobs/{}", digest(&statement)), Reply::new(200, b"{\"_type\":\"Statement\"}".to_vec()));
+    let error = pull(&fake.name("app:1")).await.error();
+    assert!(error.contains("attestation verification failed"), "{error}");
+}

@@ -10,7 +10,8 @@ use gantry_api::progress::Progress;
 use gantry_api::reference::Digest;
 use gantry_api::system::AuthConfig;
 use gantry_registry::{
-    BlobReader, Error, ImageDraft, ImageSink, NewImage, Options, Platform, Pull, Pulled, Registry, SinkError, Unpacked,
+    BlobReader, Document, Error, ImageDraft, ImageSink, NewImage, Options, Platform, Pull, Pulled, Registry, SinkError,
+    Unpacked,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,8 @@ pub struct Store {
     /// Layers by the digest of their blob.
     pub layers: Mutex<HashMap<Digest, Vec<u8>>>,
     pub images: Mutex<Vec<NewImage>>,
+    /// What came with them.
+    pub attached: Mutex<Vec<Document>>,
     /// Drafts that are neither committed nor dropped.
     pub drafts: AtomicUsize,
     pub order: Mutex<Vec<usize>>,
@@ -35,12 +38,18 @@ struct Draft {
     store: Arc<Store>,
     image: NewImage,
     made: Mutex<HashMap<Digest, Vec<u8>>>,
+    attached: Mutex<Vec<Document>>,
 }
 
 impl ImageSink for Sink {
     fn begin(&self, image: NewImage) -> Result<Arc<dyn ImageDraft>, SinkError> {
         self.0.drafts.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::new(Draft { store: self.0.clone(), image, made: Mutex::default() }))
+        Ok(Arc::new(Draft { store: self.0.clone(), image, made: Mutex::default(), attached: Mutex::default() }))
+    }
+
+    fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let attached = self.0.attached.lock().unwrap();
+        attached.iter().find(|document| document.descriptor.digest == *digest).map(|document| document.raw.clone())
     }
 }
 
@@ -75,9 +84,14 @@ impl ImageDraft for Draft {
         Ok(Unpacked::Fresh)
     }
 
+    fn attach(&self, documents: Vec<Document>) {
+        self.attached.lock().unwrap().extend(documents);
+    }
+
     fn commit(self: Arc<Self>) -> Result<bool, SinkError> {
         let draft = Arc::into_inner(self).ok_or("somebody still holds the draft")?;
         let made = std::mem::take(&mut *draft.made.lock().unwrap());
+        draft.store.attached.lock().unwrap().append(&mut draft.attached.lock().unwrap());
         draft.store.layers.lock().unwrap().extend(made);
         draft.store.images.lock().unwrap().push(draft.image.clone());
         let name = draft.image.reference.to_string();

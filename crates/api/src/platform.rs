@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// `linux/arm64/v8`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Platform {
     /// `linux`.
@@ -14,6 +14,7 @@ pub struct Platform {
     /// `amd64`, Go's name of it.
     pub architecture: String,
     /// `v8`, or nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub variant: String,
 }
 
