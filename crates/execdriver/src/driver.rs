@@ -20,6 +20,9 @@ pub trait ExecDriver: Send + Sync {
     /// Dropping it unused gives everything back.
     fn prepare(&self) -> Result<Box<dyn Sandbox>, Error>;
 
+    /// Starts a process of another role of the binary, which outlives the daemon as supervisors do; the connection to it.
+    fn start_role(&self, name: &str) -> Result<OwnedFd, Error>;
+
     /// Takes up a container again that an earlier daemon started, by its id. `NotFound` when no supervisor answers:
     /// then [`ExecDriver::last_exit`] may know how it ended.
     fn restore(&self, id: &str) -> Result<Arc<dyn Running>, Error>;

@@ -1,15 +1,17 @@
 //! The binary: looks at its arguments and at the name that it was called by, and becomes the client, the daemon, the
-//! OCI runtime, or the template of the supervisors. Nothing else lives here.
+//! OCI runtime, or the template of the supervisors and of the resolver of names. Nothing else lives here.
 
 mod daemon;
 
 use std::process::ExitCode;
 
+use gantry_networkdriver::names;
+
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     // First, before anything is allocated that its thousand children would share.
     if gantry_execdriver::native::is_template() {
-        return gantry_execdriver::native::template_main();
+        return gantry_execdriver::native::template_main(&[(names::ROLE, names::main)]);
     }
     let called = args.first().and_then(|name| std::path::Path::new(name).file_name());
     if called == Some("gantry-runtime".as_ref()) {

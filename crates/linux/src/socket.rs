@@ -49,7 +49,7 @@ pub fn stream_pair() -> Result<(OwnedFd, OwnedFd)> {
 /// Listens for packet connections at `name` in an open directory, however long the directory's path is.
 pub fn listen(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     let socket = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-    rustix::net::bind(&socket, &address(directory, name)?).during("bind socket", name)?;
+    rustix::net::bind(&socket, &address(&directory, name)?).during("bind socket", name)?;
     rustix::net::listen(&socket, 16).during("listen on", name)?;
     Ok(socket)
 }
@@ -57,7 +57,7 @@ pub fn listen(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
 /// Connects to the socket `name` in an open directory.
 pub fn connect(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     let socket = new_socket(SocketFlags::CLOEXEC)?;
-    rustix::net::connect(&socket, &address(directory, name)?).during("connect to", name)?;
+    rustix::net::connect(&socket, &address(&directory, name)?).during("connect to", name)?;
     Ok(socket)
 }
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::Error;
 
 /// Servers for a container whose host has none that it could reach.
-const FALLBACK: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
+pub(crate) const FALLBACK: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 /// systemd-resolved's stub, and where it writes the servers behind it.
 const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
-const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+pub(crate) const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The file to read the host's servers from, given the host's `/etc/resolv.conf`: behind systemd-resolved's stub, which
 /// no container can reach, it is another one.
@@ -112,7 +112,7 @@ fn chosen<'a>(own: &'a [String], host: &'a str, keys: &[&'a str]) -> Vec<&'a str
         .unwrap_or_default()
 }
 
-fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
     text.lines()
         .filter(|line| !line.starts_with(['#', ';']))
         .filter_map(|line| line.trim().split_once(char::is_whitespace))

@@ -1,9 +1,10 @@
-//! Networks of containers: the trait, its drivers bridge, host and none, address and port allocation, firewall.
+//! Networks of containers: the trait, its drivers bridge, host and none, address and port allocation, firewall, names.
 
 mod bridge;
 mod driver;
 pub mod files;
 mod ipam;
+pub mod names;
 mod plain;
 mod ports;
 

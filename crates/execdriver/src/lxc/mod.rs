@@ -62,6 +62,10 @@ impl ExecDriver for Lxc {
         self.supervisors.prepare()
     }
 
+    fn start_role(&self, name: &str) -> Result<std::os::fd::OwnedFd, Error> {
+        self.supervisors.start_role(name)
+    }
+
     fn restore(&self, id: &str) -> Result<Arc<dyn Running>, Error> {
         self.supervisors.restore(id)
     }

@@ -9,6 +9,7 @@ mod running;
 mod supervisor;
 mod template;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use self::running::{NativeContainer, NativeSandbox, Shared};
 use crate::lxc::Tools;
 use crate::{Error, ExecDriver, Exit, Running, Sandbox};
 
-pub use template::{FAIL_AT, TEMPLATE_ROLE, is_template, template_main};
+pub use template::{FAIL_AT, Role, TEMPLATE_ROLE, is_template, template_main};
 
 /// A cgroup whose members have ended is gone within this time.
 const REMOVAL: Duration = Duration::from_secs(5);
@@ -131,6 +132,10 @@ impl ExecDriver for Native {
 
     fn prepare(&self) -> Result<Box<dyn Sandbox>, Error> {
         Ok(Box::new(NativeSandbox::new(self.shared.pool.take()?, self.shared.clone())))
+    }
+
+    fn start_role(&self, name: &str) -> Result<OwnedFd, Error> {
+        self.shared.pool.start_role(name)
     }
 
     fn restore(&self, id: &str) -> Result<Arc<dyn Running>, Error> {

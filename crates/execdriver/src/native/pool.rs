@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::dispatch::{Dispatch, Listener};
 use super::link::{Link, system};
-use super::protocol::{self, Spawn};
+use super::protocol::{self, Fork, Spawn};
 use super::template::{FAIL_AT, TEMPLATE_ROLE};
 use crate::Error;
 
@@ -136,14 +136,29 @@ impl Pool {
     }
 
     fn spawn(&self, state: &mut State) -> Result<(), Error> {
-        let (ours, theirs) = socket::pair().map_err(system)?;
         let spawn = Spawn {
             exec_root: self.plan.exec_root.clone(),
             cgroup_parent: self.plan.cgroup_parent.clone(),
             name: warm_name()?,
         };
+        let link = Arc::new(Link::new(self.fork(state, &Fork::Supervisor(spawn))?)?);
+        let me: Weak<dyn Listener> = Weak::clone(&self.me) as Weak<dyn Listener>;
+        state.expected.push(Arc::clone(&link));
+        self.dispatch.add(&link, Some(me)).map_err(system)?;
+        Ok(())
+    }
+
+    /// Starts a process of another role; the connection to it.
+    pub fn start_role(&self, name: &str) -> Result<OwnedFd, Error> {
+        let role = Fork::Role { name: name.into(), exec_root: self.plan.exec_root.clone() };
+        self.fork(&mut self.state(), &role)
+    }
+
+    /// Has the template fork; our end of the connection to the new process.
+    fn fork(&self, state: &mut State, fork: &Fork) -> Result<OwnedFd, Error> {
+        let (ours, theirs) = socket::pair().map_err(system)?;
         let told = match &state.template {
-            Some((_, template)) => protocol::send(template, &spawn, &[theirs.as_fd()]).is_ok(),
+            Some((_, template)) => protocol::send(template, fork, &[theirs.as_fd()]).is_ok(),
             None => false,
         };
         if !told {
@@ -157,13 +172,9 @@ impl Pool {
                     .map_err(|error| Error::System(format!("start thread: {error}")))?;
             }
             let template = state.template.insert(self.start_template()?);
-            protocol::send(&template.1, &spawn, &[theirs.as_fd()]).map_err(system)?;
+            protocol::send(&template.1, fork, &[theirs.as_fd()]).map_err(system)?;
         }
-        let link = Arc::new(Link::new(ours)?);
-        let me: Weak<dyn Listener> = Weak::clone(&self.me) as Weak<dyn Listener>;
-        state.expected.push(Arc::clone(&link));
-        self.dispatch.add(&link, Some(me)).map_err(system)?;
-        Ok(())
+        Ok(ours)
     }
 
     /// Takes a warm supervisor; waits where none is ready.

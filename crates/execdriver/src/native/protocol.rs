@@ -15,7 +15,21 @@ use crate::{Error, Exit, LogFile, Users};
 /// Of the messages between daemon and supervisor.
 pub const VERSION: u32 = 1;
 
-/// To the template: fork a warm supervisor; its end of the connection comes with the message.
+/// To the template: fork a process; its end of the connection comes with the message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Fork {
+    /// A warm supervisor.
+    Supervisor(Spawn),
+    /// Another role of the binary.
+    Role {
+        /// Its name.
+        name: String,
+        /// The daemon's exec root.
+        exec_root: PathBuf,
+    },
+}
+
+/// How a warm supervisor is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spawn {
     /// Directory of the containers' directories.

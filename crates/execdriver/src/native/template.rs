@@ -2,6 +2,7 @@
 //! thread and touches little, so that a fork takes a fraction of a millisecond and its pages are shared by all of them.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 
 use gantry_linux::process::{self, Clone, CloneFlags};
@@ -9,7 +10,7 @@ use gantry_linux::socket;
 use libcontainer::cgroups::Hierarchies;
 use rustix::fs::{Mode, OFlags};
 
-use super::protocol::{self, Spawn};
+use super::protocol::{self, Fork};
 use super::supervisor;
 
 /// The name (`argv[0]`) by which the binary is told to be the template.
@@ -25,19 +26,24 @@ pub fn is_template() -> bool {
     std::env::args_os().next().is_some_and(|name| name == TEMPLATE_ROLE) || crate::lxc::is_stage()
 }
 
+/// Another role that the template forks: its name, and the whole life of such a process, from the exec root and the
+/// connection to the daemon to its exit code.
+pub type Role = (&'static str, fn(&Path, OwnedFd) -> i32);
+
 /// Runs as the template until the daemon is gone, or becomes a container. Standard input is the connection to the daemon.
-pub fn template_main() -> ExitCode {
+#[must_use]
+pub fn template_main(roles: &[Role]) -> ExitCode {
     if crate::lxc::is_stage() {
         return crate::lxc::stage_main();
     }
-    match run() {
+    match run(roles) {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody reads the template's streams: the daemon sees the connection end.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn run() -> Result<(), gantry_linux::Error> {
+fn run(roles: &[Role]) -> Result<(), gantry_linux::Error> {
     if let Ok(step) = std::env::var(FAIL_AT) {
         libcontainer::steps::fail_at(&step);
     }
@@ -48,12 +54,18 @@ fn run() -> Result<(), gantry_linux::Error> {
     process::ignore_signals(&[rustix::process::Signal::CHILD.as_raw(), rustix::process::Signal::PIPE.as_raw()]);
     let hierarchies = Hierarchies::discover()?;
     while let Some(packet) = socket::receive(&daemon)? {
-        let mut message = protocol::decode::<Spawn>(packet)?;
+        let mut message = protocol::decode::<Fork>(packet)?;
         let Some(connection) = message.fds.pop() else { continue };
         match process::clone(CloneFlags::NONE) {
             Ok(Clone::Child) => {
                 drop(daemon);
-                supervisor::run(&message.head, connection, hierarchies)
+                match &message.head {
+                    Fork::Supervisor(spawn) => supervisor::run(spawn, connection, hierarchies),
+                    Fork::Role { name, exec_root } => {
+                        let role = roles.iter().find(|(known, _)| known == name);
+                        process::exit_now(role.map_or(1, |(_, live)| live(exec_root, connection)))
+                    }
+                }
             }
             Ok(Clone::Parent(_)) => {}
             Err(error) => refuse(&connection, &error),

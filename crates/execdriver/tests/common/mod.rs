@@ -31,7 +31,7 @@ static BECOME_TEMPLATE: extern "C" fn() = become_template;
 
 extern "C" fn become_template() {
     if gantry_execdriver::native::is_template() {
-        let _ = gantry_execdriver::native::template_main();
+        let _ = gantry_execdriver::native::template_main(&[]);
         std::process::exit(0);
     }
 }

@@ -25,6 +25,7 @@
 pub mod devices;
 pub mod firewall;
 pub mod link;
+pub mod names;
 mod subnet;
 
 use serde::{Deserialize, Serialize};

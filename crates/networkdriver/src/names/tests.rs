@@ -1,0 +1,7 @@
+//! The resolver by itself: a host, containers and servers outside, each in network namespaces of their own.
+
+mod measure;
+mod outside;
+mod process;
+mod wire;
+mod world;
