@@ -1,7 +1,7 @@
 //! `cargo xtask test`: installs what is needed, runs every test, counts them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -20,8 +20,8 @@ pub fn run(filters: &[&str]) -> Result<()> {
     let binary = build::gantry(build::PROFILE)?;
     let library = c_library::build(build::PROFILE)?;
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
+    // Not for the system tests: they share places below the usual one with all that run on this machine.
     let temporary = tempfile::tempdir().context("make a directory for the temporary files of the tests")?;
-    count.temporary = temporary.path().to_owned();
     let units = ["--workspace", "--exclude", "gantry-tests", "--cargo-profile", build::PROFILE, "--no-fail-fast"];
     let nextest = program("cargo-nextest").is_some() || nextest();
     let mut command = if nextest {
@@ -42,8 +42,9 @@ pub fn run(filters: &[&str]) -> Result<()> {
         command.args(units.iter().map(|word| if *word == "--cargo-profile" { "--profile" } else { word }));
         command
     };
-    command.args(filters).env("GANTRY_C_LIBRARY", library);
+    command.args(filters).env("GANTRY_C_LIBRARY", library).env("TMPDIR", temporary.path());
     count.add(&mut command, &binary, skips.path())?;
+    count.check("the tests' temporary files", left_behind(temporary.path()));
     if nextest {
         // It does not run the examples of the documentation.
         let mut examples = build::cargo(&["test", "--doc", "-p", "libcontainer", "--profile", build::PROFILE]);
@@ -54,7 +55,6 @@ pub fn run(filters: &[&str]) -> Result<()> {
     let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);
     system.args(filters);
     count.add(&mut system, &binary, skips.path())?;
-    count.check("the tests' temporary files", left_behind(temporary.path()));
     if filters.is_empty() {
         count.museum(skips.path())?;
         count.machine(skips.path())?;
@@ -103,8 +103,6 @@ struct Count {
     failed: u64,
     broken: bool,
     complaints: Vec<String>,
-    /// Where tests put temporary files.
-    temporary: PathBuf,
 }
 
 impl Count {
@@ -146,7 +144,6 @@ impl Count {
     /// Runs a runner, shows what it says, and counts. A failing runner that names no failed test broke before.
     fn add(&mut self, command: &mut Command, binary: &Path, skips: &Path) -> Result<()> {
         command.env("GANTRY_BIN", binary).env("GANTRY_SKIPS", skips).env("CARGO_TERM_COLOR", "never");
-        command.env("TMPDIR", &self.temporary);
         // Both streams in one pipe: nextest speaks on standard error, cargo test on standard output.
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
         let mut child =
