@@ -57,7 +57,9 @@ suite() {
     timeout -s KILL "$seconds" "$@" </dev/null >&3 2>&3
     code=$?
     cd /
-    # What one suite leaves, the next one would lack.
+    # What one suite leaves, the next one would lack. The locks of the places of system tests are for good.
+    rm -f /scratch/gantry-tests/*.lock
+    rmdir /scratch/gantry-tests 2>/dev/null
     left=$(ls -A /scratch)
     [ -z "$left" ] || { say "left" $left; rm -rf /scratch/* /scratch/.[!.]*; }
     say "end $name $code $started $(cut -d' ' -f1 /proc/uptime)"
