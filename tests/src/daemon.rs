@@ -242,6 +242,17 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Removes every user-defined network by the API.
+    pub fn remove_networks(&self) -> Result<()> {
+        let pruned = self.post("/networks/prune", None)?;
+        if pruned.status != 200 {
+            bail!("remove networks: {} {}", pruned.status, pruned.text());
+        }
+        Ok(())
+    }
+}
+
 /// The socket of another engine that is tested instead: so the tests themselves are judged by Docker.
 pub(crate) fn reference() -> Option<PathBuf> {
     std::env::var_os("GANTRY_TEST_AGAINST").map(PathBuf::from)
@@ -252,6 +263,7 @@ impl Drop for Daemon {
         // What fails here is put right by force: the tracker kills, the slot removes.
         if self.child.is_some() {
             self.remove_containers().ok();
+            self.remove_networks().ok();
             if self.stop().is_err() {
                 self.kill9().ok();
             }

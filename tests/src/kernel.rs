@@ -23,6 +23,10 @@ impl Snapshot {
             slot::mounts_below(daemon.slot().root()).iter().map(|p| p.display().to_string()).collect(),
         );
         view.insert("links on the bridge", names(&Path::new("/sys/class/net").join(daemon.bridge()).join("brif")));
+        let networks = slot::networks(&daemon.bridge());
+        let joined = networks.iter().flat_map(|bridge| names(&Path::new("/sys/class/net").join(bridge).join("brif")));
+        view.insert("links on networks", joined.collect());
+        view.insert("networks", networks.into_iter().collect());
         view.insert("network namespaces", count(namespaces(&pids)));
         view.insert("processes", count(pids.len()));
         view.insert("cgroups", count(daemon.slot().container_cgroups().iter().map(|path| descendants(path)).sum()));

@@ -114,13 +114,27 @@ impl Slot {
             }
         }
         for prefix in PREFIXES {
-            purge_network(&format!("{prefix}{}", self.number));
+            let bridge = format!("{prefix}{}", self.number);
+            for network in networks(&bridge) {
+                purge_network(&network);
+            }
+            purge_network(&bridge);
         }
         let removed = fs::remove_dir_all(&self.root);
         if let Err(error) = removed.or_else(|error| if self.root.exists() { Err(error) } else { Ok(()) }) {
             warn(&format!("remove {}: {error}", self.root.display()));
         }
     }
+}
+
+/// The bridges that the daemon of that bridge made for networks: it leaves a note on each.
+#[must_use]
+pub fn networks(bridge: &str) -> Vec<String> {
+    let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let note = format!("network of {bridge}");
+    let made =
+        links.filter(|link| fs::read_to_string(link.path().join("ifalias")).is_ok_and(|text| text.trim() == note));
+    made.map(|link| link.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Deletes a bridge and the nftables tables that carry its name.

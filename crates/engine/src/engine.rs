@@ -75,7 +75,7 @@ impl Engine {
         let registry = gantry_registry::Registry::new(crate::images::registry_options(&options)?);
         Ok(Arc::new(Self {
             volumes: Volumes::open(options.data_root.join("volumes"), graph.clone())?,
-            networks: Networks::new(&options),
+            networks: Networks::open(graph.clone(), &options, &drivers)?,
             host: crate::spec::host::Host::discover()?,
             options,
             drivers,

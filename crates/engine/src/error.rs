@@ -78,6 +78,8 @@ impl From<gantry_networkdriver::Error> for Error {
         use gantry_networkdriver::Error as E;
         let kind = match &error {
             E::Invalid(_) => ErrorKind::InvalidParameter,
+            E::Taken(_) => ErrorKind::Forbidden,
+            E::Unknown(_) => ErrorKind::NotFound,
             E::Conflict(_) | E::Exhausted(_) | E::System(_) | E::Several(_) => ErrorKind::System,
         };
         Self { kind, message: error.to_string() }

@@ -1,13 +1,12 @@
 //! The files that the daemon writes for a container and binds into it: `resolv.conf`, `hostname`, `hosts`.
 
-use std::net::Ipv4Addr;
-
 use gantry_linux::fs;
 use gantry_networkdriver::files;
 
 use crate::container::Record;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::networks;
 
 /// File below the container's directory, and where it is bound.
 pub const FILES: [(&str, &str); 3] =
@@ -37,13 +36,22 @@ pub fn write(engine: &Engine, record: &Record) -> Result<()> {
         &pick(&host_config.dns_options, &engine.options.dns_options),
         host_network,
     );
-    let endpoint = record.endpoint.as_ref().filter(|endpoint| endpoint.address != Ipv4Addr::UNSPECIFIED);
-    let gateway = endpoint.map(|endpoint| endpoint.gateway).or_else(|| engine.networks.gateway(engine));
-    let extra = host_config.extra_hosts.as_deref().unwrap_or_default();
-    let hosts =
-        files::hosts(endpoint.map(|e| e.address), record.hostname(), &record.config.domainname, extra, gateway)?;
     fs::write(directory.join("resolv.conf"), resolv_conf)?;
     fs::write(directory.join("hostname"), files::hostname(record.hostname()))?;
-    fs::write(directory.join("hosts"), hosts)?;
-    Ok(())
+    write_hosts(engine, record)
+}
+
+/// Writes `hosts`, in place: a container that runs has the file bound.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_hosts(engine: &Engine, record: &Record) -> Result<()> {
+    let addresses = networks::addresses(record);
+    let mut gateways = record.endpoints.values().map(|endpoint| endpoint.gateway);
+    let gateway = gateways.find(|gateway| !gateway.is_unspecified());
+    let gateway = gateway.or_else(|| engine.networks.gateway(engine));
+    let extra = record.host_config.extra_hosts.as_deref().unwrap_or_default();
+    let linked = networks::links::hosts(engine, record);
+    let hosts = files::hosts(&addresses, &linked, record.hostname(), &record.config.domainname, extra, gateway)?;
+    Ok(fs::write(record.directory(&engine.options.data_root).join("hosts"), hosts)?)
 }

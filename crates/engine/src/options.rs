@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gantry_execdriver::ExecDriver;
 use gantry_graphdriver::GraphDriver;
-use gantry_networkdriver::NetworkDriver;
+use gantry_networkdriver::{NetworkDriver, NetworkDrivers};
 
 pub use crate::spec::confinement::Defaults as SecurityDefaults;
 
@@ -69,4 +69,6 @@ pub struct Drivers {
     pub host: Arc<dyn NetworkDriver>,
     /// `none`.
     pub none: Arc<dyn NetworkDriver>,
+    /// Those that people define.
+    pub networks: NetworkDrivers,
 }

@@ -147,6 +147,17 @@ pub trait Running: Send + Sync {
 
     /// A detached clone (`open_tree`) of the container's whole mount tree as its processes see it, for cp, diff and export.
     fn root(&self) -> Result<OwnedFd, Error>;
+
+    /// Its network, to be changed while it runs. [`Error::Invalid`] where a supervisor of an older daemon cannot tell.
+    fn network(&self) -> Result<Network, Error>;
+}
+
+/// A container's network namespace, and a `NETLINK_ROUTE` socket that was opened inside.
+pub struct Network {
+    /// The namespace.
+    pub netns: OwnedFd,
+    /// The socket.
+    pub route_socket: OwnedFd,
 }
 
 /// A further process to run.

@@ -6,52 +6,73 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_linux::ResultExt as _;
 use gantry_linux::netlink::{Message, Socket};
-use libcontainer::network::Cidr;
+use libcontainer::network::Subnet;
 use libcontainer::network::firewall::{self, BridgeRules, Element, Firewall};
 use libcontainer::network::link::{self, LOOPBACK, Link};
 
 use crate::ipam::{self, Ipam};
 use crate::ports::{self, Ports, short};
-use crate::{Endpoint, Error, Join, NetworkDriver, NetworkInfo, PublishPort, PublishedPort};
+use crate::{
+    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Place6, Pool, PublishPort,
+    PublishedPort, Routes,
+};
 
-/// The name of a container's end.
-const CONTAINER_LINK: &str = "eth0";
+pub use setup::{ALIAS, check_name};
 
 /// How a bridge is to be.
 #[derive(Debug, Clone)]
 pub struct BridgeOptions {
     /// Its name (`--bridge`): up to 15 bytes. A bridge that is there is used as it is.
     pub name: String,
-    /// The host's address and the subnet (`--bip`); else that of a bridge that is there, else a free one: a /20 from
-    /// 172.18.0.0–172.31.255.255, then 10.200.0.0–10.254.255.255, then 192.168.0.0/16.
-    pub cidr: Option<Cidr>,
+    /// The note on it that says that we made it, and may delete it.
+    pub alias: String,
+    /// The subnet and the host's address in it (`--bip`). Any is that of a bridge that is there, else a free one.
+    pub ipv4: Addresses,
+    /// The same for IPv6.
+    pub ipv6: Addresses,
+    /// Where free subnets are taken from; of a family that is not among them, a /20 from 172.18.0.0–172.31.255.255, then
+    /// 10.200.0.0–10.254.255.255, then 192.168.0.0/16, and a random /64 of fd00::/8.
+    pub pools: Vec<AddressPool>,
     /// Maximum transmission unit (`--mtu`); else that of the link of the host's default route, else 1500.
     pub mtu: Option<u32>,
     /// Where ports are published that name no address (`--ip`).
     pub publish_address: Ipv4Addr,
     /// Containers may speak to each other (`--icc`).
     pub icc: bool,
+    /// What leaves by another link has the host's address from then on.
+    pub masquerade: bool,
+    /// It has no gateway: nothing leaves it.
+    pub internal: bool,
     /// Load the firewall (`--iptables`); without it no port can be published and nothing is translated.
     pub firewall: bool,
     /// Turn on the host's `net.ipv4.ip_forward` where it is off. The firewall then drops what the host would forward
     /// between links of which none is a bridge.
     pub ip_forward: bool,
+    /// The host's ports, one table for all networks of a daemon.
+    pub ports: Ports,
 }
 
 impl Default for BridgeOptions {
     fn default() -> Self {
         Self {
             name: "gantry0".into(),
-            cidr: None,
+            alias: ALIAS.into(),
+            ipv4: Addresses::Any,
+            ipv6: Addresses::None,
+            pools: Vec::new(),
             mtu: None,
             publish_address: Ipv4Addr::UNSPECIFIED,
             icc: true,
+            masquerade: true,
+            internal: false,
             firewall: true,
             ip_forward: true,
+            ports: Ports::default(),
         }
     }
 }
@@ -61,11 +82,17 @@ impl Default for BridgeOptions {
 pub struct Bridge {
     options: BridgeOptions,
     index: u32,
-    subnet: Cidr,
     mtu: u32,
-    ipam: Ipam,
-    ports: Ports,
+    ipv4: Option<Family>,
+    ipv6: Option<Family>,
     state: Mutex<State>,
+}
+
+/// The addresses of one family.
+#[derive(Debug)]
+struct Family {
+    pool: Pool,
+    ipam: Ipam,
 }
 
 #[derive(Debug)]
@@ -73,13 +100,16 @@ struct State {
     route: Socket,
     firewall: Option<Firewall>,
     held: HashMap<String, Held>,
+    /// Nobody joins any more.
+    removed: bool,
 }
 
 /// What an endpoint owns: dropped, it is free.
 #[derive(Debug)]
 struct Held {
     host_link: String,
-    address: ipam::Lease,
+    ipv4: Option<ipam::Lease>,
+    ipv6: Option<ipam::Lease>,
     ports: Vec<ports::Lease>,
 }
 
@@ -88,61 +118,23 @@ impl Bridge {
     /// calling thread.
     ///
     /// # Errors
-    /// A bad name or subnet, a name or table that belongs to somebody else, no free subnet, the kernel's refusal.
+    /// A bad name or subnet, a name or table that belongs to somebody else, no free subnet, the kernel's refusal. What was
+    /// made is gone then.
     pub fn open(options: BridgeOptions) -> Result<Self, Error> {
         let mut route = Socket::route()?;
-        let (Link { index, .. }, subnet, mtu) = setup::bridge(&mut route, &options)?;
-        let to_forward = setup::is_to_forward(&options)?;
-        let load = || {
-            let forwarding = firewall::Options { forwarding: to_forward, ..firewall::Options::default() };
-            let mut firewall =
-                Firewall::load(&options.name, forwarding).map_err(|error| taken(&options.name, error))?;
-            firewall.add_bridge(&BridgeRules {
-                name: options.name.clone(),
-                subnet4: Some(subnet.into()),
-                subnet6: None,
-                icc: options.icc,
-                masquerade: true,
-                internal: false,
-            })?;
-            Ok::<_, Error>(firewall)
-        };
-        let firewall = options.firewall.then(load).transpose()?;
-        if to_forward {
-            setup::forward()?;
-        }
-        let state = Mutex::new(State { route, firewall, held: HashMap::new() });
-        Ok(Self { options, index, subnet, mtu, ipam: Ipam::new(subnet), ports: Ports::default(), state })
-    }
-
-    /// Deletes the firewall's table, and the bridge if it was made by us. For when no container is left.
-    ///
-    /// # Errors
-    /// The kernel's refusals, all of them.
-    pub fn remove(self) -> Result<(), Error> {
-        let mut state = self.lock();
-        let mut failures: Vec<Error> = Vec::new();
-        if let Some(Err(error)) = state.firewall.as_mut().map(Firewall::delete) {
-            failures.push(error.into());
-        }
-        match link::link(&mut state.route, &self.options.name) {
-            Ok(Some(bridge)) if bridge.alias == setup::ALIAS => {
-                failures.extend(state.route.transact(vec![link::delete(&bridge.name)]).err().map(Error::from));
+        let setup::Made { link, mtu, ipv4, ipv6, new } = setup::bridge(&mut route, &options)?;
+        let firewall = match load_firewall(&options, ipv4.as_ref(), ipv6.as_ref()) {
+            Ok(firewall) => firewall,
+            Err(error) => {
+                if new && let Err(second) = delete_link(&mut route, &link.name) {
+                    return Err(Error::Several(vec![error, second]));
+                }
+                return Err(error);
             }
-            Ok(_) => {}
-            Err(error) => failures.push(error.into()),
-        }
-        all(failures)
-    }
-
-    /// [`NetworkDriver::leave`] for a container that lives on: its link is deleted, too.
-    ///
-    /// # Errors
-    /// The kernel's refusals, all of them.
-    pub fn disconnect(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let mut failures: Vec<Error> = self.leave(endpoint).err().into_iter().collect();
-        failures.extend(delete_link(&mut self.lock().route, &endpoint.host_link).err());
-        all(failures)
+        };
+        let family = |pool: Pool| Family { ipam: Ipam::new(&pool), pool };
+        let state = Mutex::new(State { route, firewall, held: HashMap::new(), removed: false });
+        Ok(Self { index: link.index, mtu, ipv4: ipv4.map(family), ipv6: ipv6.map(family), state, options })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -151,6 +143,9 @@ impl Bridge {
 
     /// Checks everything and takes address and ports; nothing is done to the kernel but binding the ports.
     fn reserve(&self, state: &State, request: &Join<'_>) -> Result<Held, Error> {
+        if state.removed {
+            return Err(Error::Conflict(format!("the network of bridge {} has been removed", self.options.name)));
+        }
         if state.held.contains_key(request.container) {
             return Err(Error::Conflict(format!(
                 "container {} is already joined to bridge {}",
@@ -164,25 +159,26 @@ impl Bridge {
         if state.firewall.is_none() && !request.ports.is_empty() {
             return Err(Error::Invalid("cannot publish ports: the daemon runs with --iptables=false".into()));
         }
-        let address = self.ipam.take(request.address)?;
-        let take = |wanted: &PublishPort| {
+        let ipv4 = take(self.ipv4.as_ref(), request.address.map(IpAddr::V4))?;
+        let ipv6 = take(self.ipv6.as_ref(), request.address6.map(IpAddr::V6))?;
+        let publish = |wanted: &PublishPort| {
             let host_ip = match wanted.host_ip {
                 IpAddr::V4(Ipv4Addr::UNSPECIFIED) => self.options.publish_address.into(),
                 named => named,
             };
-            self.ports.take(request.container, &PublishPort { host_ip, ..wanted.clone() })
+            self.options.ports.take(request.container, &PublishPort { host_ip, ..wanted.clone() })
         };
         // Fixed ports first, so that none of them goes to a range or a random request of the same container.
         let mut order: Vec<usize> = (0..request.ports.len()).collect();
         order.sort_by_key(|&at| (request.ports[at].host_port == 0, request.ports[at].host_port_end));
         let mut leases = Vec::with_capacity(order.len());
         for at in order {
-            let lease = take(&request.ports[at]).map_err(|error| programming(request.container, error))?;
+            let lease = publish(&request.ports[at]).map_err(|error| programming(request.container, error))?;
             leases.push((at, lease));
         }
         leases.sort_by_key(|(at, _)| *at);
         let ports = leases.into_iter().map(|(_, lease)| lease).collect();
-        Ok(Held { host_link: String::new(), address, ports })
+        Ok(Held { host_link: String::new(), ipv4, ipv6, ports })
     }
 
     /// Makes the pair; the name of the host's end.
@@ -192,13 +188,13 @@ impl Bridge {
             match state.route.transact(vec![link::new_pair(
                 &name,
                 self.index,
-                CONTAINER_LINK,
+                request.link,
                 self.mtu,
                 mac,
                 request.netns,
             )]) {
                 Ok(()) => return Ok(name),
-                // Taken by chance, or is it the container that has an eth0?
+                // Taken by chance, or is it the container that has such a link?
                 Err(error) if error.errno() == libc::EEXIST && link::link(&mut state.route, &name)?.is_some() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -206,18 +202,56 @@ impl Bridge {
     }
 
     /// Everything inside the container's namespace, through its own socket.
-    fn configure(&self, request: &Join<'_>, address: Ipv4Addr) -> Result<(), Error> {
+    fn configure(&self, request: &Join<'_>, held: &Held) -> Result<(), Error> {
         let mut socket = Socket::borrowed(request.route_socket)?;
-        let inside = link::link(&mut socket, CONTAINER_LINK)?.ok_or_else(|| {
+        let inside = link::link(&mut socket, request.link)?.ok_or_else(|| {
             Error::Invalid(format!("route socket of container {} is of another namespace", short(request.container)))
         })?;
-        let messages: Vec<Message> = vec![
-            link::raise(LOOPBACK, "lo"),
-            link::add_address(inside.index, Cidr { address, prefix: self.subnet.prefix }),
-            link::raise(inside.index, CONTAINER_LINK),
-            link::add_default_route(inside.index, self.subnet.address),
-        ];
+        let mut messages: Vec<Message> = vec![link::raise(LOOPBACK, "lo")];
+        for (family, lease) in [(&self.ipv4, &held.ipv4), (&self.ipv6, &held.ipv6)] {
+            if let (Some(family), Some(lease)) = (family, lease) {
+                let subnet = Subnet { address: lease.address, prefix: family.pool.subnet.prefix };
+                messages.push(link::add_address(inside.index, subnet));
+            }
+        }
+        messages.push(link::raise(inside.index, request.link));
+        messages.extend(self.default_routes(inside.index, request.routes));
         Ok(socket.transact(messages)?)
+    }
+
+    fn default_routes(&self, index: u32, routes: Routes) -> impl Iterator<Item = Message> {
+        let families =
+            [(self.gateway(self.ipv4.as_ref()), routes.ipv4), (self.gateway(self.ipv6.as_ref()), routes.ipv6)];
+        let wanted = families.into_iter().filter_map(|(gateway, wanted)| gateway.filter(|_| wanted));
+        wanted.map(move |gateway| link::set_default_route(index, gateway))
+    }
+
+    /// What containers are told to send everything else to.
+    fn gateway(&self, family: Option<&Family>) -> Option<IpAddr> {
+        family.filter(|_| !self.options.internal).map(|family| family.pool.gateway())
+    }
+
+    fn endpoint(&self, request: &Join<'_>, held: &Held, mac: [u8; 6]) -> Endpoint {
+        let ipv6 = held.ipv6.as_ref().zip(self.ipv6.as_ref()).and_then(|(lease, family)| {
+            let IpAddr::V6(address) = lease.address else { return None };
+            let gateway = self.gateway(Some(family)).and_then(|gateway| match gateway {
+                IpAddr::V6(gateway) => Some(gateway),
+                IpAddr::V4(_) => None,
+            });
+            Some(Place6 { address, prefix: family.pool.subnet.prefix, gateway })
+        });
+        let gateway = self.gateway(self.ipv4.as_ref());
+        Endpoint {
+            container: request.container.into(),
+            host_link: held.host_link.clone(),
+            link: request.link.into(),
+            address: held.address().unwrap_or(Ipv4Addr::UNSPECIFIED),
+            prefix: self.ipv4.as_ref().map_or(0, |family| family.pool.subnet.prefix),
+            gateway: gateway.and_then(ipv4).unwrap_or(Ipv4Addr::UNSPECIFIED),
+            ipv6,
+            mac,
+            ports: held.ports.iter().map(|lease| lease.port.clone()).collect(),
+        }
     }
 
     /// What comes after the link is made; whoever calls it deletes the link when it fails.
@@ -229,7 +263,7 @@ impl Bridge {
         if hairpin || isolated {
             state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
         }
-        self.configure(request, held.address.address)?;
+        self.configure(request, held)?;
         match &mut state.firewall {
             Some(firewall) if !held.ports.is_empty() => Ok(firewall.add(&held.elements())?),
             _ => Ok(()),
@@ -245,9 +279,7 @@ impl NetworkDriver for Bridge {
     fn join(&self, request: Join<'_>) -> Result<Endpoint, Error> {
         let mut state = self.lock();
         let mut held = self.reserve(&state, &request)?;
-        let address = held.address.address;
-        let [a, b, c, d] = address.octets();
-        let mac = request.mac.unwrap_or([0x02, 0x42, a, b, c, d]);
+        let mac = request.mac.map_or_else(|| mac_of(held.address()), Ok)?;
         held.host_link = self.connect(&mut state, &request, mac)?;
         // The firewall comes last: from here on only the link has to be undone, address and ports free themselves.
         if let Err(error) = self.finish(&mut state, &request, &held) {
@@ -256,16 +288,7 @@ impl NetworkDriver for Bridge {
                 Err(second) => Error::Several(vec![error, second]),
             });
         }
-        let endpoint = Endpoint {
-            container: request.container.into(),
-            host_link: held.host_link.clone(),
-            link: CONTAINER_LINK.into(),
-            address,
-            prefix: self.subnet.prefix,
-            gateway: self.subnet.address,
-            mac,
-            ports: held.ports.iter().map(|lease| lease.port.clone()).collect(),
-        };
+        let endpoint = self.endpoint(&request, &held, mac);
         state.held.insert(request.container.into(), held);
         Ok(endpoint)
     }
@@ -279,15 +302,33 @@ impl NetworkDriver for Bridge {
         }
     }
 
+    fn disconnect(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let mut failures: Vec<Error> = self.leave(endpoint).err().into_iter().collect();
+        failures.extend(delete_link(&mut self.lock().route, &endpoint.host_link).err());
+        all(failures)
+    }
+
+    fn route(&self, endpoint: &Endpoint, route_socket: BorrowedFd<'_>, routes: Routes) -> Result<(), Error> {
+        let mut socket = Socket::borrowed(route_socket)?;
+        let inside = link::link(&mut socket, &endpoint.link)?.ok_or_else(|| {
+            let (container, link) = (short(&endpoint.container), &endpoint.link);
+            Error::Invalid(format!("container {container} has no link {link} any more"))
+        })?;
+        Ok(socket.transact(self.default_routes(inside.index, routes).collect())?)
+    }
+
     fn restore(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let mut state = self.lock();
         if state.held.contains_key(&endpoint.container) {
             return Ok(());
         }
-        let address = self.ipam.take(Some(endpoint.address))?;
-        let take = |port: &PublishedPort| self.ports.retake(&endpoint.container, port);
-        let ports = endpoint.ports.iter().map(take).collect::<Result<Vec<_>, _>>()?;
-        let held = Held { host_link: endpoint.host_link.clone(), address, ports };
+        let four = endpoint.ipv4().map(IpAddr::V4);
+        let six = endpoint.ipv6.map(|place| IpAddr::V6(place.address));
+        let ipv4 = four.map_or(Ok(None), |address| take(self.ipv4.as_ref(), Some(address)))?;
+        let ipv6 = six.map_or(Ok(None), |address| take(self.ipv6.as_ref(), Some(address)))?;
+        let retake = |port: &PublishedPort| self.options.ports.retake(&endpoint.container, port);
+        let ports = endpoint.ports.iter().map(retake).collect::<Result<Vec<_>, _>>()?;
+        let held = Held { host_link: endpoint.host_link.clone(), ipv4, ipv6, ports };
         // Its elements are in the table still, or come back with all others in `restored`.
         if let Some(firewall) = &mut state.firewall {
             firewall.remember(&held.elements());
@@ -298,7 +339,7 @@ impl NetworkDriver for Bridge {
 
     fn restored(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        let State { route, firewall, held } = &mut *state;
+        let State { route, firewall, held, .. } = &mut *state;
         let mut failures: Vec<Error> = Vec::new();
         if let Some(firewall) = firewall {
             failures.extend(firewall.settle().err().map(Error::from));
@@ -317,27 +358,111 @@ impl NetworkDriver for Bridge {
     }
 
     fn info(&self) -> NetworkInfo {
+        let pool = |family: &Option<Family>| family.as_ref().map(|family| family.pool.clone());
         NetworkInfo {
             bridge: self.options.name.clone(),
-            subnet: Some((self.subnet.network(), self.subnet.prefix)),
-            gateway: Some(self.subnet.address),
+            ipv4: pool(&self.ipv4),
+            ipv6: pool(&self.ipv6),
             mtu: self.mtu,
+            internal: self.options.internal,
         }
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !state.held.is_empty() {
+            let holders: Vec<&str> = state.held.keys().map(|container| short(container)).collect();
+            return Err(Error::Conflict(format!("containers are joined to it: {}", holders.join(", "))));
+        }
+        state.removed = true;
+        let mut failures: Vec<Error> = Vec::new();
+        if let Some(Err(error)) = state.firewall.as_mut().map(Firewall::delete) {
+            failures.push(error.into());
+        }
+        match link::link(&mut state.route, &self.options.name) {
+            Ok(Some(bridge)) if bridge.alias == self.options.alias => {
+                failures.extend(delete_link(&mut state.route, &bridge.name).err());
+            }
+            Ok(_) => {}
+            Err(error) => failures.push(error.into()),
+        }
+        all(failures)
     }
 }
 
 impl Held {
-    fn elements(&self) -> Vec<Element> {
-        let element = |port: &PublishedPort| Element {
-            host: port.host_ip,
-            protocol: port.protocol,
-            host_port: port.host_port,
-            last_port: port.host_port,
-            container: self.address.address.into(),
-            container_port: port.container_port,
-        };
-        self.ports.iter().map(|lease| element(&lease.port)).collect()
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.ipv4.as_ref().and_then(|lease| ipv4(lease.address))
     }
+
+    fn elements(&self) -> Vec<Element> {
+        let element = |port: &PublishedPort| {
+            let lease = if port.host_ip.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+            Some(Element {
+                host: port.host_ip,
+                protocol: port.protocol,
+                host_port: port.host_port,
+                last_port: port.host_port,
+                container: lease.as_ref()?.address,
+                container_port: port.container_port,
+            })
+        };
+        self.ports.iter().filter_map(|lease| element(&lease.port)).collect()
+    }
+}
+
+/// Takes an address of a family; one that was asked for where there is no such family is refused.
+fn take(family: Option<&Family>, wanted: Option<IpAddr>) -> Result<Option<ipam::Lease>, Error> {
+    match (family, wanted) {
+        (Some(family), wanted) => family.ipam.take(wanted).map(Some),
+        (None, None) => Ok(None),
+        (None, Some(address)) => Err(Error::Invalid(format!("no configured subnet contains IP address {address}"))),
+    }
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// A container's hardware address: derived from its IPv4 address, else random.
+fn mac_of(address: Option<Ipv4Addr>) -> Result<[u8; 6], Error> {
+    let mut mac = [0x02, 0x42, 0, 0, 0, 0];
+    match address {
+        Some(address) => mac[2..].copy_from_slice(&address.octets()),
+        None => random(&mut mac[2..])?,
+    }
+    Ok(mac)
+}
+
+/// Loads the table, and has the host forward where it is to.
+fn load_firewall(options: &BridgeOptions, ipv4: Option<&Pool>, ipv6: Option<&Pool>) -> Result<Option<Firewall>, Error> {
+    let forwarding = setup::is_to_forward(options)?;
+    let load = || {
+        let of_host = firewall::Options { forwarding, ..firewall::Options::default() };
+        let mut firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
+        firewall.add_bridge(&BridgeRules {
+            name: options.name.clone(),
+            subnet4: ipv4.map(|pool| pool.subnet),
+            subnet6: ipv6.map(|pool| pool.subnet),
+            icc: options.icc,
+            masquerade: options.masquerade,
+            internal: options.internal,
+        })?;
+        Ok::<_, Error>(firewall)
+    };
+    let firewall = options.firewall.then(load).transpose()?;
+    if forwarding {
+        setup::forward()?;
+    }
+    Ok(firewall)
+}
+
+/// Deletes the table of a bridge that nobody knows any more.
+pub fn delete_table(bridge: &str) -> Result<(), Error> {
+    Ok(Firewall::load(bridge, firewall::Options::default())?.delete()?)
 }
 
 /// Another daemon's socket owns the table.
@@ -370,7 +495,7 @@ fn delete_link(socket: &mut Socket, name: &str) -> Result<(), Error> {
     }
 }
 
-fn all(mut failures: Vec<Error>) -> Result<(), Error> {
+pub fn all(mut failures: Vec<Error>) -> Result<(), Error> {
     match failures.len() {
         0 => Ok(()),
         1 => Err(failures.remove(0)),

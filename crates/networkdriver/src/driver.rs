@@ -1,15 +1,17 @@
 //! The networkdriver trait. A driver makes a network and joins containers' network namespaces to it; it does not know
 //! containers beyond an id for its messages.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use libcontainer::network::Protocol;
 use serde::{Deserialize, Serialize};
 
+use crate::Pool;
+
 /// One network of one driver. Calls block for a millisecond or so; they are safe from several threads.
 pub trait NetworkDriver: Send + Sync {
-    /// `bridge`, `host` or `none`.
+    /// `bridge`, `macvlan`, `host` or `none`.
     fn name(&self) -> &'static str;
 
     /// Joins the namespace to the network: link, address, routes, published ports. On failure nothing is left.
@@ -18,6 +20,14 @@ pub trait NetworkDriver: Send + Sync {
     /// Undoes [`NetworkDriver::join`]: address and ports are free when it returns; the link dies with the namespace.
     /// Goes on after a failure and returns all of them in one error.
     fn leave(&self, endpoint: &Endpoint) -> Result<(), Error>;
+
+    /// [`NetworkDriver::leave`] for a container that lives on: its link is deleted, too.
+    fn disconnect(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        self.leave(endpoint)
+    }
+
+    /// Has everything else of a container go through this network from now on. `route_socket` is as in [`Join`].
+    fn route(&self, endpoint: &Endpoint, route_socket: BorrowedFd<'_>, routes: Routes) -> Result<(), Error>;
 
     /// Takes up an endpoint again that an earlier daemon made and that still runs: its address and ports are taken, and
     /// its firewall elements are there.
@@ -28,6 +38,10 @@ pub trait NetworkDriver: Send + Sync {
 
     /// What the network looks like.
     fn info(&self) -> NetworkInfo;
+
+    /// Takes everything away that the network has. [`Error::Conflict`] when a container is joined; nobody can join
+    /// from then on.
+    fn remove(&self) -> Result<(), Error>;
 }
 
 /// What a container asks of a network.
@@ -38,12 +52,44 @@ pub struct Join<'a> {
     pub netns: BorrowedFd<'a>,
     /// A `NETLINK_ROUTE` socket that was opened inside that namespace.
     pub route_socket: BorrowedFd<'a>,
+    /// How its end of the link is to be called: `eth0`.
+    pub link: &'a str,
     /// A fixed address, or the next free one.
     pub address: Option<Ipv4Addr>,
+    /// The same for IPv6, where the network has it.
+    pub address6: Option<Ipv6Addr>,
     /// A fixed hardware address, or one derived from the address.
     pub mac: Option<[u8; 6]>,
     /// Ports to publish.
     pub ports: Vec<PublishPort>,
+    /// Whether everything else of the container goes through this network.
+    pub routes: Routes,
+}
+
+impl<'a> Join<'a> {
+    /// The first network of a container, which asks for nothing.
+    #[must_use]
+    pub const fn new(container: &'a str, netns: BorrowedFd<'a>, route_socket: BorrowedFd<'a>) -> Self {
+        Self {
+            container,
+            netns,
+            route_socket,
+            link: "eth0",
+            address: None,
+            address6: None,
+            mac: None,
+            ports: Vec::new(),
+            routes: Routes { ipv4: true, ipv6: true },
+        }
+    }
+}
+
+/// The default routes of a container that go through a network, where that has a gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "plain words")]
+pub struct Routes {
+    pub ipv4: bool,
+    pub ipv6: bool,
 }
 
 /// A port to publish.
@@ -71,16 +117,54 @@ pub struct Endpoint {
     pub host_link: String,
     /// The container's end: `eth0`.
     pub link: String,
-    /// The address and prefix length.
+    /// The address; `0.0.0.0` where the network has no IPv4.
     pub address: Ipv4Addr,
     /// Prefix length.
     pub prefix: u8,
-    /// The default gateway.
+    /// The network's gateway; `0.0.0.0` where it has none, as an internal one.
     pub gateway: Ipv4Addr,
+    /// Its place in the network's IPv6, where that has it.
+    #[serde(default)]
+    pub ipv6: Option<Place6>,
     /// Hardware address.
     pub mac: [u8; 6],
     /// Ports as they were published, host ports decided.
     pub ports: Vec<PublishedPort>,
+}
+
+/// A container's place in IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place6 {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Prefix length.
+    pub prefix: u8,
+    /// The network's gateway, where it has one.
+    pub gateway: Option<Ipv6Addr>,
+}
+
+impl Endpoint {
+    /// The place of a container on a network that gives no link and no address.
+    #[must_use]
+    pub fn bare(container: &str) -> Self {
+        Self {
+            container: container.into(),
+            host_link: String::new(),
+            link: String::new(),
+            address: Ipv4Addr::UNSPECIFIED,
+            prefix: 0,
+            gateway: Ipv4Addr::UNSPECIFIED,
+            ipv6: None,
+            mac: [0; 6],
+            ports: Vec::new(),
+        }
+    }
+
+    /// The IPv4 address, where it has one.
+    #[must_use]
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        Some(self.address).filter(|address| !address.is_unspecified())
+    }
 }
 
 /// A published port.
@@ -97,16 +181,18 @@ pub struct PublishedPort {
 }
 
 /// What a network looks like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkInfo {
     /// The bridge's name; empty where there is none.
     pub bridge: String,
-    /// The subnet.
-    pub subnet: Option<(Ipv4Addr, u8)>,
-    /// The host's address on it.
-    pub gateway: Option<Ipv4Addr>,
+    /// Its IPv4 addresses.
+    pub ipv4: Option<Pool>,
+    /// Its IPv6 addresses.
+    pub ipv6: Option<Pool>,
     /// Maximum transmission unit.
     pub mtu: u32,
+    /// Nothing leaves it.
+    pub internal: bool,
 }
 
 /// What went wrong in a network.
@@ -115,9 +201,15 @@ pub enum Error {
     /// The request is wrong as it is.
     #[error("{0}")]
     Invalid(String),
-    /// A port, address or name is taken; says by whom where it is known.
+    /// A port or name is taken; says by whom where it is known.
     #[error("{0}")]
     Conflict(String),
+    /// An address or subnet is taken.
+    #[error("{0}")]
+    Taken(String),
+    /// There is no such driver.
+    #[error("{0}")]
+    Unknown(String),
     /// No address or port is left.
     #[error("{0}")]
     Exhausted(String),

@@ -49,12 +49,14 @@ pub fn resolv_conf(host: &str, dns: &[String], search: &[String], options: &[Str
     text
 }
 
-/// A container's `/etc/hosts`: loopback, `extra` hosts (`name:address`, `name=address`, `name:host-gateway`), itself.
+/// A container's `/etc/hosts`: loopback, `extra` hosts (`name:address`, `name=address`, `name:host-gateway`), `others` with
+/// their names, itself.
 ///
 /// # Errors
 /// An extra host that has no name, no address, or asks for a gateway where there is none.
 pub fn hosts(
-    address: Option<Ipv4Addr>,
+    addresses: &[IpAddr],
+    others: &[(IpAddr, String)],
     hostname: &str,
     domainname: &str,
     extra: &[String],
@@ -72,8 +74,11 @@ pub fn hosts(
         let (name, address) = extra_host(entry, gateway)?;
         let _ = writeln!(text, "{address}\t{name}");
     }
-    if let Some(address) = address {
-        let names = if domainname.is_empty() { hostname.into() } else { format!("{hostname}.{domainname} {hostname}") };
+    for (address, names) in others {
+        let _ = writeln!(text, "{address}\t{names}");
+    }
+    let names = if domainname.is_empty() { hostname.into() } else { format!("{hostname}.{domainname} {hostname}") };
+    for address in addresses {
         let _ = writeln!(text, "{address}\t{names}");
     }
     Ok(text)
@@ -165,7 +170,7 @@ mod tests {
     fn hosts_has_loopback_extra_hosts_and_the_container() {
         let extra = words(&["db:10.0.0.1", "six:2001:db8::1", "b=[::2]", "up:host-gateway"]);
         let gateway = Some(Ipv4Addr::new(172, 18, 0, 1));
-        let text = hosts(Some(Ipv4Addr::new(172, 18, 0, 2)), "web", "example.org", &extra, gateway).unwrap();
+        let text = hosts(&[Ipv4Addr::new(172, 18, 0, 2).into()], &[], "web", "example.org", &extra, gateway).unwrap();
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(
             text.ends_with("10.0.0.1\tdb\n2001:db8::1\tsix\n::2\tb\n172.18.0.1\tup\n172.18.0.2\tweb.example.org web\n")
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn a_bad_extra_host_is_named() {
         for bad in ["db", "db:", ":10.0.0.1", "db:300.1.1.1", "db:host-gateway", "a\nb:10.0.0.1"] {
-            let error = hosts(None, "h", "", &words(&[bad]), None).unwrap_err();
+            let error = hosts(&[], &[], "h", "", &words(&[bad]), None).unwrap_err();
             assert!(error.to_string().contains(bad), "{error}");
         }
     }

@@ -1,127 +1,121 @@
-//! The addresses of one subnet: a bit for each, taken in turn so that a freed one rests before it is given again.
+//! The addresses of one subnet, of either family, taken in turn so that a freed one rests before it is given again.
 
-use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::Error;
-use libcontainer::network::Cidr;
+use libcontainer::network::Subnet;
 
-/// The addresses of a subnet. Network, broadcast and gateway are never given.
+use crate::{Error, Pool};
+
+/// The addresses of a pool. The network's own, IPv4's broadcast, the gateway and what is set aside are never given.
 #[derive(Debug, Clone)]
 pub struct Ipam {
-    subnet: Cidr,
-    gateway: Ipv4Addr,
-    bits: Arc<Mutex<Bits>>,
+    subnet: Subnet,
+    gateway: IpAddr,
+    /// The places that are given to those who ask for none.
+    first: u128,
+    last: u128,
+    taken: Arc<Mutex<Taken>>,
 }
 
 #[derive(Debug)]
-struct Bits {
-    words: Vec<u64>,
-    next: usize,
+struct Taken {
+    places: BTreeSet<u128>,
+    next: u128,
 }
 
 /// An address that is taken for as long as this lives.
 #[derive(Debug)]
 pub struct Lease {
     /// The address.
-    pub address: Ipv4Addr,
-    offset: usize,
-    bits: Arc<Mutex<Bits>>,
+    pub address: IpAddr,
+    place: u128,
+    taken: Arc<Mutex<Taken>>,
 }
 
 impl Ipam {
-    /// All of the subnet is free but its ends and the gateway.
+    /// All of the pool is free.
     #[must_use]
-    pub fn new(subnet: Cidr) -> Self {
-        let size = 1_usize << (32 - u32::from(subnet.prefix));
-        let bits = Bits { words: vec![0; size.div_ceil(64)], next: 1 };
-        let ipam = Self { subnet, gateway: subnet.address, bits: Arc::new(Mutex::new(bits)) };
-        {
-            let mut bits = ipam.bits.lock().unwrap_or_else(PoisonError::into_inner);
-            for reserved in [0, size - 1, ipam.offset(subnet.address)] {
-                bits.set(reserved, true);
-            }
-            for beyond in size..size.next_multiple_of(64) {
-                bits.set(beyond, true);
-            }
-        }
-        ipam
+    pub fn new(pool: &Pool) -> Self {
+        let subnet = pool.subnet;
+        let gateway = pool.gateway();
+        let mut places: BTreeSet<u128> = pool.reserved.values().map(|address| subnet.offset(*address)).collect();
+        places.insert(subnet.offset(gateway));
+        places.extend([0, subnet.last_offset()].into_iter().filter(|place| !subnet.is_host(subnet.nth(*place))));
+        let range = pool.range.unwrap_or(subnet);
+        let (first, last) = (subnet.offset(range.network()), subnet.offset(range.last()));
+        let taken = Arc::new(Mutex::new(Taken { places, next: first }));
+        Self { subnet, gateway, first, last, taken }
     }
 
     /// Takes `wanted`, or the next free one after the last that was given.
-    pub fn take(&self, wanted: Option<Ipv4Addr>) -> Result<Lease, Error> {
-        let mut bits = self.bits.lock().unwrap_or_else(PoisonError::into_inner);
-        let offset = match wanted {
-            Some(address) => self.check(&bits, address)?,
-            None => bits.next_free().ok_or_else(|| {
-                Error::Exhausted(format!(
-                    "no free address in subnet {}/{}: remove containers, or give the daemon a larger one by --bip",
-                    self.subnet.network(),
-                    self.subnet.prefix
-                ))
-            })?,
+    pub fn take(&self, wanted: Option<IpAddr>) -> Result<Lease, Error> {
+        let mut taken = self.lock();
+        let place = match wanted {
+            Some(address) => self.check(&taken, address)?,
+            None => {
+                let place = taken.next_free(self.first, self.last).ok_or_else(|| self.exhausted())?;
+                taken.next = place + 1;
+                place
+            }
         };
-        bits.set(offset, true);
-        if wanted.is_none() {
-            bits.next = offset + 1;
-        }
-        drop(bits);
-        let network = u32::from(self.subnet.network());
-        let address = Ipv4Addr::from(network + u32::try_from(offset).unwrap_or(0));
-        Ok(Lease { address, offset, bits: Arc::clone(&self.bits) })
+        taken.places.insert(place);
+        drop(taken);
+        Ok(Lease { address: self.subnet.nth(place), place, taken: Arc::clone(&self.taken) })
     }
 
-    fn check(&self, bits: &Bits, address: Ipv4Addr) -> Result<usize, Error> {
-        let Cidr { prefix, .. } = self.subnet;
-        let network = self.subnet.network();
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exhausted(&self) -> Error {
+        let family = if self.subnet.address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let subnet = self.subnet;
+        Error::Exhausted(format!(
+            "no available {family} addresses on this network's address pools: all of {subnet} are taken: remove containers, \
+             or use a network with a larger subnet"
+        ))
+    }
+
+    fn check(&self, taken: &Taken, address: IpAddr) -> Result<u128, Error> {
         if !self.subnet.is_host(address) {
-            return Err(Error::Invalid(format!("address {address} is no host's address of subnet {network}/{prefix}")));
+            let subnet = self.subnet;
+            return Err(Error::Invalid(format!("address {address} is no host's address of subnet {subnet}")));
         }
         if address == self.gateway {
-            return Err(Error::Conflict(format!("address {address} is already in use: it is the gateway's")));
+            return Err(Error::Taken(format!("Address already in use: {address} is the gateway's")));
         }
-        let offset = self.offset(address);
-        if bits.get(offset) {
-            return Err(Error::Conflict(format!("address {address} is already in use")));
+        let place = self.subnet.offset(address);
+        if taken.places.contains(&place) {
+            return Err(Error::Taken(format!("Address already in use: {address}")));
         }
-        Ok(offset)
-    }
-
-    fn offset(&self, address: Ipv4Addr) -> usize {
-        (u32::from(address) - u32::from(self.subnet.network())) as usize
+        Ok(place)
     }
 }
 
-impl Bits {
-    fn get(&self, offset: usize) -> bool {
-        self.words[offset / 64] >> (offset % 64) & 1 == 1
+impl Taken {
+    fn next_free(&self, first: u128, last: u128) -> Option<u128> {
+        let next = if (first..=last).contains(&self.next) { self.next } else { first };
+        self.gap(next, last).or_else(|| self.gap(first, next.checked_sub(1).filter(|end| *end >= first)?))
     }
 
-    fn set(&mut self, offset: usize, taken: bool) {
-        let bit = 1 << (offset % 64);
-        if taken {
-            self.words[offset / 64] |= bit;
-        } else {
-            self.words[offset / 64] &= !bit;
+    /// The first place between the two, both included, that is free.
+    fn gap(&self, first: u128, last: u128) -> Option<u128> {
+        let mut free = first;
+        for place in self.places.range(first..=last) {
+            if *place > free {
+                break;
+            }
+            free = place.checked_add(1)?;
         }
-    }
-
-    fn next_free(&self) -> Option<usize> {
-        let count = self.words.len();
-        let start = self.next / 64 % count;
-        // The first word is looked at twice: from `next` upward, and at last as a whole.
-        (0..=count).find_map(|step| {
-            let index = (start + step) % count;
-            let before = if step == 0 { (1_u64 << (self.next % 64)) - 1 } else { 0 };
-            let free = !(self.words[index] | before);
-            (free != 0).then(|| index * 64 + free.trailing_zeros() as usize)
-        })
+        (free <= last).then_some(free)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.bits.lock().unwrap_or_else(PoisonError::into_inner).set(self.offset, false);
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).places.remove(&self.place);
     }
 }
 
@@ -134,16 +128,22 @@ mod tests {
     use super::*;
 
     fn ipam(text: &str) -> Ipam {
-        Ipam::new(text.parse().unwrap())
+        Ipam::new(&Pool::new(text.parse().unwrap()))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
     fn the_last_freed_address_is_not_the_next_one() {
-        let ipam = ipam("10.0.0.1/29");
-        let first = ipam.take(None).unwrap();
-        assert_eq!(first.address, Ipv4Addr::new(10, 0, 0, 2));
-        drop(first);
-        assert_eq!(ipam.take(None).unwrap().address, Ipv4Addr::new(10, 0, 0, 3));
+        for (subnet, second, third) in [("10.0.0.0/29", "10.0.0.2", "10.0.0.3"), ("fd00::/64", "fd00::2", "fd00::3")] {
+            let ipam = ipam(subnet);
+            let first = ipam.take(None).unwrap();
+            assert_eq!(first.address, ip(second));
+            drop(first);
+            assert_eq!(ipam.take(None).unwrap().address, ip(third));
+        }
     }
 
     #[test]
@@ -159,15 +159,31 @@ mod tests {
     #[test]
     fn fixed_addresses_are_checked() {
         let ipam = ipam("10.0.0.1/24");
-        let take = |text: &str| ipam.take(Some(text.parse().unwrap()));
+        let take = |text: &str| ipam.take(Some(ip(text)));
         let held = take("10.0.0.77").unwrap();
-        assert!(matches!(take("10.0.0.77"), Err(Error::Conflict(_))));
-        assert!(matches!(take("10.0.0.1"), Err(Error::Conflict(_))));
-        for bad in ["10.0.0.0", "10.0.0.255", "10.0.1.2"] {
+        assert!(matches!(take("10.0.0.77"), Err(Error::Taken(_))));
+        assert!(matches!(take("10.0.0.1"), Err(Error::Taken(_))));
+        for bad in ["10.0.0.0", "10.0.0.255", "10.0.1.2", "fd00::1"] {
             assert!(matches!(take(bad), Err(Error::Invalid(_))), "{bad}");
         }
         drop(held);
         assert!(take("10.0.0.77").is_ok());
+    }
+
+    #[test]
+    fn what_is_set_aside_is_not_given_and_the_rest_comes_from_the_range() {
+        let pool = Pool {
+            gateway: Some(ip("10.0.0.18")),
+            range: Some("10.0.0.16/30".parse().unwrap()),
+            reserved: BTreeMap::from([("router".into(), ip("10.0.0.17"))]),
+            ..Pool::new("10.0.0.0/24".parse().unwrap())
+        };
+        let ipam = Ipam::new(&pool);
+        let given: Vec<_> = (0..2).map(|_| ipam.take(None).unwrap()).collect();
+        assert_eq!(given.iter().map(|lease| lease.address).collect::<Vec<_>>(), [ip("10.0.0.16"), ip("10.0.0.19")]);
+        assert!(matches!(ipam.take(None), Err(Error::Exhausted(_))));
+        assert!(matches!(ipam.take(Some(ip("10.0.0.17"))), Err(Error::Taken(_))));
+        assert!(ipam.take(Some(ip("10.0.0.99"))).is_ok(), "a person may go beyond the range");
     }
 
     proptest! {
@@ -176,16 +192,16 @@ mod tests {
             prefix in 24_u8..=30,
             steps in proptest::collection::vec((0_u8..3, any::<u8>()), 0..400),
         ) {
-            let subnet = Cidr { address: Ipv4Addr::new(10, 1, 1, 1), prefix };
-            let subnet = Cidr { address: Ipv4Addr::from(u32::from(subnet.network()) + 1), prefix };
-            let ipam = Ipam::new(subnet);
+            let subnet = Subnet { address: ip("10.1.1.0"), prefix };
+            let ipam = Ipam::new(&Pool::new(subnet));
+            let gateway = subnet.nth(1);
             let free = (1_usize << (32 - prefix)) - 3;
-            let mut model: BTreeMap<Ipv4Addr, Lease> = BTreeMap::new();
+            let mut model: BTreeMap<IpAddr, Lease> = BTreeMap::new();
             for (step, number) in steps {
                 match step {
                     0 => match ipam.take(None) {
                         Ok(lease) => {
-                            prop_assert!(subnet.is_host(lease.address) && lease.address != subnet.address);
+                            prop_assert!(subnet.is_host(lease.address) && lease.address != gateway);
                             prop_assert!(model.insert(lease.address, lease).is_none());
                         }
                         Err(error) => {
@@ -194,8 +210,8 @@ mod tests {
                         }
                     },
                     1 => {
-                        let address = Ipv4Addr::new(10, 1, 1, number);
-                        let possible = subnet.is_host(address) && address != subnet.address;
+                        let address = IpAddr::from([10, 1, 1, number]);
+                        let possible = subnet.is_host(address) && address != gateway;
                         let expected = possible && !model.contains_key(&address);
                         let taken = ipam.take(Some(address));
                         prop_assert_eq!(taken.is_ok(), expected);

@@ -6,9 +6,14 @@ pub mod files;
 mod ipam;
 pub mod names;
 mod plain;
+mod pool;
 mod ports;
+mod table;
 
 pub use bridge::{Bridge, BridgeOptions};
 pub use driver::*;
-pub use libcontainer::network::{Cidr, Protocol};
+pub use libcontainer::network::{Cidr, Protocol, Subnet};
 pub use plain::{Host, NoNetwork};
+pub use pool::{Addresses, Pool};
+pub use ports::Ports;
+pub use table::{AddressPool, Definition, NetworkDrivers, NetworkOptions};

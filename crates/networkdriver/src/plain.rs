@@ -1,11 +1,11 @@
 //! The networks without a bridge: `host`, where a container has the host's own network, and `none`, where it has only
 //! its loopback.
 
-use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
 
 use gantry_linux::netlink::Socket;
 
-use crate::{Endpoint, Error, Join, NetworkDriver, NetworkInfo};
+use crate::{Endpoint, Error, Join, NetworkDriver, NetworkInfo, Routes};
 use libcontainer::network::link;
 
 /// The host's own network: nothing to join.
@@ -22,7 +22,7 @@ impl NetworkDriver for Host {
     }
 
     fn join(&self, request: Join<'_>) -> Result<Endpoint, Error> {
-        Ok(endpoint(request.container))
+        Ok(Endpoint::bare(request.container))
     }
 
     fn leave(&self, _: &Endpoint) -> Result<(), Error> {
@@ -37,8 +37,16 @@ impl NetworkDriver for Host {
         Ok(())
     }
 
+    fn route(&self, _: &Endpoint, _: BorrowedFd<'_>, _: Routes) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn info(&self) -> NetworkInfo {
-        info()
+        NetworkInfo::default()
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -50,7 +58,7 @@ impl NetworkDriver for NoNetwork {
     fn join(&self, request: Join<'_>) -> Result<Endpoint, Error> {
         let mut socket = Socket::borrowed(request.route_socket)?;
         socket.transact(vec![link::raise(link::LOOPBACK, "lo")])?;
-        Ok(endpoint(request.container))
+        Ok(Endpoint::bare(request.container))
     }
 
     fn leave(&self, _: &Endpoint) -> Result<(), Error> {
@@ -65,24 +73,15 @@ impl NetworkDriver for NoNetwork {
         Ok(())
     }
 
+    fn route(&self, _: &Endpoint, _: BorrowedFd<'_>, _: Routes) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn info(&self) -> NetworkInfo {
-        info()
+        NetworkInfo::default()
     }
-}
 
-fn endpoint(container: &str) -> Endpoint {
-    Endpoint {
-        container: container.into(),
-        host_link: String::new(),
-        link: String::new(),
-        address: Ipv4Addr::UNSPECIFIED,
-        prefix: 0,
-        gateway: Ipv4Addr::UNSPECIFIED,
-        mac: [0; 6],
-        ports: Vec::new(),
+    fn remove(&self) -> Result<(), Error> {
+        Ok(())
     }
-}
-
-fn info() -> NetworkInfo {
-    NetworkInfo { bridge: String::new(), subnet: None, gateway: None, mtu: 0 }
 }

@@ -6,7 +6,7 @@ use gantry_engine::Job;
 use gantry_engine::jobs;
 
 use crate::error::Result;
-use crate::handlers::{containers, exec, images, system, volumes};
+use crate::handlers::{containers, exec, images, networks, system, volumes};
 use crate::request::Request;
 use crate::respond::Response;
 
@@ -65,7 +65,7 @@ routes! {
     POST   "/containers/{name}/unpause"      jobs::Unpause::NAME          => containers::unpause;
     POST   "/containers/{name}/attach"       jobs::Attach::NAME           => containers::attach;
     POST   "/containers/{name}/wait"         jobs::Wait::NAME             => containers::wait;
-    DELETE "/containers/{name}"              jobs::Delete::NAME           => containers::delete;
+    DELETE "/containers/{name...}"           jobs::Delete::NAME           => containers::delete;
     HEAD   "/containers/{name}/archive"      jobs::ArchiveStat::NAME      => containers::archive_stat;
     GET    "/containers/{name}/archive"      jobs::ArchiveGet::NAME       => containers::archive_get;
     PUT    "/containers/{name}/archive"      jobs::ArchivePut::NAME       => containers::archive_put;
@@ -95,9 +95,13 @@ routes! {
     GET    "/volumes/{name}"                 jobs::VolumeInspect::NAME    => volumes::inspect;
     DELETE "/volumes/{name}"                 jobs::VolumeDelete::NAME     => volumes::delete;
 
-    GET    "/networks"                       jobs::Networks::NAME         => volumes::networks;
-    POST   "/networks/prune"                 jobs::NetworksPrune::NAME    => volumes::networks_prune;
-    GET    "/networks/{id}"                  jobs::NetworkInspect::NAME   => volumes::network;
+    GET    "/networks"                       jobs::Networks::NAME         => networks::list;
+    POST   "/networks/prune"                 jobs::NetworksPrune::NAME    => networks::prune;
+    POST   "/networks/create"                jobs::NetworkCreate::NAME    => networks::create;
+    GET    "/networks/{id}"                  jobs::NetworkInspect::NAME   => networks::inspect;
+    DELETE "/networks/{id}"                  jobs::NetworkRemove::NAME    => networks::remove;
+    POST   "/networks/{id}/connect"          jobs::NetworkConnect::NAME   => networks::connect;
+    POST   "/networks/{id}/disconnect"       jobs::NetworkDisconnect::NAME => networks::disconnect;
 
     GET    "/plugins"                        ""                           => system::no_plugins;
     GET    "/swarm"                          ""                           => system::no_swarm;

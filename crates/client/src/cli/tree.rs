@@ -132,9 +132,13 @@ pub static GROUPS: &[GroupEntry] = &[
         name: "network",
         about: "Manage networks",
         entries: &[
+            entry("connect", &network::CONNECT),
+            entry("create", &network::CREATE),
+            entry("disconnect", &network::DISCONNECT),
             entry("inspect", &inspect::NETWORK),
             also("ls", &["list"], &network::LIST),
             entry("prune", &prune::NETWORKS),
+            also("rm", &["remove"], &network::REMOVE),
         ],
     },
     GroupEntry {
@@ -182,8 +186,6 @@ pub static LATER: &[&str] = &[
     "service",
     "stack",
     "swarm",
-    "connect",
-    "disconnect",
     "update",
 ];
 

@@ -1,13 +1,17 @@
-//! `network ls`.
+//! `network ls`, `create`, `rm`, `connect` and `disconnect`.
 
-use gantry_api::network::Network;
+use std::collections::BTreeMap;
 
-use super::{filter_text, filters};
+use gantry_api::network::{
+    EndpointIpam, EndpointSettings, Ipam, Network, NetworkConnect, NetworkCreate, NetworkCreated, NetworkDisconnect,
+};
+
+use super::{filter_text, filters, for_each};
 use crate::cli::{Arity, Command, Flag, Parsed};
 use crate::context::Context;
-use crate::daemon::Query;
-use crate::failure::Result;
-use crate::flags::checks;
+use crate::daemon::{Query, segment};
+use crate::failure::{Failure, Result};
+use crate::flags::{checks, env, network};
 use crate::format::rows::{Columns, Listing};
 use crate::format::short_id;
 use crate::printer;
@@ -25,6 +29,69 @@ pub static LIST: Command =
             Flag::switch("quiet", "Only display network IDs").short('q'),
         ]],
     );
+
+/// `network create`.
+pub static CREATE: Command =
+    Command::new(&["[OPTIONS] NETWORK"], "Create a network", Arity::Exactly(1), |context, flags| {
+        Box::pin(create(context, flags))
+    })
+    .flags(&[&[
+        Flag::switch("attachable", "Enable manual container attachment"),
+        Flag::many("aux-address", "map", "Auxiliary IPv4 or IPv6 addresses used by Network driver"),
+        Flag::one("driver", "string", "Driver to manage the Network").short('d').default("bridge"),
+        Flag::many("gateway", "strings", "IPv4 or IPv6 Gateway for the master subnet"),
+        Flag::switch("internal", "Restrict external access to the network"),
+        Flag::many("ip-range", "strings", "Allocate container ip from a sub-range"),
+        Flag::one("ipam-driver", "string", "IP Address Management Driver").default("default"),
+        Flag::many("ipam-opt", "map", "Set IPAM driver specific options"),
+        Flag::switch_on("ipv4", "Enable or disable IPv4 address assignment"),
+        Flag::switch("ipv6", "Enable or disable IPv6 address assignment"),
+        Flag::many("label", "list", "Set metadata on a network").check(checks::label),
+        Flag::many("opt", "map", "Set driver specific options").short('o'),
+        Flag::many("subnet", "strings", "Subnet in CIDR format that represents a network segment"),
+        Flag::later("config-from", "string"),
+        Flag::later("config-only", ""),
+        Flag::later("ingress", ""),
+        Flag::later("scope", "string"),
+    ]]);
+
+/// `network rm`.
+pub static REMOVE: Command =
+    Command::new(&["NETWORK [NETWORK...]"], "Remove one or more networks", Arity::AtLeast(1), |context, flags| {
+        Box::pin(remove(context, flags))
+    })
+    .flags(&[&[Flag::switch("force", "Do not error if the network does not exist").short('f')]]);
+
+/// `network connect`.
+pub static CONNECT: Command = Command::new(
+    &["[OPTIONS] NETWORK CONTAINER"],
+    "Connect a container to a network",
+    Arity::Exactly(2),
+    |context, flags| Box::pin(connect(context, flags)),
+)
+.flags(&[&[
+    Flag::many("alias", "strings", "Add network-scoped alias for the container"),
+    Flag::many("driver-opt", "strings", "driver options for the network"),
+    Flag::one(
+        "gw-priority",
+        "int",
+        "Highest gw-priority provides the default gateway. Accepts positive and negative values.",
+    )
+    .check(checks::int),
+    Flag::one("ip", "string", "IPv4 address (e.g., \"172.30.100.104\")"),
+    Flag::one("ip6", "string", "IPv6 address (e.g., \"2001:db8::33\")"),
+    Flag::many("link", "list", "Add link to another container"),
+    Flag::later("link-local-ip", "strings"),
+]]);
+
+/// `network disconnect`.
+pub static DISCONNECT: Command = Command::new(
+    &["[OPTIONS] NETWORK CONTAINER"],
+    "Disconnect a container from a network",
+    Arity::Exactly(2),
+    |context, flags| Box::pin(disconnect(context, flags)),
+)
+.flags(&[&[Flag::switch("force", "Force the container to disconnect from a network").short('f')]]);
 
 const COLUMNS: Columns = &[
     ("ID", "NETWORK ID"),
@@ -65,4 +132,77 @@ fn row(network: &Network, whole: bool) -> Value {
     let labels = network.labels.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
     pairs.push((format!("{HIDDEN}Label"), Value::Map(labels)));
     Value::Map(pairs)
+}
+
+async fn create(context: Context, flags: Parsed) -> Result<u8> {
+    let ipam = Ipam {
+        driver: flags.text("ipam-driver").unwrap_or("default").to_owned(),
+        options: Some(env::pairs(flags.list("ipam-opt"))),
+        config: network::pools(&flags).map_err(Failure::new)?,
+    };
+    let request = NetworkCreate {
+        name: flags.args[0].clone(),
+        driver: flags.text("driver").unwrap_or("bridge").to_owned(),
+        enable_ipv4: flags.text("ipv4").map(|_| flags.on("ipv4")),
+        enable_ipv6: flags.text("ipv6").map(|_| flags.on("ipv6")),
+        ipam: Some(ipam),
+        internal: flags.on("internal"),
+        attachable: flags.on("attachable"),
+        options: env::pairs(flags.list("opt")),
+        labels: env::pairs(flags.list("label")),
+        ..NetworkCreate::default()
+    };
+    let created: NetworkCreated =
+        context.daemon().await?.post_json("/networks/create", &Query::new(), &request).await?;
+    if !created.warning.is_empty() {
+        printer::error_line(&format!("WARNING: {}", created.warning));
+    }
+    printer::line(&created.id)?;
+    Ok(0)
+}
+
+async fn remove(context: Context, flags: Parsed) -> Result<u8> {
+    let daemon = context.daemon().await?;
+    let force = flags.on("force");
+    for_each(&flags.args, |name| {
+        let daemon = daemon.clone();
+        async move {
+            match daemon.delete(&format!("/networks/{}", segment(&name)), &Query::new()).await {
+                Err(failure) if !(force && failure.is_not_found()) => Err(failure),
+                _ => Ok(()),
+            }
+        }
+    })
+    .await
+}
+
+async fn connect(context: Context, flags: Parsed) -> Result<u8> {
+    let options = flags.list("driver-opt").iter().map(|option| {
+        let pair = option.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        pair.ok_or_else(|| Failure::new(format!("invalid key/value pair format in driver options: {option}")))
+    });
+    let options = options.collect::<Result<BTreeMap<_, _>>>()?;
+    let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+    let settings = EndpointSettings {
+        ipam_config: Some(EndpointIpam {
+            ipv4_address: flags.text_or_empty("ip").to_owned(),
+            ipv6_address: flags.text_or_empty("ip6").to_owned(),
+        }),
+        links: some(flags.list("link")),
+        aliases: some(flags.list("alias")),
+        driver_opts: Some(options).filter(|options| !options.is_empty()),
+        gw_priority: flags.text("gw-priority").and_then(|text| text.parse().ok()).unwrap_or_default(),
+        ..EndpointSettings::default()
+    };
+    let request = NetworkConnect { container: flags.args[1].clone(), endpoint_config: Some(settings) };
+    let path = format!("/networks/{}/connect", segment(&flags.args[0]));
+    let _empty: serde_json::Value = context.daemon().await?.post_json(&path, &Query::new(), &request).await?;
+    Ok(0)
+}
+
+async fn disconnect(context: Context, flags: Parsed) -> Result<u8> {
+    let request = NetworkDisconnect { container: flags.args[1].clone(), force: flags.on("force") };
+    let path = format!("/networks/{}/disconnect", segment(&flags.args[0]));
+    let _empty: serde_json::Value = context.daemon().await?.post_json(&path, &Query::new(), &request).await?;
+    Ok(0)
 }

@@ -1,8 +1,9 @@
-//! `--network` with everything about the container's place on it.
+//! `--network` with everything about the container's place on it, and the subnets of a network.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use gantry_api::network::{EndpointIpam, EndpointSettings};
+use gantry_api::network::{EndpointIpam, EndpointSettings, IpamConfig};
 
 use crate::cli::Parsed;
 
@@ -100,6 +101,73 @@ pub fn networking(flags: &Parsed) -> Result<Networking, String> {
     Ok((mode, endpoints))
 }
 
+/// The subnets of `network create`, each with the range, the gateway and the addresses that lie in it.
+///
+/// # Errors
+/// In Docker's words.
+pub fn pools(flags: &Parsed) -> Result<Vec<IpamConfig>, String> {
+    let words = |name: &str| -> Vec<String> {
+        let all = flags.list(name).iter().flat_map(|text| text.split(',')).map(str::trim);
+        all.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    let subnets = words("subnet");
+    let (ranges, gateways) = (words("ip-range"), words("gateway"));
+    if subnets.len() < ranges.len() || subnets.len() < gateways.len() {
+        return Err("every ip-range or gateway must have a corresponding subnet".to_owned());
+    }
+    let mut pools: Vec<IpamConfig> =
+        subnets.into_iter().map(|subnet| IpamConfig { subnet, ..IpamConfig::default() }).collect();
+    for range in ranges {
+        let pool = holder(&mut pools, range.split('/').next().unwrap_or_default());
+        let pool = pool.ok_or_else(|| format!("no matching subnet for range {range}"))?;
+        if !pool.ip_range.is_empty() {
+            return Err(format!(
+                "cannot configure multiple ranges ({range}, {}) on the same subnet ({})",
+                pool.ip_range, pool.subnet
+            ));
+        }
+        pool.ip_range = range;
+    }
+    for gateway in gateways {
+        let pool = holder(&mut pools, &gateway).ok_or_else(|| format!("no matching subnet for gateway {gateway}"))?;
+        if !pool.gateway.is_empty() {
+            return Err(format!(
+                "cannot configure multiple gateways ({gateway}, {}) for the same subnet ({})",
+                pool.gateway, pool.subnet
+            ));
+        }
+        pool.gateway = gateway;
+    }
+    for (name, address) in super::env::pairs(flags.list("aux-address")) {
+        let pool =
+            holder(&mut pools, &address).ok_or_else(|| format!("no matching subnet for aux-address {address}"))?;
+        pool.auxiliary_addresses.insert(name, address);
+    }
+    Ok(pools)
+}
+
+/// The subnet that an address lies in.
+fn holder<'a>(pools: &'a mut [IpamConfig], address: &str) -> Option<&'a mut IpamConfig> {
+    let address: IpAddr = address.parse().ok()?;
+    pools.iter_mut().find(|pool| contains(&pool.subnet, address).unwrap_or(false))
+}
+
+fn contains(subnet: &str, address: IpAddr) -> Option<bool> {
+    let (network, prefix) = subnet.split_once('/')?;
+    let (network, prefix): (IpAddr, u32) = (network.parse().ok()?, prefix.parse().ok()?);
+    Some(match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            u32::from(network).checked_shr(32_u32.checked_sub(prefix)?).unwrap_or(0)
+                == u32::from(address).checked_shr(32 - prefix).unwrap_or(0)
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            u128::from(network).checked_shr(128_u32.checked_sub(prefix)?).unwrap_or(0)
+                == u128::from(address).checked_shr(128 - prefix).unwrap_or(0)
+        }
+        _ => false,
+    })
+}
+
 fn is_mac(text: &str) -> bool {
     let parts: Vec<_> = text.split([':', '-']).collect();
     parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
@@ -118,6 +186,17 @@ mod tests {
         assert_eq!(one.settings.ipam_config.unwrap().ipv4_address, "10.0.0.2");
         assert_eq!(attachment("alias=a").unwrap_err(), "network name/id is not specified");
         assert_eq!(attachment("name=a,foo=b").unwrap_err(), "invalid field key foo");
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_subnet_that_contains_it() {
+        let ip = |text: &str| text.parse().unwrap();
+        assert_eq!(contains("10.0.0.0/24", ip("10.0.0.9")), Some(true));
+        assert_eq!(contains("0.0.0.0/0", ip("10.0.0.9")), Some(true));
+        assert_eq!(contains("10.0.0.0/24", ip("10.0.1.9")), Some(false));
+        assert_eq!(contains("fd00::/64", ip("fd00::9")), Some(true));
+        assert_eq!(contains("fd00::/64", ip("10.0.0.9")), Some(false));
+        assert_eq!(contains("10.0.0.0/40", ip("10.0.0.9")), None);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn write(record: &Record, data_root: &Path) {
 #[must_use]
 pub fn read(id: &str, data_root: &Path) -> Option<Record> {
     let document = fs::read(path(id, data_root)).ok()?;
-    serde_json::from_slice::<Record>(&document).ok().filter(|record| record.id == id)
+    Record::read(&document).ok().filter(|record| record.id == id)
 }
 
 /// Every copy that can be read.

@@ -2,6 +2,7 @@
 //! serialises its changes.
 
 pub mod copy;
+pub mod links;
 pub mod record;
 pub mod state;
 pub mod store;

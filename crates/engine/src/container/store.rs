@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use gantry_graph::{Durability, Entity, Graph};
 
+use super::links::{self, Links};
 use super::{Container, Record, copy};
 use crate::error::{Error, Result};
 use crate::exec::ExecInstance;
@@ -13,7 +14,7 @@ use crate::exec::ExecInstance;
 /// Kind of the containers' entities.
 const KIND: &str = "container";
 /// The entity below which container names are edges.
-const NAMES: &str = "containers";
+pub(super) const NAMES: &str = "containers";
 
 /// All containers.
 pub struct Store {
@@ -25,9 +26,10 @@ pub struct Store {
 }
 
 #[derive(Default)]
-struct Index {
-    by_id: BTreeMap<String, Arc<Container>>,
-    by_name: HashMap<String, String>,
+pub(super) struct Index {
+    pub(super) by_id: BTreeMap<String, Arc<Container>>,
+    pub(super) by_name: HashMap<String, String>,
+    pub(super) links: Links,
     /// Exec → container.
     execs: HashMap<String, String>,
 }
@@ -46,7 +48,7 @@ impl Store {
         // A backup does not know what was started since it was made, nor what network that was given.
         let younger = |id: &str| rescued && store.graph.is_younger_than_the_backup(&copy::path(id, data_root));
         for Entity { id, properties, .. } in store.graph.db().entities(KIND)? {
-            match serde_json::from_str::<Record>(&properties) {
+            match Record::read(properties.as_bytes()) {
                 Ok(record) => match younger(&id).then(|| copy::read(&id, data_root)).flatten() {
                     Some(record) => store.restore(record)?,
                     None => store.enter(record),
@@ -67,6 +69,7 @@ impl Store {
                 }
             }
         }
+        store.load_links()?;
         for container in store.all() {
             let record = container.record();
             if let Ok(image) = record.image_id.parse() {
@@ -74,6 +77,20 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    fn load_links(&self) -> Result<()> {
+        let ids: Vec<String> = self.read().by_id.keys().cloned().collect();
+        let links: Links = self.graph.db().read(|db| {
+            let of = |id: String| db.edges(&id).map(|edges| (id, edges));
+            ids.into_iter().map(of).collect()
+        })?;
+        self.write().links = links.into_iter().filter(|(_, links)| !links.is_empty()).collect();
+        Ok(())
+    }
+
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     fn enter(&self, record: Record) {
@@ -141,6 +158,10 @@ impl Store {
         if let Some(found) = index.by_name.get(plain).and_then(|id| index.by_id.get(id)) {
             return Ok(Arc::clone(found));
         }
+        if plain.contains('/') {
+            drop(index);
+            return self.by_link(plain).ok_or_else(|| Error::not_found(format!("No such container: {name}")));
+        }
         if !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_hexdigit()) {
             let mut matching = index.by_id.range(plain.to_owned()..).take_while(|(id, _)| id.starts_with(plain));
             if let Some((_, found)) = matching.next() {
@@ -202,19 +223,24 @@ impl Store {
         self.write().by_name.remove(name);
     }
 
-    /// Adds a new container, whose name was reserved.
+    /// Adds a new container, whose name was reserved, and its links: alias → the linked container's id.
     ///
     /// # Errors
-    /// When the database cannot be written.
-    pub fn add(&self, record: Record) -> Result<()> {
+    /// When the database cannot be written; when a linked container is gone.
+    pub fn add(&self, record: Record, links: BTreeMap<String, String>) -> Result<()> {
         let (id, name) = (record.id.clone(), record.name.clone());
         let document = to_json(&record)?;
         self.graph.db().write(Durability::Process, |tx| {
             tx.put_entity(&id, KIND, &document)?;
-            tx.set(&format!("/{NAMES}/{name}"), &id)
+            tx.set(&format!("/{NAMES}/{name}"), &id)?;
+            links::write(tx, &name, &links)
         })?;
         self.copy(&record);
-        self.write().by_id.insert(id, Arc::new(Container::new(record)));
+        let mut index = self.write();
+        if !links.is_empty() {
+            index.links.insert(id.clone(), links);
+        }
+        index.by_id.insert(id, Arc::new(Container::new(record)));
         Ok(())
     }
 
@@ -270,14 +296,16 @@ impl Store {
         let mut index = self.write();
         index.by_id.remove(container.id());
         index.by_name.remove(&container.record().name);
+        index.links.remove(container.id());
+        index.links.values_mut().for_each(|links| links.retain(|_, child| child != container.id()));
         Ok(())
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
+    pub(super) fn read(&self) -> std::sync::RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
+    pub(super) fn write(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

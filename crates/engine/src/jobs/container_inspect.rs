@@ -1,5 +1,6 @@
 //! `container_inspect`: everything about one container.
 
+use gantry_api::hostconfig::HostConfig;
 use gantry_api::inspect;
 
 use crate::container::Record;
@@ -73,7 +74,7 @@ fn describe(engine: &Engine, record: &Record) -> inspect::ContainerInspect {
         driver: engine.drivers.graph.name().into(),
         platform: "linux".into(),
         app_armor_profile: apparmor_profile(engine, record),
-        host_config: record.host_config.clone(),
+        host_config: HostConfig { links: networks::links::shown(engine, record), ..record.host_config.clone() },
         graph_driver: inspect::GraphDriverData { data: None, name: engine.drivers.graph.name().into() },
         mounts: record.mounts.clone(),
         config,
@@ -93,12 +94,12 @@ fn network_settings(engine: &Engine, record: &Record) -> inspect::NetworkSetting
     let exposed: Vec<String> = record.config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
     let running = record.state.has_processes();
     let mut settings = inspect::NetworkSettings {
-        ports: if running { networks::port_map(record.endpoint.as_ref(), &exposed) } else { Default::default() },
+        ports: if running { networks::port_map(record.endpoints.values(), &exposed) } else { Default::default() },
         networks: engine.networks.of_container(record),
         ..inspect::NetworkSettings::default()
     };
     if let Some(run) = record.state.current_run() {
-        settings.sandbox_id = engine.networks.id(&format!("sandbox {}", record.id));
+        settings.sandbox_id = engine.networks.derived_id(&format!("sandbox {}", record.id));
         settings.sandbox_key = format!("/proc/{}/ns/net", run.pid);
     }
     if let Some(bridge) = settings.networks.get("bridge").cloned() {
@@ -107,6 +108,9 @@ fn network_settings(engine: &Engine, record: &Record) -> inspect::NetworkSetting
         settings.ip_address = bridge.ip_address;
         settings.ip_prefix_len = bridge.ip_prefix_len;
         settings.mac_address = bridge.mac_address;
+        settings.ipv6_gateway = bridge.ipv6_gateway;
+        settings.global_ipv6_address = bridge.global_ipv6_address;
+        settings.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len;
     }
     settings
 }

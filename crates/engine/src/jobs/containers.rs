@@ -12,7 +12,7 @@ use crate::container::Record;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
-use crate::networks::{port_map, protocol_name};
+use crate::networks::{self, port_map, protocol_name};
 
 const KNOWN: [&str; 16] = [
     "ancestor",
@@ -108,8 +108,7 @@ fn matches(engine: &Engine, record: &Record, filters: &Filters) -> bool {
             .any("exited", |wanted| record.state.name() == "exited" && wanted.parse() == Ok(record.state.exit_code()))
         && filters.any("ancestor", ancestor)
         && filters.any("network", |wanted| {
-            let mode = &record.host_config.network_mode;
-            mode == wanted || engine.networks.id(mode).starts_with(wanted)
+            record.networks.keys().any(|name| name == wanted || engine.networks.id(name).starts_with(wanted))
         })
         && filters.any("volume", |wanted| record.mounts.iter().any(|m| m.name == wanted || m.destination == wanted))
         && filters.any("publish", |wanted| port(wanted, true))
@@ -134,7 +133,7 @@ fn name_matches(name: &str, wanted: &str) -> bool {
 /// Published and exposed ports.
 fn ports(record: &Record) -> Vec<PortSummary> {
     let mut list = Vec::new();
-    for port in record.endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
+    for port in record.endpoints.values().flat_map(|endpoint| &endpoint.ports) {
         list.push(PortSummary {
             ip: port.host_ip.to_string(),
             private_port: port.container_port,
@@ -144,7 +143,8 @@ fn ports(record: &Record) -> Vec<PortSummary> {
     }
     if record.state.has_processes() {
         let exposed: Vec<String> = record.config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
-        for (key, _) in port_map(record.endpoint.as_ref(), &exposed).iter().filter(|(_, bindings)| bindings.is_none()) {
+        for (key, _) in port_map(record.endpoints.values(), &exposed).iter().filter(|(_, bindings)| bindings.is_none())
+        {
             let (port, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
             if let Ok(private_port) = port.parse() {
                 list.push(PortSummary { private_port, kind: protocol.into(), ..PortSummary::default() });
@@ -161,7 +161,7 @@ fn summary(engine: &Engine, record: &Record, now: Timestamp, size: bool) -> Resu
     let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     Ok(ContainerSummary {
         id: record.id.clone(),
-        names: vec![format!("/{}", record.name)],
+        names: networks::links::names(engine, record),
         image: shown_image(engine, record),
         image_id: record.image_id.clone(),
         command: command(record),

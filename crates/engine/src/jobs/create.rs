@@ -9,7 +9,7 @@ use gantry_api::hostconfig::HostConfig;
 use gantry_graph::Image;
 use jiff::Timestamp;
 
-use crate::container::{Record, State};
+use crate::container::Record;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Caller, Class, Context, Job};
@@ -70,8 +70,12 @@ fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>) -> Result<Cr
         _ => error,
     })?;
     record.caller = caller;
+    let links = networks::links::wanted(engine, &record.host_config).map_err(|error| match error.kind {
+        ErrorKind::NotFound => Error::invalid(error.message),
+        _ => error,
+    })?;
     let warnings = spec::users::unmappable(record.users.as_ref(), &wanted)?;
-    lifecycle::make::make(engine, &image, &mut record, wanted, name)?;
+    lifecycle::make::make(engine, &image, &mut record, wanted, links, name)?;
     engine.events.publish("container", "create", &record.id, record.event_attributes());
     let foreign = platform.is_none_or(|platform| platform.is_empty()).then(|| foreign_platform(&image)).flatten();
     Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().chain(warnings).collect() })
@@ -101,30 +105,20 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
     let (path, args) = command(&config)?;
     let exposed: Vec<String> = config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
     fill_in(engine, &config, &mut host_config)?;
-    networks::validate(engine, &mut host_config, &exposed, hostname_given)?;
-    let networks = endpoints(networking_config.endpoints_config, &host_config)?;
+    let asked = networking_config.endpoints_config;
+    let networks = networks::validate(engine, &mut host_config, asked, &exposed, hostname_given)?;
     spec::validate::validate(engine, &config, &host_config)?;
     let users = spec::users::of(engine, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;
+    let image_name = config.image.clone();
     let record = Record {
-        id: names::random_id()?,
-        name: String::new(),
-        created: Timestamp::now(),
         image_id: image.id.to_string(),
-        image_name: config.image.clone(),
-        config,
-        host_config,
+        image_name,
         networks,
         path,
         args,
-        mounts: Vec::new(),
-        state: State::Created { failure: None },
-        restart_count: 0,
-        stopped_by_user: false,
-        endpoint: None,
-        anonymous_volumes: Vec::new(),
         users,
-        caller: None,
+        ..Record::new(names::random_id()?, Timestamp::now(), config, host_config)
     };
     // An unusable setting is refused here, not at the start.
     spec::mounts::mounts(&[], &record.host_config)?;
@@ -256,22 +250,6 @@ fn fill_in(engine: &Engine, config: &Config, host_config: &mut HostConfig) -> Re
         host_config.network_mode = "none".into();
     }
     Ok(())
-}
-
-fn endpoints(
-    asked: Option<BTreeMap<String, gantry_api::network::EndpointSettings>>,
-    host_config: &HostConfig,
-) -> Result<BTreeMap<String, gantry_api::network::EndpointSettings>> {
-    let mode = &host_config.network_mode;
-    let mut kept = BTreeMap::new();
-    for (name, settings) in asked.into_iter().flatten() {
-        let name = if name == "default" { mode.clone() } else { name };
-        if name != *mode {
-            return Err(Error::not_found(format!("network {name} not found")));
-        }
-        kept.insert(name, settings);
-    }
-    Ok(kept)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `delete`: removes a container.
 
-use crate::error::{Error, Result};
+use crate::engine::blocking;
+use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
 
@@ -28,7 +29,12 @@ impl Job for Delete {
 
     async fn run(self, context: Context) -> Result<()> {
         if self.link {
-            return Err(Error::not_implemented("links are not supported yet"));
+            let engine = context.engine;
+            return blocking(move || {
+                let parent = engine.containers.unlink(&self.container)?;
+                if parent.running().is_some() { crate::files::write_hosts(&engine, &parent.record()) } else { Ok(()) }
+            })
+            .await;
         }
         let container = context.engine.containers.get(&self.container)?;
         lifecycle::remove::remove(&context.engine, &container, self.force, self.volumes).await

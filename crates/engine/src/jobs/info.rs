@@ -42,7 +42,7 @@ fn describe(engine: &Engine) -> system::Info {
         warnings.push("WARNING: daemon is not using the default seccomp profile".into());
     }
     system::Info {
-        id: engine.networks.id("daemon"),
+        id: engine.networks.derived_id("daemon"),
         containers: i64::try_from(states.len()).unwrap_or(0),
         containers_running: running,
         containers_paused: paused,

@@ -69,7 +69,7 @@ pub use kill::Kill;
 pub(crate) use kill::parse_signal;
 pub use load::Load;
 pub use logs::Logs;
-pub use networks::{NetworkInspect, Networks};
+pub use networks::{NetworkConnect, NetworkCreate, NetworkDisconnect, NetworkInspect, NetworkRemove, Networks};
 pub use pause::{Pause, Unpause};
 pub(crate) use prune::ANONYMOUS;
 pub use prune::{ContainersPrune, ImagesPrune, NetworksPrune, VolumesPrune};

@@ -1,10 +1,14 @@
-//! `networks` and `network_inspect`.
+//! `networks`, `network_inspect`, `network_create`, `network_remove`, `network_connect` and `network_disconnect`.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_api::filters::Filters;
-use gantry_api::network::Network;
+use gantry_api::network::{EndpointSettings, Network, NetworkCreated};
 
-use crate::error::Result;
+use crate::engine::{Engine, blocking};
+use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::networks::{self, Document};
 
 /// Lists networks.
 pub struct Networks {
@@ -22,15 +26,20 @@ impl Job for Networks {
         let known = ["dangling", "driver", "id", "label", "name", "scope", "type"];
         let filters = Filters::parse(self.filters.as_deref(), &known)?;
         let dangling = filters.boolean("dangling")?;
+        if let Some(kind) = filters.get("type").find(|kind| !matches!(*kind, "builtin" | "custom")) {
+            return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
+        }
+        let unused: BTreeSet<String> =
+            context.engine.networks.unused(&context.engine).into_iter().map(|network| network.name).collect();
         let mut networks = context.engine.networks.all(&context.engine);
         networks.retain(|network| {
             filters.any("name", |name| network.name.contains(name))
-                && filters.any("id", |id| network.id.starts_with(id))
+                && filters.any("id", |id| network.id.contains(id))
                 && filters.any("driver", |driver| network.driver == driver)
                 && filters.any("scope", |scope| network.scope == scope)
-                && filters.any("type", |kind| kind == "builtin")
+                && filters.any("type", |kind| (kind == "builtin") == networks::is_predefined(&network.name))
                 && filters.labels(&network.labels)
-                && dangling != Some(true)
+                && dangling.is_none_or(|dangling| unused.contains(&network.name) == dangling)
         });
         for network in &mut networks {
             // Lists do not say who is on a network.
@@ -58,5 +67,124 @@ impl Job for NetworkInspect {
 
     async fn run(self, context: Context) -> Result<Network> {
         context.engine.networks.get(&context.engine, &self.network)
+    }
+}
+
+/// Makes a network.
+pub struct NetworkCreate {
+    /// What was asked for.
+    pub request: gantry_api::network::NetworkCreate,
+}
+
+impl Job for NetworkCreate {
+    const NAME: &'static str = "network_create";
+    const DOC: &'static str = "makes a network";
+    const CLASS: Class = Class::Change;
+    type Output = NetworkCreated;
+
+    fn arguments(&self) -> String {
+        self.request.name.clone()
+    }
+
+    async fn run(self, context: Context) -> Result<NetworkCreated> {
+        let engine = context.engine;
+        blocking(move || {
+            let (document, warning) = engine.networks.create(&engine, self.request)?;
+            tell(&engine, &document, "create");
+            Ok(NetworkCreated { id: document.definition.id, warning })
+        })
+        .await
+    }
+}
+
+/// Removes a network that no container is on.
+pub struct NetworkRemove {
+    /// Name or id.
+    pub network: String,
+}
+
+impl Job for NetworkRemove {
+    const NAME: &'static str = "network_remove";
+    const DOC: &'static str = "removes a network";
+    const CLASS: Class = Class::Change;
+    type Output = ();
+
+    fn arguments(&self) -> String {
+        self.network.clone()
+    }
+
+    async fn run(self, context: Context) -> Result<()> {
+        let engine = context.engine;
+        blocking(move || remove(&engine, &self.network)).await
+    }
+}
+
+/// Removes a network, and tells everybody.
+pub(super) fn remove(engine: &Engine, network: &str) -> Result<()> {
+    let document = engine.networks.remove(engine, network)?;
+    tell(engine, &document, "destroy");
+    Ok(())
+}
+
+fn tell(engine: &Engine, document: &Document, action: &str) {
+    let Document { name, definition, .. } = document;
+    let attributes =
+        BTreeMap::from([("name".to_owned(), name.clone()), ("type".to_owned(), definition.driver.clone())]);
+    engine.events.publish("network", action, &definition.id, attributes);
+}
+
+/// Puts a container on a network.
+pub struct NetworkConnect {
+    /// Name or id.
+    pub network: String,
+    /// Name or id.
+    pub container: String,
+    /// What is asked of its place there.
+    pub settings: EndpointSettings,
+}
+
+impl Job for NetworkConnect {
+    const NAME: &'static str = "network_connect";
+    const DOC: &'static str = "puts a container on a network";
+    const CLASS: Class = Class::Change;
+    type Output = ();
+
+    fn arguments(&self) -> String {
+        format!("{} {}", self.network, self.container)
+    }
+
+    async fn run(self, context: Context) -> Result<()> {
+        let engine = context.engine;
+        let container = engine.containers.get(&self.container)?;
+        let _guard = container.operation.lock().await;
+        let subject = std::sync::Arc::clone(&container);
+        blocking(move || networks::connect(&engine, &subject, &self.network, self.settings)).await
+    }
+}
+
+/// Takes a container off a network.
+pub struct NetworkDisconnect {
+    /// Name or id.
+    pub network: String,
+    /// Name or id.
+    pub container: String,
+}
+
+impl Job for NetworkDisconnect {
+    const NAME: &'static str = "network_disconnect";
+    const DOC: &'static str = "takes a container off a network";
+    const CLASS: Class = Class::Change;
+    type Output = ();
+
+    fn arguments(&self) -> String {
+        format!("{} {}", self.network, self.container)
+    }
+
+    async fn run(self, context: Context) -> Result<()> {
+        let engine = context.engine;
+        let container = engine.containers.get(&self.container)?;
+        let _guard = container.operation.lock().await;
+        let subject = std::sync::Arc::clone(&container);
+        blocking(move || networks::disconnect(&engine, &subject, &self.network)).await
     }
 }

@@ -163,10 +163,24 @@ impl Job for NetworksPrune {
 
     async fn run(self, context: Context) -> Result<PrunedNetworks> {
         let filters = Filters::parse(self.filters.as_deref(), &["label", "label!", "until"])?;
-        until(&filters)?;
-        // The built-in networks stay, and there are no others yet.
-        publish(&context.engine, "network", 0);
-        Ok(PrunedNetworks::default())
+        let until = until(&filters)?;
+        let engine = context.engine;
+        blocking(move || {
+            let mut pruned = PrunedNetworks::default();
+            for network in engine.networks.unused(&engine) {
+                if !filters.labels(&network.labels) || until.is_some_and(|until| network.created >= until) {
+                    continue;
+                }
+                match super::networks::remove(&engine, &network.definition.id) {
+                    Ok(()) => pruned.networks_deleted.get_or_insert_default().push(network.name),
+                    // A container has come meanwhile.
+                    Err(error) => tracing::info!(network = network.name, %error, "not pruned"),
+                }
+            }
+            publish(&engine, "network", 0);
+            Ok(pruned)
+        })
+        .await
     }
 }
 

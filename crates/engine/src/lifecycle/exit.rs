@@ -1,10 +1,10 @@
 //! The end of a container: recorded once, the network given back, then restarted or removed as its policy says.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use gantry_execdriver::Exit;
-use gantry_networkdriver::Endpoint;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -13,7 +13,7 @@ use super::{remove, restart};
 use crate::container::state::Ended;
 use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
-use crate::error::Result;
+use crate::networks;
 
 /// Takes the ends that the execdriver reports, each in a task of its own.
 pub async fn watch(engine: Weak<Engine>, mut ended: mpsc::UnboundedReceiver<(String, Exit)>) {
@@ -43,18 +43,17 @@ pub async fn handle(engine: &Arc<Engine>, container: &Arc<Container>, exit: Exit
     };
     let ran = Duration::try_from(finished_at.duration_since(run.started_at)).unwrap_or_default();
     let delay = restart::delay(container, &record, exit.code, ran).filter(|_| !engine.is_stopping());
-    let (id, endpoint) = (record.id.clone(), record.endpoint.clone());
-    let mode = record.host_config.network_mode.clone();
+    let id = record.id.clone();
     let changed = Record {
         state: if delay.is_some() { State::Restarting(ended) } else { State::Exited(ended) },
-        endpoint: None,
+        endpoints: BTreeMap::new(),
         restart_count: record.restart_count + i64::from(delay.is_some()),
         ..Record::clone(&record)
     };
     let auto_remove = changed.host_config.auto_remove && delay.is_none() && !container.is_restarting();
-    let (worker, subject) = (Arc::clone(engine), Arc::clone(container));
+    let (worker, subject, before) = (Arc::clone(engine), Arc::clone(container), Arc::clone(&record));
     let recorded = blocking(move || {
-        leave_network(&worker, &mode, endpoint.as_ref(), &id);
+        networks::leave(&worker, &before);
         match worker.containers.save(&subject, changed.clone()) {
             // Only now: until the end is recorded, the supervisor's record of it is the only one.
             Ok(()) => {
@@ -74,6 +73,7 @@ pub async fn handle(engine: &Arc<Engine>, container: &Arc<Container>, exit: Exit
         warn!("{error}");
     }
     tell(engine, container, &record, &exit, ran);
+    networks::announce(engine, &record, "disconnect");
     container.set_phase(|phase| {
         phase.ends += 1;
         phase.active = delay.is_some();
@@ -83,19 +83,6 @@ pub async fn handle(engine: &Arc<Engine>, container: &Arc<Container>, exit: Exit
         restart::schedule(engine, container, delay);
     } else if auto_remove && let Err(error) = remove::remove_locked(engine, container, true).await {
         warn!("remove container {} (--rm): {error}", container.id());
-    }
-}
-
-/// Frees the address and the ports of the run.
-fn leave_network(engine: &Engine, mode: &str, endpoint: Option<&Endpoint>, id: &str) {
-    let Some(endpoint) = endpoint else { return };
-    let left: Result<()> = match engine.networks.driver(engine, mode) {
-        Ok(Some(driver)) => driver.leave(endpoint).map_err(Into::into),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = left {
-        warn!("take container {id} off its network: {error}");
     }
 }
 

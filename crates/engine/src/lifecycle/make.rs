@@ -23,7 +23,7 @@ struct Made {
     directories: Vec<PathBuf>,
 }
 
-/// Makes what `record` describes, under `name` or a random one.
+/// Makes what `record` describes, under `name` or a random one, with its links to others.
 ///
 /// # Errors
 /// A name in use; what the disk or the graph refuses. Nothing is left then.
@@ -32,11 +32,13 @@ pub fn make(
     image: &Image,
     record: &mut Record,
     wanted: Vec<Wanted>,
+    links: BTreeMap<String, String>,
     name: Option<String>,
 ) -> Result<()> {
     reserve(engine, record, name)?;
     let mut made = Made::default();
-    let result = fill(engine, image, record, wanted, &mut made).and_then(|()| engine.containers.add(record.clone()));
+    let result =
+        fill(engine, image, record, wanted, &mut made).and_then(|()| engine.containers.add(record.clone(), links));
     if let Err(error) = result {
         engine.containers.release(&record.name);
         undo(engine, record, made);

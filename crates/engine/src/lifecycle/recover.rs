@@ -13,6 +13,7 @@ use super::{exit, remove, restart, start};
 use crate::container::state::Run;
 use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
+use crate::networks;
 
 /// The code of a container whose end nobody saw: the machine went down.
 const UNSEEN: i32 = 255;
@@ -34,13 +35,9 @@ pub async fn all(engine: &Arc<Engine>) {
     let found = blocking(move || {
         let found = reattach(&worker);
         litter(&worker);
-        if let Some(bridge) = &worker.drivers.bridge
-            // A container that has no record has a link all the same.
-            && !worker.graph.was_rescued()
-            && worker.containers.unreadable().is_empty()
-            && let Err(error) = bridge.restored()
-        {
-            warn!("clean the bridge network: {error}");
+        // A container that has no record has a link all the same.
+        if !worker.graph.was_rescued() && worker.containers.unreadable().is_empty() {
+            worker.networks.restored(&worker);
         }
         if let Err(error) = worker.graph.end_rescue() {
             warn!("the next start takes the database for damaged again: {error}");
@@ -59,9 +56,18 @@ pub async fn all(engine: &Arc<Engine>) {
             }
         }
     }
-    for container in engine.containers.all() {
+    let mut containers = engine.containers.all();
+    // Those that others link to come first.
+    containers.sort_by_cached_key(|container| height(engine, container.id()));
+    for container in containers {
         revive(engine, &container).await;
     }
+}
+
+/// How many containers a container stands on by its links, one upon the other.
+fn height(engine: &Engine, id: &str) -> usize {
+    let links = engine.containers.links_of(id).into_iter();
+    links.map(|(_, child)| 1 + height(engine, child.id())).max().unwrap_or(0)
 }
 
 /// Finds the supervisors of containers that ran, or were about to; returns those that do not simply go on.
@@ -107,8 +113,8 @@ fn look(engine: &Arc<Engine>, container: &Arc<Container>, ran: bool) -> Option<F
 
 /// Takes a running container up, also one whose start an earlier daemon did not live to record.
 fn adopt(engine: &Arc<Engine>, container: &Arc<Container>, running: Arc<dyn Running>) {
-    restore_network(engine, container);
     let record = container.record();
+    networks::restore(engine, &record);
     if !record.state.has_processes() {
         let state = State::Running(Run { pid: running.pid(), started_at: Timestamp::now() });
         let changed = Record { state, ..Record::clone(&record) };
@@ -147,19 +153,6 @@ async fn ask_again(engine: Weak<Engine>, container: Arc<Container>) {
             Ok(Some(Found::Silent(_))) => {}
             Err(error) => return warn!("take up container {}: {error}", container.id()),
         }
-    }
-}
-
-fn restore_network(engine: &Engine, container: &Container) {
-    let record = container.record();
-    let Some(endpoint) = &record.endpoint else { return };
-    let restored = match engine.networks.driver(engine, &record.host_config.network_mode) {
-        Ok(Some(driver)) => driver.restore(endpoint).map_err(Into::into),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = restored {
-        warn!("take up the network of container {}: {error}", container.id());
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_execdriver::{Error as ExecError, LogFile, Running, Sandbox, Start};
-use gantry_networkdriver::{Endpoint, Join, NetworkDriver};
 use jiff::Timestamp;
 use tracing::warn;
 
@@ -43,7 +42,7 @@ pub(super) async fn start_locked(engine: &Arc<Engine>, container: &Arc<Container
     let (worker, subject) = (Arc::clone(engine), Arc::clone(container));
     let auto_remove = record.host_config.auto_remove;
     let started = blocking(move || {
-        let record = Record { stopped_by_user: false, endpoint: None, ..Record::clone(&record) };
+        let record = Record { stopped_by_user: false, endpoints: BTreeMap::new(), ..Record::clone(&record) };
         run(&worker, &subject, record)
     })
     .await;
@@ -73,6 +72,16 @@ fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> 
     }
     container.set_running(Some(Arc::clone(&running)));
     container.set_phase(|phase| phase.active = true);
+    let record = container.record();
+    networks::announce(engine, &record, "connect");
+    // Those that link to it know its address from now on.
+    for (parent, _) in engine.containers.linked_by(&record.id) {
+        if parent.running().is_some()
+            && let Err(error) = files::write_hosts(engine, &parent.record())
+        {
+            warn!("tell container {} of its link: {error}", parent.id());
+        }
+    }
     engine.events.publish("container", "start", container.id(), attributes);
     follow(engine, container.id(), &running);
     Ok(())
@@ -119,14 +128,12 @@ impl From<ExecError> for Failure {
 type Launched = std::result::Result<Arc<dyn Running>, Failure>;
 
 fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launched {
-    let driver = engine.networks.driver(engine, &record.host_config.network_mode)?;
     let mut sandbox = engine.drivers.exec.prepare()?;
     if let Some(users) = spec::users::namespace(engine, record)? {
         sandbox.map_users(&users)?;
     }
-    if let Some(driver) = driver {
-        record.endpoint = Some(join(engine, driver, record, &*sandbox)?);
-    }
+    networks::links::check_running(engine, record)?;
+    networks::join(engine, record, &*sandbox)?;
     // With its place on the network recorded, the next daemon can take it up however early this one dies.
     let recorded = engine.containers.save(container, record.clone()).map_err(Failure::from);
     let started = recorded.and_then(|()| launch_joined(engine, container, record, sandbox));
@@ -135,11 +142,9 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
         Err(damage @ gantry_graph::Error::DamagedLayer { .. }) => Failure::from(Error::from(damage)),
         _ => failure,
     });
-    if started.is_err()
-        && let (Some(driver), Some(endpoint)) = (driver, record.endpoint.take())
-        && let Err(error) = driver.leave(&endpoint)
-    {
-        warn!("undo the failed start of container {}: {error}", record.id);
+    if started.is_err() {
+        networks::leave(engine, record);
+        record.endpoints.clear();
     }
     started
 }
@@ -156,35 +161,6 @@ fn launch_joined(engine: &Engine, container: &Container, record: &Record, sandbo
         stdin_once: record.config.stdin_once,
         attached: container.take_waiting(),
     })?)
-}
-
-fn join(engine: &Engine, driver: &Arc<dyn NetworkDriver>, record: &Record, sandbox: &dyn Sandbox) -> Result<Endpoint> {
-    let host_config = &record.host_config;
-    let exposed: Vec<String> = record.config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
-    let settings = record.networks.get(&host_config.network_mode);
-    let address = settings
-        .and_then(|settings| settings.ipam_config.as_ref())
-        .map(|ipam| ipam.ipv4_address.as_str())
-        .filter(|address| !address.is_empty())
-        .map(|address| address.parse().map_err(|_| Error::invalid(format!("invalid IPv4 address: {address}"))))
-        .transpose()?;
-    let mac = settings.map(|settings| settings.mac_address.as_str()).filter(|mac| !mac.is_empty());
-    let mac = mac.or(Some(record.config.mac_address.as_str()).filter(|mac| !mac.is_empty()));
-    let ports = networks::ports(
-        host_config.port_bindings.as_ref(),
-        host_config.publish_all_ports,
-        &exposed,
-        engine.options.publish_address,
-    )?;
-    let request = Join {
-        container: &record.id,
-        netns: sandbox.netns(),
-        route_socket: sandbox.route_socket(),
-        address,
-        mac: mac.map(networks::parse_mac).transpose()?,
-        ports,
-    };
-    driver.join(request).map_err(|error| Error::from(error).context("failed to set up container networking"))
 }
 
 /// Where the container's output goes; `None` with the log driver `none`.
@@ -222,7 +198,7 @@ fn parse_size(text: &str) -> Option<u64> {
 fn record_failure(engine: &Engine, container: &Container, mut record: Record, failure: &Failure) {
     drop(container.take_waiting());
     let message = failure.error.message.clone();
-    record.endpoint = None;
+    record.endpoints.clear();
     record.state = match &record.state {
         State::Created { .. } => {
             State::Created { failure: Some(StartFailure { code: failure.code, message: message.clone() }) }

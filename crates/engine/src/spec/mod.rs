@@ -14,7 +14,6 @@ pub mod validate;
 use std::collections::HashMap;
 use std::path::Path;
 
-use gantry_api::container::Config as ApiConfig;
 use gantry_api::exec::ExecConfig;
 use gantry_api::hostconfig::HostConfig;
 use gantry_api::hostconfig::Ulimit;
@@ -81,7 +80,7 @@ fn process(engine: &Engine, record: &Record) -> Result<Process> {
     args.extend(record.args.iter().cloned());
     Ok(Process {
         args,
-        env: environment(config, record.hostname(), config.tty),
+        env: environment(engine, record, config.tty),
         cwd: working_directory(&config.working_dir).into(),
         user: config.user.clone().into(),
         additional_groups: host_config.group_add.clone().unwrap_or_default(),
@@ -106,7 +105,7 @@ fn process(engine: &Engine, record: &Record) -> Result<Process> {
 pub fn exec_process(engine: &Engine, record: &Record, exec: &ExecConfig) -> Result<Process> {
     let mut process = process(engine, record)?;
     process.args = exec.cmd.clone().unwrap_or_default();
-    process.env = environment(&record.config, record.hostname(), exec.tty);
+    process.env = environment(engine, record, exec.tty);
     merge_environment(&mut process.env, exec.env.as_deref().unwrap_or_default());
     if !exec.user.is_empty() {
         process.user = exec.user.clone().into();
@@ -130,13 +129,14 @@ fn working_directory(asked: &str) -> &str {
     if asked.is_empty() { "/" } else { asked }
 }
 
-/// Docker's order: PATH, HOSTNAME, TERM, then what image and caller say.
-fn environment(config: &ApiConfig, hostname: &str, tty: bool) -> Vec<String> {
-    let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={hostname}")];
+/// Docker's order: PATH, HOSTNAME, TERM, what links tell, then what image and caller say.
+fn environment(engine: &Engine, record: &Record, tty: bool) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", record.hostname())];
     if tty {
         env.push("TERM=xterm".into());
     }
-    merge_environment(&mut env, config.env.as_deref().unwrap_or_default());
+    env.extend(crate::networks::links::environment(engine, record));
+    merge_environment(&mut env, record.config.env.as_deref().unwrap_or_default());
     env
 }
 

@@ -66,6 +66,8 @@ pub enum Ask {
     Exec(Box<ExecOrder>),
     /// A clone of the container's mounts; a descriptor comes with the reply.
     Root,
+    /// The network namespace and a route socket inside; both come as descriptors with the reply.
+    Network,
     /// The processes.
     Pids,
     /// Of a warm supervisor: make the user namespace of the container to come, and a network namespace in it. Descriptors

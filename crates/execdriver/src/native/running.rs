@@ -14,7 +14,7 @@ use super::pool::{Pool, Warm};
 use super::protocol::{Ask, ClientOrder, Done, ExecOrder, StartOrder};
 use super::record::Record;
 use super::supervisor::with_seed;
-use crate::{Attach, Error, Exec, Exit, Running, RunningExec, Sandbox, Start, Users};
+use crate::{Attach, Error, Exec, Exit, Network, Running, RunningExec, Sandbox, Start, Users};
 
 /// Freezing and killing take a moment of the kernel's.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -259,6 +259,15 @@ impl Running for NativeContainer {
     fn root(&self) -> Result<OwnedFd, Error> {
         let (_, fds) = self.link.ask(Ask::Root, &[], &[])?;
         fds.into_iter().next().ok_or_else(|| Error::System("the supervisor sent no mounts".into()))
+    }
+
+    fn network(&self) -> Result<Network, Error> {
+        let (_, fds) = self.link.ask(Ask::Network, &[], &[])?;
+        let mut fds = fds.into_iter();
+        match (fds.next(), fds.next()) {
+            (Some(netns), Some(route_socket)) => Ok(Network { netns, route_socket }),
+            _ => Err(Error::System("the supervisor sent no network namespace".into())),
+        }
     }
 }
 

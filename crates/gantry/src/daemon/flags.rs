@@ -44,6 +44,9 @@ pub struct Flags {
     /// Address and subnet of the bridge
     #[arg(long, value_name = "CIDR")]
     pub bip: Option<String>,
+    /// Block that subnets of networks are taken from: base=10.10.0.0/16,size=24
+    #[arg(long, value_name = "POOL")]
+    pub default_address_pool: Vec<String>,
     /// MTU of containers' links; that of the route to the outside where not given
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u32>,
@@ -154,6 +157,7 @@ impl Flags {
                 "log-opts" => "log_opt".to_owned(),
                 "exec-opts" => "exec_opt".to_owned(),
                 "storage-opts" => "storage_opt".to_owned(),
+                "default-address-pools" => "default_address_pool".to_owned(),
                 "default-ulimits" => "default_ulimit".to_owned(),
                 "hosts" | "group" | "pidfile" => key.clone(),
                 other => other.replace('-', "_"),
@@ -177,6 +181,13 @@ impl Flags {
             "bridge" => self.bridge = read(value)?,
             "bip" => self.bip = Some(read(value)?),
             "mtu" => self.mtu = Some(read(value)?),
+            "default_address_pool" => {
+                let pools: Vec<serde_json::Value> = read(value)?;
+                let flag = |pool: &serde_json::Value| {
+                    format!("base={},size={}", pool["base"].as_str().unwrap_or_default(), pool["size"])
+                };
+                self.default_address_pool = pools.iter().map(flag).collect();
+            }
             "ip" => self.ip = read(value)?,
             "iptables" => self.iptables = read(value)?,
             "ip_forward" => self.ip_forward = read(value)?,
@@ -350,6 +361,8 @@ mod tests {
         assert!(parse(&[], Some("{")).is_err());
         let flags = parse(&[], Some(r#"{"storage-opts": ["dm.fs=xfs", "dm.basesize=1g"]}"#)).unwrap();
         assert_eq!(flags.storage_opt, ["dm.fs=xfs", "dm.basesize=1g"]);
+        let flags = parse(&[], Some(r#"{"default-address-pools": [{"base": "10.1.0.0/16", "size": 24}]}"#)).unwrap();
+        assert_eq!(flags.default_address_pool, ["base=10.1.0.0/16,size=24"]);
         let flags = parse(&[], Some(r#"{"userns-remap": "100000-165535"}"#)).unwrap();
         assert_eq!(flags.engine_options().unwrap().userns_remap.unwrap().uids, [(0, 100_000, 65536)]);
     }

@@ -9,7 +9,7 @@ use gantry_execdriver::ExecDriver;
 use gantry_execdriver::lxc::Lxc;
 use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_linux::fs;
-use gantry_networkdriver::{Bridge, BridgeOptions, Host, NetworkDriver, NoNetwork};
+use gantry_networkdriver::{Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork};
 use gantry_transport::{DEFAULT_SOCKET, Endpoint, Listener};
 use tracing::warn;
 
@@ -25,13 +25,16 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
     let options = gantry_graphdriver::Options::parse(&flags.storage_opt)?;
     let (graph, graph_reason) = gantry_graphdriver::open_with(&flags.data_root, name.as_deref(), &options)?;
     tracing::info!(driver = graph.name(), reason = graph_reason, "the graphdriver");
+    let networks = NetworkDrivers::new(network_options(flags)?);
     let bridge: Option<Arc<dyn NetworkDriver>> = match flags.bridge.as_str() {
         "none" => None,
-        name => Some(Arc::new(
-            Bridge::open(bridge_options(flags, name)?).with_context(|| format!("set up the bridge {name}"))?,
-        )),
+        name => {
+            let cidr = flags.bip.as_deref().map(str::parse).transpose().context("--bip")?;
+            let bridge = networks.default_bridge(name, cidr).with_context(|| format!("set up the bridge {name}"))?;
+            Some(Arc::new(bridge))
+        }
     };
-    Ok(Drivers { graph, graph_reason, exec, bridge, host: Arc::new(Host), none: Arc::new(NoNetwork) })
+    Ok(Drivers { graph, graph_reason, exec, bridge, host: Arc::new(Host), none: Arc::new(NoNetwork), networks })
 }
 
 fn exec_driver(flags: &Flags) -> Result<Arc<dyn ExecDriver>> {
@@ -61,16 +64,16 @@ fn short_hash(path: &Path) -> String {
     format!("{:012x}", hash & 0xffff_ffff_ffff)
 }
 
-fn bridge_options(flags: &Flags, name: &str) -> Result<BridgeOptions> {
-    let cidr = flags.bip.as_deref().map(str::parse).transpose().context("--bip")?;
-    Ok(BridgeOptions {
-        name: name.to_owned(),
-        cidr,
+fn network_options(flags: &Flags) -> Result<NetworkOptions> {
+    let pools = flags.default_address_pool.iter().map(|text| Ok(text.parse()?)).collect::<Result<_>>();
+    Ok(NetworkOptions {
+        // Without a bridge of its own, by its place.
+        owner: if flags.bridge == "none" { short_hash(&flags.exec_root) } else { flags.bridge.clone() },
         mtu: flags.mtu,
+        publish_address: flags.ip,
         firewall: flags.iptables,
         ip_forward: flags.ip_forward,
-        publish_address: flags.ip,
-        ..BridgeOptions::default()
+        pools: pools.context("--default-address-pool")?,
     })
 }
 

@@ -1,13 +1,13 @@
 //! Links, addresses and routes: route netlink's messages, and what is read from its answers. Messages of one namespace go in one
 //! batch through [`gantry_linux::netlink::Socket::transact`].
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use gantry_linux::Error;
 use gantry_linux::netlink::{Attributes, Message, Reply, Socket};
 
-use super::Cidr;
+use super::Subnet;
 
 /// The index of every namespace's loopback link.
 pub const LOOPBACK: u32 = 1;
@@ -16,9 +16,13 @@ const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 const ROUTE_HEADER: usize = 12;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const UP: u32 = 1;
 const CREATE: u16 = 0x400;
 const EXCLUSIVE: u16 = 0x200;
+const REPLACE: u16 = 0x100;
+/// The address is used at once, without asking the link whether somebody else has it.
+const NO_DETECTION: u8 = 2;
 const MAIN_TABLE: u8 = 254;
 
 const INFO_KIND: u16 = 1;
@@ -139,36 +143,54 @@ pub fn port_mode(host: &str, hairpin: bool, isolated: bool) -> Message {
         .named("set bridge port of", format!("link {host}"))
 }
 
-fn address(kind: u16, flags: u16, index: u32, cidr: Cidr) -> Message {
-    let header = [&[AF_INET, cidr.prefix, 0, 0][..], &index.to_ne_bytes()].concat();
+fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn address(kind: u16, flags: u16, index: u32, subnet: Subnet) -> Message {
+    let own = if subnet.address.is_ipv6() { NO_DETECTION } else { 0 };
+    let header = [&[family(subnet.address), subnet.prefix, own, 0][..], &index.to_ne_bytes()].concat();
     Message::new(kind, flags, &header)
-        .attribute(libc::IFA_LOCAL, cidr.address.octets())
-        .attribute(libc::IFA_ADDRESS, cidr.address.octets())
+        .attribute(libc::IFA_LOCAL, octets(subnet.address))
+        .attribute(libc::IFA_ADDRESS, octets(subnet.address))
 }
 
 /// Gives a link an address.
 #[must_use]
-pub fn add_address(index: u32, cidr: Cidr) -> Message {
-    address(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, index, cidr)
-        .attribute(ADDRESS_BROADCAST, cidr.broadcast().octets())
-        .named("add", format!("address {cidr}"))
+pub fn add_address(index: u32, subnet: impl Into<Subnet>) -> Message {
+    let subnet = subnet.into();
+    let message = address(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, index, subnet);
+    let message = match subnet.address {
+        IpAddr::V4(_) => message.attribute(ADDRESS_BROADCAST, octets(subnet.last())),
+        IpAddr::V6(_) => message,
+    };
+    message.named("add", format!("address {subnet}"))
 }
 
 /// Takes an address from a link.
 #[must_use]
-pub fn delete_address(index: u32, cidr: Cidr) -> Message {
-    address(libc::RTM_DELADDR, 0, index, cidr).named("delete", format!("address {cidr}"))
+pub fn delete_address(index: u32, subnet: impl Into<Subnet>) -> Message {
+    let subnet = subnet.into();
+    address(libc::RTM_DELADDR, 0, index, subnet).named("delete", format!("address {subnet}"))
 }
 
-/// Sends everything else to the gateway.
+/// Sends everything else of the gateway's family to it, wherever that went before.
 #[must_use]
-pub fn add_default_route(index: u32, gateway: Ipv4Addr) -> Message {
+pub fn set_default_route(index: u32, gateway: impl Into<IpAddr>) -> Message {
+    let gateway = gateway.into();
     // family, lengths, tos, table, protocol boot, scope universe, unicast, flags
-    let header = [AF_INET, 0, 0, 0, MAIN_TABLE, 3, 0, 1, 0, 0, 0, 0];
-    Message::new(libc::RTM_NEWROUTE, CREATE | EXCLUSIVE, &header)
-        .attribute(ROUTE_GATEWAY, gateway.octets())
+    let header = [family(gateway), 0, 0, 0, MAIN_TABLE, 3, 0, 1, 0, 0, 0, 0];
+    Message::new(libc::RTM_NEWROUTE, CREATE | REPLACE, &header)
+        .attribute(ROUTE_GATEWAY, octets(gateway))
         .u32(ROUTE_OUT, index)
-        .named("add", format!("default route by {gateway}"))
+        .named("set", format!("default route by {gateway}"))
 }
 
 /// A link by name; none when it is not there.
@@ -203,40 +225,47 @@ fn read_link(reply: &Reply) -> Link {
     }
 }
 
-/// The IPv4 addresses of a link.
-pub fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<Cidr>, Error> {
-    let header = [&[AF_INET, 0, 0, 0][..], &[0; 4]].concat();
-    let question = Message::new(libc::RTM_GETADDR, 0, &header).named("list", "addresses");
-    let replies = socket.dump(&question)?;
-    let own = replies.iter().filter(|reply| reply.number_at(4) == index);
-    Ok(own
-        .filter_map(|reply| {
-            let address = ipv4(reply.attributes(ADDRESS_HEADER).find(libc::IFA_LOCAL)?)?;
-            Some(Cidr { address, prefix: *reply.body.get(1)? })
-        })
-        .collect())
+/// The addresses of a link, of both families.
+pub fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<Subnet>, Error> {
+    let all = all_addresses(socket)?.into_iter();
+    Ok(all.filter(|(link, _)| *link == index).map(|(_, subnet)| subnet).collect())
+}
+
+/// Every address of the namespace, with the number of its link.
+pub fn all_addresses(socket: &mut Socket) -> Result<Vec<(u32, Subnet)>, Error> {
+    let question = Message::new(libc::RTM_GETADDR, 0, &[0; ADDRESS_HEADER]).named("list", "addresses");
+    let read = |reply: &Reply| {
+        let attributes = reply.attributes(ADDRESS_HEADER);
+        let address = attributes.find(libc::IFA_LOCAL).or_else(|| attributes.find(libc::IFA_ADDRESS));
+        Some((reply.number_at(4), Subnet { address: ip(address?)?, prefix: *reply.body.get(1)? }))
+    };
+    Ok(socket.dump(&question)?.iter().filter_map(read).collect())
 }
 
 /// A route of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Where it leads; prefix 0 is the default route.
-    pub destination: Cidr,
+    pub destination: Subnet,
     /// The link that it uses.
     pub link: Option<u32>,
     /// The lower, the better.
     pub metric: u32,
 }
 
-/// The IPv4 routes of every table.
-pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, Error> {
-    let header = [AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// The routes of every table, IPv4's or IPv6's.
+pub fn routes(socket: &mut Socket, of: IpFamily) -> Result<Vec<Route>, Error> {
+    let (family, none) = match of {
+        IpFamily::V4 => (AF_INET, IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
+        IpFamily::V6 => (AF_INET6, IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)),
+    };
+    let header = [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let question = Message::new(libc::RTM_GETROUTE, 0, &header).named("list", "routes");
     let read = |reply: &Reply| {
         let attributes = reply.attributes(ROUTE_HEADER);
-        let address = attributes.find(ROUTE_DESTINATION).and_then(ipv4).unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let address = attributes.find(ROUTE_DESTINATION).and_then(ip).unwrap_or(none);
         Route {
-            destination: Cidr { address, prefix: reply.body.get(1).copied().unwrap_or_default() },
+            destination: Subnet { address, prefix: reply.body.get(1).copied().unwrap_or_default() },
             link: attributes.u32(ROUTE_OUT),
             metric: attributes.u32(ROUTE_PRIORITY).unwrap_or_default(),
         }
@@ -244,6 +273,18 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, Error> {
     Ok(socket.dump(&question)?.iter().map(read).collect())
 }
 
-fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
+/// Which addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "plain words")]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
 }

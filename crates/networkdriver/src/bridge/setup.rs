@@ -1,16 +1,16 @@
-//! Making the bridge: name, subnet, MTU, and what the kernel must allow.
+//! Making the bridge: name, subnets, MTU, and what the kernel must allow.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use gantry_linux::fs;
 use gantry_linux::netlink::Socket;
-use libcontainer::network::Cidr;
-use libcontainer::network::link::{self, Link, Route};
+use libcontainer::network::Subnet;
+use libcontainer::network::link::{self, IpFamily, Link, Route};
 
 use super::BridgeOptions;
-use crate::Error;
+use crate::{Addresses, Error, Pool};
 
-/// The note on a bridge that says that we made it, and may delete it.
+/// The note on the daemon's own bridge that says that we made it, and may delete it.
 pub const ALIAS: &str = "made by gantry";
 const LONGEST_NAME: usize = 15;
 const USUAL_MTU: u32 = 1500;
@@ -22,50 +22,106 @@ const POOLS: [(Ipv4Addr, u8, u8); 3] = [
     (Ipv4Addr::new(192, 168, 0, 0), 168, 168),
 ];
 
-/// The bridge as it is, and its subnet with the host's address in it.
-pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<(Link, Cidr, u32), Error> {
+/// The bridge as it is.
+pub struct Made {
+    pub link: Link,
+    pub mtu: u32,
+    pub ipv4: Option<Pool>,
+    pub ipv6: Option<Pool>,
+    /// It was not there before.
+    pub new: bool,
+}
+
+/// Makes the bridge, or takes up the one that is there.
+pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<Made, Error> {
     check_name(&options.name)?;
     let mtu = options.mtu.map_or_else(|| egress_mtu(socket), Ok)?;
-    let (link, made) = find_or_make(socket, &options.name, mtu)?;
-    let result = with_subnet(socket, options, &link);
-    if result.is_err() && made {
-        // The first error is the one to tell.
-        let _second = socket.transact(vec![link::delete(&link.name)]);
+    let (link, new) = find_or_make(socket, options, mtu)?;
+    match with_subnets(socket, options, &link) {
+        Ok((ipv4, ipv6)) => {
+            // A bridge that was there keeps its own MTU unless it is asked to have another.
+            let mtu = if new || options.mtu.is_some() { mtu } else { link.mtu };
+            Ok(Made { link, mtu, ipv4, ipv6, new })
+        }
+        Err(error) => {
+            if new && let Err(second) = socket.transact(vec![link::delete(&link.name)]) {
+                return Err(Error::Several(vec![error, second.into()]));
+            }
+            Err(error)
+        }
     }
-    let subnet = result?;
-    // A bridge that was there keeps its own MTU unless it is asked to have another.
-    let mtu = if made || options.mtu.is_some() { mtu } else { link.mtu };
-    Ok((link, subnet, mtu))
 }
 
-fn with_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link) -> Result<Cidr, Error> {
-    silence_ipv6(link)?;
+type Pools = (Option<Pool>, Option<Pool>);
+
+fn with_subnets(socket: &mut Socket, options: &BridgeOptions, link: &Link) -> Result<Pools, Error> {
+    set_ipv6(link, options)?;
     socket.transact(vec![link::raise(link.index, &link.name)])?;
-    let subnet = match (link::addresses(socket, link.index)?.first(), options.cidr) {
-        (Some(there), Some(wanted)) if *there != wanted => {
-            return Err(Error::Conflict(format!(
-                "bridge {} has the address {there}, not {wanted}: remove the bridge, or leave out --bip",
-                link.name
-            )));
-        }
-        (Some(there), _) if !(8..=30).contains(&there.prefix) => {
-            return Err(Error::Invalid(format!("bridge {}: its subnet {there} has no room", link.name)));
-        }
-        (Some(there), _) => *there,
-        (None, Some(wanted)) if !wanted.is_host(wanted.address) => {
-            return Err(Error::Invalid(format!("bad --bip {wanted}: the address is not a host's of that subnet")));
-        }
-        (None, Some(wanted)) => {
-            socket.transact(vec![link::add_address(link.index, wanted)])?;
-            wanted
-        }
-        (None, None) => pick_subnet(socket, link)?,
-    };
+    let ipv4 = subnet(socket, options, link, &options.ipv4, IpFamily::V4)?;
+    let ipv6 = subnet(socket, options, link, &options.ipv6, IpFamily::V6)?;
     allow(options)?;
-    Ok(subnet)
+    Ok((ipv4, ipv6))
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+/// Settles the addresses of one family.
+fn subnet(
+    socket: &mut Socket,
+    options: &BridgeOptions,
+    link: &Link,
+    wanted: &Addresses,
+    family: IpFamily,
+) -> Result<Option<Pool>, Error> {
+    let is_of = |subnet: &Subnet| match subnet.address {
+        IpAddr::V4(_) => family == IpFamily::V4,
+        IpAddr::V6(address) => family == IpFamily::V6 && !address.is_unicast_link_local(),
+    };
+    let there = link::addresses(socket, link.index)?.into_iter().find(is_of);
+    match (there, wanted) {
+        (_, Addresses::None) => Ok(None),
+        (Some(there), Addresses::Of(pool)) if there != pool.of_gateway() => Err(Error::Conflict(format!(
+            "bridge {} has the address {there}, not {}: remove the bridge, or ask for that address",
+            link.name,
+            pool.of_gateway()
+        ))),
+        (Some(there), _) if family == IpFamily::V4 && !(8..=30).contains(&there.prefix) => {
+            Err(Error::Invalid(format!("bridge {}: its subnet {there} has no room", link.name)))
+        }
+        (Some(_), Addresses::Of(pool)) => Ok(Some(pool.clone())),
+        (Some(there), Addresses::Any) => Ok(Some(Pool { gateway: Some(there.address), ..Pool::new(there) })),
+        (None, Addresses::Of(pool)) => {
+            let own = pool.of_gateway();
+            if !own.is_host(own.address) {
+                return Err(Error::Invalid(format!("bad subnet {own}: the address is not a host's of that subnet")));
+            }
+            if options.alias != ALIAS {
+                refuse_own(socket, link, pool)?;
+            }
+            socket.transact(vec![link::add_address(link.index, own)])?;
+            Ok(Some(pool.clone()))
+        }
+        (None, Addresses::Any) => {
+            let gateway = pick_subnet(socket, options, link, family)?;
+            Ok(Some(Pool { gateway: Some(gateway.address), ..Pool::new(gateway) }))
+        }
+    }
+}
+
+/// A subnet that a person chose may lie within a route of the host, but the host itself would not be reached any more
+/// where it has an address in it.
+fn refuse_own(socket: &mut Socket, link: &Link, pool: &Pool) -> Result<(), Error> {
+    let own = link::all_addresses(socket)?.into_iter();
+    match own.into_iter().find(|(index, own)| *index != link.index && pool.subnet.contains(own.address)) {
+        None => Ok(()),
+        Some((_, own)) => Err(Error::Taken(format!(
+            "invalid pool request: Pool overlaps with other one on this address space: the host has the address {own} in \
+             {}: choose another subnet",
+            pool.subnet
+        ))),
+    }
+}
+
+/// Refuses what cannot be a link's name.
+pub fn check_name(name: &str) -> Result<(), Error> {
     let bad = |why: &str| Err(Error::Invalid(format!("bad bridge name \"{name}\": {why}")));
     if name.is_empty() || name == "." || name == ".." {
         return bad("it is no name");
@@ -79,24 +135,25 @@ fn check_name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn find_or_make(socket: &mut Socket, name: &str, mtu: u32) -> Result<(Link, bool), Error> {
+fn find_or_make(socket: &mut Socket, options: &BridgeOptions, mtu: u32) -> Result<(Link, bool), Error> {
+    let name = options.name.as_str();
     if let Some(link) = link::link(socket, name)? {
         if link.kind != "bridge" {
-            return Err(Error::Conflict(format!("link {name} is there and is no bridge: give another --bridge")));
+            return Err(Error::Conflict(format!("link {name} is there and is no bridge: give another name")));
         }
         return Ok((link, false));
     }
     let mut mac = [0x02, 0x42, 0, 0, 0, 0];
     super::random(&mut mac[2..])?;
     socket.transact(vec![link::new_bridge(name, mac, mtu)])?;
-    socket.transact(vec![link::set_alias(name, ALIAS)])?;
+    socket.transact(vec![link::set_alias(name, &options.alias)])?;
     let link = link::link(socket, name)?;
     Ok((link.ok_or_else(|| Error::Conflict(format!("bridge {name} vanished as it was made")))?, true))
 }
 
 /// The MTU of the link by which the host's default route leaves.
 fn egress_mtu(socket: &mut Socket) -> Result<u32, Error> {
-    let routes = link::routes(socket)?;
+    let routes = link::routes(socket, IpFamily::V4)?;
     let default = routes.iter().filter(|r| r.destination.prefix == 0 && r.link.is_some()).min_by_key(|r| r.metric);
     let Some(index) = default.and_then(|route| route.link) else { return Ok(USUAL_MTU) };
     let links = link::links(socket)?;
@@ -105,32 +162,54 @@ fn egress_mtu(socket: &mut Socket) -> Result<u32, Error> {
 
 /// Takes a subnet that no route of the host leads into. Daemons that start at the same moment begin at different
 /// places, by their bridges' names, and one that finds itself doubled goes on to the next.
-fn pick_subnet(socket: &mut Socket, link: &Link) -> Result<Cidr, Error> {
-    for candidate in candidates(&link.name) {
-        let taken = |route: &Route| route.destination.prefix != 0 && route.destination.overlaps(candidate);
-        if link::routes(socket)?.iter().any(taken) {
-            continue;
-        }
+fn pick_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link, family: IpFamily) -> Result<Subnet, Error> {
+    let taken = |route: &Route, candidate| route.destination.prefix != 0 && route.destination.overlaps(candidate);
+    let routes = link::routes(socket, family)?;
+    let free = |candidate: &Subnet| !routes.iter().any(|route| taken(route, *candidate));
+    for candidate in choice(options, family)?.filter(free) {
         socket.transact(vec![link::add_address(link.index, candidate)])?;
-        let mut others = link::routes(socket)?.into_iter().filter(|route| route.link != Some(link.index));
-        if !others.any(|route| taken(&route)) {
+        let mut others = link::routes(socket, family)?.into_iter().filter(|route| route.link != Some(link.index));
+        if !others.any(|route| taken(&route, candidate)) {
             return Ok(candidate);
         }
         socket.transact(vec![link::delete_address(link.index, candidate)])?;
     }
     Err(Error::Exhausted(
-        "no free subnet for the bridge: the host's routes cover all of them, give one by --bip".into(),
+        "all predefined address pools have been fully subnetted: the host's routes cover all of them, give a subnet, or \
+         the daemon further ones by --default-address-pool"
+            .into(),
     ))
 }
 
-fn candidates(name: &str) -> Vec<Cidr> {
+/// Subnets to choose from, each by its first host's address.
+fn choice(options: &BridgeOptions, family: IpFamily) -> Result<Box<dyn Iterator<Item = Subnet>>, Error> {
+    let of_family: Vec<_> =
+        options.pools.iter().filter(|pool| pool.base.address.is_ipv4() == (family == IpFamily::V4)).copied().collect();
+    if !of_family.is_empty() {
+        return Ok(Box::new(of_family.into_iter().flat_map(super::AddressPool::subnets)));
+    }
+    if family == IpFamily::V4 {
+        return Ok(Box::new(candidates(&options.name).into_iter()));
+    }
+    let mut number = [0; 8];
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        super::random(&mut number[1..])?;
+        number[0] = 0xfd;
+        let network = u128::from(u64::from_be_bytes(number)) << 64;
+        all.push(Subnet { address: IpAddr::V6((network | 1).into()), prefix: 64 });
+    }
+    Ok(Box::new(all.into_iter()))
+}
+
+fn candidates(name: &str) -> Vec<Subnet> {
     let mut all = Vec::new();
     for (block, first, last) in POOLS {
         let [a, b, ..] = block.octets();
         let start = all.len();
         for second in if b == first { first..=last } else { b..=b } {
             for third in (0..=255_u8).step_by(1 << (24 - PREFIX)) {
-                all.push(Cidr { address: Ipv4Addr::new(a, second, third, 1), prefix: PREFIX });
+                all.push(Subnet { address: Ipv4Addr::new(a, second, third, 1).into(), prefix: PREFIX });
             }
         }
         let length = all.len() - start;
@@ -141,13 +220,21 @@ fn candidates(name: &str) -> Vec<Cidr> {
 }
 
 /// Before the bridge is up: else a container's router advertisement would give the host addresses and a default route
-/// of the container's choice. A bridge of ours speaks IPv4 only; on somebody else's IPv6 addresses may be in use.
-fn silence_ipv6(bridge: &Link) -> Result<(), Error> {
-    for (name, value, always) in [("accept_ra", "0", true), ("disable_ipv6", "1", false)] {
-        if !always && bridge.alias != ALIAS {
-            continue;
-        }
+/// of the container's choice. A bridge of ours speaks IPv6 only where it is to; on somebody else's there may be addresses
+/// in use.
+fn set_ipv6(bridge: &Link, options: &BridgeOptions) -> Result<(), Error> {
+    let (ours, wanted) = (bridge.alias == options.alias, options.ipv6.is_wanted());
+    let mut settings = vec![("accept_ra", "0")];
+    if wanted {
+        settings.extend([("disable_ipv6", "0"), ("forwarding", "1")]);
+    } else if ours {
+        settings.push(("disable_ipv6", "1"));
+    }
+    for (name, value) in settings {
         match fs::write(format!("/proc/sys/net/ipv6/conf/{}/{name}", bridge.name), value) {
+            Err(error) if error.is_not_found() && wanted => {
+                return Err(Error::Invalid("IPv6 is not available: this kernel runs without it".into()));
+            }
             // A kernel without IPv6.
             Err(error) if error.is_not_found() => {}
             other => other?,
@@ -196,7 +283,7 @@ mod tests {
         assert!(a.len() > 1000);
         let overlaps = a.iter().enumerate().any(|(i, x)| a[i + 1..].iter().any(|y| x.overlaps(*y)));
         assert!(!overlaps);
-        assert!(a[0].address.octets()[0] == 172 && a.iter().all(|cidr| cidr.is_host(cidr.address)));
+        assert!(a[0].address.to_string().starts_with("172.") && a.iter().all(|cidr| cidr.is_host(cidr.address)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `/volumes…` and `/networks…`.
+//! `/volumes…`.
 
 use gantry_api::volume::VolumeCreate;
 use gantry_engine::jobs;
@@ -29,16 +29,4 @@ pub async fn delete(request: Request) -> Result<Response> {
 pub async fn prune(request: Request) -> Result<Response> {
     let all = !request.environment.version().at_least(42);
     Ok(ok(&request.run(jobs::VolumesPrune { filters: request.query("filters"), all }).await?))
-}
-
-pub async fn networks_prune(request: Request) -> Result<Response> {
-    Ok(ok(&request.run(jobs::NetworksPrune { filters: request.query("filters") }).await?))
-}
-
-pub async fn networks(request: Request) -> Result<Response> {
-    Ok(ok(&request.run(jobs::Networks { filters: request.query("filters") }).await?))
-}
-
-pub async fn network(request: Request) -> Result<Response> {
-    Ok(ok(&request.run(jobs::NetworkInspect { network: request.parameter("id") }).await?))
 }

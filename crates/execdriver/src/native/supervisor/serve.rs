@@ -64,6 +64,12 @@ enum Watched {
     Task(usize, Interest),
 }
 
+/// The supervisor lives in the container's network namespace, unless that is the host's or another container's: those are
+/// not asked for.
+fn network() -> Result<[OwnedFd; 2], Refusal> {
+    Ok([super::open_own_netns()?, super::route_socket()?])
+}
+
 impl Work {
     pub(super) fn new(
         supervisor: Supervisor,
@@ -184,7 +190,7 @@ impl Work {
 
     fn answer(&mut self, index: usize, message: Message<Request>) {
         let Message { head: Request { id, body }, blob, fds } = message;
-        let mut with = None;
+        let mut with = Vec::new();
         let result = match body {
             Ask::Hello { .. } => Ok(self.hello()),
             Ask::Start(_) => Err(Refusal::new(Kind::Invalid, "this supervisor has a container already")),
@@ -197,7 +203,11 @@ impl Work {
                 Err(refusal) => Err(refusal),
             },
             Ask::Root => self.root().map(|root| {
-                with = Some(root);
+                with.push(root);
+                Done::Ok
+            }),
+            Ask::Network => network().map(|network| {
+                with.extend(network);
                 Done::Ok
             }),
             Ask::Pids => self.pids(),

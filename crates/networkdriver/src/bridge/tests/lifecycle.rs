@@ -10,7 +10,7 @@ use gantry_linux::netlink::{Socket, enter_new_namespace};
 use super::world::{
     Namespace, ask, bridge, join, link_names, nft_table, on_a_host, options, serve, tcp, try_join, unreachable,
 };
-use crate::{Bridge, BridgeOptions, Error, Host, Join, NetworkDriver as _, NoNetwork};
+use crate::{Bridge, BridgeOptions, Cidr, Error, Host, Join, NetworkDriver as _, NoNetwork, Subnet};
 use libcontainer::network::link;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -27,7 +27,7 @@ fn two_hundred_endpoints_come_and_go_and_leave_nothing() {
             let socket = namespace.route();
             let ports = tcp("0.0.0.0", 20_000 + number, 80);
             let (netns, route_socket) = (namespace.fd.as_fd(), socket.as_fd());
-            let request = Join { container: &name, netns, route_socket, address: None, mac: None, ports };
+            let request = Join { ports, ..Join::new(&name, netns, route_socket) };
             let start = Instant::now();
             let endpoint = bridge.join(request).unwrap();
             joining.push(start.elapsed());
@@ -131,22 +131,14 @@ fn a_failure_half_way_leaves_nothing() {
         let namespace = Namespace::new();
         let host_socket = Socket::route().unwrap();
         let error = bridge.join(Join {
-            container: "c",
-            netns: namespace.fd.as_fd(),
-            route_socket: host_socket.as_fd(),
-            address: None,
-            mac: None,
             ports: tcp("0.0.0.0", 8080, 80),
+            ..Join::new("c", namespace.fd.as_fd(), host_socket.as_fd())
         });
         assert!(error.unwrap_err().to_string().contains("another namespace"));
         let no_namespace = gantry_linux::fs::open("/dev/null").unwrap();
         let error = bridge.join(Join {
-            container: "c",
-            netns: no_namespace.as_fd(),
-            route_socket: host_socket.as_fd(),
-            address: None,
-            mac: None,
             ports: tcp("0.0.0.0", 8080, 80),
+            ..Join::new("c", no_namespace.as_fd(), host_socket.as_fd())
         });
         assert!(error.unwrap_err().to_string().starts_with("make link gv"));
         assert_eq!((link_names(), nft_table()), (links, table));
@@ -174,17 +166,9 @@ fn wrong_requests_are_refused_before_anything_is_made() {
         let foreign = try_join(&bridge, "x", &namespace, tcp("203.0.113.9", 81, 80)).unwrap_err();
         assert!(foreign.to_string().contains("no interface of the host"), "{foreign}");
         let socket = namespace.route();
-        let ask_for = |address, mac| {
-            bridge.join(Join {
-                container: "x",
-                netns: namespace.fd.as_fd(),
-                route_socket: socket.as_fd(),
-                address,
-                mac,
-                ports: vec![],
-            })
-        };
-        assert!(matches!(ask_for(Some(first.endpoint.address), None), Err(Error::Conflict(_))));
+        let ask_for =
+            |address, mac| bridge.join(Join { address, mac, ..Join::new("x", namespace.fd.as_fd(), socket.as_fd()) });
+        assert!(matches!(ask_for(Some(first.endpoint.address), None), Err(Error::Taken(_))));
         assert!(matches!(ask_for(None, Some([1, 0, 0, 0, 0, 1])), Err(Error::Invalid(_))));
         assert_eq!(link_names(), links);
         let fixed = Ipv4Addr::from(u32::from(first.endpoint.gateway) + 99);
@@ -246,12 +230,12 @@ fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
         let mut socket = Socket::route().unwrap();
         socket.transact(vec![link::new_bridge("gvtest0", [2, 0, 0, 0, 0, 1], 1400)]).unwrap();
         let index = link::link(&mut socket, "gvtest0").unwrap().unwrap().index;
-        let own = "10.77.0.1/24".parse().unwrap();
+        let own: Subnet = "10.77.0.1/24".parse().unwrap();
         socket.transact(vec![link::add_address(index, own)]).unwrap();
         let adopted = bridge();
         let info = adopted.info();
-        assert_eq!((info.gateway, info.mtu), (Some(own.address), 1400));
-        let wrong = BridgeOptions { cidr: Some("10.78.0.1/24".parse().unwrap()), ..options() };
+        assert_eq!((info.ipv4.unwrap().of_gateway(), info.mtu), (own, 1400));
+        let wrong = BridgeOptions { ipv4: "10.78.0.1/24".parse::<Cidr>().unwrap().into(), ..options() };
         assert!(matches!(Bridge::open(wrong), Err(Error::Conflict(_))));
         adopted.remove().unwrap();
         assert!(link_names().contains(&"gvtest0".into()));
@@ -262,13 +246,14 @@ fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
 fn subnet_and_mtu_fit_the_host() {
     on_a_host(|| {
         let bridges = ["gva", "gvb", "gvc"].map(|name| Bridge::open(BridgeOptions { name: name.into(), ..options() }));
-        let subnets: Vec<_> = bridges.iter().map(|bridge| bridge.as_ref().unwrap().subnet).collect();
+        let subnets: Vec<_> =
+            bridges.iter().map(|bridge| bridge.as_ref().unwrap().info().ipv4.unwrap().subnet).collect();
         for (i, a) in subnets.iter().enumerate() {
             assert!(subnets[i + 1..].iter().all(|b| !a.overlaps(*b)), "{subnets:?}");
         }
         let given = BridgeOptions {
             name: "gvd".into(),
-            cidr: Some("10.9.0.1/24".parse().unwrap()),
+            ipv4: "10.9.0.1/24".parse::<Cidr>().unwrap().into(),
             mtu: Some(1280),
             ..options()
         };
@@ -284,14 +269,7 @@ fn none_has_loopback_only_and_host_changes_nothing() {
     on_a_host(|| {
         let namespace = Namespace::new();
         let socket = namespace.route();
-        let request = || Join {
-            container: "c",
-            netns: namespace.fd.as_fd(),
-            route_socket: socket.as_fd(),
-            address: None,
-            mac: None,
-            ports: vec![],
-        };
+        let request = || Join::new("c", namespace.fd.as_fd(), socket.as_fd());
         Host.join(request()).unwrap();
         assert!(
             namespace

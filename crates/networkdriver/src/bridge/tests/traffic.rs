@@ -203,8 +203,7 @@ fn nft_reads_the_table_as_it_is_meant() {
         ports.push(publish("0.0.0.0", 53, 5353, Protocol::Udp));
         let c = join(&bridge, "c", ports);
         let Some(table) = nft_table() else { return };
-        let (address, (network, prefix)) = (c.endpoint.address, bridge.info().subnet.unwrap());
-        let subnet = format!("{network}/{prefix}");
+        let (address, subnet) = (c.endpoint.address, bridge.info().ipv4.unwrap().subnet);
         for part in [
             format!("127.0.0.1 . tcp . 8080 : {address} . 80"),
             format!("udp . 53 : {address} . 5353"),

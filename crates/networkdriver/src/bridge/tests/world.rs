@@ -83,14 +83,7 @@ pub fn try_join(
     ports: Vec<PublishPort>,
 ) -> Result<Endpoint, Error> {
     let socket = namespace.route();
-    bridge.join(Join {
-        container: name,
-        netns: namespace.fd.as_fd(),
-        route_socket: socket.as_fd(),
-        address: None,
-        mac: None,
-        ports,
-    })
+    bridge.join(Join { ports, ..Join::new(name, namespace.fd.as_fd(), socket.as_fd()) })
 }
 
 pub fn join(bridge: &Bridge, name: &str, ports: Vec<PublishPort>) -> Container {
@@ -132,7 +125,7 @@ pub fn lan() -> Namespace {
     gantry_linux::fs::write("/proc/sys/net/ipv4/conf/lan0/forwarding", "1").unwrap();
     let mut inside = lan.route();
     let index = link::link(&mut inside, "lan1").unwrap().unwrap().index;
-    inside.transact(vec![link::add_default_route(index, HOST_ON_LAN)]).unwrap();
+    inside.transact(vec![link::set_default_route(index, HOST_ON_LAN)]).unwrap();
     lan
 }
 

@@ -1,0 +1,272 @@
+//! The table of drivers that user-defined networks are made by, and what all networks of a daemon share.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use gantry_linux::netlink::Socket;
+use libcontainer::network::link;
+use libcontainer::network::{Cidr, Subnet};
+use serde::{Deserialize, Serialize};
+
+use crate::bridge::ALIAS;
+use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports};
+
+/// A user-defined network as it is to be made; with its addresses known, it makes the same network again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// 64 hexadecimal digits; the first twelve name the bridge.
+    pub id: String,
+    /// Who makes it: `bridge`.
+    pub driver: String,
+    /// What the driver is told: `com.docker.network.…`.
+    pub options: BTreeMap<String, String>,
+    /// Nothing leaves it.
+    pub internal: bool,
+    /// Its IPv4 addresses.
+    pub ipv4: Addresses,
+    /// Its IPv6 addresses.
+    pub ipv6: Addresses,
+}
+
+/// A block that subnets of networks are taken from (`--default-address-pool base=10.10.0.0/16,size=24`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressPool {
+    /// The block.
+    pub base: Subnet,
+    /// The length of the subnets' prefix.
+    pub size: u8,
+}
+
+impl AddressPool {
+    /// Its subnets, each by its first host's address.
+    pub(crate) fn subnets(self) -> impl Iterator<Item = Subnet> {
+        let Self { base, size } = self;
+        let count = 1_u128.checked_shl(u32::from(size - base.prefix)).unwrap_or(u128::MAX);
+        let step = u32::from(base.bits() - size);
+        (0..count).map(move |number| Subnet { address: base.nth((number << step) | 1), prefix: size })
+    }
+}
+
+impl FromStr for AddressPool {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = |why: &str| {
+            Error::Invalid(format!("bad address pool \"{text}\": {why}: write it as base=10.10.0.0/16,size=24"))
+        };
+        let (mut base, mut size) = (None, None);
+        for field in text.split(',') {
+            match field.trim().split_once('=') {
+                Some(("base", value)) => base = Some(value.parse::<Subnet>().map_err(|error| bad(&error.to_string()))?),
+                Some(("size", value)) => size = Some(value.parse::<u8>().map_err(|_| bad("the size is no number"))?),
+                _ => return Err(bad("it has fields base and size only")),
+            }
+        }
+        let base = base.ok_or_else(|| bad("it has no base"))?.masked();
+        let size = size.ok_or_else(|| bad("it has no size"))?;
+        let longest = if base.address.is_ipv4() { 30 } else { 126 };
+        if !(base.prefix..=longest).contains(&size) {
+            return Err(bad(&format!("the size must be from {} to {longest}", base.prefix)));
+        }
+        Ok(Self { base, size })
+    }
+}
+
+/// What all networks of a daemon share.
+#[derive(Debug, Clone)]
+pub struct NetworkOptions {
+    /// Names the daemon among others: its own bridge. Bridges that are made for its networks carry it in a note.
+    pub owner: String,
+    /// `--mtu`.
+    pub mtu: Option<u32>,
+    /// `--ip`.
+    pub publish_address: Ipv4Addr,
+    /// `--iptables`.
+    pub firewall: bool,
+    /// `--ip-forward`.
+    pub ip_forward: bool,
+    /// `--default-address-pool`.
+    pub pools: Vec<AddressPool>,
+}
+
+/// Makes networks.
+#[derive(Debug)]
+pub struct NetworkDrivers {
+    options: NetworkOptions,
+    ports: Ports,
+}
+
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+const ICC: &str = "com.docker.network.bridge.enable_icc";
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+const MTU: &str = "com.docker.network.driver.mtu";
+
+impl NetworkDrivers {
+    /// For one daemon.
+    #[must_use]
+    pub fn new(options: NetworkOptions) -> Self {
+        Self { options, ports: Ports::default() }
+    }
+
+    /// The daemon's own bridge.
+    ///
+    /// # Errors
+    /// As [`Bridge::open`].
+    pub fn default_bridge(&self, name: &str, cidr: Option<Cidr>) -> Result<Bridge, Error> {
+        let ipv4 = cidr.map_or(Addresses::Any, Addresses::from);
+        Bridge::open(BridgeOptions { name: name.into(), alias: ALIAS.into(), ipv4, ..self.bridge_options() })
+    }
+
+    fn bridge_options(&self) -> BridgeOptions {
+        let NetworkOptions { mtu, publish_address, firewall, ip_forward, ref pools, .. } = self.options;
+        BridgeOptions {
+            mtu,
+            publish_address,
+            firewall,
+            ip_forward,
+            pools: pools.clone(),
+            ports: self.ports.clone(),
+            ..BridgeOptions::default()
+        }
+    }
+
+    /// Checks what can be checked of a network before anything is made.
+    ///
+    /// # Errors
+    /// An unknown driver, an option that is none of the driver's or has a bad value.
+    pub fn check(&self, definition: &Definition) -> Result<(), Error> {
+        match definition.driver.as_str() {
+            "bridge" => self.bridge_of(definition).map(drop),
+            other => Err(Error::Unknown(format!(
+                "could not find plugin {other} in v1 plugin registry: plugin not found: there is the driver bridge"
+            ))),
+        }
+    }
+
+    /// Makes the network, or takes up what is there of it.
+    ///
+    /// # Errors
+    /// As [`NetworkDrivers::check`]; the kernel's refusals. Nothing is left then.
+    pub fn open(&self, definition: &Definition) -> Result<Arc<dyn NetworkDriver>, Error> {
+        self.check(definition)?;
+        Ok(Arc::new(Bridge::open(self.bridge_of(definition)?)?))
+    }
+
+    /// How the bridge of a network is called, where it has one.
+    ///
+    /// # Errors
+    /// As [`NetworkDrivers::check`].
+    pub fn bridge_name(&self, definition: &Definition) -> Result<Option<String>, Error> {
+        match definition.driver.as_str() {
+            "bridge" => self.bridge_of(definition).map(|options| Some(options.name)),
+            _ => Ok(None),
+        }
+    }
+
+    fn bridge_of(&self, definition: &Definition) -> Result<BridgeOptions, Error> {
+        let short = definition.id.get(..12).unwrap_or(&definition.id);
+        let mut options = BridgeOptions {
+            name: format!("br-{short}"),
+            alias: self.alias(),
+            ipv4: definition.ipv4.clone(),
+            ipv6: definition.ipv6.clone(),
+            internal: definition.internal,
+            ..self.bridge_options()
+        };
+        for (name, value) in &definition.options {
+            let bad = || Error::Invalid(format!("invalid value for option {name}: {value:?}"));
+            match name.as_str() {
+                BRIDGE_NAME => options.name.clone_from(value),
+                ICC => options.icc = boolean(value).ok_or_else(bad)?,
+                MASQUERADE => options.masquerade = boolean(value).ok_or_else(bad)?,
+                HOST_BINDING => options.publish_address = value.parse().map_err(|_| bad())?,
+                MTU => {
+                    let mtu = value.parse().ok().filter(|mtu| (68..=65535).contains(mtu) || *mtu == 0);
+                    options.mtu = Some(mtu.ok_or_else(bad)?).filter(|mtu| *mtu > 0).or(options.mtu);
+                }
+                // Other engines' options, and labels that tools leave there, mean nothing here.
+                _ => {}
+            }
+        }
+        crate::bridge::check_name(&options.name)?;
+        Ok(options)
+    }
+
+    fn alias(&self) -> String {
+        format!("network of {}", self.options.owner)
+    }
+
+    /// Removes bridges that an earlier daemon of this name made for networks that are not `known` by their bridges' names.
+    ///
+    /// # Errors
+    /// The kernel's refusals, all of them.
+    pub fn sweep(&self, known: &[String]) -> Result<(), Error> {
+        let mut socket = Socket::route()?;
+        let mut failures = Vec::new();
+        for link in link::links(&mut socket)? {
+            if link.alias == self.alias() && !known.contains(&link.name) {
+                tracing::warn!(bridge = link.name, "a bridge of a network that nobody knows is removed");
+                failures.extend(socket.transact(vec![link::delete(&link.name)]).err().map(Error::from));
+                failures.extend(crate::bridge::delete_table(&link.name).err());
+            }
+        }
+        crate::bridge::all(failures)
+    }
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_pool_is_cut_into_subnets() {
+        let pool: AddressPool = "base=10.10.0.0/22,size=24".parse().unwrap();
+        let subnets: Vec<String> = pool.subnets().map(|subnet| subnet.to_string()).collect();
+        assert_eq!(subnets, ["10.10.0.1/24", "10.10.1.1/24", "10.10.2.1/24", "10.10.3.1/24"]);
+        let six: AddressPool = "base=fd00:10::/32,size=64".parse().unwrap();
+        assert_eq!(six.subnets().nth(1).unwrap().to_string(), "fd00:10:0:1::1/64");
+        for bad in
+            ["", "base=10.0.0.0/16", "size=24", "base=10.0.0.0/16,size=8", "base=x,size=24", "base=10.0.0.0/16,size=31"]
+        {
+            assert!(bad.parse::<AddressPool>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_driver_and_bad_options_are_refused() {
+        let drivers = NetworkDrivers::new(NetworkOptions {
+            owner: "gv".into(),
+            mtu: None,
+            publish_address: Ipv4Addr::UNSPECIFIED,
+            firewall: false,
+            ip_forward: false,
+            pools: Vec::new(),
+        });
+        let check = |driver: &str, name: &str, value: &str| {
+            drivers.check(&Definition {
+                id: "0".repeat(64),
+                driver: driver.into(),
+                options: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+                internal: false,
+                ipv4: Addresses::Any,
+                ipv6: Addresses::None,
+            })
+        };
+        assert!(check("bridge", MTU, "1400").is_ok());
+        assert!(matches!(check("no-such", MTU, "1400"), Err(Error::Unknown(_))));
+        for (name, value) in [(MTU, "x"), (MTU, "17"), (ICC, "maybe"), (HOST_BINDING, "::1"), (BRIDGE_NAME, "a/b")] {
+            assert!(matches!(check("bridge", name, value), Err(Error::Invalid(_))), "{name}={value}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! User-defined networks: made, joined, changed while containers run, restored, refused and removed.
+
+use gantry_tests::kernel::Snapshot;
+use gantry_tests::{Cli, IMAGE, Options, Output, World, both, slot, world};
+
+fn of_network(cli: &Cli<'_>, container: &str, network: &str, field: &str) -> String {
+    cli.inspect(container, &format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}"))
+}
+
+/// Runs what a person would write without quotes.
+fn line(cli: &Cli<'_>, words: &str) -> Output {
+    cli.run(&words.split_whitespace().collect::<Vec<_>>())
+}
+
+/// A subnet that no other test uses: the world's own numbers are of 10.200.0.0/13.
+fn subnet(world: &World, number: u8) -> String {
+    let prefix = world.daemon.slot().prefix();
+    let parts: Vec<u16> = prefix.trim_end_matches('.').split('.').map(|part| part.parse().expect("a number")).collect();
+    format!("10.{}.{}.{}", parts[1] - 100, parts[2], 16 * u16::from(number))
+}
+
+/// What a container sees of its links, addresses and routes.
+fn inside(cli: &Cli<'_>, container: &str) -> String {
+    cli.ok(&["exec", container, "sh", "-c", "ip -o addr; ip route; ip -6 route; cat /etc/hosts"])
+}
+
+#[test]
+fn containers_of_a_network_reach_each_other_and_it_goes_when_they_are_gone() {
+    both(|world, cli| {
+        world.pull("web").expect("pull");
+        let (network, server) = (world.name("net"), world.name("server"));
+        let id = cli.ok(&["network", "create", &network]);
+        assert_eq!(id.len(), 64, "{id}");
+        cli.ok(&["run", "-d", "--name", &server, "--network", &network, "web"]);
+        let address = of_network(cli, &server, &network, "IPAddress");
+        let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | tail -1; ls /sys/class/net");
+        let out = cli.ok(&["run", "--rm", "--network", &network, IMAGE, "sh", "-c", &script]);
+        assert!(out.starts_with("hello from inside") && out.contains("eth0"), "{out}");
+        cli.run(&["network", "rm", &network]).fails(1, "has active endpoints");
+        cli.ok(&["rm", "-f", &server]);
+        assert_eq!(cli.ok(&["network", "rm", &network]), network);
+        cli.run(&["network", "inspect", &network]).fails(1, "not found");
+        assert!(!std::path::Path::new(&format!("/sys/class/net/br-{}", &id[..12])).exists());
+    });
+}
+
+#[test]
+fn addresses_gateway_range_and_mtu_are_as_asked() {
+    both(|world, cli| {
+        let (network, base) = (world.name("fixed"), subnet(world, 1));
+        let last: u16 = base.rsplit('.').next().and_then(|part| part.parse().ok()).expect("a number");
+        let host = |number: u16| format!("{}.{}", base.rsplit_once('.').expect("dots").0, last + number);
+        let gateway = format!("--subnet {base}/28 --gateway {} --ip-range {}/30", host(14), host(4));
+        let rest = format!("--aux-address router={} --opt com.docker.network.driver.mtu=1400 --label a=b", host(4));
+        line(cli, &format!("network create {gateway} {rest} {network}")).ok();
+        let name = world.name("one");
+        let place = format!("--network {network} --ip {} --mac-address 02:00:00:00:00:77", host(9));
+        line(cli, &format!("run -d --name {name} {place} {IMAGE} sleep 600")).ok();
+        let seen = inside(cli, &name);
+        assert!(seen.contains(&format!("inet {}/28", host(9))), "{seen}");
+        assert!(seen.contains(&format!("default via {} dev eth0", host(14))), "{seen}");
+        assert!(
+            seen.lines().any(|line| line.split_whitespace().eq([host(9).as_str(), &seen_name(cli, &name)])),
+            "{seen}"
+        );
+        assert_eq!(cli.ok(&["exec", &name, "cat", "/sys/class/net/eth0/mtu"]), "1400");
+        assert_eq!(of_network(cli, &name, &network, "MacAddress"), "02:00:00:00:00:77");
+        assert_eq!(of_network(cli, &name, &network, "Gateway"), host(14));
+        assert_eq!(of_network(cli, &name, &network, "IPAMConfig.IPv4Address"), host(9));
+        let shown =
+            cli.ok(&["network", "inspect", "-f", "{{json .IPAM.Config}} {{json .Labels}} {{json .Options}}", &network]);
+        for part in [
+            format!("\"Subnet\":\"{base}/28\""),
+            format!("\"IPRange\":\"{}/30\"", host(4)),
+            format!("\"Gateway\":\"{}\"", host(14)),
+            format!("{{\"router\":\"{}\"}}", host(4)),
+            "{\"a\":\"b\"}".into(),
+            "{\"com.docker.network.driver.mtu\":\"1400\"}".into(),
+        ] {
+            assert!(shown.contains(&part), "{part} in {shown}");
+        }
+        // Three are left of the range.
+        let more: Vec<String> = (0..4).map(|_| world.name("more")).collect();
+        for (number, name) in more.iter().enumerate() {
+            let out = cli.run(&["run", "-d", "--name", name, "--network", &network, IMAGE, "sleep", "600"]);
+            match number {
+                3 => out.fails(125, "no available IPv4 addresses on this network's address pools"),
+                _ => assert_eq!(of_network(cli, out_name(&out, name), &network, "IPAddress"), host(5 + number as u16)),
+            }
+        }
+        cli.run(&["run", "--rm", "--network", &network, "--ip", &host(9), IMAGE, "true"])
+            .fails(125, "Address already in use");
+        cli.ok(&[&["rm", "-f", &name][..], &more.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+        cli.ok(&["network", "rm", &network]);
+    });
+}
+
+fn seen_name(cli: &Cli<'_>, name: &str) -> String {
+    cli.inspect(name, "{{.Config.Hostname}}")
+}
+
+fn out_name<'a>(out: &Output, name: &'a str) -> &'a str {
+    out.ok();
+    name
+}
+
+#[test]
+fn ipv6_has_addresses_and_a_gateway() {
+    both(|world, cli| {
+        let network = world.name("six");
+        cli.ok(&["network", "create", "--ipv6", "--subnet", "fd00:6a17:5::/64", &network]);
+        let (a, b) = (world.name("a"), world.name("b"));
+        let flags = ["--network", &network, "--ip6", "fd00:6a17:5::99"];
+        cli.ok(&[&["run", "-d", "--name", &a], &flags[..], &[IMAGE, "sleep", "600"]].concat());
+        cli.ok(&["run", "-d", "--name", &b, "--network", &network, IMAGE, "sleep", "600"]);
+        let seen = inside(cli, &a);
+        assert!(
+            seen.contains("inet6 fd00:6a17:5::99/64") && seen.contains("default via fd00:6a17:5::1 dev eth0"),
+            "{seen}"
+        );
+        assert!(seen.lines().any(|line| line.starts_with("fd00:6a17:5::99\t")), "{seen}");
+        assert_eq!(of_network(cli, &b, &network, "GlobalIPv6Address"), "fd00:6a17:5::2");
+        assert_eq!(of_network(cli, &b, &network, "IPv6Gateway"), "fd00:6a17:5::1");
+        cli.ok(&["exec", &b, "ping", "-6", "-c", "1", "-W", "5", "fd00:6a17:5::99"]);
+        cli.ok(&["rm", "-f", &a, &b]);
+        cli.ok(&["network", "rm", &network]);
+    });
+}
+
+#[test]
+fn a_container_is_on_several_networks_and_priority_chooses_the_way_out() {
+    both(|world, cli| {
+        let (first, second) = (world.name("m"), world.name("n"));
+        for network in [&first, &second] {
+            cli.ok(&["network", "create", network]);
+        }
+        let name = world.name("two");
+        let networks = [format!("name={first}"), format!("name={second},gw-priority=1,alias=other")];
+        let flags = ["--network", &networks[0], "--network", &networks[1]];
+        cli.ok(&[&["run", "-d", "--name", &name], &flags[..], &[IMAGE, "sleep", "600"]].concat());
+        let seen = inside(cli, &name);
+        let place = |network: &str, field: &str| of_network(cli, &name, network, field);
+        assert!(seen.contains(&format!("eth0    inet {}/", place(&first, "IPAddress"))), "{seen}");
+        assert!(seen.contains(&format!("eth1    inet {}/", place(&second, "IPAddress"))), "{seen}");
+        assert!(seen.contains(&format!("default via {} dev eth1", place(&second, "Gateway"))), "{seen}");
+        assert!(place(&second, "DNSNames").contains("other"));
+        cli.ok(&["network", "disconnect", &second, &name]);
+        let seen = inside(cli, &name);
+        assert!(!seen.contains("eth1"), "{seen}");
+        assert!(seen.contains(&format!("default via {} dev eth0", place(&first, "Gateway"))), "{seen}");
+        cli.run(&["network", "disconnect", &second, &name]).fails(1, "is not connected to network");
+        cli.ok(&["network", "connect", "--gw-priority", "5", &second, &name]);
+        let seen = inside(cli, &name);
+        assert!(seen.contains(&format!("default via {} dev eth1", place(&second, "Gateway"))), "{seen}");
+        assert!(seen.lines().any(|line| line.starts_with(&format!("{}\t", place(&second, "IPAddress")))), "{seen}");
+        cli.run(&["network", "connect", &second, &name]).fails(1, "already exists in network");
+        let listed = cli.ok(&["ps", "--filter", &format!("network={second}"), "--format", "{{.Names}}"]);
+        assert_eq!(listed, name);
+        cli.ok(&["rm", "-f", &name]);
+        cli.ok(&["network", "rm", &first, &second]);
+    });
+}
+
+#[test]
+fn an_internal_network_leads_nowhere() {
+    both(|world, cli| {
+        let network = world.name("internal");
+        cli.ok(&["network", "create", "--internal", &network]);
+        let out = cli.ok(&["run", "--rm", "--network", &network, IMAGE, "ip", "route"]);
+        assert!(!out.contains("default") && out.contains("eth0"), "{out}");
+        assert_eq!(cli.ok(&["network", "inspect", "-f", "{{.Internal}}", &network]), "true");
+        cli.ok(&["network", "rm", &network]);
+    });
+}
+
+#[test]
+fn lists_are_filtered_and_prune_takes_what_nobody_uses() {
+    let world = World::start(Options::default()).expect("a daemon of its own");
+    for cli in [Some(world.gantry()), world.docker()].into_iter().flatten() {
+        cli.ok(&["network", "create", "--label", "keep", "kept"]);
+        cli.ok(&["network", "create", "unused"]);
+        cli.ok(&["network", "create", "used"]);
+        cli.ok(&["run", "-d", "--name", "user", "--network", "used", IMAGE, "sleep", "600"]);
+        let list = |filters: &[&str]| {
+            let flags: Vec<&str> = filters.iter().flat_map(|filter| ["--filter", filter]).collect();
+            let names = cli.ok(&[&["network", "ls", "--format", "{{.Name}}"], &flags[..]].concat());
+            let mut names: Vec<String> = names.lines().map(str::to_owned).collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(list(&[]), "bridge host kept none unused used");
+        assert_eq!(list(&["type=custom"]), "kept unused used");
+        assert_eq!(list(&["type=builtin"]), "bridge host none");
+        assert_eq!(list(&["label=keep"]), "kept");
+        assert_eq!(list(&["dangling=true", "type=custom"]), "kept unused");
+        assert_eq!(list(&["name=used"]), "unused used");
+        assert_eq!(list(&["driver=bridge"]), "bridge kept unused used");
+        let id = cli.ok(&["network", "inspect", "-f", "{{.Id}}", "used"]);
+        assert_eq!(list(&[&format!("id={}", &id[..10])]), "used");
+        cli.run(&["network", "ls", "--filter", "type=odd"]).fails(1, "odd");
+        let pruned = cli.ok(&["network", "prune", "-f", "--filter", "label!=keep"]);
+        assert!(
+            pruned.contains("unused") && !pruned.contains("kept") && !pruned.lines().any(|line| line == "used"),
+            "{pruned}"
+        );
+        cli.ok(&["rm", "-f", "user"]);
+        cli.ok(&["network", "prune", "-f"]);
+        assert_eq!(list(&["type=custom"]), "");
+    }
+}
+
+#[test]
+fn networks_and_places_outlive_the_daemon() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    {
+        let cli = world.gantry();
+        cli.ok(&["network", "create", "one"]);
+        cli.ok(&["network", "create", "--ipv6", "two"]);
+        cli.ok(&["run", "-d", "--name", "runs", "--network", "one", "--network", "two", IMAGE, "sleep", "600"]);
+        cli.ok(&["create", "--name", "later", "--network", "two", IMAGE, "true"]);
+    }
+    let described = |world: &World| {
+        let cli = world.gantry();
+        let place = |network: &str| {
+            format!(
+                "{} {}",
+                of_network(&cli, "runs", network, "IPAddress"),
+                of_network(&cli, "runs", network, "GlobalIPv6Address")
+            )
+        };
+        let pools = cli.ok(&["network", "inspect", "-f", "{{.Id}} {{json .IPAM}}", "one", "two"]);
+        format!("{pools}\n{}\n{}\n{}", place("one"), place("two"), inside(&cli, "runs"))
+    };
+    let seen = described(&world);
+    for orderly in [false, true] {
+        if orderly { world.daemon.stop() } else { world.daemon.kill9() }.expect("the daemon ends");
+        world.daemon.launch().expect("the next daemon");
+        assert_eq!(described(&world), seen);
+        let cli = world.gantry();
+        cli.run(&["network", "rm", "one"]).fails(1, "active endpoints");
+        let taken = of_network(&cli, "runs", "two", "IPAddress");
+        let other = cli.ok(&["run", "--rm", "--network", "two", IMAGE, "ip", "-4", "-o", "addr", "show", "eth0"]);
+        assert!(!other.contains(&format!(" {taken}/")), "{other}");
+    }
+    let cli = world.gantry();
+    cli.ok(&["start", "-a", "later"]);
+    cli.ok(&["network", "disconnect", "one", "runs"]);
+    cli.ok(&["rm", "-f", "runs", "later"]);
+    cli.ok(&["network", "rm", "one", "two"]);
+    assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
+}
+
+#[test]
+fn a_bridge_of_a_network_that_nobody_knows_is_removed_by_the_next_daemon() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    let id = world.gantry().ok(&["network", "create", "lost"]);
+    assert_eq!(slot::networks(&world.daemon.bridge()), [format!("br-{}", &id[..12])]);
+    world.daemon.kill9().expect("kill -9");
+    // As if it had died between making the bridge and writing the network down.
+    let db = rusqlite::Connection::open(world.daemon.data_root().join("gantry.db")).expect("the database");
+    db.execute("DELETE FROM edge WHERE child = ?1", [&id]).expect("the change");
+    db.execute("DELETE FROM entity WHERE id = ?1", [&id]).expect("the change");
+    drop(db);
+    world.daemon.launch().expect("the next daemon");
+    assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_dockers_status_and_nothing_changes() {
+    let world = world();
+    let cli = world.docker().unwrap_or_else(|| world.gantry());
+    let (network, container) = (world.name("there"), world.name("c"));
+    let base = subnet(&world, 2);
+    cli.ok(&["network", "create", "--subnet", &format!("{base}/28"), &network]);
+    cli.ok(&["run", "-d", "--name", &container, "--network", &network, IMAGE, "sleep", "600"]);
+    let before = Snapshot::settled(&world.daemon);
+    let create = |body: serde_json::Value| ("/networks/create".to_owned(), Some(body));
+    let ipam = |config: serde_json::Value| serde_json::json!({"Name": "bad", "IPAM": {"Config": [config]}});
+    let connect = |network: &str, body: serde_json::Value| (format!("/networks/{network}/connect"), Some(body));
+    let overlapping = format!("{base}/29");
+    let refused = [
+        (create(serde_json::json!({"Name": network})), 409, "already exists"),
+        (create(serde_json::json!({"Name": ""})), 400, "name is empty"),
+        (create(serde_json::json!({"Name": "bridge"})), 403, "predefined bridge network"),
+        (create(serde_json::json!({"Name": "bad", "Driver": "no-such"})), 404, "plugin not found"),
+        (create(serde_json::json!({"Name": "bad", "Driver": "host"})), 403, "only one instance of \"host\""),
+        (create(serde_json::json!({"Name": "bad", "EnableIPv4": false})), 400, "IPv4 or IPv6 must be enabled"),
+        (
+            create(ipam(serde_json::json!({"Subnet": overlapping}))),
+            403,
+            "Pool overlaps with other one on this address space",
+        ),
+        (create(ipam(serde_json::json!({"Subnet": "10.1.0.0/33"}))), 400, "invalid CIDR block notation"),
+        (create(ipam(serde_json::json!({"Subnet": "10.1.0.1/24"}))), 400, "it should be 10.1.0.0/24"),
+        (
+            create(ipam(serde_json::json!({"Subnet": "10.1.0.0/24", "Gateway": "10.2.0.1"}))),
+            400,
+            "doesn't contain this address",
+        ),
+        (
+            create(ipam(serde_json::json!({"Subnet": "10.1.0.0/24", "IPRange": "10.2.0.0/25"}))),
+            400,
+            "doesn't contain ip-range",
+        ),
+        (
+            create(serde_json::json!({"Name": "bad", "Options": {"com.docker.network.driver.mtu": "x"}})),
+            400,
+            "com.docker.network.driver.mtu",
+        ),
+        (
+            create(serde_json::json!({"Name": "bad", "Options": {"com.docker.network.bridge.name": "lo"}})),
+            403,
+            "is no bridge",
+        ),
+        (connect("no-such", serde_json::json!({"Container": container})), 404, "network no-such not found"),
+        (connect(&network, serde_json::json!({"Container": "no-such"})), 404, "No such container: no-such"),
+        (connect(&network, serde_json::json!({"Container": container})), 403, "already exists in network"),
+        (connect("host", serde_json::json!({"Container": container})), 400, "cannot connect container to host network"),
+        (connect("none", serde_json::json!({"Container": container})), 400, "private (none) mode"),
+        (
+            connect(
+                "bridge",
+                serde_json::json!({"Container": container,
+                "EndpointConfig": {"IPAMConfig": {"IPv4Address": "10.1.1.1"}}}),
+            ),
+            400,
+            "user specified IP address is supported on user defined networks only",
+        ),
+        (
+            connect("bridge", serde_json::json!({"Container": container, "EndpointConfig": {"MacAddress": "x"}})),
+            400,
+            "invalid MAC address",
+        ),
+        (
+            (format!("/networks/{network}/disconnect"), Some(serde_json::json!({"Container": "no-such"}))),
+            404,
+            "no-such",
+        ),
+        (
+            ("/networks/bridge/disconnect".into(), Some(serde_json::json!({"Container": container}))),
+            500,
+            "is not connected",
+        ),
+    ];
+    for ((path, body), status, text) in refused {
+        let answer = world.daemon.post(&path, body.as_ref()).expect("an answer");
+        let said = format!("{path} {body:?}: {} {}", answer.status, answer.text());
+        assert!(answer.status == status && answer.message().contains(text), "want {status} {text:?}: {said}");
+    }
+    for (name, status, text) in [
+        ("bridge", 403, "is a pre-defined network and cannot be removed"),
+        ("no-such", 404, "network no-such not found"),
+        (network.as_str(), 403, "has active endpoints"),
+    ] {
+        let answer = world.daemon.delete(&format!("/networks/{name}")).expect("an answer");
+        assert!(
+            answer.status == status && answer.message().contains(text),
+            "{name}: {} {}",
+            answer.status,
+            answer.text()
+        );
+    }
+    for (flags, text) in [
+        (
+            vec!["--network", &network, "--ip", "10.1.1.1"],
+            "no configured subnet or ip-range contain the IP address 10.1.1.1",
+        ),
+        (vec!["--network", "bridge", "--network", "host"], "cannot attach both user-defined and non-user-defined"),
+        (vec!["--network-alias", "a"], "network-scoped alias"),
+        (vec!["--network", "no-such"], "network no-such not found"),
+    ] {
+        cli.run(&[&["run", "--rm"], &flags[..], &[IMAGE, "true"]].concat()).fails(125, text);
+    }
+    before.assert_restored(&world.daemon);
+    cli.ok(&["rm", "-f", &container]);
+    cli.ok(&["network", "rm", &network]);
+}
+
+#[test]
+fn events_tell_of_networks() {
+    both(|world, cli| {
+        let (network, container) = (world.name("told"), world.name("c"));
+        let since = cli.ok(&["info", "-f", "{{.SystemTime}}"]);
+        let id = cli.ok(&["network", "create", &network]);
+        cli.ok(&["run", "-d", "--name", &container, IMAGE, "sleep", "600"]);
+        cli.ok(&["network", "connect", &network, &container]);
+        cli.ok(&["network", "disconnect", &network, &container]);
+        cli.ok(&["network", "rm", &network]);
+        cli.ok(&["rm", "-f", &container]);
+        let until = cli.ok(&["info", "-f", "{{.SystemTime}}"]);
+        let filter = format!("network={id}");
+        let flags = ["events", "--since", &since, "--until", &until, "--filter", &filter, "--format", "{{.Action}}"];
+        let told: Vec<String> = cli.ok(&flags).lines().map(str::to_owned).collect();
+        assert_eq!(told, ["create", "connect", "disconnect", "destroy"]);
+    });
+}
+
+#[test]
+fn a_link_is_told_by_variables_hosts_and_names() {
+    both(|world, cli| {
+        let (db, web) = (world.name("db"), world.name("web"));
+        cli.ok(&["run", "-d", "--name", &db, "--expose", "5432", "-e", "SECRET=x", IMAGE, "sleep", "600"]);
+        cli.ok(&["run", "-d", "--name", &web, "--link", &format!("{db}:my-db"), IMAGE, "sleep", "600"]);
+        let linked = || {
+            let address = of_network(cli, &db, "bridge", "IPAddress");
+            let hosts = cli.ok(&["exec", &web, "cat", "/etc/hosts"]);
+            let names = format!("{address}\tmy-db {} {db}", &cli.inspect(&db, "{{.Id}}")[..12]);
+            assert!(hosts.lines().any(|line| line == names), "{names} in {hosts}");
+            address
+        };
+        let address = linked();
+        let variables = cli.ok(&["exec", &web, "env"]);
+        let told = [
+            format!("MY_DB_NAME=/{web}/my-db"),
+            format!("MY_DB_PORT=tcp://{address}:5432"),
+            format!("MY_DB_PORT_5432_TCP_ADDR={address}"),
+            "MY_DB_ENV_SECRET=x".into(),
+        ];
+        for variable in told {
+            assert!(variables.lines().any(|line| line == variable), "{variable} in {variables}");
+        }
+        assert_eq!(cli.inspect(&web, "{{json .HostConfig.Links}}"), format!("[\"/{db}:/{web}/my-db\"]"));
+        let listed = world.daemon.get("/containers/json").expect("an answer").text();
+        let names = format!("[\"/{db}\",\"/{web}/my-db\"]");
+        assert!(listed.contains(&names), "{names} in {listed}");
+        cli.ok(&["restart", "-t", "0", &db]);
+        linked();
+        cli.ok(&["stop", "-t", "0", &db, &web]);
+        cli.run(&["start", &web]).fails(1, &format!("Cannot link to a non running container: /{db} AS /{web}/my-db"));
+        let answer = world.daemon.delete(&format!("/containers/{web}/my-db?link=1")).expect("an answer");
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        cli.ok(&["start", &web]);
+        cli.run(&["create", "--link", "no-such", IMAGE, "true"]).fails(1, "could not get container for no-such");
+        cli.ok(&["rm", "-f", &web, &db]);
+    });
+}
