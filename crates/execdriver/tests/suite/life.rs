@@ -155,7 +155,8 @@ fn a_client_that_takes_nothing_is_cut_off_and_the_container_goes_on() {
     };
     let container = rig.start_with(config.clone(), change).unwrap();
     assert_eq!(container.wait().unwrap().code, 0);
-    assert!(started.elapsed() < Duration::from_secs(15));
+    // A slow machine takes long for the rest.
+    assert!(started.elapsed() < Duration::from_secs(60));
     assert!(rig.output(&config).ends_with("survived\n"));
     drop(stalled);
 }

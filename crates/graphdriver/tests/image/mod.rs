@@ -34,8 +34,8 @@ impl Drop for Image {
     /// Before its directory, which could not be removed as long as something is mounted in it. Lazily: somebody may still
     /// have a file open.
     fn drop(&mut self) {
-        if let Err(error) = run(&["umount".as_ref(), "--lazy".as_ref(), self.mounted().as_os_str()]) {
-            eprintln!("{error}");
+        if let Err(error) = rustix::mount::unmount(self.mounted(), rustix::mount::UnmountFlags::DETACH) {
+            eprintln!("unmount {}: {error}", self.mounted().display());
         }
     }
 }
