@@ -37,6 +37,8 @@ usage: cargo xtask <verb>
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
   bench start  measure the start path against Docker and podman (installs them; as root)
   bench images measure load, save, pull, import, commit and rmi against Docker, podman and tar (installs them; as root)
+  bench network
+               measure what networks carry and cost against Docker and podman (installs them; as root)
   bench runtime [--sid DIR]
                measure the OCI runtime against runc, crun and youki (installs and builds them; as root)
 ";
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),
         ["bench", "images", options @ ..] => bench::images(options),
+        ["bench", "network", options @ ..] => bench::network(options),
         ["bench", "runtime", options @ ..] => bench::runtime(options),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");

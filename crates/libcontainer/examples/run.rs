@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use libcontainer::oci::{
@@ -35,11 +36,19 @@ fn run(all: &[OsString]) -> Result<i32, Box<dyn Error>> {
     // The name of its cgroup too.
     let id = format!("example-{}", std::process::id());
     let state = std::env::temp_dir().join(&id);
-    let created = Runtime::new(&state).create(&id, rootfs.as_ref(), &options)?;
+    let ended = live(&Runtime::new(&state), &id, rootfs.as_ref(), &options);
+    let removed = std::fs::remove_dir(&state);
+    let ended = ended?;
+    removed?;
+    Ok(ended.ok_or("somebody else took the exit code")?)
+}
+
+/// From the bundle to the exit code; nothing is left of the container.
+fn live(runtime: &Runtime, id: &str, bundle: &Path, options: &CreateOptions) -> Result<Option<i32>, Box<dyn Error>> {
+    let created = runtime.create(id, bundle, options)?;
     let ended = created.container.start().and_then(|_| created.container.wait());
     created.container.delete(true)?;
-    std::fs::remove_dir(&state)?;
-    Ok(ended?.ok_or("somebody else took the exit code")?)
+    Ok(ended?)
 }
 
 fn spec(command: &[&str]) -> Spec {

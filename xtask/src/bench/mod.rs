@@ -2,11 +2,13 @@
 
 mod images;
 mod measure;
+mod network;
 mod report;
 mod runtime;
 mod start;
 
 pub use images::images;
+pub use network::network;
 pub use runtime::{lives, run_within, runtime};
 pub use start::start;
 
