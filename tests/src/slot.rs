@@ -137,11 +137,12 @@ pub fn networks(bridge: &str) -> Vec<String> {
     made.map(|link| link.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Deletes a bridge and the nftables tables that carry its name.
+/// Deletes a bridge, the nftables tables that carry its name, and the routing rules of its daemon.
 fn purge_network(bridge: &str) {
     let limit = Duration::from_secs(10);
     let mut deletions = Vec::new();
     if Path::new("/sys/class/net").join(bridge).exists() {
+        deletions.extend(routing_rules(bridge).into_iter().map(|rule| ("ip", rule)));
         deletions.push(("ip", vec!["link".to_owned(), "delete".to_owned(), bridge.to_owned()]));
     }
     for (family, table) in tables(bridge) {
@@ -174,6 +175,29 @@ pub fn tables(bridge: &str) -> Vec<(String, String)> {
     };
     let belongs = |name: &str| name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == bridge);
     output.stdout.lines().filter_map(parse).filter(|(_, name)| belongs(name)).collect()
+}
+
+/// How to delete the routing rules of the daemon of that bridge: they lead to a routing table of its own, which has a route
+/// to the bridge. The others are for all daemons.
+fn routing_rules(bridge: &str) -> Vec<Vec<String>> {
+    let ip = |arguments: &[&str]| -> String {
+        let output = paths::need("ip").map(|path| Command::new(path).args(arguments).output());
+        output.ok().and_then(Result::ok).map_or_else(String::new, |o| String::from_utf8_lossy(&o.stdout).into_owned())
+    };
+    let mut deletions = Vec::new();
+    for family in ["-4", "-6"] {
+        let routes = ip(&[family, "route", "show", "table", "all", "dev", bridge]);
+        let own =
+            |line: &str| line.split_once(" table ").and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned);
+        let Some(table) = routes.lines().filter(|line| line.contains(" proto 103")).find_map(own) else { continue };
+        for line in ip(&[family, "rule", "list"]).lines() {
+            let Some((place, rule)) = line.split_once(':') else { continue };
+            if rule.split_whitespace().any(|word| word == table) {
+                deletions.push([family, "rule", "delete", "pref", place, "lookup", &table].map(str::to_owned).to_vec());
+            }
+        }
+    }
+    deletions
 }
 
 /// Mount points at or below a directory, in the order of their mounting.

@@ -4,9 +4,11 @@
 //! route messages that a container takes are shorter than their typed counterparts of a library.
 #![allow(unsafe_code, reason = "socket options of netlink and unshare have no safe wrapper")]
 
+mod events;
 mod message;
 mod socket;
 
+pub use events::Events;
 pub use message::{Attributes, Message, Reply};
 pub use socket::Socket;
 

@@ -5,21 +5,20 @@ mod setup;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_linux::ResultExt as _;
 use gantry_linux::netlink::{Message, Socket};
 use libcontainer::network::Subnet;
-use libcontainer::network::firewall::{self, BridgeRules, Element, Firewall};
+use libcontainer::network::firewall::{BridgeRules, Element};
 use libcontainer::network::link::{self, LOOPBACK, Link};
 
 use crate::ipam::{self, Ipam};
-use crate::ports::{self, Ports, short};
+use crate::ports::{self, Ports, Wanted, short};
 use crate::{
-    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Place6, Pool, PublishPort,
-    PublishedPort, Routes,
+    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Place6, Pool, PublishPort, Routes, Wall,
 };
 
 pub use setup::{ALIAS, check_name};
@@ -48,11 +47,8 @@ pub struct BridgeOptions {
     pub masquerade: bool,
     /// It has no gateway: nothing leaves it.
     pub internal: bool,
-    /// Load the firewall (`--iptables`); without it no port can be published and nothing is translated.
-    pub firewall: bool,
-    /// Turn on the host's `net.ipv4.ip_forward` where it is off. The firewall then drops what the host would forward
-    /// between links of which none is a bridge.
-    pub ip_forward: bool,
+    /// The daemon's firewall; without it (`--iptables=false`) no port can be published and nothing is translated.
+    pub wall: Option<Wall>,
     /// The host's ports, one table for all networks of a daemon.
     pub ports: Ports,
 }
@@ -70,8 +66,7 @@ impl Default for BridgeOptions {
             icc: true,
             masquerade: true,
             internal: false,
-            firewall: true,
-            ip_forward: true,
+            wall: None,
             ports: Ports::default(),
         }
     }
@@ -98,7 +93,6 @@ struct Family {
 #[derive(Debug)]
 struct State {
     route: Socket,
-    firewall: Option<Firewall>,
     held: HashMap<String, Held>,
     /// Nobody joins any more.
     removed: bool,
@@ -123,17 +117,14 @@ impl Bridge {
     pub fn open(options: BridgeOptions) -> Result<Self, Error> {
         let mut route = Socket::route()?;
         let setup::Made { link, mtu, ipv4, ipv6, new } = setup::bridge(&mut route, &options)?;
-        let firewall = match load_firewall(&options, ipv4.as_ref(), ipv6.as_ref()) {
-            Ok(firewall) => firewall,
-            Err(error) => {
-                if new && let Err(second) = delete_link(&mut route, &link.name) {
-                    return Err(Error::Several(vec![error, second]));
-                }
-                return Err(error);
+        if let Err(error) = wall_in(&options, ipv4.as_ref(), ipv6.as_ref()) {
+            if new && let Err(second) = delete_link(&mut route, &link.name) {
+                return Err(Error::Several(vec![error, second]));
             }
-        };
+            return Err(error);
+        }
         let family = |pool: Pool| Family { ipam: Ipam::new(&pool), pool };
-        let state = Mutex::new(State { route, firewall, held: HashMap::new(), removed: false });
+        let state = Mutex::new(State { route, held: HashMap::new(), removed: false });
         Ok(Self { index: link.index, mtu, ipv4: ipv4.map(family), ipv6: ipv6.map(family), state, options })
     }
 
@@ -156,29 +147,37 @@ impl Bridge {
         if request.mac.is_some_and(|mac| mac[0] & 1 == 1 || mac == [0; 6]) {
             return Err(Error::Invalid("bad hardware address: it must be one host's, not a group's or zero".into()));
         }
-        if state.firewall.is_none() && !request.ports.is_empty() {
+        if self.options.wall.is_none() && !request.ports.is_empty() {
             return Err(Error::Invalid("cannot publish ports: the daemon runs with --iptables=false".into()));
         }
         let ipv4 = take(self.ipv4.as_ref(), request.address.map(IpAddr::V4))?;
         let ipv6 = take(self.ipv6.as_ref(), request.address6.map(IpAddr::V6))?;
-        let publish = |wanted: &PublishPort| {
-            let host_ip = match wanted.host_ip {
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED) => self.options.publish_address.into(),
-                named => named,
-            };
-            self.options.ports.take(request.container, &PublishPort { host_ip, ..wanted.clone() })
-        };
-        // Fixed ports first, so that none of them goes to a range or a random request of the same container.
-        let mut order: Vec<usize> = (0..request.ports.len()).collect();
-        order.sort_by_key(|&at| (request.ports[at].host_port == 0, request.ports[at].host_port_end));
-        let mut leases = Vec::with_capacity(order.len());
-        for at in order {
-            let lease = publish(&request.ports[at]).map_err(|error| programming(request.container, error))?;
-            leases.push((at, lease));
-        }
-        leases.sort_by_key(|(at, _)| *at);
-        let ports = leases.into_iter().map(|(_, lease)| lease).collect();
+        let wanted = request.ports.iter().map(|port| self.wanted(port)).collect::<Result<Vec<_>, _>>()?;
+        let ports = self.options.ports.take(request.container, &wanted);
+        let ports = ports.map_err(|error| programming(request.container, error))?;
         Ok(Held { host_link: String::new(), ipv4, ipv6, ports })
+    }
+
+    /// Where a port is to be published.
+    fn wanted(&self, port: &PublishPort) -> Result<Wanted, Error> {
+        let here = IpAddr::V4(self.options.publish_address);
+        let addresses = match port.host_ip {
+            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => vec![here],
+            Some(named) => vec![named],
+            None if here.is_unspecified() => [here, IpAddr::V6(Ipv6Addr::UNSPECIFIED)].into(),
+            None => vec![here],
+        };
+        let has = |address: &IpAddr| if address.is_ipv4() { self.ipv4.is_some() } else { self.ipv6.is_some() };
+        let addresses: Vec<IpAddr> = addresses.into_iter().filter(has).collect();
+        if addresses.is_empty() {
+            let family = if port.host_ip.is_some_and(|address| address.is_ipv6()) { "IPv6" } else { "IPv4" };
+            return Err(Error::Invalid(format!(
+                "cannot publish port {}: the network of bridge {} has no {family}, which its address is of",
+                port.container_port, self.options.name
+            )));
+        }
+        let PublishPort { container_port, protocol, host_port, host_port_end, .. } = *port;
+        Ok(Wanted { container_port, protocol, addresses, host_port, host_port_end })
     }
 
     /// Makes the pair; the name of the host's end.
@@ -250,7 +249,7 @@ impl Bridge {
             gateway: gateway.and_then(ipv4).unwrap_or(Ipv4Addr::UNSPECIFIED),
             ipv6,
             mac,
-            ports: held.ports.iter().map(|lease| lease.port.clone()).collect(),
+            ports: held.ports.iter().flat_map(ports::Lease::ports).collect(),
         }
     }
 
@@ -264,8 +263,8 @@ impl Bridge {
             state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
         }
         self.configure(request, held)?;
-        match &mut state.firewall {
-            Some(firewall) if !held.ports.is_empty() => Ok(firewall.add(&held.elements())?),
+        match &self.options.wall {
+            Some(wall) if !held.ports.is_empty() => Ok(wall.lock().add(&held.elements())?),
             _ => Ok(()),
         }
     }
@@ -296,8 +295,8 @@ impl NetworkDriver for Bridge {
     fn leave(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let mut state = self.lock();
         let Some(held) = state.held.remove(&endpoint.container) else { return Ok(()) };
-        match &mut state.firewall {
-            Some(firewall) if !held.ports.is_empty() => Ok(firewall.remove(&held.elements())?),
+        match &self.options.wall {
+            Some(wall) if !held.ports.is_empty() => Ok(wall.lock().remove(&held.elements())?),
             _ => Ok(()),
         }
     }
@@ -326,12 +325,11 @@ impl NetworkDriver for Bridge {
         let six = endpoint.ipv6.map(|place| IpAddr::V6(place.address));
         let ipv4 = four.map_or(Ok(None), |address| take(self.ipv4.as_ref(), Some(address)))?;
         let ipv6 = six.map_or(Ok(None), |address| take(self.ipv6.as_ref(), Some(address)))?;
-        let retake = |port: &PublishedPort| self.options.ports.retake(&endpoint.container, port);
-        let ports = endpoint.ports.iter().map(retake).collect::<Result<Vec<_>, _>>()?;
+        let ports = self.options.ports.retake(&endpoint.container, &endpoint.ports)?;
         let held = Held { host_link: endpoint.host_link.clone(), ipv4, ipv6, ports };
         // Its elements are in the table still, or come back with all others in `restored`.
-        if let Some(firewall) = &mut state.firewall {
-            firewall.remember(&held.elements());
+        if let Some(wall) = &self.options.wall {
+            wall.lock().remember(&held.elements());
         }
         state.held.insert(endpoint.container.clone(), held);
         Ok(())
@@ -339,10 +337,10 @@ impl NetworkDriver for Bridge {
 
     fn restored(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        let State { route, firewall, held, .. } = &mut *state;
+        let State { route, held, .. } = &mut *state;
         let mut failures: Vec<Error> = Vec::new();
-        if let Some(firewall) = firewall {
-            failures.extend(firewall.settle().err().map(Error::from));
+        if let Some(wall) = &self.options.wall {
+            failures.extend(wall.lock().settle().err().map(Error::from));
         }
         let known = |link: &Link| held.values().any(|held| held.host_link == link.name);
         match link::links(route) {
@@ -376,8 +374,8 @@ impl NetworkDriver for Bridge {
         }
         state.removed = true;
         let mut failures: Vec<Error> = Vec::new();
-        if let Some(Err(error)) = state.firewall.as_mut().map(Firewall::delete) {
-            failures.push(error.into());
+        if let Some(wall) = &self.options.wall {
+            failures.extend(wall.lock().remove_bridge(&self.options.name).err().map(Error::from));
         }
         match link::link(&mut state.route, &self.options.name) {
             Ok(Some(bridge)) if bridge.alias == self.options.alias => {
@@ -396,18 +394,11 @@ impl Held {
     }
 
     fn elements(&self) -> Vec<Element> {
-        let element = |port: &PublishedPort| {
-            let lease = if port.host_ip.is_ipv4() { &self.ipv4 } else { &self.ipv6 };
-            Some(Element {
-                host: port.host_ip,
-                protocol: port.protocol,
-                host_port: port.host_port,
-                last_port: port.host_port,
-                container: lease.as_ref()?.address,
-                container_port: port.container_port,
-            })
+        let element = |lease: &ports::Lease| {
+            let address = if lease.is_ipv6() { &self.ipv6 } else { &self.ipv4 };
+            Some(lease.element(address.as_ref()?.address))
         };
-        self.ports.iter().filter_map(|lease| element(&lease.port)).collect()
+        self.ports.iter().filter_map(element).collect()
     }
 }
 
@@ -437,42 +428,18 @@ fn mac_of(address: Option<Ipv4Addr>) -> Result<[u8; 6], Error> {
     Ok(mac)
 }
 
-/// Loads the table, and has the host forward where it is to.
-fn load_firewall(options: &BridgeOptions, ipv4: Option<&Pool>, ipv6: Option<&Pool>) -> Result<Option<Firewall>, Error> {
-    let forwarding = setup::is_to_forward(options)?;
-    let load = || {
-        let of_host = firewall::Options { forwarding, ..firewall::Options::default() };
-        let mut firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
-        firewall.add_bridge(&BridgeRules {
-            name: options.name.clone(),
-            subnet4: ipv4.map(|pool| pool.subnet),
-            subnet6: ipv6.map(|pool| pool.subnet),
-            icc: options.icc,
-            masquerade: options.masquerade,
-            internal: options.internal,
-        })?;
-        Ok::<_, Error>(firewall)
-    };
-    let firewall = options.firewall.then(load).transpose()?;
-    if forwarding {
-        setup::forward()?;
-    }
-    Ok(firewall)
-}
-
-/// Deletes the table of a bridge that nobody knows any more.
-pub fn delete_table(bridge: &str) -> Result<(), Error> {
-    Ok(Firewall::load(bridge, firewall::Options::default())?.delete()?)
-}
-
-/// Another daemon's socket owns the table.
-fn taken(bridge: &str, error: gantry_linux::Error) -> Error {
-    if error.errno() != libc::EPERM {
-        return error.into();
-    }
-    Error::Conflict(format!(
-        "nftables table {bridge} belongs to another daemon that runs: give this one its own --bridge"
-    ))
+/// Tells the firewall of the bridge.
+fn wall_in(options: &BridgeOptions, ipv4: Option<&Pool>, ipv6: Option<&Pool>) -> Result<(), Error> {
+    let Some(wall) = &options.wall else { return Ok(()) };
+    wall.lock().add_bridge(&BridgeRules {
+        name: options.name.clone(),
+        subnet4: ipv4.map(|pool| pool.subnet),
+        subnet6: ipv6.map(|pool| pool.subnet),
+        icc: options.icc,
+        masquerade: options.masquerade,
+        internal: options.internal,
+    })?;
+    if ipv6.is_some() { wall.forward6() } else { Ok(()) }
 }
 
 fn programming(container: &str, error: Error) -> Error {

@@ -99,8 +99,9 @@ pub struct PublishPort {
     pub container_port: u16,
     /// Transport.
     pub protocol: Protocol,
-    /// The host's address to listen on; unspecified (`0.0.0.0`) is all of them.
-    pub host_ip: IpAddr,
+    /// The host's address to listen on; unspecified (`0.0.0.0`, `::`) is all of that family. `None` is where the network
+    /// publishes, on IPv6, too, if it has that.
+    pub host_ip: Option<IpAddr>,
     /// First host port; 0 takes a free one from the kernel's ephemeral range.
     pub host_port: u16,
     /// Last host port that may be taken (`-p 8000-9000:80`), equal to `host_port` otherwise.

@@ -9,6 +9,7 @@ mod plain;
 mod pool;
 mod ports;
 mod table;
+mod wall;
 
 pub use bridge::{Bridge, BridgeOptions};
 pub use driver::*;
@@ -17,3 +18,4 @@ pub use plain::{Host, NoNetwork};
 pub use pool::{Addresses, Pool};
 pub use ports::Ports;
 pub use table::{AddressPool, Definition, NetworkDrivers, NetworkOptions};
+pub use wall::{Wall, WallOptions};

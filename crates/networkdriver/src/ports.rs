@@ -1,146 +1,288 @@
 //! The host's ports that containers publish. Each one is held by a bound socket, so that other programs of the host are
-//! told that it is in use; the socket never sees a packet, the firewall sends them on before.
+//! told that it is in use; the socket never sees a packet, the firewall sends them on before. A long range of ports that
+//! are the same inside is one lease and one element of the firewall, and no sockets: only what is in use is looked at.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+mod holder;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_linux::ResultExt as _;
+use libcontainer::network::firewall::Element;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
-use crate::{Error, Protocol, PublishPort, PublishedPort};
+use self::table::{Span, Table};
+use crate::{Error, Protocol, PublishedPort};
 
-type Key = (Protocol, u16);
-type Table = Arc<Mutex<HashMap<Key, Vec<(Ipv4Addr, String)>>>>;
+/// From so many on, ports that follow each other are one range.
+const RANGE: usize = 64;
 
 /// Who holds which port, on which address.
 #[derive(Debug, Clone, Default)]
 pub struct Ports {
-    table: Table,
+    table: Arc<Mutex<Table>>,
 }
 
-/// A port that is taken for as long as this lives.
+/// A port as it is to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Inside the container.
+    pub container_port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// The host's addresses, on all of which the port has the same number.
+    pub addresses: Vec<IpAddr>,
+    /// First host port; 0 takes a free one from the kernel's ephemeral range.
+    pub host_port: u16,
+    /// Last host port that may be taken.
+    pub host_port_end: u16,
+}
+
+/// A port, or a range of them, that is taken for as long as this lives.
 #[derive(Debug)]
 pub struct Lease {
-    /// The port as it is published.
-    pub port: PublishedPort,
-    address: Ipv4Addr,
-    table: Table,
+    span: Span,
+    container_port: u16,
+    table: Arc<Mutex<Table>>,
     _held: Option<OwnedFd>,
 }
 
+impl Lease {
+    /// Its ports as they are published.
+    pub fn ports(&self) -> impl Iterator<Item = PublishedPort> + '_ {
+        let Span { protocol, address: host_ip, first, last, .. } = self.span;
+        (first..=last).map(move |host_port| PublishedPort {
+            container_port: self.container_port + (host_port - first),
+            protocol,
+            host_ip,
+            host_port,
+        })
+    }
+
+    /// Whether its ports are IPv6's.
+    pub const fn is_ipv6(&self) -> bool {
+        self.span.address.is_ipv6()
+    }
+
+    /// What the firewall is told.
+    pub const fn element(&self, container: IpAddr) -> Element {
+        let Span { protocol, address: host, first: host_port, last: last_port, .. } = self.span;
+        Element { host, protocol, host_port, last_port, container, container_port: self.container_port }
+    }
+}
+
 impl Ports {
-    /// Takes the first free port of the request.
-    pub fn take(&self, container: &str, wanted: &PublishPort) -> Result<Lease, Error> {
-        let address = checked(wanted)?;
+    /// Takes ports for each of the requests, in their order. Fixed ports come first, so that none of them goes to a range
+    /// or a random request of the same container.
+    ///
+    /// # Errors
+    /// A port that is in use, by whom; no free one in a range; an address that is none of the host's. Nothing is taken
+    /// then.
+    pub fn take(&self, container: &str, wanted: &[Wanted]) -> Result<Vec<Lease>, Error> {
+        for port in wanted {
+            check(port)?;
+        }
+        let container: Arc<str> = container.into();
+        let mut runs = runs(wanted);
+        runs.sort_by_key(|run| (wanted[run[0]].host_port == 0, wanted[run[0]].host_port_end));
+        let mut taken = Vec::with_capacity(runs.len());
+        for run in runs {
+            let (first, last) = (&wanted[run[0]], &wanted[run[run.len() - 1]]);
+            let leases = if run.len() > 1 {
+                self.take_range(&container, first, last.host_port)?
+            } else {
+                self.take_first_free(&container, first)?
+            };
+            taken.push((run[0], leases));
+        }
+        taken.sort_by_key(|(place, _)| *place);
+        Ok(taken.into_iter().flat_map(|(_, leases)| leases).collect())
+    }
+
+    fn take_first_free(&self, container: &Arc<str>, wanted: &Wanted) -> Result<Vec<Lease>, Error> {
+        let (first, last) = (wanted.host_port, wanted.host_port_end.max(wanted.host_port));
         let mut failure = None;
-        for number in wanted.host_port..=wanted.host_port_end.max(wanted.host_port) {
-            match self.take_one(container, wanted, address, number) {
-                Ok(lease) => return Ok(lease),
+        for number in first..=last {
+            match self.take_one(container, wanted, number) {
+                Ok(leases) => return Ok(leases),
                 Err(error) => failure = Some(error),
             }
         }
         let failure = failure.unwrap_or_else(|| Error::Invalid("empty range of host ports".into()));
-        if wanted.host_port_end <= wanted.host_port {
+        if first == last {
             return Err(failure);
         }
-        let (first, last) = (wanted.host_port, wanted.host_port_end);
+        let address = wanted.addresses[0];
         Err(Error::Exhausted(format!("no free port among {address}:{first}-{last}; the last one failed: {failure}")))
     }
 
-    /// Takes a port again that an endpoint has had all the time. Another program may have bound it while no daemon
-    /// held it; the firewall's element comes first all the same, so that is only told.
-    pub fn retake(&self, container: &str, port: &PublishedPort) -> Result<Lease, Error> {
-        let wanted = PublishPort {
-            container_port: port.container_port,
-            protocol: port.protocol,
-            host_ip: port.host_ip,
-            host_port: port.host_port,
-            host_port_end: port.host_port,
-        };
-        let address = checked(&wanted)?;
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        vacant(&table, address, port.protocol, port.host_port)?;
-        let held = match bind(address, port.protocol, port.host_port) {
-            Ok((_, socket)) => Some(socket),
-            Err(error) => {
-                tracing::warn!(container, %address, port = port.host_port, %error, "published port is bound by another program");
-                None
+    fn take_range(&self, container: &Arc<str>, wanted: &Wanted, last: u16) -> Result<Vec<Lease>, Error> {
+        let span = |address| Span { last, ..Span::of(wanted, address, wanted.host_port, container) };
+        let take = |address: &IpAddr| {
+            let span = span(*address);
+            // Looked at before the lock is taken: it reads the kernel's tables.
+            let used = holder::in_use(&span)?;
+            let mut table = self.lock();
+            table.vacant(&span)?;
+            match used {
+                Some(taken) => Err(in_use(SocketAddr::new(span.address, taken.local.port()), Some(&taken))),
+                None => Ok(self.lease(&mut table, span, wanted.container_port, None)),
             }
         };
-        table.entry((port.protocol, port.host_port)).or_default().push((address, container.into()));
-        Ok(Lease { port: port.clone(), address, table: Arc::clone(&self.table), _held: held })
+        wanted.addresses.iter().map(take).collect()
     }
 
-    fn take_one(&self, container: &str, wanted: &PublishPort, address: Ipv4Addr, number: u16) -> Result<Lease, Error> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if number != 0 {
-            vacant(&table, address, wanted.protocol, number)?;
+    /// One number on all of the addresses; where the kernel chooses, it is asked again when another one is taken there.
+    fn take_one(&self, container: &Arc<str>, wanted: &Wanted, number: u16) -> Result<Vec<Lease>, Error> {
+        const CHOICES: usize = 32;
+        let mut table = self.lock();
+        let mut failure = None;
+        for _ in 0..if number == 0 { CHOICES } else { 1 } {
+            match take_on_all(&table, container, wanted, number) {
+                Ok(bound) => {
+                    let lease = |(span, socket)| self.lease(&mut table, span, wanted.container_port, Some(socket));
+                    return Ok(bound.into_iter().map(lease).collect());
+                }
+                Err(error) => failure = Some(error),
+            }
         }
-        // Port 0 lets the kernel choose from its ephemeral range.
-        let (number, socket) = bind(address, wanted.protocol, number).map_err(|error| match error.errno() {
-            libc::EADDRINUSE => {
-                Error::Conflict(format!("Bind for {address}:{number} failed: port is already allocated"))
-            }
-            libc::EADDRNOTAVAIL => {
-                Error::Invalid(format!("Bind for {address}:{number} failed: no interface of the host has this address"))
-            }
-            _ => error.into(),
-        })?;
-        table.entry((wanted.protocol, number)).or_default().push((address, container.into()));
-        let port = PublishedPort {
-            container_port: wanted.container_port,
-            protocol: wanted.protocol,
-            host_ip: address.into(),
-            host_port: number,
+        Err(failure.unwrap_or_else(|| Error::Invalid("no address to publish on".into())))
+    }
+
+    /// Takes ports again that an endpoint has had all the time. Another program may have bound one while no daemon held
+    /// it; the firewall's element comes first all the same, so that is only told.
+    ///
+    /// # Errors
+    /// A port that another container has.
+    pub fn retake(&self, container: &str, ports: &[PublishedPort]) -> Result<Vec<Lease>, Error> {
+        let wanted: Vec<Wanted> = ports.iter().map(as_wanted).collect();
+        let holder: Arc<str> = container.into();
+        let retake = |run: Vec<usize>| {
+            let (first, last) = (&wanted[run[0]], wanted[run[run.len() - 1]].host_port);
+            let span = Span { last, ..Span::of(first, first.addresses[0], first.host_port, &holder) };
+            let mut table = self.lock();
+            table.vacant(&span)?;
+            let held = if run.len() > 1 { None } else { rebind(container, &span) };
+            Ok(self.lease(&mut table, span, first.container_port, held))
         };
-        Ok(Lease { port, address, table: Arc::clone(&self.table), _held: Some(socket) })
+        runs(&wanted).into_iter().map(retake).collect()
+    }
+
+    fn lease(&self, table: &mut Table, span: Span, container_port: u16, held: Option<OwnedFd>) -> Lease {
+        table.insert(span.clone());
+        Lease { span, container_port, table: Arc::clone(&self.table), _held: held }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (self.port.protocol, self.port.host_port);
-        if let Some(holders) = table.get_mut(&key) {
-            holders.retain(|(address, _)| *address != self.address);
-            if holders.is_empty() {
-                table.remove(&key);
-            }
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.span);
+    }
+}
+
+/// Binds the port on each address.
+fn take_on_all(
+    table: &Table,
+    container: &Arc<str>,
+    wanted: &Wanted,
+    mut number: u16,
+) -> Result<Vec<(Span, OwnedFd)>, Error> {
+    let mut bound = Vec::with_capacity(wanted.addresses.len());
+    for &address in &wanted.addresses {
+        let asked = SocketAddr::new(address, number);
+        if number != 0 {
+            table.vacant(&Span::of(wanted, address, number, container))?;
+        }
+        let (chosen, socket) = bind(asked, wanted.protocol).map_err(|error| refusal(&error, asked, wanted.protocol))?;
+        number = chosen;
+        let span = Span::of(wanted, address, number, container);
+        // A range holds no sockets, so the kernel may have chosen one of its ports.
+        table.vacant(&span)?;
+        bound.push((span, socket));
+    }
+    Ok(bound)
+}
+
+fn as_wanted(port: &PublishedPort) -> Wanted {
+    let PublishedPort { container_port, protocol, host_ip, host_port, .. } = *port;
+    Wanted { container_port, protocol, addresses: vec![host_ip], host_port, host_port_end: host_port }
+}
+
+fn rebind(container: &str, span: &Span) -> Option<OwnedFd> {
+    let address = SocketAddr::new(span.address, span.first);
+    match bind(address, span.protocol) {
+        Ok((_, socket)) => Some(socket),
+        Err(error) => {
+            tracing::warn!(container, %address, %error, "published port is bound by another program");
+            None
         }
     }
 }
 
-fn checked(wanted: &PublishPort) -> Result<Ipv4Addr, Error> {
+/// The requests by their places, those together that are one long range of ports that are the same inside.
+fn runs(wanted: &[Wanted]) -> Vec<Vec<usize>> {
+    let may_run = |place: &usize| {
+        let port = &wanted[*place];
+        port.host_port == port.host_port_end && port.host_port == port.container_port
+    };
+    let (mut same, others): (Vec<usize>, Vec<usize>) = (0..wanted.len()).partition(may_run);
+    let key = |place: usize| (wanted[place].protocol, &wanted[place].addresses, wanted[place].host_port);
+    same.sort_by(|a, b| key(*a).cmp(&key(*b)));
+    let follows = |a: &usize, b: &usize| {
+        let (protocol, addresses, port) = key(*a);
+        port.checked_add(1).is_some_and(|next| (protocol, addresses, next) == key(*b))
+    };
+    let mut runs: Vec<Vec<usize>> = others.into_iter().map(|place| vec![place]).collect();
+    for run in same.chunk_by(follows) {
+        if run.len() >= RANGE {
+            runs.push(run.to_vec());
+        } else {
+            runs.extend(run.iter().map(|place| vec![*place]));
+        }
+    }
+    runs
+}
+
+fn check(wanted: &Wanted) -> Result<(), Error> {
     if wanted.container_port == 0 {
         return Err(Error::Invalid("invalid container port: 0".into()));
     }
-    match wanted.host_ip {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => Err(Error::Invalid(format!(
-            "cannot publish port {} on {address}: the bridge has IPv4 only, give an IPv4 address",
+    if wanted.addresses.contains(&IpAddr::V6(Ipv6Addr::LOCALHOST)) {
+        return Err(Error::Invalid(format!(
+            "cannot publish port {} on ::1: the kernel sends nothing from there to a container, publish it on 127.0.0.1",
             wanted.container_port
-        ))),
+        )));
     }
+    Ok(())
 }
 
-/// A port on all addresses conflicts with the same port on any.
-fn vacant(
-    table: &HashMap<Key, Vec<(Ipv4Addr, String)>>,
-    address: Ipv4Addr,
-    protocol: Protocol,
-    number: u16,
-) -> Result<(), Error> {
-    let holders = table.get(&(protocol, number)).map(Vec::as_slice).unwrap_or_default();
-    let clash = |other: Ipv4Addr| other == address || other.is_unspecified() || address.is_unspecified();
-    match holders.iter().find(|(other, _)| clash(*other)) {
-        None => Ok(()),
-        Some((_, holder)) => Err(Error::Conflict(format!(
-            "Bind for {address}:{number} failed: port is already allocated, by container {}",
-            short(holder)
-        ))),
+fn in_use(address: SocketAddr, holder: Option<&holder::Socket>) -> Error {
+    let by = holder.and_then(holder::Socket::program).map(|program| format!(", by {program}")).unwrap_or_default();
+    Error::Conflict(format!("Bind for {address} failed: port is already allocated{by}"))
+}
+
+fn refusal(error: &gantry_linux::Error, address: SocketAddr, protocol: Protocol) -> Error {
+    let failed = |why: &str| Error::Invalid(format!("Bind for {address} failed: {why}"));
+    match error.errno() {
+        libc::EADDRINUSE => {
+            let span =
+                Span { address: address.ip(), first: address.port(), last: address.port(), ..Span::none(protocol) };
+            // Who it is only makes the message better.
+            in_use(address, holder::in_use(&span).ok().flatten().as_ref())
+        }
+        libc::EADDRNOTAVAIL => failed("no interface of the host has this address"),
+        libc::EAFNOSUPPORT => failed("this host has no IPv6"),
+        libc::EPROTONOSUPPORT => failed("this kernel has no SCTP, load its module sctp"),
+        _ => failed(&error.to_string()),
     }
 }
 
@@ -149,122 +291,23 @@ pub fn short(container: &str) -> &str {
     container.get(..12).unwrap_or(container)
 }
 
-fn bind(address: Ipv4Addr, protocol: Protocol, number: u16) -> gantry_linux::Result<(u16, OwnedFd)> {
-    let kind = match protocol {
-        Protocol::Tcp => SocketType::STREAM,
-        Protocol::Udp => SocketType::DGRAM,
+fn bind(wanted: SocketAddr, protocol: Protocol) -> gantry_linux::Result<(u16, OwnedFd)> {
+    let family = if wanted.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, None),
+        Protocol::Udp => (SocketType::DGRAM, None),
+        Protocol::Sctp => (SocketType::STREAM, Some(ipproto::SCTP)),
     };
-    let wanted = SocketAddrV4::new(address, number);
-    let socket =
-        rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).during("bind", wanted)?;
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, number).during("bind", wanted)?;
+    if wanted.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true).during("bind", wanted)?;
+    }
     // Connections of the port that are in TIME_WAIT do not hold it, as for every server; from then on it is ours alone.
-    let waits = protocol == Protocol::Tcp && number != 0;
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, waits).during("bind", wanted)?;
+    let waits = protocol == Protocol::Tcp && wanted.port() != 0;
+    sockopt::set_socket_reuseaddr(&socket, waits).during("bind", wanted)?;
     rustix::net::bind(&socket, &wanted).during("bind", wanted)?;
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, false).during("bind", wanted)?;
+    sockopt::set_socket_reuseaddr(&socket, false).during("bind", wanted)?;
     let bound = rustix::net::getsockname(&socket).during("bind", wanted)?;
-    let bound = SocketAddrV4::try_from(bound).map_err(|_| Errno::AFNOSUPPORT).during("bind", wanted)?;
+    let bound = SocketAddr::try_from(bound).map_err(|_| Errno::AFNOSUPPORT).during("bind", wanted)?;
     Ok((bound.port(), socket))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, UdpSocket};
-
-    use super::*;
-
-    fn in_namespace(test: impl FnOnce() + Send + 'static) {
-        let body = || {
-            gantry_linux::netlink::enter_new_namespace().unwrap();
-            let mut socket = gantry_linux::netlink::Socket::route().unwrap();
-            socket.transact(vec![libcontainer::network::link::raise(1, "lo")]).unwrap();
-            test();
-        };
-        std::thread::spawn(body).join().unwrap();
-    }
-
-    fn wanted(ip: [u8; 4], port: u16, end: u16) -> PublishPort {
-        let (protocol, host_ip) = (Protocol::Tcp, IpAddr::from(ip));
-        PublishPort { container_port: 80, protocol, host_ip, host_port: port, host_port_end: end }
-    }
-
-    #[test]
-    fn a_held_port_is_in_use_for_other_programs_and_free_after() {
-        in_namespace(|| {
-            let ports = Ports::default();
-            let lease = ports.take("c", &wanted([0; 4], 8080, 8080)).unwrap();
-            assert!(TcpListener::bind("127.0.0.1:8080").is_err());
-            assert!(UdpSocket::bind("127.0.0.1:8080").is_ok());
-            drop(lease);
-            assert!(TcpListener::bind("127.0.0.1:8080").is_ok());
-            assert!(ports.table.lock().unwrap().is_empty());
-        });
-    }
-
-    #[test]
-    fn connections_in_time_wait_do_not_hold_a_port() {
-        in_namespace(|| {
-            let server = TcpListener::bind("127.0.0.1:8080").unwrap();
-            let mut client = std::net::TcpStream::connect("127.0.0.1:8080").unwrap();
-            // Whoever closes first is the one that waits: the server's side.
-            drop((server.accept().unwrap(), server));
-            assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
-            drop(client);
-            let _lease = Ports::default().take("c", &wanted([0; 4], 8080, 8080)).unwrap();
-            assert!(TcpListener::bind("127.0.0.1:8080").is_err(), "std asks for SO_REUSEADDR, too");
-            assert!(TcpListener::bind("0.0.0.0:8080").is_err());
-        });
-    }
-
-    #[test]
-    fn conflicts_name_the_address_and_the_holder() {
-        in_namespace(|| {
-            let ports = Ports::default();
-            let any = ports.take("0123456789abcdef", &wanted([0; 4], 80, 80)).unwrap();
-            let text = ports.take("d", &wanted([127, 0, 0, 1], 80, 80)).unwrap_err().to_string();
-            assert!(text.starts_with("Bind for 127.0.0.1:80 failed: port is already allocated"), "{text}");
-            assert!(text.ends_with("0123456789ab"), "{text}");
-            drop(any);
-            let _one = ports.take("a", &wanted([127, 0, 0, 1], 80, 80)).unwrap();
-            let _two = ports.take("b", &wanted([127, 0, 0, 2], 80, 80)).unwrap();
-            assert!(matches!(ports.take("c", &wanted([0; 4], 80, 80)), Err(Error::Conflict(_))));
-            let udp = PublishPort { protocol: Protocol::Udp, ..wanted([0; 4], 80, 80) };
-            assert!(ports.take("c", &udp).is_ok());
-        });
-    }
-
-    #[test]
-    fn a_port_of_another_program_is_a_conflict_and_a_range_goes_past_it() {
-        in_namespace(|| {
-            let _program = TcpListener::bind("127.0.0.1:9000").unwrap();
-            let ports = Ports::default();
-            assert!(matches!(ports.take("c", &wanted([0; 4], 9000, 9000)), Err(Error::Conflict(_))));
-            let lease = ports.take("c", &wanted([0; 4], 9000, 9001)).unwrap();
-            assert_eq!(lease.port.host_port, 9001);
-            let error = ports.take("d", &wanted([0; 4], 9000, 9001)).unwrap_err();
-            assert!(matches!(&error, Error::Exhausted(text) if text.contains("9000-9001")), "{error}");
-        });
-    }
-
-    #[test]
-    fn random_ports_come_from_the_ephemeral_range_and_differ() {
-        in_namespace(|| {
-            let ports = Ports::default();
-            let leases: Vec<_> = (0..50).map(|_| ports.take("c", &wanted([0; 4], 0, 0)).unwrap()).collect();
-            let mut numbers: Vec<u16> = leases.iter().map(|lease| lease.port.host_port).collect();
-            numbers.sort_unstable();
-            numbers.dedup();
-            assert_eq!(numbers.len(), 50);
-            assert!(numbers[0] >= 32768 && numbers[49] <= 60999);
-        });
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        let ports = Ports::default();
-        let six = PublishPort { host_ip: "::1".parse().unwrap(), ..wanted([0; 4], 80, 80) };
-        assert!(matches!(ports.take("c", &six), Err(Error::Invalid(_))));
-        let zero = PublishPort { container_port: 0, ..wanted([0; 4], 80, 80) };
-        assert!(matches!(ports.take("c", &zero), Err(Error::Invalid(_))));
-    }
 }

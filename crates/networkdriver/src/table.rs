@@ -11,7 +11,7 @@ use libcontainer::network::{Cidr, Subnet};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::ALIAS;
-use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports};
+use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports, Wall, WallOptions};
 
 /// A user-defined network as it is to be made; with its addresses known, it makes the same network again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,8 @@ pub struct NetworkOptions {
     pub firewall: bool,
     /// `--ip-forward`.
     pub ip_forward: bool,
+    /// Our rule among those of other firewalls (`--firewall-hooks`).
+    pub firewall_hooks: bool,
     /// `--default-address-pool`.
     pub pools: Vec<AddressPool>,
 }
@@ -96,6 +98,7 @@ pub struct NetworkOptions {
 pub struct NetworkDrivers {
     options: NetworkOptions,
     ports: Ports,
+    wall: Option<Wall>,
 }
 
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
@@ -105,10 +108,21 @@ const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const MTU: &str = "com.docker.network.driver.mtu";
 
 impl NetworkDrivers {
-    /// For one daemon.
-    #[must_use]
-    pub fn new(options: NetworkOptions) -> Self {
-        Self { options, ports: Ports::default() }
+    /// For one daemon, whose firewall is loaded, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// As [`Wall::open`].
+    pub fn new(options: NetworkOptions) -> Result<Self, Error> {
+        let NetworkOptions { ip_forward, firewall_hooks: hooks, ref owner, .. } = options;
+        let wall = if options.firewall {
+            Some(Wall::open(&WallOptions { name: owner.clone(), ip_forward, hooks, shared: false })?)
+        } else {
+            if ip_forward {
+                crate::wall::forward()?;
+            }
+            None
+        };
+        Ok(Self { options, ports: Ports::default(), wall })
     }
 
     /// The daemon's own bridge.
@@ -121,12 +135,11 @@ impl NetworkDrivers {
     }
 
     fn bridge_options(&self) -> BridgeOptions {
-        let NetworkOptions { mtu, publish_address, firewall, ip_forward, ref pools, .. } = self.options;
+        let NetworkOptions { mtu, publish_address, ref pools, .. } = self.options;
         BridgeOptions {
             mtu,
             publish_address,
-            firewall,
-            ip_forward,
+            wall: self.wall.clone(),
             pools: pools.clone(),
             ports: self.ports.clone(),
             ..BridgeOptions::default()
@@ -210,7 +223,6 @@ impl NetworkDrivers {
             if link.alias == self.alias() && !known.contains(&link.name) {
                 tracing::warn!(bridge = link.name, "a bridge of a network that nobody knows is removed");
                 failures.extend(socket.transact(vec![link::delete(&link.name)]).err().map(Error::from));
-                failures.extend(crate::bridge::delete_table(&link.name).err());
             }
         }
         crate::bridge::all(failures)
@@ -251,8 +263,10 @@ mod tests {
             publish_address: Ipv4Addr::UNSPECIFIED,
             firewall: false,
             ip_forward: false,
+            firewall_hooks: false,
             pools: Vec::new(),
-        });
+        })
+        .unwrap();
         let check = |driver: &str, name: &str, value: &str| {
             drivers.check(&Definition {
                 id: "0".repeat(64),

@@ -63,6 +63,11 @@ pub const SUITES: &[Suite] = &[
     suite("system-limits", "gantry-tests", Target::Test("limits"), 120),
     Suite { arguments: SYSTEM_LIFE, ..suite("system-life", "gantry-tests", Target::Test("lifecycle"), 90) },
     suite("system-restart", "gantry-tests", Target::Test("restart"), 90),
+    // Tables that others can flush: watched, healed, and fenced.
+    Suite {
+        arguments: &["bridge::tests::isolation", "bridge::tests::flushed", "bridge::tests::others"],
+        ..suite("firewall", "gantry-networkdriver", Target::Unit, 240)
+    },
     suite("system-network", "gantry-tests", Target::Test("network"), 120),
     suite("system-devmapper", "gantry-tests", Target::Test("devmapper"), 120),
     Suite { arguments: &["run_exec_logs"], ..suite("system-lxc", "gantry-tests", Target::Test("execdriver_lxc"), 60) },
@@ -105,6 +110,7 @@ pub const MODULES: &[&str] = &[
     "nft_redir",
     "nft_fib_inet",
     "nft_fib_ipv4",
+    "nft_fib_ipv6",
     "nft_reject_inet",
 ];
 

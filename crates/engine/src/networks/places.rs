@@ -92,7 +92,7 @@ fn join_all(
     // The network that the container was made for has its first link.
     places.sort_by_key(|place| place.name != record.host_config.network_mode);
     for (number, place) in places.iter().enumerate() {
-        let ports = if gateways.publisher() == Some(place.name) { ports(engine, record)? } else { Vec::new() };
+        let ports = if gateways.publisher() == Some(place.name) { ports(record)? } else { Vec::new() };
         let link = format!("eth{number}");
         let endpoint = join_one(record, place, gateways.routes(place.name), &link, ports, (netns, route_socket))?;
         record.endpoints.insert(place.name.to_owned(), endpoint);
@@ -124,15 +124,10 @@ fn join_one(
     Ok(place.driver.join(request)?)
 }
 
-fn ports(engine: &Engine, record: &Record) -> Result<Vec<PublishPort>> {
+fn ports(record: &Record) -> Result<Vec<PublishPort>> {
     let exposed: Vec<String> = record.config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
     let host_config = &record.host_config;
-    publish::ports(
-        host_config.port_bindings.as_ref(),
-        host_config.publish_all_ports,
-        &exposed,
-        engine.options.publish_address,
-    )
+    publish::ports(host_config.port_bindings.as_ref(), host_config.publish_all_ports, &exposed)
 }
 
 /// Frees addresses and ports of a container whose run has ended.
@@ -212,7 +207,7 @@ fn connect_running(
     let inside = running.network()?;
     let unpublished = changed.endpoints.values().all(|endpoint| endpoint.ports.is_empty());
     let publishes = unpublished && gateways.publisher() == Some(network);
-    let ports = if publishes { ports(engine, &changed)? } else { Vec::new() };
+    let ports = if publishes { ports(&changed)? } else { Vec::new() };
     let link = free_link(&changed);
     let sockets = (inside.netns.as_fd(), inside.route_socket.as_fd());
     let endpoint = join_one(&changed, &place, gateways.routes(network), &link, ports, sockets)?;

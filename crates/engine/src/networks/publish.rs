@@ -1,7 +1,5 @@
 //! Ports and hardware addresses as the API writes them.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use gantry_api::hostconfig::PortMap;
 use gantry_networkdriver::{Endpoint, Protocol, PublishPort};
 
@@ -32,22 +30,13 @@ pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
 ///
 /// # Errors
 /// A port, protocol or address that is none.
-pub fn ports(
-    record_ports: Option<&PortMap>,
-    publish_all: bool,
-    exposed: &[String],
-    default: Ipv4Addr,
-) -> Result<Vec<PublishPort>> {
+pub fn ports(record_ports: Option<&PortMap>, publish_all: bool, exposed: &[String]) -> Result<Vec<PublishPort>> {
     let mut wanted = Vec::new();
     for (key, bindings) in record_ports.into_iter().flatten() {
         let (container_port, protocol) = parse_port(key)?;
         for binding in bindings.iter().flatten() {
-            let host_ip = if binding.host_ip.is_empty() {
-                IpAddr::V4(default)
-            } else {
-                let parsed = binding.host_ip.parse();
-                parsed.map_err(|_| Error::invalid(format!("invalid IP address: {}", binding.host_ip)))?
-            };
+            let parse = |text: &str| text.parse().map_err(|_| Error::invalid(format!("invalid IP address: {text}")));
+            let host_ip = Some(binding.host_ip.as_str()).filter(|text| !text.is_empty()).map(parse).transpose()?;
             let (host_port, host_port_end) = parse_range(&binding.host_port)?;
             wanted.push(PublishPort { container_port, protocol, host_ip, host_port, host_port_end });
         }
@@ -56,8 +45,7 @@ pub fn ports(
         for key in exposed {
             let (container_port, protocol) = parse_port(key)?;
             if !wanted.iter().any(|port| port.container_port == container_port && port.protocol == protocol) {
-                let host_ip = IpAddr::V4(default);
-                wanted.push(PublishPort { container_port, protocol, host_ip, host_port: 0, host_port_end: 0 });
+                wanted.push(PublishPort { container_port, protocol, host_ip: None, host_port: 0, host_port_end: 0 });
             }
         }
     }
@@ -75,7 +63,7 @@ pub fn parse_port(key: &str) -> Result<(u16, Protocol)> {
     match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Ok((port, Protocol::Tcp)),
         "udp" => Ok((port, Protocol::Udp)),
-        "sctp" => Err(Error::not_implemented("SCTP ports are not supported: this kernel has no SCTP sockets")),
+        "sctp" => Ok((port, Protocol::Sctp)),
         _ => Err(Error::invalid(format!("invalid protocol: {protocol}"))),
     }
 }
@@ -110,6 +98,7 @@ pub const fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
     }
 }
 

@@ -28,7 +28,7 @@ pub fn validate(
     if matches!(host_config.network_mode.as_str(), "" | "default") {
         host_config.network_mode = if engine.drivers.bridge.is_some() { "bridge" } else { "none" }.into();
     }
-    ports(host_config.port_bindings.as_ref(), host_config.publish_all_ports, exposed, engine.options.publish_address)?;
+    ports(host_config.port_bindings.as_ref(), host_config.publish_all_ports, exposed)?;
     let asked = asked.unwrap_or_default();
     if let Some(other) = host_config.network_mode.strip_prefix("container:") {
         engine.containers.get(other)?;

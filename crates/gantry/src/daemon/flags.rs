@@ -56,6 +56,9 @@ pub struct Flags {
     /// Load the firewall table
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub iptables: bool,
+    /// Put one rule for containers where another firewall drops what is forwarded (DOCKER-USER, ufw-user-forward)
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub firewall_hooks: bool,
     /// Turn net.ipv4.ip_forward on when it is off
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub ip_forward: bool,
@@ -191,6 +194,7 @@ impl Flags {
             "ip" => self.ip = read(value)?,
             "iptables" => self.iptables = read(value)?,
             "ip_forward" => self.ip_forward = read(value)?,
+            "firewall_hooks" => self.firewall_hooks = read(value)?,
             "storage_driver" => self.storage_driver = Some(read(value)?),
             "storage_opt" => self.storage_opt = read(value)?,
             "exec_driver" => self.exec_driver = read(value)?,

@@ -25,7 +25,7 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
     let options = gantry_graphdriver::Options::parse(&flags.storage_opt)?;
     let (graph, graph_reason) = gantry_graphdriver::open_with(&flags.data_root, name.as_deref(), &options)?;
     tracing::info!(driver = graph.name(), reason = graph_reason, "the graphdriver");
-    let networks = NetworkDrivers::new(network_options(flags)?);
+    let networks = NetworkDrivers::new(network_options(flags)?).context("set up the firewall")?;
     let bridge: Option<Arc<dyn NetworkDriver>> = match flags.bridge.as_str() {
         "none" => None,
         name => {
@@ -73,6 +73,7 @@ fn network_options(flags: &Flags) -> Result<NetworkOptions> {
         publish_address: flags.ip,
         firewall: flags.iptables,
         ip_forward: flags.ip_forward,
+        firewall_hooks: flags.firewall_hooks,
         pools: pools.context("--default-address-pool")?,
     })
 }

@@ -10,8 +10,10 @@ mod expression;
 mod family;
 mod fence;
 mod layout;
+mod others;
 mod rules;
 mod sets;
+mod watch;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -22,7 +24,10 @@ use gantry_linux::netlink::{Socket, transaction};
 use self::family::Family;
 use self::fence::Fence;
 use self::layout::{Change, Layout, Ownership};
+use self::others::Hook;
 use super::{Protocol, Subnet};
+
+pub use self::watch::{Changed, Stop, Watch};
 
 /// The bit of a packet's mark that says that the table let it through.
 pub const MARK: u32 = 0x1000_0000;
@@ -34,6 +39,11 @@ pub struct Options {
     pub forwarding: bool,
     /// The same of IPv6.
     pub forwarding6: bool,
+    /// Where another firewall of the host drops what is forwarded and has a chain for such rules, one of ours is put
+    /// there.
+    pub hooks: bool,
+    /// The tables are nobody's, as on kernels before 6.9: a flush of everything takes them along.
+    pub shared: bool,
 }
 
 /// A bridge as the firewall sees it.
@@ -103,6 +113,10 @@ pub struct Firewall {
     ownership: Ownership,
     bridges: BTreeMap<String, BridgeRules>,
     elements: HashSet<Element>,
+    /// Chains of other firewalls that have a rule of ours.
+    hooks: Vec<Hook>,
+    /// Another firewall drops what is forwarded, and has no place for our rule.
+    blocked: bool,
     /// The tables hold what is remembered here and nothing else.
     settled: bool,
 }
@@ -123,6 +137,8 @@ impl Firewall {
             ownership: Ownership::Owned,
             bridges: BTreeMap::new(),
             elements: HashSet::new(),
+            hooks: Vec::new(),
+            blocked: false,
             settled: false,
         };
         firewall.open(Family::V4)?;
@@ -130,6 +146,42 @@ impl Firewall {
             firewall.open(Family::V6)?;
         }
         Ok(firewall)
+    }
+
+    /// Looks at the other firewalls of the host, and puts our rule where they have a place for it. What blocks and is
+    /// not to be helped is returned, for a person to read.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn attend(&mut self) -> Result<Vec<String>> {
+        let mut found = others::find(&mut self.socket, &self.table)?;
+        if !self.options.hooks {
+            let blocks = |hook: &Hook| format!("{hook} drops what is forwarded by its policy, and is left alone");
+            found.blocks.extend(found.hooks.drain(..).map(|hook| blocks(&hook)));
+        }
+        let told = self.is_told();
+        self.blocked = !found.blocks.is_empty();
+        for hook in self.hooks.iter().filter(|hook| !found.hooks.contains(hook)) {
+            match hook.close(&mut self.socket, &self.table) {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        self.hooks = found.hooks;
+        if told != self.is_told() {
+            self.write(&self.families.clone(), false)?;
+        }
+        for hook in self.hooks.clone() {
+            if let Err(error) = hook.open(&mut self.socket, &self.table) {
+                found.blocks.push(format!("{hook} drops what is forwarded by its policy: {error}"));
+            }
+        }
+        Ok(found.blocks)
+    }
+
+    /// Other firewalls are told by the mark what was let through, where there are some that drop.
+    fn is_told(&self) -> bool {
+        self.blocked || !self.hooks.is_empty()
     }
 
     /// Whether a foreign flush passes the tables by.
@@ -278,17 +330,26 @@ impl Firewall {
         for family in &self.families {
             result = result.and(self.fence.remove(&mut self.route, *family));
         }
+        for hook in &self.hooks {
+            result = result.and(hook.close(&mut self.socket, &self.table));
+        }
         result
     }
 
     fn layout(&self) -> Layout {
-        Layout { table: self.table.clone(), options: self.options, told: false }
+        Layout { table: self.table.clone(), options: self.options, told: self.is_told() }
     }
 
     /// Loads a family's table if it is not loaded.
     fn open(&mut self, family: Family) -> Result<()> {
         if self.families.contains(&family) {
             return Ok(());
+        }
+        // An earlier daemon may have turned forwarding on.
+        let guarded = layout::guards_forwarding(&mut self.socket, &self.table, family)?;
+        match family {
+            Family::V4 => self.options.forwarding |= guarded,
+            Family::V6 => self.options.forwarding6 |= guarded,
         }
         self.fence.raise(&mut self.route, family)?;
         self.write(&[family], false)?;
@@ -303,7 +364,9 @@ impl Firewall {
     fn write(&mut self, families: &[Family], contents: bool) -> Result<()> {
         let mut failure = None;
         // Owned, else plain (older kernel); and what is there taken over, else made anew.
-        for ownership in [Ownership::Owned, Ownership::Plain] {
+        let ownerships: &[Ownership] =
+            if self.options.shared { &[Ownership::Plain] } else { &[Ownership::Owned, Ownership::Plain] };
+        for &ownership in ownerships {
             for anew in [false, true] {
                 let messages = self.whole(families, ownership, anew, contents);
                 match self.socket.transact(transaction(messages)) {

@@ -38,4 +38,5 @@ pub use subnet::{Cidr, Subnet};
 pub enum Protocol {
     Tcp,
     Udp,
+    Sctp,
 }

@@ -73,6 +73,13 @@ impl Socket {
         self.fd
     }
 
+    /// The number that the kernel has given the socket, with which it marks what the socket caused.
+    pub fn port(&self) -> Result<u32> {
+        let address = rustix::net::getsockname(&self.fd).during("read address of", "netlink socket")?;
+        let address = netlink::SocketAddrNetlink::try_from(address).during("read address of", "netlink socket")?;
+        Ok(address.pid())
+    }
+
     /// Sends all messages in one packet and waits until the kernel has answered. The kernel goes through them in
     /// order, and goes on after one that fails; the first failure is returned. Only nf_tables messages inside
     /// [`super::transaction`] are done together or not at all.
@@ -207,14 +214,14 @@ impl AsFd for Socket {
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-struct Answer {
-    kind: u16,
+pub(super) struct Answer {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
-fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+pub(super) fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut all = Vec::new();
     while let Some(header) = bytes.get(..HEADER) {
         let u16_at = |at| u16::from_ne_bytes([header[at], header[at + 1]]);

@@ -249,22 +249,10 @@ fn allow(options: &BridgeOptions) -> Result<(), Error> {
     let of_bridge = |name: &str| format!("/proc/sys/net/ipv4/conf/{}/{name}", options.name);
     fs::write(of_bridge("forwarding"), "1")?;
     // Without a firewall nothing would guard loopback.
-    if options.firewall {
+    if options.wall.is_some() {
         fs::write(of_bridge("route_localnet"), "1")?;
     }
     Ok(())
-}
-
-const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-
-/// Whether the host's forwarding is to be turned on: the firewall keeps it from forwarding anything else from then on.
-pub fn is_to_forward(options: &BridgeOptions) -> Result<bool, Error> {
-    Ok(options.ip_forward && fs::read_to_string(FORWARD)?.trim() == "0")
-}
-
-/// Turns the host's forwarding on.
-pub fn forward() -> Result<(), Error> {
-    Ok(fs::write(FORWARD, "1")?)
 }
 
 /// Whether packets between ports of a bridge pass the IPv4 firewall (`br_netfilter` is loaded and on).

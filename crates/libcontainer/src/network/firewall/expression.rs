@@ -184,6 +184,17 @@ pub fn mark(bit: u32) -> Vec<Expression> {
     vec![meta(REGISTER, MARK), flip, expression("meta", |m| m.be32(3, REGISTER).be32(2, MARK))]
 }
 
+/// The bit of the packet's mark is set.
+pub fn marked(bit: u32) -> Vec<Expression> {
+    let mask = bits(bit.to_ne_bytes().to_vec(), vec![0; 4]);
+    vec![meta(REGISTER, MARK), mask, compare(true, bit.to_ne_bytes().to_vec())]
+}
+
+/// Counts what gets here.
+pub fn count() -> Vec<Expression> {
+    vec![expression("counter", |m| m)]
+}
+
 /// Gives the packet the address of the link that it leaves by.
 pub fn masquerade() -> Vec<Expression> {
     vec![expression("masq", |m| m)]

@@ -4,7 +4,8 @@
 //! without it is looked up in a routing table of ours first, where the subnet's gateway is a neighbour that has the
 //! bridge's own hardware address: what is sent there ends in the bridge. (It is no `blackhole`, as `rp_filter` would
 //! take that for the answer to where the containers are.) The route goes when the bridge goes. What comes from an
-//! internal bridge is routed to nobody but the host, whatever any table says.
+//! internal bridge is routed to nobody but the host, whatever any table says. And the host's loopback addresses, which
+//! `route_localnet` opens to the bridge, answer nobody there but by a published port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +24,9 @@ const EXCLUSIVE: u16 = 0x200;
 const REPLACE: u16 = 0x100;
 const RULE_HEADER: usize = 12;
 
-/// The rules' places, before those of other programs. Daemons share them; only the routing table is each one's own.
+/// The rules' places, before those of other programs. Daemons share them, so they are for ever; only the routing table is
+/// each one's own.
+const FROM_LOOPBACK: u32 = 99;
 const FROM_INTERNAL: u32 = 100;
 const FROM_HOST: u32 = 101;
 const UNMARKED: u32 = 102;
@@ -65,13 +68,18 @@ impl Fence {
     }
 
     /// What is needed first comes first: until the host's own packets go round it, the table must not be looked at.
-    fn rules(self, family: Family) -> [Rule; 3] {
+    fn rules(self, family: Family) -> Vec<Rule> {
         let at = |place| Rule::at(family, place);
-        [
+        let mut rules = vec![
             Rule { action: NOTHING, ..at(AFTER) },
             Rule { action: GO_TO, link: Some("lo".into()), ..at(FROM_HOST) },
             Rule { action: TO_TABLE, table: Some(self.table), ..at(UNMARKED) },
-        ]
+        ];
+        if family == Family::V4 {
+            let loopback = Rule { action: TO_TABLE, table: Some(self.table), loopback: true, ..at(FROM_LOOPBACK) };
+            rules.push(Rule { link: Some("lo".into()), ..loopback });
+        }
+        rules
     }
 
     /// Shuts a bridge, which must be up.
@@ -113,15 +121,16 @@ impl Fence {
 
     /// Removes this daemon's rule, and with the last daemon's the others.
     pub fn remove(self, route: &mut Socket, family: Family) -> Result<()> {
-        let [after, from_host, own] = self.rules(family);
-        ignore(libc::ENOENT, route.transact(vec![own.delete()]))?;
+        let (own, shared): (Vec<Rule>, Vec<Rule>) =
+            self.rules(family).into_iter().partition(|rule| rule.table.is_some());
+        let delete = |route: &mut Socket, rules: Vec<Rule>| {
+            rules.iter().try_for_each(|rule| ignore(libc::ENOENT, route.transact(vec![rule.delete()])))
+        };
+        delete(route, own)?;
         if existing(route, family)?.iter().any(|rule| rule.place == UNMARKED) {
             return Ok(());
         }
-        for rule in [from_host, after] {
-            ignore(libc::ENOENT, route.transact(vec![rule.delete()]))?;
-        }
-        Ok(())
+        delete(route, shared)
     }
 
     fn route(self, kind: u16, flags: u16, family: Family, link: u32, bridge: &BridgeRules) -> Message {
@@ -156,11 +165,13 @@ struct Rule {
     action: u8,
     link: Option<String>,
     table: Option<u32>,
+    /// Of packets from the host's loopback addresses.
+    loopback: bool,
 }
 
 impl Rule {
     const fn at(family: Family, place: u32) -> Self {
-        Self { family, place, action: NOTHING, link: None, table: None }
+        Self { family, place, action: NOTHING, link: None, table: None, loopback: false }
     }
 
     fn add(&self) -> Message {
@@ -176,8 +187,12 @@ impl Rule {
     }
 
     fn message(&self, kind: u16, flags: u16) -> Message {
-        let header = [self.family.number(), 0, 0, 0, 0, 0, 0, self.action, 0, 0, 0, 0];
+        let source_prefix = if self.loopback { 8 } else { 0 };
+        let header = [self.family.number(), 0, source_prefix, 0, 0, 0, 0, self.action, 0, 0, 0, 0];
         let mut m = Message::new(kind, flags, &header).u32(6, self.place).attribute(21, [MADE_BY_US]);
+        if self.loopback {
+            m = m.attribute(2, [127, 0, 0, 0]);
+        }
         if let Some(link) = &self.link {
             m = m.text(3, link);
         }

@@ -14,6 +14,7 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
@@ -55,6 +56,16 @@ fn message(family: Family, kind: u16, flags: u16) -> Message {
 /// Whether the family has a table of this name.
 pub fn exists(socket: &mut Socket, table: &str, family: Family) -> Result<bool> {
     match socket.get(message(family, GET_TABLE, 0).text(1, table).named("find nftables table", table)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the family's table of this name keeps the host from forwarding between its other links.
+pub fn guards_forwarding(socket: &mut Socket, table: &str, family: Family) -> Result<bool> {
+    let question = message(family, GET_CHAIN, 0).text(1, table).text(3, BETWEEN_OTHERS.name);
+    match socket.get(question.named("find nftables chain", BETWEEN_OTHERS.name)) {
         Ok(_) => Ok(true),
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error),

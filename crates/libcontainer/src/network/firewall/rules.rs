@@ -22,11 +22,12 @@ pub struct Chain {
 /// Loopback is guarded before connections are tracked, destinations are translated before packets are routed, and in
 /// between those that may enter a bridge are marked for the routing rules (see `fence`). What is forwarded is decided
 /// before other tables see it, so that they can be told by the mark what was let through.
-pub const CHAINS: [Chain; 6] = [
+pub const CHAINS: [Chain; 7] = [
     Chain { name: "guard", kind: "filter", hook: 0, priority: -300 },
     Chain { name: "arriving", kind: "nat", hook: 0, priority: -100 },
     Chain { name: "admitted", kind: "filter", hook: 0, priority: -90 },
     Chain { name: "sent-by-host", kind: "nat", hook: 3, priority: -100 },
+    Chain { name: "from-loopback", kind: "route", hook: 3, priority: -99 },
     Chain { name: "forwarded", kind: "filter", hook: 2, priority: -1 },
     Chain { name: "leaving", kind: "nat", hook: 4, priority: 100 },
 ];
@@ -104,6 +105,8 @@ fn translation(family: Family) -> Vec<Rule> {
     if family == Family::V4 {
         let leaves = is_in(family, &LEAVES, BRIDGES, true);
         rules.push(rule("leaving", [leaves, loopback(family, End::Source), masquerade()]));
+        // The host's own loopback speaks to containers by published ports only: no answer for who asked from outside.
+        rules.push(rule("from-loopback", [loopback(family, End::Source), translated(), mark(MARK)]));
     }
     rules
 }

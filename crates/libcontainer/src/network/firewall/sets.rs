@@ -236,6 +236,7 @@ const fn number_of(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     }
 }
 

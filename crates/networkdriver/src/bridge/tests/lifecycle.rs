@@ -2,18 +2,31 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd as _;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use gantry_linux::fs;
 use gantry_linux::netlink::{Socket, enter_new_namespace};
 
 use super::world::{
-    Namespace, ask, bridge, join, link_names, nft_table, on_a_host, options, serve, tcp, try_join, unreachable,
+    Namespace, ask, bridge, join, link_names, nft_table, on_a_host, options, options_of, serve, tcp, try_join,
+    unreachable, wall_options,
 };
-use crate::{Bridge, BridgeOptions, Cidr, Error, Host, Join, NetworkDriver as _, NoNetwork, Subnet};
+use crate::{Bridge, BridgeOptions, Cidr, Error, Host, Join, NetworkDriver as _, NoNetwork, Subnet, Wall, WallOptions};
+use libcontainer::network::firewall::Firewall;
 use libcontainer::network::link;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+fn wall(bridge: &Bridge) -> MutexGuard<'_, Firewall> {
+    bridge.options.wall.as_ref().unwrap().lock()
+}
+
+/// The daemon's last bridge and its firewall go.
+fn end(bridge: Bridge) {
+    bridge.remove().unwrap();
+    bridge.options.wall.unwrap().remove().unwrap();
+}
 
 #[test]
 fn two_hundred_endpoints_come_and_go_and_leave_nothing() {
@@ -88,11 +101,11 @@ fn no_router_advertisement_of_a_container_is_heard_by_the_host() {
 fn a_host_that_we_made_forward_forwards_nothing_between_its_other_links() {
     on_a_host(|| {
         const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-        let open = || Bridge::open(BridgeOptions { ip_forward: true, ..options() }).unwrap();
+        let open = || Bridge::open(options_of(&WallOptions { ip_forward: true, ..wall_options() })).unwrap();
         fs::write(FORWARD, "1").unwrap();
         let bridge = open();
         assert!(!nft_table().is_some_and(|table| table.contains("between-others")));
-        bridge.remove().unwrap();
+        end(bridge);
         fs::write(FORWARD, "0").unwrap();
         for start in ["first", "second"] {
             let _bridge = open();
@@ -111,12 +124,12 @@ fn a_table_that_somebody_deleted_comes_back_whole_with_the_next_port() {
         let first = join(&bridge, "first", tcp("0.0.0.0", 8080, 80));
         let _first = serve(&first, 80);
         let table = nft_table();
-        bridge.lock().firewall.as_mut().unwrap().delete().unwrap();
+        wall(&bridge).delete().unwrap();
         assert!(unreachable(LOOPBACK, 8080));
         let second = join(&bridge, "second", tcp("0.0.0.0", 8081, 80));
         let _second = serve(&second, 80);
         assert!(ask(LOOPBACK, 8080).is_some() && ask(LOOPBACK, 8081).is_some());
-        bridge.lock().firewall.as_mut().unwrap().delete().unwrap();
+        wall(&bridge).delete().unwrap();
         bridge.leave(&second.endpoint).unwrap();
         assert!(ask(LOOPBACK, 8080).is_some() && unreachable(LOOPBACK, 8081));
         assert_eq!(nft_table(), table);
@@ -211,7 +224,7 @@ fn a_running_daemons_table_is_nobody_elses() {
         let first = bridge();
         let web = join(&first, "web", tcp("0.0.0.0", 8080, 80));
         let _server = serve(&web, 80);
-        match Bridge::open(options()) {
+        match Wall::open(&wall_options()) {
             Err(Error::Conflict(text)) => assert!(text.contains("another daemon"), "{text}"),
             other => panic!("{other:?}"),
         }
@@ -224,7 +237,7 @@ fn a_running_daemons_table_is_nobody_elses() {
 fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
     on_a_host(|| {
         let before = link_names();
-        bridge().remove().unwrap();
+        end(bridge());
         assert_eq!(link_names(), before);
         assert!(nft_table().is_none_or(|text| text.contains("No such file")));
         let mut socket = Socket::route().unwrap();
@@ -235,7 +248,7 @@ fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
         let adopted = bridge();
         let info = adopted.info();
         assert_eq!((info.ipv4.unwrap().of_gateway(), info.mtu), (own, 1400));
-        let wrong = BridgeOptions { ipv4: "10.78.0.1/24".parse::<Cidr>().unwrap().into(), ..options() };
+        let wrong = BridgeOptions { ipv4: "10.78.0.1/24".parse::<Cidr>().unwrap().into(), ..adopted.options.clone() };
         assert!(matches!(Bridge::open(wrong), Err(Error::Conflict(_))));
         adopted.remove().unwrap();
         assert!(link_names().contains(&"gvtest0".into()));
@@ -245,7 +258,9 @@ fn removal_takes_back_the_bridge_that_was_made_and_keeps_one_that_was_there() {
 #[test]
 fn subnet_and_mtu_fit_the_host() {
     on_a_host(|| {
-        let bridges = ["gva", "gvb", "gvc"].map(|name| Bridge::open(BridgeOptions { name: name.into(), ..options() }));
+        let options = options();
+        let open = |name: &str| Bridge::open(BridgeOptions { name: name.into(), ..options.clone() });
+        let bridges = ["gva", "gvb", "gvc"].map(open);
         let subnets: Vec<_> =
             bridges.iter().map(|bridge| bridge.as_ref().unwrap().info().ipv4.unwrap().subnet).collect();
         for (i, a) in subnets.iter().enumerate() {
@@ -255,7 +270,7 @@ fn subnet_and_mtu_fit_the_host() {
             name: "gvd".into(),
             ipv4: "10.9.0.1/24".parse::<Cidr>().unwrap().into(),
             mtu: Some(1280),
-            ..options()
+            ..options
         };
         let given = Bridge::open(given).unwrap();
         let c = join(&given, "c", vec![]);
@@ -292,8 +307,8 @@ fn sysctls_are_written_in_the_threads_own_namespace() {
     let before = fs::read_to_string(path).unwrap();
     std::thread::spawn(move || {
         enter_new_namespace().unwrap();
-        let on = BridgeOptions { ip_forward: true, ..options() };
         fs::write(path, "0").unwrap();
+        let on = options_of(&WallOptions { ip_forward: true, ..wall_options() });
         let bridge = Bridge::open(on).unwrap();
         assert_eq!(fs::read_to_string(path).unwrap().trim(), "1");
         bridge.remove().unwrap();

@@ -1,20 +1,26 @@
 //! Namespaces, a LAN, and servers that say who they are and whom they see.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use gantry_linux::fs;
 use gantry_linux::netlink::{Message, Socket, enter_new_namespace, own_namespace};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{Bridge, BridgeOptions, Cidr, Endpoint, Error, Join, NetworkDriver as _, Protocol, PublishPort};
+use crate::{
+    Bridge, BridgeOptions, Cidr, Endpoint, Error, Join, NetworkDriver as _, Protocol, PublishPort, Subnet, Wall,
+    WallOptions,
+};
 use libcontainer::network::link;
 
 pub const HOST_ON_LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const HOST6_ON_LAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub const LAN6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const LONG: Duration = Duration::from_secs(5);
 /// Long enough for a packet between namespaces, short enough to wait for one that must not come.
 const SHORT: Duration = Duration::from_millis(400);
@@ -33,7 +39,16 @@ pub fn on_a_host(test: impl FnOnce() + Send + 'static) {
 }
 
 pub fn options() -> BridgeOptions {
-    BridgeOptions { name: "gvtest0".into(), ip_forward: false, ..BridgeOptions::default() }
+    options_of(&wall_options())
+}
+
+/// With a firewall of its own, which nobody else may have meanwhile.
+pub fn options_of(wall: &WallOptions) -> BridgeOptions {
+    BridgeOptions { name: wall.name.clone(), wall: Some(Wall::open(wall).unwrap()), ..BridgeOptions::default() }
+}
+
+pub fn wall_options() -> WallOptions {
+    WallOptions { name: "gvtest0".into(), ip_forward: false, hooks: true, shared: false }
 }
 
 pub fn bridge() -> Bridge {
@@ -94,7 +109,7 @@ pub fn join(bridge: &Bridge, name: &str, ports: Vec<PublishPort>) -> Container {
 
 /// `-p ip:host:container/protocol`.
 pub fn publish(ip: &str, host: u16, container: u16, protocol: Protocol) -> PublishPort {
-    let host_ip = ip.parse().unwrap();
+    let host_ip = Some(ip.parse().unwrap());
     PublishPort { container_port: container, protocol, host_ip, host_port: host, host_port_end: host }
 }
 
@@ -122,10 +137,26 @@ pub fn lan() -> Namespace {
         let cidr = Cidr { address, prefix: 24 };
         socket.transact(vec![link::add_address(link.index, cidr), link::raise(link.index, name)]).unwrap();
     }
-    gantry_linux::fs::write("/proc/sys/net/ipv4/conf/lan0/forwarding", "1").unwrap();
+    fs::write("/proc/sys/net/ipv4/conf/lan0/forwarding", "1").unwrap();
     let mut inside = lan.route();
     let index = link::link(&mut inside, "lan1").unwrap().unwrap().index;
     inside.transact(vec![link::set_default_route(index, HOST_ON_LAN)]).unwrap();
+    lan
+}
+
+/// The same with IPv6 beside IPv4.
+pub fn lan_of_both() -> Namespace {
+    let lan = lan();
+    fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+    let mut sides = [(Socket::route().unwrap(), "lan0", HOST6_ON_LAN), (lan.route(), "lan1", LAN6)];
+    for (socket, name, address) in &mut sides {
+        let index = link::link(socket, name).unwrap().unwrap().index;
+        let subnet = Subnet { address: (*address).into(), prefix: 64 };
+        socket.transact(vec![link::add_address(index, subnet)]).unwrap();
+        if *name == "lan1" {
+            socket.transact(vec![link::set_default_route(index, HOST6_ON_LAN)]).unwrap();
+        }
+    }
     lan
 }
 
@@ -143,7 +174,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             while let Ok((mut stream, peer)) = accepting.accept() {
                 // A client that has gone away misses its answer.
-                let _gone = stream.write_all(format!("{name} {}", peer.ip()).as_bytes());
+                let _gone = stream.write_all(format!("{name} {}", peer.ip().to_canonical()).as_bytes());
             }
         });
         Self { listener, thread: Some(thread) }
@@ -160,6 +191,20 @@ impl Drop for Server {
 pub fn serve(container: &Container, port: u16) -> Server {
     let name = container.endpoint.container.as_str();
     container.namespace.inside(|| Server::start(name, Ipv4Addr::UNSPECIFIED, port))
+}
+
+/// Serves IPv4 and IPv6.
+pub fn serve_both(container: &Container, port: u16) -> Server {
+    let name = container.endpoint.container.as_str();
+    container.namespace.inside(|| Server::start(name, Ipv6Addr::UNSPECIFIED, port))
+}
+
+/// Which of these are reached from the calling thread's namespace; they are tried at the same time.
+pub fn reached(targets: &[SocketAddr]) -> Vec<SocketAddr> {
+    std::thread::scope(|scope| {
+        let tries: Vec<_> = targets.iter().map(|at| (at, scope.spawn(|| ask_within(*at, SHORT).is_some()))).collect();
+        tries.into_iter().filter_map(|(at, answered)| answered.join().unwrap().then_some(*at)).collect()
+    })
 }
 
 /// What the server there says: `name seen-address`.

@@ -1,0 +1,153 @@
+//! Other firewalls of the host, which may drop what ours lets through. Where a tool has a chain for rules that it
+//! leaves alone, one rule of ours goes there; it accepts what has the bit of the mark that our table sets behind its
+//! own decision. Nothing else of anybody's is changed; what blocks and cannot be helped is told.
+
+use gantry_linux::Result;
+use gantry_linux::netlink::{Attributes, Message, NFTABLES, Reply, Socket, transaction};
+
+use super::MARK;
+use super::expression::{count, marked, pass};
+use super::family::{FAMILIES, Family};
+
+const GET_CHAIN: u16 = 4;
+const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
+const DELETE_RULE: u16 = 8;
+const CREATE: u16 = 0x400;
+const INET: u8 = 1;
+const FORWARD: u32 = 2;
+
+/// Chains that their tools made for the administrator's rules on forwarding, the first reached first. Docker's is
+/// looked at before everything else of its table; `ufw route allow` writes into ufw's.
+const HOOKS: [&str; 3] = ["DOCKER-USER", "ufw-user-forward", "ufw6-user-forward"];
+
+/// Whether a chain of this name is for rules like ours.
+pub fn is_hook(chain: &str) -> bool {
+    HOOKS.contains(&chain)
+}
+
+/// A chain for our rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    family: Family,
+    table: String,
+    chain: String,
+}
+
+/// What stands in the way of forwarded packets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Where a rule of ours opens the way.
+    pub hooks: Vec<Hook>,
+    /// What blocks, and what to do, for a person.
+    pub blocks: Vec<String>,
+}
+
+struct Chain {
+    family: u8,
+    table: String,
+    name: String,
+    forwards: bool,
+    drops: bool,
+}
+
+fn read(reply: &Reply) -> Chain {
+    let attributes = reply.attributes(4);
+    let be32 = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).ok();
+    let hook = attributes.find(4).map(Attributes::new).and_then(|hook| hook.find(1)).and_then(be32);
+    Chain {
+        family: reply.body.first().copied().unwrap_or_default(),
+        table: attributes.text(1).unwrap_or_default(),
+        name: attributes.text(3).unwrap_or_default(),
+        forwards: hook == Some(FORWARD),
+        drops: attributes.find(5).and_then(be32) == Some(0),
+    }
+}
+
+/// Looks at every chain that forwarded packets pass.
+pub fn find(socket: &mut Socket, own: &str) -> Result<Found> {
+    let question = Message::new(NFTABLES << 8 | GET_CHAIN, 0, &[0; 4]).named("list", "nftables chains");
+    let chains: Vec<Chain> = socket.dump(&question)?.iter().map(read).collect();
+    let mut found = Found::default();
+    for chain in chains.iter().filter(|chain| chain.forwards && chain.table != own) {
+        let families: Vec<Family> =
+            FAMILIES.into_iter().filter(|family| chain.family == INET || chain.family == family.number()).collect();
+        let Some(family) = families.first().copied() else { continue };
+        if chain.table == "firewalld" {
+            found.blocks.push(
+                "firewalld is active, which forwards between zones only what its policies allow: put the bridges into a \
+                 zone that is, with firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE and firewall-cmd \
+                 --reload"
+                    .into(),
+            );
+            continue;
+        }
+        if !chain.drops {
+            continue;
+        }
+        let same_table = |other: &&Chain| other.family == chain.family && other.table == chain.table;
+        let named = |hook: &&&str| chains.iter().filter(same_table).any(|other| other.name == **hook);
+        match HOOKS.iter().find(named).filter(|_| chain.family != INET) {
+            Some(hook) => {
+                found.hooks.push(Hook { family, table: chain.table.clone(), chain: (*hook).into() });
+            }
+            None => found.blocks.push(format!(
+                "chain {} of the nftables table {} {} drops what is forwarded by its policy: let it accept packets with \
+                 the mark {MARK:#x}/{MARK:#x}, which says that the bridges' own firewall let them through",
+                chain.name,
+                if chain.family == INET { "inet" } else { family.name() },
+                chain.table,
+            )),
+        }
+    }
+    Ok(found)
+}
+
+fn comment(own: &str) -> Vec<u8> {
+    const COMMENT: u8 = 0;
+    let text = format!("gantry {own}\0");
+    [&[COMMENT, u8::try_from(text.len()).unwrap_or(0)], text.as_bytes()].concat()
+}
+
+impl Hook {
+    fn message(&self, kind: u16, flags: u16) -> Message {
+        let header = [self.family.number(), 0, 0, 0];
+        let name = format!("{} of nftables table {} {}", self.chain, self.family.name(), self.table);
+        Message::new(NFTABLES << 8 | kind, flags, &header).text(1, &self.table).named("put our rule into chain", name)
+    }
+
+    /// The numbers of our rules in the chain.
+    fn ours(&self, socket: &mut Socket, own: &str) -> Result<Vec<Vec<u8>>> {
+        let question = self.message(GET_RULE, 0).text(2, &self.chain);
+        let replies = socket.dump(&question)?;
+        let ours = |reply: &&Reply| {
+            let attributes = reply.attributes(4);
+            attributes.text(2).as_ref() == Some(&self.chain) && attributes.find(7) == Some(&comment(own)[..])
+        };
+        Ok(replies.iter().filter(ours).filter_map(|reply| reply.attributes(4).find(3).map(<[u8]>::to_vec)).collect())
+    }
+
+    /// Puts our rule at the chain's head, if it is not there.
+    pub fn open(&self, socket: &mut Socket, own: &str) -> Result<()> {
+        if !self.ours(socket, own)?.is_empty() {
+            return Ok(());
+        }
+        let rule = [marked(MARK), count(), pass()].into_iter().flatten();
+        let fill = |m| rule.fold(m, |m, expression| expression(m));
+        let message = self.message(NEW_RULE, CREATE).text(2, &self.chain).nest(4, fill).attribute(7, comment(own));
+        socket.transact(transaction(vec![message]))
+    }
+
+    /// Takes it away again.
+    pub fn close(&self, socket: &mut Socket, own: &str) -> Result<()> {
+        let delete = |handle| self.message(DELETE_RULE, 0).text(2, &self.chain).attribute(3, handle);
+        let messages: Vec<Message> = self.ours(socket, own)?.into_iter().map(delete).collect();
+        if messages.is_empty() { Ok(()) } else { socket.transact(transaction(messages)) }
+    }
+}
+
+impl std::fmt::Display for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the nftables table {} {} (with chain {})", self.family.name(), self.table, self.chain)
+    }
+}

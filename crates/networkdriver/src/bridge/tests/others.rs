@@ -1,0 +1,153 @@
+//! Beside other firewalls that drop what is forwarded.
+
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use super::isolation::Networks;
+use super::world::{HOST_ON_LAN, LAN, ask, on_a_host, unreachable, wall_options};
+use crate::WallOptions;
+
+/// As Docker leaves it beside us.
+const DOCKER: &str = "table ip filter {
+    chain DOCKER-USER { return
+    }
+    chain FORWARD { type filter hook forward priority filter; policy drop; jump DOCKER-USER
+    }
+}";
+/// As ufw leaves it, with its usual policy for what is forwarded.
+const UFW: &str = "table ip filter {
+    chain ufw-user-forward { }
+    chain ufw-before-forward { ct state established,related accept; jump ufw-user-forward
+    }
+    chain FORWARD { type filter hook forward priority filter; policy drop; jump ufw-before-forward
+    }
+}
+table ip6 filter {
+    chain ufw6-user-forward { }
+    chain FORWARD { type filter hook forward priority filter; policy drop; jump ufw6-user-forward
+    }
+}";
+/// firewalld's, as far as it concerns us.
+const FIREWALLD: &str = "table inet firewalld {
+    chain filter_FORWARD { type filter hook forward priority filter + 10; policy accept;
+        ct state established,related accept
+        ct status dnat accept
+        reject with icmpx admin-prohibited
+    }
+}";
+/// An administrator's own.
+const OWN: &str = "table inet mine {
+    chain no-forwarding { type filter hook forward priority filter; policy drop;
+    }
+}";
+
+/// Loads rules by `nft`, which is as good as their owner.
+#[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
+fn loaded(rules: &str) -> bool {
+    let Ok(mut nft) = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn() else {
+        eprintln!("SKIPPED: no nft here, install nftables to have other firewalls");
+        return false;
+    };
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success());
+    true
+}
+
+fn ruleset() -> String {
+    let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn works(networks: &Networks) -> bool {
+    let in_time = |answer: Option<String>| answer.is_some();
+    networks.lan.inside(|| !unreachable(HOST_ON_LAN, 8080))
+        && networks.peer.namespace.inside(|| !unreachable(LAN, 7000))
+        && in_time(ask(Ipv4Addr::LOCALHOST, 8080))
+}
+
+#[test]
+fn the_rule_at_a_firewalls_own_hook_opens_the_way_and_goes_with_us() {
+    for rules in [DOCKER, UFW] {
+        on_a_host(move || {
+            if !loaded(rules) {
+                return;
+            }
+            let before = ruleset();
+            let networks = Networks::new(&wall_options());
+            assert!(works(&networks), "{}", ruleset());
+            networks.assert_shut("beside another firewall");
+            assert_eq!(ruleset().matches("comment \"gantry gvtest0\"").count(), rules.matches("policy drop").count());
+            networks.wall.lock().attend().unwrap();
+            assert_eq!(ruleset().matches("comment \"gantry gvtest0\"").count(), rules.matches("policy drop").count());
+            networks.wall.remove().unwrap();
+            assert_eq!(ruleset(), before);
+        });
+    }
+}
+
+#[test]
+fn a_firewall_that_comes_later_or_forgets_our_rule_is_attended_to() {
+    on_a_host(|| {
+        let networks = Networks::new(&wall_options());
+        if !loaded(DOCKER) {
+            return;
+        }
+        let becomes = |wanted: bool| {
+            let start = std::time::Instant::now();
+            while works(&networks) != wanted {
+                assert!(start.elapsed().as_secs() < 10, "{}", ruleset());
+            }
+        };
+        becomes(true);
+        assert!(
+            Command::new("nft").args(["flush", "chain", "ip", "filter", "DOCKER-USER"]).status().unwrap().success()
+        );
+        becomes(true);
+        assert!(ruleset().contains("comment \"gantry gvtest0\""));
+    });
+}
+
+#[test]
+fn what_blocks_and_cannot_be_helped_is_named() {
+    for (rules, words) in [(FIREWALLD, "firewalld is active"), (OWN, "no-forwarding of the nftables table inet mine")] {
+        on_a_host(move || {
+            if !loaded(rules) {
+                return;
+            }
+            let networks = Networks::new(&wall_options());
+            let told = networks.wall.lock().attend().unwrap();
+            assert!(told.iter().any(|text| text.contains(words)), "{told:?}");
+        });
+    }
+}
+
+#[test]
+fn what_the_message_advises_opens_the_way() {
+    on_a_host(|| {
+        if !loaded(OWN) {
+            return;
+        }
+        let networks = Networks::new(&wall_options());
+        assert!(networks.lan.inside(|| unreachable(HOST_ON_LAN, 8080)));
+        assert!(loaded("insert rule inet mine no-forwarding meta mark & 0x10000000 == 0x10000000 accept"));
+        assert!(works(&networks), "{}", ruleset());
+        networks.assert_shut("beside another firewall");
+    });
+}
+
+#[test]
+fn whoever_does_not_want_the_rule_gets_none_and_is_told() {
+    on_a_host(|| {
+        if !loaded(DOCKER) {
+            return;
+        }
+        let before = ruleset();
+        let networks = Networks::new(&WallOptions { hooks: false, ..wall_options() });
+        assert!(networks.lan.inside(|| unreachable(HOST_ON_LAN, 8080)));
+        let told = networks.wall.lock().attend().unwrap();
+        assert!(told.iter().any(|text| text.contains("DOCKER-USER")), "{told:?}");
+        networks.wall.remove().unwrap();
+        assert_eq!(ruleset(), before);
+    });
+}

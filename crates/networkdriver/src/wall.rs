@@ -1,0 +1,183 @@
+//! The firewall that all bridges of a daemon share, and the thread that watches over it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use gantry_linux::fs;
+use libcontainer::network::firewall::{Changed, Firewall, Options, Stop, Watch};
+use tracing::{info, warn};
+
+use crate::Error;
+
+const FORWARD4: &str = "/proc/sys/net/ipv4/ip_forward";
+const FORWARD6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+/// How a daemon's firewall is to be.
+#[derive(Debug, Clone)]
+pub struct WallOptions {
+    /// Names its tables: the daemon's own bridge.
+    pub name: String,
+    /// Turn on the host's forwarding where it is off. The firewall then drops what the host would forward between links
+    /// of which none is a bridge.
+    pub ip_forward: bool,
+    /// Put one rule where another firewall of the host drops what is forwarded and has a chain for such rules.
+    pub hooks: bool,
+    /// Do without tables that others cannot flush, as on kernels before 6.9.
+    pub shared: bool,
+}
+
+/// A daemon's firewall. The watching thread ends with the last of its owners.
+#[derive(Debug, Clone)]
+pub struct Wall {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    firewall: Arc<Mutex<Firewall>>,
+    ip_forward: bool,
+    owned: bool,
+    watching: Option<(Stop, JoinHandle<()>)>,
+}
+
+impl Wall {
+    /// Loads the tables or takes over what is there, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Tables that belong to another daemon; the kernel's refusals.
+    pub fn open(options: &WallOptions) -> Result<Self, Error> {
+        let forwarding = |path| Ok::<_, Error>(options.ip_forward && is_off(path)?);
+        let of_host = Options {
+            forwarding: forwarding(FORWARD4)?,
+            // Only turned on once a bridge has IPv6.
+            forwarding6: forwarding(FORWARD6)?,
+            hooks: options.hooks,
+            shared: options.shared,
+        };
+        let mut firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
+        for obstacle in firewall.attend()? {
+            warn!("published ports and what containers send may not get through: {obstacle}");
+        }
+        let owned = firewall.is_owned();
+        if !owned {
+            info!(
+                "this kernel (before 6.9) cannot keep nftables tables from a foreign flush: they are watched and healed, and \
+                 until then datagrams of containers may reach the host's loopback, where ports can be published"
+            );
+        }
+        if of_host.forwarding {
+            forward()?;
+        }
+        let (watch, stop) = Watch::open(&firewall)?;
+        let firewall = Arc::new(Mutex::new(firewall));
+        let watched = Arc::clone(&firewall);
+        let thread = std::thread::Builder::new()
+            .name("firewall".into())
+            .spawn(move || keep(watch, &watched))
+            .map_err(|error| gantry_linux::Error::new("start", "thread that watches the firewall", error))?;
+        let shared = Shared { firewall, ip_forward: options.ip_forward, owned, watching: Some((stop, thread)) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The firewall, for as long as nobody else may have it.
+    pub fn lock(&self) -> MutexGuard<'_, Firewall> {
+        self.shared.firewall.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the tables stay when somebody flushes all.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.shared.owned
+    }
+
+    /// Has the host forward IPv6, where it is to.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn forward6(&self) -> Result<(), Error> {
+        if self.shared.ip_forward && is_off(FORWARD6)? {
+            fs::write(FORWARD6, "1")?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the tables and all else of the firewall. For when no bridge is left.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn remove(&self) -> Result<(), Error> {
+        Ok(self.lock().delete()?)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.watching.take() {
+            drop(stop);
+            if thread.join().is_err() {
+                warn!("the thread that watched the firewall had panicked");
+            }
+        }
+    }
+}
+
+/// Until nobody has the firewall any more: heals what others change.
+fn keep(mut watch: Watch, firewall: &Mutex<Firewall>) {
+    loop {
+        let changed = match watch.wait() {
+            Ok(Some(changed)) => changed,
+            Ok(None) => return,
+            Err(error) => {
+                warn!("the firewall is not watched any more: {error}");
+                return;
+            }
+        };
+        let mut firewall = firewall.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = answer(&mut firewall, changed) {
+            warn!("somebody changed nftables tables, and the firewall could not be brought back: {error}");
+        }
+    }
+}
+
+fn answer(firewall: &mut Firewall, changed: Changed) -> Result<(), Error> {
+    if changed.ours {
+        let start = Instant::now();
+        firewall.heal()?;
+        let milliseconds = start.elapsed().as_millis();
+        warn!(milliseconds, "somebody changed the firewall's nftables tables: they are as they were");
+    }
+    if changed.others {
+        for obstacle in firewall.attend()? {
+            warn!("published ports and what containers send may not get through: {obstacle}");
+        }
+    }
+    Ok(())
+}
+
+/// Has the host forward IPv4.
+pub fn forward() -> Result<(), Error> {
+    if is_off(FORWARD4)? {
+        fs::write(FORWARD4, "1")?;
+    }
+    Ok(())
+}
+
+fn is_off(path: &str) -> Result<bool, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim() == "0"),
+        // A kernel without IPv6.
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Another daemon's socket owns the table.
+fn taken(name: &str, error: gantry_linux::Error) -> Error {
+    if error.errno() != libc::EPERM {
+        return error.into();
+    }
+    Error::Conflict(format!(
+        "nftables table {name} belongs to another daemon that runs: give this one its own --bridge"
+    ))
+}
