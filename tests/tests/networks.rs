@@ -1,7 +1,7 @@
 //! User-defined networks: made, joined, changed while containers run, restored, refused and removed.
 
 use gantry_tests::kernel::Snapshot;
-use gantry_tests::{Cli, IMAGE, Options, Output, World, both, slot, world};
+use gantry_tests::{Cli, IMAGE, Options, Output, World, both, eventually, http, note, skip, slot, world};
 
 fn of_network(cli: &Cli<'_>, container: &str, network: &str, field: &str) -> String {
     cli.inspect(container, &format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}"))
@@ -21,7 +21,7 @@ fn subnet(world: &World, number: u8) -> String {
 
 /// What a container sees of its links, addresses and routes.
 fn inside(cli: &Cli<'_>, container: &str) -> String {
-    cli.ok(&["exec", container, "sh", "-c", "ip -o addr; ip route; ip -6 route; cat /etc/hosts"])
+    cli.ok(&["exec", container, "sh", "-c", "ip -o addr show scope global; ip route; ip -6 route; cat /etc/hosts"])
 }
 
 #[test]
@@ -433,4 +433,161 @@ fn a_link_is_told_by_variables_hosts_and_names() {
         cli.run(&["create", "--link", "no-such", IMAGE, "true"]).fails(1, "could not get container for no-such");
         cli.ok(&["rm", "-f", &web, &db]);
     });
+}
+
+#[test]
+fn published_ports_go_where_the_way_out_goes() {
+    both(|world, cli| {
+        world.pull("web").expect("pull");
+        let (first, second, name) = (world.name("m"), world.name("n"), world.name("web"));
+        for network in [&first, &second] {
+            cli.ok(&["network", "create", network]);
+        }
+        cli.ok(&["run", "-d", "--name", &name, "--network", &first, "-p", "127.0.0.1:0:80", "web"]);
+        let format = "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}";
+        let port: u16 = cli.inspect(&name, format).parse().expect("a port");
+        let answers = || http::fetch("127.0.0.1", port).is_ok_and(|page| page.contains("hello"));
+        eventually("it answers", answers);
+        cli.ok(&["network", "connect", "--gw-priority", "1", &second, &name]);
+        assert_eq!(cli.inspect(&name, format), port.to_string());
+        eventually("it answers by the other network", answers);
+        cli.ok(&["network", "disconnect", &first, &name]);
+        eventually("it does not need the first one", answers);
+        cli.ok(&["network", "connect", &first, &name]);
+        cli.ok(&["network", "disconnect", &second, &name]);
+        assert_eq!(cli.inspect(&name, format), port.to_string());
+        eventually("it answers by the first one again", answers);
+        cli.ok(&["rm", "-f", &name]);
+        cli.ok(&["network", "rm", &first, &second]);
+        assert!(http::fetch("127.0.0.1", port).is_err(), "the port is closed");
+    });
+}
+
+#[test]
+fn macvlan_stands_on_a_link_of_the_host() {
+    both(|world, cli| {
+        let (network, parent) = (world.name("mac"), world.daemon.bridge());
+        let base = subnet(world, 3);
+        cli.run(&["network", "create", "-d", "macvlan", "-o", "parent=no-such", &network]).fails(1, "no-such");
+        cli.run(&["network", "create", "-d", "macvlan", &network]).fails(1, "parent=");
+        let options = format!("--subnet {base}/28 -o parent={parent}");
+        line(cli, &format!("network create -d macvlan {options} {network}")).ok();
+        let (a, b, port) = (world.name("a"), world.name("b"), world.name("port"));
+        // A bridge without ports carries nothing.
+        cli.ok(&["run", "-d", "--name", &port, IMAGE, "sleep", "600"]);
+        for name in [&a, &b] {
+            cli.ok(&["run", "-d", "--name", name, "--network", &network, IMAGE, "sleep", "600"]);
+        }
+        let address = of_network(cli, &b, &network, "IPAddress");
+        cli.ok(&["exec", &a, "ping", "-c", "1", "-W", "5", &address]);
+        cli.ok(&["network", "connect", "bridge", &a]);
+        cli.ok(&["network", "disconnect", &network, &a]);
+        let seen = inside(cli, &a);
+        assert!(!seen.contains("eth0 ") && seen.contains(" dev eth1"), "{seen}");
+        cli.ok(&["rm", "-f", &a, &b, &port]);
+        cli.ok(&["network", "rm", &network]);
+    });
+}
+
+/// Connects and disconnects for as long as the daemon answers.
+fn churn(world: &World, container: &str) -> usize {
+    let body = serde_json::json!({ "Container": container });
+    let mut done = 0;
+    for network in ["one", "two"].into_iter().cycle() {
+        for action in ["connect", "disconnect"] {
+            // A network that it is on, or not, already: the next round is about the other one.
+            match world.daemon.post(&format!("/networks/{network}/{action}"), Some(&body)) {
+                Ok(_) => done += 1,
+                Err(_) => return done,
+            }
+        }
+    }
+    done
+}
+
+#[test]
+fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    let names: Vec<String> = (0..8).map(|number| format!("churned-{number}")).collect();
+    let cli = world.gantry();
+    for network in ["home", "one", "two"] {
+        cli.ok(&["network", "create", network]);
+    }
+    for name in &names {
+        cli.ok(&["run", "-d", "--name", name, "--network", "home", IMAGE, "sleep", "600"]);
+    }
+    for _ in 0..2 {
+        let pid =
+            world.daemon.pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
+        let done: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = names.iter().map(|name| scope.spawn(|| churn(&world, name))).collect();
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill -9");
+            workers.into_iter().map(|worker| worker.join().expect("no panic")).sum()
+        });
+        note(&format!("{done} changes before kill -9"));
+        world.daemon.kill9().expect("reap it");
+        world.daemon.launch().expect("the next daemon");
+        let cli = world.gantry();
+        for name in &names {
+            let shown = cli.inspect(name, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}");
+            let mut shown: Vec<&str> = shown.split_whitespace().collect();
+            let seen = cli.ok(&["exec", name, "sh", "-c", "ip -4 -o addr show scope global; ip route"]);
+            let addresses =
+                seen.lines().filter(|line| line.contains(" inet ")).filter_map(|line| line.split_whitespace().nth(3));
+            let mut addresses: Vec<&str> = addresses.filter_map(|cidr| cidr.split('/').next()).collect();
+            shown.sort_unstable();
+            addresses.sort_unstable();
+            assert_eq!(addresses, shown, "{name}: {seen}");
+            assert!(seen.contains("default via"), "{name}: {seen}");
+        }
+        let places: usize = ["home", "one", "two"]
+            .map(|network| {
+                cli.ok(&["network", "inspect", "-f", "{{len .Containers}}", network])
+                    .parse::<usize>()
+                    .expect("a number")
+            })
+            .iter()
+            .sum();
+        let links = slot::networks(&world.daemon.bridge());
+        let links = links
+            .iter()
+            .map(|bridge| std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).expect("ports").count());
+        assert_eq!(links.sum::<usize>(), places);
+    }
+}
+
+#[test]
+fn ports_are_listed_with_who_reaches_them_and_the_rule_that_is_there() {
+    let world = world();
+    let (cli, name) = (world.gantry(), world.name("shown"));
+    cli.ok(&["run", "-d", "--name", &name, "-p", "127.0.0.1:0:80", "-p", "0:81/udp", IMAGE, "sleep", "600"]);
+    let format = "{{.Container}}|{{.Host}}|{{.Inside}}|{{.From}}|{{.Rule}}";
+    let listed = cli.ok(&["network", "ports", "--format", format]);
+    let mine: Vec<&str> = listed.lines().filter(|line| line.starts_with(&format!("{name}|"))).collect();
+    assert_eq!(mine.len(), 2, "{listed}");
+    for line in mine {
+        let fields: Vec<&str> = line.split('|').collect();
+        let local = fields[1].starts_with("127.0.0.1:");
+        assert_eq!(
+            fields[3],
+            if local { "this host only" } else { "this host, and who reaches an IPv4 address of it" }
+        );
+        // `ip TABLE MAP { ELEMENT }`
+        let (place, element) = fields[4].split_once(" { ").expect("an element");
+        let element = element.trim_end_matches(" }");
+        let mut nft = std::process::Command::new("nft");
+        nft.args(["-n", "list", "map"]).args(place.split(' '));
+        match nft.output() {
+            // Numeric, a protocol is a number.
+            Ok(output) => {
+                let table = String::from_utf8_lossy(&output.stdout);
+                let numeric = element.replace("tcp", "6").replace("udp", "17");
+                assert!(table.contains(element) || table.contains(&numeric), "{element} in {table}");
+            }
+            Err(error) => skip(&format!("nft: {error}")),
+        }
+    }
+    assert!(cli.ok(&["network", "ports"]).starts_with("CONTAINER"));
+    cli.ok(&["rm", "-f", &name]);
 }

@@ -50,6 +50,8 @@ pub struct EndpointIpam {
     pub ipv4_address: String,
     #[serde(rename = "IPv6Address", skip_serializing_if = "String::is_empty")]
     pub ipv6_address: String,
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Option::is_none")]
+    pub link_local_ips: Option<Vec<String>>,
 }
 
 /// The networks of a new container.
@@ -207,4 +209,27 @@ pub struct NetworkConnect {
 pub struct NetworkDisconnect {
     pub container: String,
     pub force: bool,
+}
+
+/// A published port, or a range, as `GET /network-ports` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Reachable {
+    /// The container's id.
+    #[serde(rename = "ContainerID")]
+    pub container_id: String,
+    /// Its name.
+    pub container: String,
+    /// The network that the port is published for.
+    pub network: String,
+    /// The host's side: `0.0.0.0:8080`, `[::]:8000-8099`.
+    pub host: String,
+    /// The container's side: `172.18.0.2:80`.
+    pub inside: String,
+    /// `tcp`, `udp`, `sctp`.
+    pub protocol: String,
+    /// Who reaches it, in words.
+    pub from: String,
+    /// What in the firewall says so: family, table, map and element, as `nft` shows them.
+    pub rule: String,
 }

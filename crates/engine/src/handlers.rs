@@ -42,6 +42,7 @@ pub const HANDLERS: &[Handler] = &[
     handler::<jobs::NetworkCreate>(),
     handler::<jobs::NetworkDisconnect>(),
     handler::<jobs::NetworkInspect>(),
+    handler::<jobs::NetworkPorts>(),
     handler::<jobs::NetworkRemove>(),
     handler::<jobs::Networks>(),
     handler::<jobs::NetworksPrune>(),

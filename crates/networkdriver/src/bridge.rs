@@ -1,5 +1,6 @@
 //! The bridge driver: a Linux bridge, a pair of links for each container, addresses, ports and the firewall.
 
+mod publish;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,11 @@ use libcontainer::network::link::{self, LOOPBACK, Link};
 use crate::ipam::{self, Ipam};
 use crate::ports::{self, Ports, Wanted, short};
 use crate::{
-    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Place6, Pool, PublishPort, Routes, Wall,
+    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Place6, Pool, PublishPort,
+    PublishedPort, Routes, Wall,
 };
 
-pub use setup::{ALIAS, check_name};
+pub use setup::{ALIAS, check_name, free_subnet};
 
 /// How a bridge is to be.
 #[derive(Debug, Clone)]
@@ -85,9 +87,9 @@ pub struct Bridge {
 
 /// The addresses of one family.
 #[derive(Debug)]
-struct Family {
-    pool: Pool,
-    ipam: Ipam,
+pub struct Family {
+    pub pool: Pool,
+    pub ipam: Ipam,
 }
 
 #[derive(Debug)]
@@ -301,7 +303,7 @@ impl NetworkDriver for Bridge {
         }
     }
 
-    fn disconnect(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    fn disconnect(&self, endpoint: &Endpoint, _route_socket: BorrowedFd<'_>) -> Result<(), Error> {
         let mut failures: Vec<Error> = self.leave(endpoint).err().into_iter().collect();
         failures.extend(delete_link(&mut self.lock().route, &endpoint.host_link).err());
         all(failures)
@@ -314,6 +316,18 @@ impl NetworkDriver for Bridge {
             Error::Invalid(format!("container {container} has no link {link} any more"))
         })?;
         Ok(socket.transact(self.default_routes(inside.index, routes).collect())?)
+    }
+
+    fn publish(&self, container: &str, ports: &[PublishPort]) -> Result<Vec<PublishedPort>, Error> {
+        self.publish_more(container, ports)
+    }
+
+    fn withdraw(&self, container: &str) -> Result<(), Error> {
+        self.withdraw_all(container)
+    }
+
+    fn published(&self, container: &str) -> Vec<Element> {
+        self.lock().held.get(container).map(Held::elements).unwrap_or_default()
     }
 
     fn restore(&self, endpoint: &Endpoint) -> Result<(), Error> {
@@ -403,7 +417,7 @@ impl Held {
 }
 
 /// Takes an address of a family; one that was asked for where there is no such family is refused.
-fn take(family: Option<&Family>, wanted: Option<IpAddr>) -> Result<Option<ipam::Lease>, Error> {
+pub fn take(family: Option<&Family>, wanted: Option<IpAddr>) -> Result<Option<ipam::Lease>, Error> {
     match (family, wanted) {
         (Some(family), wanted) => family.ipam.take(wanted).map(Some),
         (None, None) => Ok(None),
@@ -411,7 +425,7 @@ fn take(family: Option<&Family>, wanted: Option<IpAddr>) -> Result<Option<ipam::
     }
 }
 
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+pub fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
@@ -419,7 +433,7 @@ fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
 }
 
 /// A container's hardware address: derived from its IPv4 address, else random.
-fn mac_of(address: Option<Ipv4Addr>) -> Result<[u8; 6], Error> {
+pub fn mac_of(address: Option<Ipv4Addr>) -> Result<[u8; 6], Error> {
     let mut mac = [0x02, 0x42, 0, 0, 0, 0];
     match address {
         Some(address) => mac[2..].copy_from_slice(&address.octets()),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use libcontainer::network::Protocol;
+use libcontainer::network::firewall::Element;
 use serde::{Deserialize, Serialize};
 
 use crate::Pool;
@@ -21,13 +22,35 @@ pub trait NetworkDriver: Send + Sync {
     /// Goes on after a failure and returns all of them in one error.
     fn leave(&self, endpoint: &Endpoint) -> Result<(), Error>;
 
-    /// [`NetworkDriver::leave`] for a container that lives on: its link is deleted, too.
-    fn disconnect(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    /// [`NetworkDriver::leave`] for a container that lives on: its link is deleted, too. `route_socket` is as in [`Join`].
+    fn disconnect(&self, endpoint: &Endpoint, _route_socket: BorrowedFd<'_>) -> Result<(), Error> {
         self.leave(endpoint)
     }
 
     /// Has everything else of a container go through this network from now on. `route_socket` is as in [`Join`].
     fn route(&self, endpoint: &Endpoint, route_socket: BorrowedFd<'_>, routes: Routes) -> Result<(), Error>;
+
+    /// Publishes further ports of a container that is joined; how they were published.
+    fn publish(&self, container: &str, ports: &[PublishPort]) -> Result<Vec<PublishedPort>, Error> {
+        match ports.first() {
+            None => Ok(Vec::new()),
+            Some(port) => Err(Error::Invalid(format!(
+                "cannot publish port {} of container {container}: a network of driver {} publishes none",
+                port.container_port,
+                self.name()
+            ))),
+        }
+    }
+
+    /// The ports of a container as the firewall has them.
+    fn published(&self, _container: &str) -> Vec<Element> {
+        Vec::new()
+    }
+
+    /// Takes all ports of a container off the host; its place stays.
+    fn withdraw(&self, _container: &str) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Takes up an endpoint again that an earlier daemon made and that still runs: its address and ports are taken, and
     /// its firewall elements are there.
@@ -179,6 +202,19 @@ pub struct PublishedPort {
     pub host_ip: IpAddr,
     /// On the host.
     pub host_port: u16,
+}
+
+impl From<&PublishedPort> for PublishPort {
+    /// To have the same again.
+    fn from(port: &PublishedPort) -> Self {
+        Self {
+            container_port: port.container_port,
+            protocol: port.protocol,
+            host_ip: Some(port.host_ip),
+            host_port: port.host_port,
+            host_port_end: port.host_port,
+        }
+    }
 }
 
 /// What a network looks like.

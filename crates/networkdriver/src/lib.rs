@@ -4,6 +4,7 @@ mod bridge;
 mod driver;
 pub mod files;
 mod ipam;
+mod macvlan;
 pub mod names;
 mod plain;
 mod pool;
@@ -11,8 +12,9 @@ mod ports;
 mod table;
 mod wall;
 
-pub use bridge::{Bridge, BridgeOptions};
+pub use bridge::{Bridge, BridgeOptions, check_name as check_link_name};
 pub use driver::*;
+pub use libcontainer::network::firewall::Element;
 pub use libcontainer::network::{Cidr, Protocol, Subnet};
 pub use plain::{Host, NoNetwork};
 pub use pool::{Addresses, Pool};

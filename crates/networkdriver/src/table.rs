@@ -11,6 +11,7 @@ use libcontainer::network::{Cidr, Subnet};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::ALIAS;
+use crate::macvlan::{self, Macvlan, MacvlanOptions};
 use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports, Wall, WallOptions};
 
 /// A user-defined network as it is to be made; with its addresses known, it makes the same network again.
@@ -18,7 +19,7 @@ use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports, Wall,
 pub struct Definition {
     /// 64 hexadecimal digits; the first twelve name the bridge.
     pub id: String,
-    /// Who makes it: `bridge`.
+    /// Who makes it: `bridge`, `macvlan`.
     pub driver: String,
     /// What the driver is told: `com.docker.network.…`.
     pub options: BTreeMap<String, String>,
@@ -107,6 +108,17 @@ const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const MTU: &str = "com.docker.network.driver.mtu";
 
+/// Docker's options that would change what a network does.
+const UNSUPPORTED: [&str; 7] = [
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+    "com.docker.network.bridge.inhibit_ipv4",
+    "com.docker.network.bridge.host_binding_ipv6",
+    "com.docker.network.bridge.trusted_host_interfaces",
+    "com.docker.network.container_iface_prefix",
+    "com.docker.network.host_ipv4",
+];
+
 impl NetworkDrivers {
     /// For one daemon, whose firewall is loaded, in the network namespace of the calling thread.
     ///
@@ -153,9 +165,8 @@ impl NetworkDrivers {
     pub fn check(&self, definition: &Definition) -> Result<(), Error> {
         match definition.driver.as_str() {
             "bridge" => self.bridge_of(definition).map(drop),
-            other => Err(Error::Unknown(format!(
-                "could not find plugin {other} in v1 plugin registry: plugin not found: there is the driver bridge"
-            ))),
+            "macvlan" => self.macvlan_of(definition).map(drop),
+            other => Err(unknown(other)),
         }
     }
 
@@ -164,8 +175,40 @@ impl NetworkDrivers {
     /// # Errors
     /// As [`NetworkDrivers::check`]; the kernel's refusals. Nothing is left then.
     pub fn open(&self, definition: &Definition) -> Result<Arc<dyn NetworkDriver>, Error> {
-        self.check(definition)?;
-        Ok(Arc::new(Bridge::open(self.bridge_of(definition)?)?))
+        match definition.driver.as_str() {
+            "bridge" => Ok(Arc::new(Bridge::open(self.bridge_of(definition)?)?)),
+            "macvlan" => Ok(Arc::new(Macvlan::open(self.macvlan_of(definition)?)?)),
+            other => Err(unknown(other)),
+        }
+    }
+
+    fn macvlan_of(&self, definition: &Definition) -> Result<MacvlanOptions, Error> {
+        let option = |name: &str| definition.options.get(name).map(String::as_str).unwrap_or_default();
+        let parent = option("parent");
+        if parent.is_empty() {
+            return Err(Error::Invalid(
+                "a macvlan network stands on a link of the host: give one by -o parent=".into(),
+            ));
+        }
+        let mode = macvlan::mode(option("macvlan_mode"));
+        let mode = mode.ok_or_else(|| {
+            let mode = option("macvlan_mode");
+            Error::Invalid(format!("unknown macvlan mode {mode:?}: there are bridge, private, vepa and passthru"))
+        })?;
+        let mtu = Some(option(MTU)).filter(|text| !text.is_empty()).map(|text| {
+            let mtu = text.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
+            mtu.ok_or_else(|| Error::Invalid(format!("invalid value for option {MTU}: {text:?}")))
+        });
+        Ok(MacvlanOptions {
+            name: definition.id.get(..12).unwrap_or(&definition.id).to_owned(),
+            parent: parent.to_owned(),
+            mode,
+            mtu: mtu.transpose()?,
+            ipv4: definition.ipv4.clone(),
+            ipv6: definition.ipv6.clone(),
+            pools: self.options.pools.clone(),
+            internal: definition.internal,
+        })
     }
 
     /// How the bridge of a network is called, where it has one.
@@ -200,12 +243,23 @@ impl NetworkDrivers {
                     let mtu = value.parse().ok().filter(|mtu| (68..=65535).contains(mtu) || *mtu == 0);
                     options.mtu = Some(mtu.ok_or_else(bad)?).filter(|mtu| *mtu > 0).or(options.mtu);
                 }
-                // Other engines' options, and labels that tools leave there, mean nothing here.
+                "com.docker.network.bridge.gateway_mode_ipv4" | "com.docker.network.bridge.gateway_mode_ipv6"
+                    if value == "nat" => {}
+                _ if UNSUPPORTED.contains(&name.as_str()) => {
+                    return Err(Error::Invalid(format!("option {name} is not supported yet: leave it out")));
+                }
+                // What tools leave there for themselves means nothing here.
                 _ => {}
             }
         }
         crate::bridge::check_name(&options.name)?;
         Ok(options)
+    }
+
+    /// The name of the firewall's tables.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.options.owner
     }
 
     fn alias(&self) -> String {
@@ -227,6 +281,12 @@ impl NetworkDrivers {
         }
         crate::bridge::all(failures)
     }
+}
+
+fn unknown(driver: &str) -> Error {
+    Error::Unknown(format!(
+        "could not find plugin {driver} in v1 plugin registry: plugin not found: there are the drivers bridge and macvlan"
+    ))
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -279,7 +339,14 @@ mod tests {
         };
         assert!(check("bridge", MTU, "1400").is_ok());
         assert!(matches!(check("no-such", MTU, "1400"), Err(Error::Unknown(_))));
-        for (name, value) in [(MTU, "x"), (MTU, "17"), (ICC, "maybe"), (HOST_BINDING, "::1"), (BRIDGE_NAME, "a/b")] {
+        for (name, value) in [
+            (MTU, "x"),
+            (MTU, "17"),
+            (ICC, "maybe"),
+            (HOST_BINDING, "::1"),
+            (BRIDGE_NAME, "a/b"),
+            (UNSUPPORTED[0], "routed"),
+        ] {
             assert!(matches!(check("bridge", name, value), Err(Error::Invalid(_))), "{name}={value}");
         }
     }

@@ -98,6 +98,7 @@ routes! {
     GET    "/networks"                       jobs::Networks::NAME         => networks::list;
     POST   "/networks/prune"                 jobs::NetworksPrune::NAME    => networks::prune;
     POST   "/networks/create"                jobs::NetworkCreate::NAME    => networks::create;
+    GET    "/network-ports"                  jobs::NetworkPorts::NAME     => networks::ports;
     GET    "/networks/{id}"                  jobs::NetworkInspect::NAME   => networks::inspect;
     DELETE "/networks/{id}"                  jobs::NetworkRemove::NAME    => networks::remove;
     POST   "/networks/{id}/connect"          jobs::NetworkConnect::NAME   => networks::connect;

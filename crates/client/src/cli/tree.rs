@@ -137,6 +137,7 @@ pub static GROUPS: &[GroupEntry] = &[
             entry("disconnect", &network::DISCONNECT),
             entry("inspect", &inspect::NETWORK),
             also("ls", &["list"], &network::LIST),
+            entry("ports", &network::PORTS),
             entry("prune", &prune::NETWORKS),
             also("rm", &["remove"], &network::REMOVE),
         ],

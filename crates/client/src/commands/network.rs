@@ -1,9 +1,10 @@
-//! `network ls`, `create`, `rm`, `connect` and `disconnect`.
+//! `network ls`, `ports`, `create`, `rm`, `connect` and `disconnect`.
 
 use std::collections::BTreeMap;
 
 use gantry_api::network::{
     EndpointIpam, EndpointSettings, Ipam, Network, NetworkConnect, NetworkCreate, NetworkCreated, NetworkDisconnect,
+    Reachable,
 };
 
 use super::{filter_text, filters, for_each};
@@ -29,6 +30,15 @@ pub static LIST: Command =
             Flag::switch("quiet", "Only display network IDs").short('q'),
         ]],
     );
+
+/// `network ports`.
+pub static PORTS: Command = Command::new(
+    &["[OPTIONS]"],
+    "List published ports, who reaches them, and the rule that says so",
+    Arity::None,
+    |context, flags| Box::pin(ports(context, flags)),
+)
+.flags(&[&[Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template")]]);
 
 /// `network create`.
 pub static CREATE: Command =
@@ -134,6 +144,37 @@ fn row(network: &Network, whole: bool) -> Value {
     Value::Map(pairs)
 }
 
+const PORT_COLUMNS: Columns = &[
+    ("Container", "CONTAINER"),
+    ("Network", "NETWORK"),
+    ("Host", "HOST"),
+    ("Inside", "INSIDE"),
+    ("Protocol", "PROTOCOL"),
+    ("From", "REACHABLE FROM"),
+    ("Rule", "RULE"),
+];
+
+async fn ports(context: Context, flags: Parsed) -> Result<u8> {
+    let all: Vec<Reachable> = context.daemon().await?.get("/network-ports", &Query::new()).await?;
+    let row = |port: &Reachable| {
+        let pairs = [
+            ("Container", &port.container),
+            ("From", &port.from),
+            ("Host", &port.host),
+            ("Inside", &port.inside),
+            ("Network", &port.network),
+            ("Protocol", &port.protocol),
+            ("Rule", &port.rule),
+        ];
+        Value::Map(pairs.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value.as_str()))).collect())
+    };
+    let rows: Vec<_> = all.iter().map(row).collect();
+    let table = "{{.Container}}\t{{.Host}}\t{{.Inside}}\t{{.Protocol}}\t{{.From}}\t{{.Rule}}";
+    let listing = Listing { columns: PORT_COLUMNS, table, quiet: "{{.Host}}" };
+    printer::text(&listing.render(flags.text_or_empty("format"), false, &rows)?)?;
+    Ok(0)
+}
+
 async fn create(context: Context, flags: Parsed) -> Result<u8> {
     let ipam = Ipam {
         driver: flags.text("ipam-driver").unwrap_or("default").to_owned(),
@@ -187,6 +228,7 @@ async fn connect(context: Context, flags: Parsed) -> Result<u8> {
         ipam_config: Some(EndpointIpam {
             ipv4_address: flags.text_or_empty("ip").to_owned(),
             ipv6_address: flags.text_or_empty("ip6").to_owned(),
+            ..EndpointIpam::default()
         }),
         links: some(flags.list("link")),
         aliases: some(flags.list("alias")),

@@ -39,6 +39,7 @@ pub async fn all(engine: &Arc<Engine>) {
         if !worker.graph.was_rescued() && worker.containers.unreadable().is_empty() {
             worker.networks.restored(&worker);
         }
+        networks::finish(&worker);
         if let Err(error) = worker.graph.end_rescue() {
             warn!("the next start takes the database for damaged again: {error}");
         }

@@ -5,27 +5,27 @@ pub mod links;
 mod places;
 mod publish;
 mod settings;
+mod show;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gantry_api::ErrorKind;
-use gantry_api::network::{Ipam, IpamConfig, Network, NetworkContainer, NetworkCreate};
+use gantry_api::network::NetworkCreate;
 use gantry_graph::{Durability, Graph};
-use gantry_networkdriver::{Addresses, Definition, Endpoint, Error as DriverError, NetworkDriver, Pool};
+use gantry_networkdriver::{Addresses, Definition, Error as DriverError, NetworkDriver, Pool};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::container::Record;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::options::{Drivers, Options};
 
-pub use places::{addresses, announce, connect, disconnect, join, leave, restore};
-pub use publish::{format_mac, parse_port, port_map, protocol_name};
+pub use places::{addresses, announce, connect, disconnect, finish, join, leave, restore};
+pub use publish::{parse_port, port_map, protocol_name};
 pub use settings::validate;
 
 /// Kind of the networks' entities.
@@ -357,100 +357,6 @@ impl Networks {
         let unused = known.values().filter(|network| self.holders(engine, &network.document.name).is_empty());
         unused.map(|network| network.document.clone()).collect()
     }
-
-    /// Every network as the API shows it.
-    #[must_use]
-    pub fn all(&self, engine: &Engine) -> Vec<Network> {
-        let mut all: Vec<Network> = Vec::new();
-        if engine.drivers.bridge.is_some() {
-            all.push(self.predefined(engine, "bridge"));
-        }
-        all.extend(["host", "none"].map(|name| self.predefined(engine, name)));
-        all.extend(self.known().values().map(|network| self.defined(engine, network)));
-        all
-    }
-
-    /// A network by name or id as the API shows it.
-    ///
-    /// # Errors
-    /// As [`Networks::find`].
-    pub fn get(&self, engine: &Engine, term: &str) -> Result<Network> {
-        let found = self.find(engine, term)?;
-        Ok(match &found.user {
-            Some(network) => self.defined(engine, network),
-            None => self.predefined(engine, &found.name),
-        })
-    }
-
-    fn predefined(&self, engine: &Engine, name: &str) -> Network {
-        let mut network = Network {
-            name: name.to_owned(),
-            id: self.derived_id(name),
-            created: self.created.to_string(),
-            scope: "local".into(),
-            driver: if name == "none" { "null" } else { name }.to_owned(),
-            enable_ipv4: true,
-            ipam: Ipam { driver: "default".into(), ..Ipam::default() },
-            containers: self.containers(engine, name),
-            ..Network::default()
-        };
-        if name == "bridge"
-            && let Some(info) = engine.drivers.bridge.as_ref().map(|bridge| bridge.info())
-        {
-            network.ipam.config = info.ipv4.iter().chain(&info.ipv6).map(ipam_config).collect();
-            network.enable_ipv6 = info.ipv6.is_some();
-            network.options = BTreeMap::from([
-                ("com.docker.network.bridge.default_bridge".into(), "true".into()),
-                ("com.docker.network.bridge.enable_icc".into(), "true".into()),
-                ("com.docker.network.bridge.enable_ip_masquerade".into(), "true".into()),
-                ("com.docker.network.bridge.host_binding_ipv4".into(), engine.options.publish_address.to_string()),
-                ("com.docker.network.bridge.name".into(), info.bridge),
-                ("com.docker.network.driver.mtu".into(), info.mtu.to_string()),
-            ]);
-        }
-        network
-    }
-
-    fn defined(&self, engine: &Engine, network: &UserNetwork) -> Network {
-        let Document { name, created, attachable, labels, ipam_options, definition } = &network.document;
-        let pools = [&definition.ipv4, &definition.ipv6].into_iter().filter_map(|addresses| addresses.pool());
-        Network {
-            name: name.clone(),
-            id: definition.id.clone(),
-            created: created.to_string(),
-            scope: "local".into(),
-            driver: definition.driver.clone(),
-            enable_ipv4: definition.ipv4.is_wanted(),
-            enable_ipv6: definition.ipv6.is_wanted(),
-            ipam: Ipam {
-                driver: "default".into(),
-                options: Some(ipam_options.clone().unwrap_or_default()),
-                config: pools.map(ipam_config).collect(),
-            },
-            internal: definition.internal,
-            attachable: *attachable,
-            containers: self.containers(engine, name),
-            options: definition.options.clone(),
-            labels: labels.clone(),
-            ..Network::default()
-        }
-    }
-
-    fn containers(&self, engine: &Engine, name: &str) -> BTreeMap<String, NetworkContainer> {
-        let records = engine.containers.all().into_iter().map(|container| container.record());
-        let shown = |record: Arc<Record>| {
-            let endpoint = record.endpoints.get(name)?;
-            let shown = NetworkContainer {
-                name: record.name.clone(),
-                endpoint_id: self.endpoint_id(&record.id, name),
-                mac_address: mac_of(endpoint),
-                ipv4_address: endpoint.ipv4().map(|ip| format!("{ip}/{}", endpoint.prefix)).unwrap_or_default(),
-                ipv6_address: endpoint.ipv6.map(|six| format!("{}/{}", six.address, six.prefix)).unwrap_or_default(),
-            };
-            Some((record.id.clone(), shown))
-        };
-        records.filter_map(shown).collect()
-    }
 }
 
 /// Whether the network is one that every daemon has.
@@ -461,21 +367,6 @@ pub fn is_predefined(name: &str) -> bool {
 
 fn no_network(name: &str) -> Error {
     Error::not_found(format!("network {name} not found"))
-}
-
-/// The hardware address of a place; empty where it has no link.
-fn mac_of(endpoint: &Endpoint) -> String {
-    if endpoint.link.is_empty() { String::new() } else { format_mac(endpoint.mac) }
-}
-
-fn ipam_config(pool: &Pool) -> IpamConfig {
-    let reserved = pool.reserved.iter().map(|(name, address)| (name.clone(), address.to_string()));
-    IpamConfig {
-        subnet: pool.subnet.to_string(),
-        ip_range: pool.range.map(|range| range.to_string()).unwrap_or_default(),
-        gateway: pool.gateway().to_string(),
-        auxiliary_addresses: reserved.collect(),
-    }
 }
 
 /// What the driver refuses of a new network, by Docker's statuses.

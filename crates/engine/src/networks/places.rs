@@ -7,12 +7,12 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use gantry_api::network::EndpointSettings;
-use gantry_execdriver::{Running, Sandbox};
-use gantry_networkdriver::{Endpoint, Join, NetworkDriver, PublishPort, Routes};
+use gantry_execdriver::{Network as Inside, Running, Sandbox};
+use gantry_networkdriver::{Endpoint, Join, NetworkDriver, PublishPort, PublishedPort, Routes};
 use tracing::warn;
 
+use super::publish;
 use super::settings::Wanted;
-use super::{Networks, mac_of, publish};
 use crate::container::{Container, Record, State};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ struct Place<'a> {
     settings: &'a EndpointSettings,
     /// It leads out by IPv4, by IPv6.
     leads: Routes,
+    /// The host shows ports of containers that are on it.
+    publishes: bool,
 }
 
 /// The networks that lead a container out, by their names.
@@ -32,16 +34,13 @@ struct Place<'a> {
 struct Gateways<'a> {
     ipv4: Option<&'a str>,
     ipv6: Option<&'a str>,
+    /// The one whose address published ports lead to.
+    publisher: Option<&'a str>,
 }
 
 impl Gateways<'_> {
     fn routes(&self, name: &str) -> Routes {
         Routes { ipv4: self.ipv4 == Some(name), ipv6: self.ipv6 == Some(name) }
-    }
-
-    /// The network whose address published ports lead to.
-    fn publisher(&self) -> Option<&str> {
-        self.ipv4.or(self.ipv6)
     }
 }
 
@@ -49,16 +48,18 @@ fn place<'a>(engine: &Engine, name: &'a str, settings: &'a EndpointSettings) -> 
     let driver = engine.networks.driver(engine, name)?;
     let info = driver.info();
     let leads = Routes { ipv4: info.ipv4.is_some() && !info.internal, ipv6: info.ipv6.is_some() && !info.internal };
-    Ok(Place { name, driver, settings, leads })
+    Ok(Place { name, driver, settings, leads, publishes: !info.bridge.is_empty() })
 }
 
 /// The highest priority leads out, then the first name.
 fn gateways<'a>(places: &[Place<'a>]) -> Gateways<'a> {
-    let best = |leads: fn(&Routes) -> bool| {
-        let leading = places.iter().filter(|place| leads(&place.leads));
-        leading.min_by_key(|place| (-place.settings.gw_priority, place.name)).map(|place| place.name)
+    let best = |leads: fn(&Place<'_>) -> bool| {
+        let leading = places.iter().filter(|place| leads(place));
+        leading.min_by_key(|place| (place.settings.gw_priority.saturating_neg(), place.name)).map(|place| place.name)
     };
-    Gateways { ipv4: best(|leads| leads.ipv4), ipv6: best(|leads| leads.ipv6) }
+    let publisher = best(|place| place.publishes && place.leads.ipv4);
+    let publisher = publisher.or_else(|| best(|place| place.publishes && place.leads.ipv6));
+    Gateways { ipv4: best(|place| place.leads.ipv4), ipv6: best(|place| place.leads.ipv6), publisher }
 }
 
 /// Joins every network that the container asks for; with a failure, it is on none.
@@ -92,7 +93,7 @@ fn join_all(
     // The network that the container was made for has its first link.
     places.sort_by_key(|place| place.name != record.host_config.network_mode);
     for (number, place) in places.iter().enumerate() {
-        let ports = if gateways.publisher() == Some(place.name) { ports(record)? } else { Vec::new() };
+        let ports = if gateways.publisher == Some(place.name) { ports(record)? } else { Vec::new() };
         let link = format!("eth{number}");
         let endpoint = join_one(record, place, gateways.routes(place.name), &link, ports, (netns, route_socket))?;
         record.endpoints.insert(place.name.to_owned(), endpoint);
@@ -113,7 +114,7 @@ fn join_one(
     let own = own.filter(|mac| !mac.is_empty() && place.name == record.host_config.network_mode);
     let mac = wanted.mac.map_or_else(|| own.map(publish::parse_mac).transpose(), |mac| Ok(Some(mac)))?;
     let request = Join {
-        link,
+        link: wanted.link.as_deref().unwrap_or(link),
         address: wanted.ipv4,
         address6: wanted.ipv6,
         mac,
@@ -201,27 +202,116 @@ fn connect_running(
     running: &dyn Running,
 ) -> Result<()> {
     let asked = changed.networks.clone();
-    let (_, gateways) = places(engine, &asked)?;
     let Some(settings) = asked.get(network) else { return Ok(()) };
     let place = place(engine, network, settings)?;
     let inside = running.network()?;
-    let unpublished = changed.endpoints.values().all(|endpoint| endpoint.ports.is_empty());
-    let publishes = unpublished && gateways.publisher() == Some(network);
-    let ports = if publishes { ports(&changed)? } else { Vec::new() };
     let link = free_link(&changed);
     let sockets = (inside.netns.as_fd(), inside.route_socket.as_fd());
-    let endpoint = join_one(&changed, &place, gateways.routes(network), &link, ports, sockets)?;
+    let endpoint = join_one(&changed, &place, Routes::default(), &link, Vec::new(), sockets)?;
     changed.endpoints.insert(network.to_owned(), endpoint.clone());
-    let saved =
-        engine.containers.save(container, changed).and_then(|()| files::write_hosts(engine, &container.record()));
+    let settled = settle(engine, &mut changed, &inside, Vec::new());
+    let saved = settled
+        .and_then(|_| engine.containers.save(container, changed.clone()))
+        .and_then(|()| files::write_hosts(engine, &changed));
     if let Err(error) = saved {
-        if let Err(second) = place.driver.disconnect(&endpoint) {
-            warn!("undo the failed connect of container {} to network {network}: {second}", container.id());
-        }
+        undo_connect(engine, container, changed, network, &inside);
         return Err(error);
     }
     tell(engine, network, container.id(), "connect");
     Ok(())
+}
+
+/// Takes back a place, and what moved to it; the record is as it was before.
+fn undo_connect(engine: &Engine, container: &Container, mut changed: Record, network: &str, inside: &Inside) {
+    changed.networks.remove(network);
+    let undone =
+        take_off(engine, &mut changed, network, inside).and_then(|()| engine.containers.save(container, changed));
+    if let Err(error) = undone {
+        warn!("undo the failed connect of container {} to network {network}: {error}", container.id());
+    }
+}
+
+/// Takes a container's link to a network away, and has the others do what it did.
+fn take_off(engine: &Engine, changed: &mut Record, network: &str, inside: &Inside) -> Result<()> {
+    let Some(endpoint) = changed.endpoints.remove(network) else { return Ok(()) };
+    let gone = engine
+        .networks
+        .driver(engine, network)
+        .and_then(|driver| Ok(driver.disconnect(&endpoint, inside.route_socket.as_fd())?));
+    // What it did has to be done all the same.
+    let settled = settle(engine, changed, inside, again(&endpoint.ports));
+    gone.and(settled.map(drop))
+}
+
+/// Has the ways out and the published ports of a running container be where its places want them; `moved` are ports whose
+/// place is gone. Whether the record has changed.
+fn settle(engine: &Engine, record: &mut Record, inside: &Inside, moved: Vec<PublishPort>) -> Result<bool> {
+    let asked = record.networks.clone();
+    let (places, gateways) = places(engine, &asked)?;
+    for place in &places {
+        let routes = gateways.routes(place.name);
+        if let Some(endpoint) = record.endpoints.get(place.name).filter(|_| routes != Routes::default()) {
+            place.driver.route(endpoint, inside.route_socket.as_fd(), routes)?;
+        }
+    }
+    let Some(publisher) = gateways.publisher else { return Ok(false) };
+    let holder = record.endpoints.iter().find(|(_, endpoint)| !endpoint.ports.is_empty()).map(|(name, _)| name.clone());
+    let mut wanted = moved;
+    match holder {
+        Some(holder) if holder == publisher => return Ok(false),
+        Some(holder) => {
+            let driver = engine.networks.driver(engine, &holder)?;
+            driver.withdraw(&record.id)?;
+            if let Some(endpoint) = record.endpoints.get_mut(&holder) {
+                wanted.extend(again(&std::mem::take(&mut endpoint.ports)));
+            }
+        }
+        None if wanted.is_empty() => wanted = ports(record)?,
+        None => {}
+    }
+    let Some(place) = places.iter().find(|place| place.name == publisher) else { return Ok(false) };
+    let published = place.driver.publish(&record.id, &wanted)?;
+    let changed = !published.is_empty();
+    if let Some(endpoint) = record.endpoints.get_mut(publisher) {
+        endpoint.ports = published;
+    }
+    Ok(changed)
+}
+
+/// The same ports once more, on a network that may have other families: what was on every address of both is asked for on
+/// every address that there is.
+fn again(ports: &[PublishedPort]) -> Vec<PublishPort> {
+    let mut wanted: Vec<PublishPort> = Vec::new();
+    for port in ports {
+        let same = |other: &PublishPort| {
+            (other.container_port, other.protocol, other.host_port)
+                == (port.container_port, port.protocol, port.host_port)
+        };
+        let everywhere = port.host_ip.is_unspecified();
+        match wanted.iter_mut().find(|other| same(other) && everywhere) {
+            Some(other) if other.host_ip.is_none_or(|ip| ip.is_unspecified()) => other.host_ip = None,
+            _ => wanted.push(PublishPort::from(port)),
+        }
+    }
+    wanted
+}
+
+/// Called once after every container was taken up and strays were removed: what an earlier daemon did not live to finish.
+pub fn finish(engine: &Engine) {
+    for container in engine.containers.all() {
+        let record = container.record();
+        let Some(running) = container.running() else { continue };
+        if record.networks.keys().all(|name| super::is_predefined(name)) {
+            continue;
+        }
+        let mut changed = Record::clone(&record);
+        let settled =
+            running.network().map_err(Error::from).and_then(|inside| settle(engine, &mut changed, &inside, Vec::new()));
+        let saved = settled.and_then(|new| if new { engine.containers.save(&container, changed) } else { Ok(()) });
+        if let Err(error) = saved {
+            warn!("settle the networks of container {}: {error}", record.id);
+        }
+    }
 }
 
 /// Every place that is asked for of networks that are there, and which of them lead out.
@@ -259,32 +349,20 @@ pub fn disconnect(engine: &Engine, container: &Container, network: &str) -> Resu
     if changed.networks.remove(&name).is_none() {
         return Err(Error::system(format!("container {} is not connected to network {name}", record.id)));
     }
-    let endpoint = changed.endpoints.remove(&name);
-    let (Some(endpoint), Some(running)) = (endpoint, container.running()) else {
+    let Some(running) = container.running().filter(|_| changed.endpoints.contains_key(&name)) else {
+        changed.endpoints.remove(&name);
         return engine.containers.save(container, changed);
     };
-    let driver = engine.networks.driver(engine, &name)?;
-    let asked = changed.networks.clone();
-    let (places, gateways) = places(engine, &asked)?;
     let inside = running.network()?;
-    // From here on it goes to its end: what fails is told, and the record says what is so.
-    let mut failures: Vec<String> = Vec::new();
-    failures.extend(driver.disconnect(&endpoint).err().map(|error| error.to_string()));
-    for place in &places {
-        let routes = gateways.routes(place.name);
-        let Some(remaining) = changed.endpoints.get(place.name).filter(|_| routes != Routes::default()) else {
-            continue;
-        };
-        let routed = place.driver.route(remaining, inside.route_socket.as_fd(), routes);
-        failures.extend(routed.err().map(|error| error.to_string()));
-    }
+    // Off the record first: a link that nobody knows is removed by the next daemon, one that is missing is not made.
+    let mut recorded = changed.clone();
+    recorded.endpoints.remove(&name);
+    engine.containers.save(container, recorded)?;
+    let gone = take_off(engine, &mut changed, &name, &inside);
     engine.containers.save(container, changed)?;
     files::write_hosts(engine, &container.record())?;
     tell(engine, &name, container.id(), "disconnect");
-    if failures.is_empty() {
-        return Ok(());
-    }
-    Err(Error::system(format!("disconnect container {} from network {name}: {}", record.id, failures.join("; "))))
+    gone.map_err(|error| error.context(format!("disconnect container {} from network {name}", record.id)))
 }
 
 fn refuse_going(record: &Record) -> Result<()> {
@@ -317,54 +395,6 @@ fn refuse_alone(record: &Record, network: &str) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-impl Networks {
-    /// The networks of a container as `inspect` and lists show them.
-    #[must_use]
-    pub fn of_container(&self, record: &Record) -> BTreeMap<String, EndpointSettings> {
-        let shown = |(name, asked): (&String, &EndpointSettings)| {
-            let mut settings = asked.clone();
-            settings.network_id = self.id(name);
-            if !matches!(name.as_str(), "bridge" | "host" | "none") {
-                settings.dns_names = Some(dns_names(record, asked));
-            }
-            if let Some(endpoint) = record.endpoints.get(name) {
-                settings.endpoint_id = self.endpoint_id(&record.id, name);
-                fill(&mut settings, endpoint);
-            }
-            (name.clone(), settings)
-        };
-        record.networks.iter().map(shown).collect()
-    }
-}
-
-fn fill(settings: &mut EndpointSettings, endpoint: &Endpoint) {
-    settings.mac_address = mac_of(endpoint);
-    if let Some(address) = endpoint.ipv4() {
-        settings.ip_address = address.to_string();
-        settings.ip_prefix_len = endpoint.prefix;
-    }
-    if !endpoint.gateway.is_unspecified() {
-        settings.gateway = endpoint.gateway.to_string();
-    }
-    if let Some(six) = endpoint.ipv6 {
-        settings.global_ipv6_address = six.address.to_string();
-        settings.global_ipv6_prefix_len = six.prefix;
-        settings.ipv6_gateway = six.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
-    }
-}
-
-/// The names by which others on a network know a container.
-fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<String> {
-    let mut names = vec![record.name.clone()];
-    let more = settings.aliases.iter().flatten().cloned();
-    for name in more.chain([record.short_id().to_owned(), record.config.hostname.clone()]) {
-        if !name.is_empty() && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
 }
 
 /// The addresses that a container has, in the order of its links.

@@ -110,8 +110,15 @@ fn misplaced(address: IpAddr, pool: Option<&Pool>) -> Option<String> {
     }
 }
 
-/// The addresses that a place asks for.
+/// Names the link inside.
+const LINK_NAME: &str = "com.docker.network.endpoint.ifname";
+/// Settings of the link inside.
+const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+
+/// What a place asks for.
 pub(super) struct Wanted {
+    /// How its link is called.
+    pub(super) link: Option<String>,
     pub(super) ipv4: Option<Ipv4Addr>,
     pub(super) ipv6: Option<Ipv6Addr>,
     pub(super) mac: Option<[u8; 6]>,
@@ -135,7 +142,20 @@ impl Wanted {
         if ipv6.as_ref().is_some_and(|read| read.as_ref().map_or(true, |address| address.is_unspecified())) {
             wrong.push(format!("invalid IPv6 address: {}", ipam.ipv6_address));
         }
+        if ipam.link_local_ips.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(Error::not_implemented("link-local addresses (--link-local-ip) are not supported yet"));
+        }
+        let option = |name: &str| settings.driver_opts.iter().flatten().find(|(key, _)| *key == name);
+        if option(SYSCTLS).is_some() {
+            return Err(Error::not_implemented(format!("option {SYSCTLS} is not supported yet: use --sysctl")));
+        }
+        let link = option(LINK_NAME).map(|(_, name)| name.clone());
+        if let Some(name) = &link
+            && gantry_networkdriver::check_link_name(name).is_err()
+        {
+            wrong.push(format!("invalid interface name: {name:?}"));
+        }
         let mac = Some(settings.mac_address.as_str()).filter(|mac| !mac.is_empty()).map(parse_mac).transpose()?;
-        Ok(Self { ipv4: ipv4.and_then(|read| read.ok()), ipv6: ipv6.and_then(|read| read.ok()), mac, wrong })
+        Ok(Self { link, ipv4: ipv4.and_then(|read| read.ok()), ipv6: ipv6.and_then(|read| read.ok()), mac, wrong })
     }
 }

@@ -426,6 +426,28 @@ impl Firewall {
     }
 }
 
+impl Element {
+    /// Where the table has it, as a person finds it with `nft`: family, table, map, and the element.
+    #[must_use]
+    pub fn entry(&self, table: &str) -> String {
+        let Self { host, host_port, last_port, container, container_port, protocol } = *self;
+        let family = self.family().name();
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        };
+        let (map, key, value) = if last_port > host_port && host_port == container_port {
+            (sets::PUBLISHED_RANGES, format!("{host} . {protocol} . {host_port}-{last_port}"), container.to_string())
+        } else if host.is_unspecified() {
+            (sets::PUBLISHED_ANY, format!("{protocol} . {host_port}"), format!("{container} . {container_port}"))
+        } else {
+            (sets::PUBLISHED, format!("{host} . {protocol} . {host_port}"), format!("{container} . {container_port}"))
+        };
+        format!("{family} {table} {map} {{ {key} : {value} }}")
+    }
+}
+
 impl std::fmt::Display for Element {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let host = std::net::SocketAddr::new(self.host, self.host_port);

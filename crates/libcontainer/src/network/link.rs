@@ -30,6 +30,7 @@ const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
 const INFO_SLAVE_DATA: u16 = 5;
 const VETH_PEER: u16 = 1;
+const MACVLAN_MODE: u16 = 1;
 const BRIDGE_FORWARD_DELAY: u16 = 1;
 const BRIDGE_STP: u16 = 5;
 const PORT_HAIRPIN: u16 = 4;
@@ -128,6 +129,29 @@ pub fn new_pair(host: &str, bridge: u32, inside: &str, mtu: u32, mac: [u8; 6], n
             })
         })
         .named("make", format!("link {host}"))
+}
+
+/// Makes a link of its own hardware address on a link of the host, in the container's namespace.
+#[must_use]
+pub fn new_macvlan(
+    inside: &str,
+    parent: u32,
+    mode: u32,
+    mtu: Option<u32>,
+    mac: [u8; 6],
+    netns: BorrowedFd<'_>,
+) -> Message {
+    let netns = u32::try_from(netns.as_raw_fd()).unwrap_or(u32::MAX);
+    let message = Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0))
+        .text(libc::IFLA_IFNAME, inside)
+        .attribute(libc::IFLA_ADDRESS, mac);
+    // Without one it has its parent's.
+    let message = mtu.into_iter().fold(message, |message, mtu| message.u32(libc::IFLA_MTU, mtu));
+    message
+        .u32(libc::IFLA_LINK, parent)
+        .u32(libc::IFLA_NET_NS_FD, netns)
+        .nest(libc::IFLA_LINKINFO, |m| m.text(INFO_KIND, "macvlan").nest(INFO_DATA, |m| m.u32(MACVLAN_MODE, mode)))
+        .named("make", format!("macvlan link {inside}"))
 }
 
 /// Sets what a port of the bridge may do: get back what it sent (`hairpin`), talk to other isolated ports or not.

@@ -8,7 +8,7 @@ use libcontainer::network::Subnet;
 use libcontainer::network::link::{self, IpFamily, Link, Route};
 
 use super::BridgeOptions;
-use crate::{Addresses, Error, Pool};
+use crate::{AddressPool, Addresses, Error, Pool};
 
 /// The note on the daemon's own bridge that says that we made it, and may delete it.
 pub const ALIAS: &str = "made by gantry";
@@ -122,7 +122,7 @@ fn refuse_own(socket: &mut Socket, link: &Link, pool: &Pool) -> Result<(), Error
 
 /// Refuses what cannot be a link's name.
 pub fn check_name(name: &str) -> Result<(), Error> {
-    let bad = |why: &str| Err(Error::Invalid(format!("bad bridge name \"{name}\": {why}")));
+    let bad = |why: &str| Err(Error::Invalid(format!("bad name of a link \"{name}\": {why}")));
     if name.is_empty() || name == "." || name == ".." {
         return bad("it is no name");
     }
@@ -163,10 +163,7 @@ fn egress_mtu(socket: &mut Socket) -> Result<u32, Error> {
 /// Takes a subnet that no route of the host leads into. Daemons that start at the same moment begin at different
 /// places, by their bridges' names, and one that finds itself doubled goes on to the next.
 fn pick_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link, family: IpFamily) -> Result<Subnet, Error> {
-    let taken = |route: &Route, candidate| route.destination.prefix != 0 && route.destination.overlaps(candidate);
-    let routes = link::routes(socket, family)?;
-    let free = |candidate: &Subnet| !routes.iter().any(|route| taken(route, *candidate));
-    for candidate in choice(options, family)?.filter(free) {
+    for candidate in free(socket, &options.pools, &options.name, family)? {
         socket.transact(vec![link::add_address(link.index, candidate)])?;
         let mut others = link::routes(socket, family)?.into_iter().filter(|route| route.link != Some(link.index));
         if !others.any(|route| taken(&route, candidate)) {
@@ -174,22 +171,47 @@ fn pick_subnet(socket: &mut Socket, options: &BridgeOptions, link: &Link, family
         }
         socket.transact(vec![link::delete_address(link.index, candidate)])?;
     }
-    Err(Error::Exhausted(
+    Err(exhausted())
+}
+
+/// A subnet that no route of the host leads into, for a network that has no link on the host.
+pub fn free_subnet(socket: &mut Socket, pools: &[AddressPool], name: &str, family: IpFamily) -> Result<Subnet, Error> {
+    free(socket, pools, name, family)?.next().ok_or_else(exhausted)
+}
+
+fn taken(route: &Route, candidate: Subnet) -> bool {
+    route.destination.prefix != 0 && route.destination.overlaps(candidate)
+}
+
+/// The subnets to choose from that no route of the host leads into.
+fn free(
+    socket: &mut Socket,
+    pools: &[AddressPool],
+    name: &str,
+    family: IpFamily,
+) -> Result<impl Iterator<Item = Subnet> + use<>, Error> {
+    let routes = link::routes(socket, family)?;
+    let free = move |candidate: &Subnet| !routes.iter().any(|route| taken(route, *candidate));
+    Ok(choice(pools, name, family)?.filter(free))
+}
+
+fn exhausted() -> Error {
+    Error::Exhausted(
         "all predefined address pools have been fully subnetted: the host's routes cover all of them, give a subnet, or \
          the daemon further ones by --default-address-pool"
             .into(),
-    ))
+    )
 }
 
 /// Subnets to choose from, each by its first host's address.
-fn choice(options: &BridgeOptions, family: IpFamily) -> Result<Box<dyn Iterator<Item = Subnet>>, Error> {
+fn choice(pools: &[AddressPool], name: &str, family: IpFamily) -> Result<Box<dyn Iterator<Item = Subnet>>, Error> {
     let of_family: Vec<_> =
-        options.pools.iter().filter(|pool| pool.base.address.is_ipv4() == (family == IpFamily::V4)).copied().collect();
+        pools.iter().filter(|pool| pool.base.address.is_ipv4() == (family == IpFamily::V4)).copied().collect();
     if !of_family.is_empty() {
-        return Ok(Box::new(of_family.into_iter().flat_map(super::AddressPool::subnets)));
+        return Ok(Box::new(of_family.into_iter().flat_map(AddressPool::subnets)));
     }
     if family == IpFamily::V4 {
-        return Ok(Box::new(candidates(&options.name).into_iter()));
+        return Ok(Box::new(candidates(name).into_iter()));
     }
     let mut number = [0; 8];
     let mut all = Vec::new();

@@ -16,6 +16,10 @@ pub async fn inspect(request: Request) -> Result<Response> {
     Ok(ok(&request.run(jobs::NetworkInspect { network: request.parameter("id") }).await?))
 }
 
+pub async fn ports(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::NetworkPorts).await?))
+}
+
 pub async fn create(mut request: Request) -> Result<Response> {
     let network: NetworkCreate = request.json().await?;
     Ok(json(StatusCode::CREATED, &request.run(jobs::NetworkCreate { request: network }).await?))

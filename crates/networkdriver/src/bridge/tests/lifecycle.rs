@@ -52,7 +52,7 @@ fn two_hundred_endpoints_come_and_go_and_leave_nothing() {
             bridge.leave(endpoint).unwrap();
             leaving.push(start.elapsed());
             if number % 2 == 0 {
-                bridge.disconnect(endpoint).unwrap();
+                bridge.disconnect(endpoint, Socket::route().unwrap().as_fd()).unwrap();
             }
         }
         drop(containers);

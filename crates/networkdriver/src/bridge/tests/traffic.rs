@@ -1,6 +1,7 @@
 //! Who reaches whom, and whom not.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 
 use gantry_linux::fs;
 use gantry_linux::netlink::{Message, Socket};
@@ -190,7 +191,7 @@ fn after_leaving_the_port_is_closed_and_other_ports_stay() {
         bridge.leave(&a.endpoint).unwrap();
         assert!(unreachable(LOOPBACK, 8001));
         assert!(ask(LOOPBACK, 8002).is_some());
-        bridge.disconnect(&b.endpoint).unwrap();
+        bridge.disconnect(&b.endpoint, gantry_linux::netlink::Socket::route().unwrap().as_fd()).unwrap();
         assert!(!link_names().contains(&b.endpoint.host_link));
     });
 }

@@ -1,0 +1,43 @@
+//! Ports that come to a container, or go, while it is joined.
+
+use libcontainer::network::link;
+
+use super::{Bridge, Held, setup};
+use crate::ports::{Lease, short};
+use crate::{Error, PublishPort, PublishedPort};
+
+impl Bridge {
+    /// Publishes ports of a container that is joined and has none.
+    pub(super) fn publish_more(&self, container: &str, ports: &[PublishPort]) -> Result<Vec<PublishedPort>, Error> {
+        let mut state = self.lock();
+        let wanted = ports.iter().map(|port| self.wanted(port)).collect::<Result<Vec<_>, _>>()?;
+        let leases = self.options.ports.take(container, &wanted)?;
+        let gone = || Error::Conflict(format!("container {} is not joined to {}", short(container), self.options.name));
+        let held = state.held.remove(container).ok_or_else(gone)?;
+        let with = Held { ports: leases, ..held };
+        let mut shown = Ok(());
+        if setup::bridge_is_filtered() && !with.ports.is_empty() {
+            shown = state.route.transact(vec![link::port_mode(&with.host_link, true, false)]).map_err(Error::from);
+        }
+        if let (Ok(()), Some(wall)) = (&shown, &self.options.wall) {
+            shown = wall.lock().add(&with.elements()).map_err(Error::from);
+        }
+        let published = with.ports.iter().flat_map(Lease::ports).collect();
+        let held = if shown.is_ok() { with } else { Held { ports: Vec::new(), ..with } };
+        state.held.insert(container.into(), held);
+        shown.map(|()| published)
+    }
+
+    /// Takes the ports of a container off the host.
+    pub(super) fn withdraw_all(&self, container: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        let Some(held) = state.held.remove(container) else { return Ok(()) };
+        let elements = held.elements();
+        let removed = match &self.options.wall {
+            Some(wall) if !elements.is_empty() => wall.lock().remove(&elements).map_err(Error::from),
+            _ => Ok(()),
+        };
+        state.held.insert(container.into(), Held { ports: Vec::new(), ..held });
+        removed
+    }
+}
