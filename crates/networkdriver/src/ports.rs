@@ -106,14 +106,15 @@ impl Ports {
 
     fn take_first_free(&self, container: &Arc<str>, wanted: &Wanted) -> Result<Vec<Lease>, Error> {
         let (first, last) = (wanted.host_port, wanted.host_port_end.max(wanted.host_port));
-        let mut failure = None;
+        let mut failure = Refusal::Other(Error::Invalid("empty range of host ports".into()));
         for number in first..=last {
             match self.take_one(container, wanted, number) {
                 Ok(leases) => return Ok(leases),
-                Err(error) => failure = Some(error),
+                Err(refusal) => failure = refusal,
             }
         }
-        let failure = failure.unwrap_or_else(|| Error::Invalid("empty range of host ports".into()));
+        // Once, and when nobody waits for the table any more: it may look at every process.
+        let failure = failure.tell(wanted.protocol);
         if first == last {
             return Err(failure);
         }
@@ -138,20 +139,20 @@ impl Ports {
     }
 
     /// One number on all of the addresses; where the kernel chooses, it is asked again when another one is taken there.
-    fn take_one(&self, container: &Arc<str>, wanted: &Wanted, number: u16) -> Result<Vec<Lease>, Error> {
+    fn take_one(&self, container: &Arc<str>, wanted: &Wanted, number: u16) -> Result<Vec<Lease>, Refusal> {
         const CHOICES: usize = 32;
         let mut table = self.lock();
-        let mut failure = None;
+        let mut failure = Refusal::Other(Error::Invalid("no address to publish on".into()));
         for _ in 0..if number == 0 { CHOICES } else { 1 } {
             match take_on_all(&table, container, wanted, number) {
                 Ok(bound) => {
                     let lease = |(span, socket)| self.lease(&mut table, span, wanted.container_port, Some(socket));
                     return Ok(bound.into_iter().map(lease).collect());
                 }
-                Err(error) => failure = Some(error),
+                Err(refusal) => failure = refusal,
             }
         }
-        Err(failure.unwrap_or_else(|| Error::Invalid("no address to publish on".into())))
+        Err(failure)
     }
 
     /// Takes ports again that an endpoint has had all the time. Another program may have bound one while no daemon held
@@ -195,14 +196,14 @@ fn take_on_all(
     container: &Arc<str>,
     wanted: &Wanted,
     mut number: u16,
-) -> Result<Vec<(Span, OwnedFd)>, Error> {
+) -> Result<Vec<(Span, OwnedFd)>, Refusal> {
     let mut bound = Vec::with_capacity(wanted.addresses.len());
     for &address in &wanted.addresses {
         let asked = SocketAddr::new(address, number);
         if number != 0 {
             table.vacant(&Span::of(wanted, address, number, container))?;
         }
-        let (chosen, socket) = bind(asked, wanted.protocol).map_err(|error| refusal(&error, asked, wanted.protocol))?;
+        let (chosen, socket) = bind(asked, wanted.protocol).map_err(|error| refusal(&error, asked))?;
         number = chosen;
         let span = Span::of(wanted, address, number, container);
         // A range holds no sockets, so the kernel may have chosen one of its ports.
@@ -270,15 +271,36 @@ fn in_use(address: SocketAddr, holder: Option<&holder::Socket>) -> Error {
     Error::Conflict(format!("Bind for {address} failed: port is already allocated{by}"))
 }
 
-fn refusal(error: &gantry_linux::Error, address: SocketAddr, protocol: Protocol) -> Error {
-    let failed = |why: &str| Error::Invalid(format!("Bind for {address} failed: {why}"));
+/// Why a port could not be had.
+enum Refusal {
+    /// Some program of the host is bound to it.
+    InUse(SocketAddr),
+    Other(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Refusal {
+    /// For a person, with the program's name where it can be seen.
+    fn tell(self, protocol: Protocol) -> Error {
+        let address = match self {
+            Self::InUse(address) => address,
+            Self::Other(error) => return error,
+        };
+        let span = Span { address: address.ip(), first: address.port(), last: address.port(), ..Span::none(protocol) };
+        // Who it is only makes the message better.
+        in_use(address, holder::in_use(&span).ok().flatten().as_ref())
+    }
+}
+
+fn refusal(error: &gantry_linux::Error, address: SocketAddr) -> Refusal {
+    let failed = |why: &str| Refusal::Other(Error::Invalid(format!("Bind for {address} failed: {why}")));
     match error.errno() {
-        libc::EADDRINUSE => {
-            let span =
-                Span { address: address.ip(), first: address.port(), last: address.port(), ..Span::none(protocol) };
-            // Who it is only makes the message better.
-            in_use(address, holder::in_use(&span).ok().flatten().as_ref())
-        }
+        libc::EADDRINUSE => Refusal::InUse(address),
         libc::EADDRNOTAVAIL => failed("no interface of the host has this address"),
         libc::EAFNOSUPPORT => failed("this host has no IPv6"),
         libc::EPROTONOSUPPORT => failed("this kernel has no SCTP, load its module sctp"),

@@ -97,6 +97,7 @@ impl Wall {
     /// The kernel's refusal.
     pub fn forward6(&self) -> Result<(), Error> {
         if self.shared.ip_forward && is_off(FORWARD6)? {
+            keep_advertised_routes()?;
             fs::write(FORWARD6, "1")?;
         }
         Ok(())
@@ -150,6 +151,23 @@ fn answer(firewall: &mut Firewall, changed: Changed) -> Result<(), Error> {
     if changed.others {
         for obstacle in firewall.attend()? {
             warn!("published ports and what containers send may not get through: {obstacle}");
+        }
+    }
+    Ok(())
+}
+
+/// A host that forwards takes no router's advertisements any more, and forgets the default route that it has from one,
+/// unless its link is told to take them all the same (`accept_ra` 2).
+fn keep_advertised_routes() -> Result<(), Error> {
+    const LINKS: &str = "/proc/sys/net/ipv6/conf";
+    for link in fs::list(LINKS)?.iter().filter(|link| !["all", "default", "lo"].iter().any(|other| link == other)) {
+        let accept = format!("{LINKS}/{}/accept_ra", link.to_string_lossy());
+        match fs::read_to_string(&accept) {
+            Ok(text) if text.trim() == "1" => fs::write(&accept, "2")?,
+            Ok(_) => {}
+            // The link is gone.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

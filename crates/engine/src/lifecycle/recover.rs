@@ -107,6 +107,8 @@ fn look(engine: &Arc<Engine>, container: &Arc<Container>, ran: bool) -> Option<F
         }
         Err(error) => {
             warn!("the supervisor of container {} does not answer: {error}", container.id());
+            // Whatever it does, the container goes on: its links, addresses and ports are nobody else's.
+            networks::restore(engine, &container.record());
             Some(Found::Silent(Arc::clone(container)))
         }
     }

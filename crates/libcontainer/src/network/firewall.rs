@@ -235,8 +235,8 @@ impl Firewall {
         self.fence.release(&mut self.route, &bridge).and(removed)
     }
 
-    /// Publishes; what is there already is fine if it says the same. Where somebody deleted the table or a part of it,
-    /// all of it comes back.
+    /// Publishes; what is there already is fine if it says the same. Where somebody deleted the table or a part of it, or
+    /// something is there that nobody has claimed, all of it is made what it ought to be.
     ///
     /// # Errors
     /// The kernel's refusals; then nothing of it is published.
@@ -244,7 +244,7 @@ impl Firewall {
         let messages = self.layout().ports(Change::Add, elements);
         self.elements.extend(elements);
         let added = match self.socket.transact(transaction(messages)) {
-            Err(error) if error.is_not_found() => self.heal(),
+            Err(error) if error.is_not_found() || matches!(error.errno(), libc::EBUSY | libc::EEXIST) => self.heal(),
             other => other,
         };
         if added.is_err() {
@@ -298,10 +298,15 @@ impl Firewall {
         for family in families {
             self.fence.raise(&mut self.route, family)?;
         }
+        let mut first = Ok(());
         for bridge in self.bridges.values() {
-            self.fence.enclose(&mut self.route, bridge)?;
+            match self.fence.enclose(&mut self.route, bridge) {
+                // Somebody deleted the bridge, or took it down: nothing is routed there.
+                Err(error) if error.is_not_found() || matches!(error.errno(), libc::ENODEV | libc::ENETDOWN) => {}
+                other => first = first.and(other),
+            }
         }
-        Ok(())
+        first
     }
 
     /// Makes these all the bridges and ports there are.

@@ -14,6 +14,7 @@ const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
 const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
 const INET: u8 = 1;
 const FORWARD: u32 = 2;
 
@@ -109,6 +110,30 @@ fn comment(own: &str) -> Vec<u8> {
     [&[COMMENT, u8::try_from(text.len()).unwrap_or(0)], text.as_bytes()].concat()
 }
 
+fn handle(rule: &Reply) -> Option<Vec<u8>> {
+    rule.attributes(4).find(3).map(<[u8]>::to_vec)
+}
+
+/// Whether a rule does nothing but leave its chain, whatever the packet.
+fn only_returns(rule: &Reply) -> bool {
+    const RETURN: i32 = -5;
+    let Some(expressions) = rule.attributes(4).find(4) else { return false };
+    let mut returns = false;
+    for (_, expression) in Attributes::new(expressions) {
+        let expression = Attributes::new(expression);
+        match expression.text(1).as_deref() {
+            Some("counter") => {}
+            // The expression's own data, the data that it loads, the verdict of that, its code.
+            Some("immediate") => {
+                let data = [2, 2, 2].into_iter().try_fold(expression, |at, kind| at.find(kind).map(Attributes::new));
+                returns = data.and_then(|data| data.find(1)) == Some(&RETURN.to_be_bytes()[..]);
+            }
+            _ => return false,
+        }
+    }
+    returns
+}
+
 impl Hook {
     fn message(&self, kind: u16, flags: u16) -> Message {
         let header = [self.family.number(), 0, 0, 0];
@@ -116,26 +141,35 @@ impl Hook {
         Message::new(NFTABLES << 8 | kind, flags, &header).text(1, &self.table).named("put our rule into chain", name)
     }
 
-    /// The numbers of our rules in the chain.
-    fn ours(&self, socket: &mut Socket, own: &str) -> Result<Vec<Vec<u8>>> {
+    /// The chain's rules, from its head.
+    fn rules(&self, socket: &mut Socket) -> Result<Vec<Reply>> {
         let question = self.message(GET_RULE, 0).text(2, &self.chain);
-        let replies = socket.dump(&question)?;
-        let ours = |reply: &&Reply| {
-            let attributes = reply.attributes(4);
-            attributes.text(2).as_ref() == Some(&self.chain) && attributes.find(7) == Some(&comment(own)[..])
-        };
-        Ok(replies.iter().filter(ours).filter_map(|reply| reply.attributes(4).find(3).map(<[u8]>::to_vec)).collect())
+        let mut replies = socket.dump(&question)?;
+        // Kernels before 5.15 may tell all of the table.
+        replies.retain(|reply| reply.attributes(4).text(2).as_ref() == Some(&self.chain));
+        Ok(replies)
     }
 
-    /// Puts our rule at the chain's head, if it is not there.
+    /// The numbers of our rules in the chain.
+    fn ours(&self, socket: &mut Socket, own: &str) -> Result<Vec<Vec<u8>>> {
+        let replies = self.rules(socket)?;
+        let ours = |reply: &&Reply| reply.attributes(4).find(7) == Some(&comment(own)[..]);
+        Ok(replies.iter().filter(ours).filter_map(handle).collect())
+    }
+
+    /// Puts our rule at the chain's end, if it is not there: what the administrator drops before is dropped. Docker's
+    /// chain ends with a rule that leaves it, before which ours has to come.
     pub fn open(&self, socket: &mut Socket, own: &str) -> Result<()> {
         if !self.ours(socket, own)?.is_empty() {
             return Ok(());
         }
+        let end = self.rules(socket)?.last().filter(|rule| only_returns(rule)).and_then(handle);
         let rule = [marked(MARK), count(), pass()].into_iter().flatten();
         let fill = |m| rule.fold(m, |m, expression| expression(m));
-        let message = self.message(NEW_RULE, CREATE).text(2, &self.chain).nest(4, fill).attribute(7, comment(own));
-        socket.transact(transaction(vec![message]))
+        let flags = if end.is_some() { CREATE } else { CREATE | APPEND };
+        let message = self.message(NEW_RULE, flags).text(2, &self.chain).nest(4, fill);
+        let message = end.iter().fold(message, |message, before| message.attribute(6, before));
+        socket.transact(transaction(vec![message.attribute(7, comment(own))]))
     }
 
     /// Takes it away again.

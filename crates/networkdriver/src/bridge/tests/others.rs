@@ -87,6 +87,20 @@ fn the_rule_at_a_firewalls_own_hook_opens_the_way_and_goes_with_us() {
 }
 
 #[test]
+fn what_an_administrator_drops_at_the_hook_stays_dropped() {
+    for (rules, chain) in [(DOCKER, "DOCKER-USER"), (UFW, "ufw-user-forward")] {
+        on_a_host(move || {
+            if !loaded(rules) || !loaded(&format!("insert rule ip filter {chain} ip saddr {LAN} ct state new drop")) {
+                return;
+            }
+            let networks = Networks::new(&wall_options());
+            assert!(networks.lan.inside(|| unreachable(HOST_ON_LAN, 8080)), "{}", ruleset());
+            assert!(networks.peer.namespace.inside(|| !unreachable(LAN, 7000)), "the rest goes on: {}", ruleset());
+        });
+    }
+}
+
+#[test]
 fn a_firewall_that_comes_later_or_forgets_our_rule_is_attended_to() {
     on_a_host(|| {
         let networks = Networks::new(&wall_options());
