@@ -132,10 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn names_of_images_may_contain_slashes() {
+    fn names_may_contain_slashes() {
         let (path, parameters) = found("GET", "/v1.44/images/localhost:5000/a/b%2Fc/json").unwrap();
         assert_eq!((path, parameters["name"].as_str()), ("/images/{name...}/json", "localhost:5000/a/b/c"));
         assert_eq!(found("GET", "/images/json").unwrap().0, "/images/json");
+        // What may be a container's name or an image's is asked for as a container's first.
+        let (path, parameters) = found("GET", "/containers/localhost:5000/a/json").unwrap();
+        assert_eq!((path, parameters["name"].as_str()), ("/containers/{name...}/json", "localhost:5000/a"));
     }
 
     #[test]

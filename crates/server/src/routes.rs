@@ -49,7 +49,7 @@ routes! {
     GET    "/containers/json"                jobs::Containers::NAME       => containers::list;
     POST   "/containers/prune"               jobs::ContainersPrune::NAME  => containers::prune;
     POST   "/containers/create"              jobs::Create::NAME           => containers::create;
-    GET    "/containers/{name}/json"         jobs::ContainerInspect::NAME => containers::inspect;
+    GET    "/containers/{name...}/json"      jobs::ContainerInspect::NAME => containers::inspect;
     GET    "/containers/{name}/top"          jobs::Top::NAME              => containers::top;
     GET    "/containers/{name}/logs"         jobs::Logs::NAME             => containers::logs;
     GET    "/containers/{name}/changes"      jobs::ContainerChanges::NAME => containers::changes;
