@@ -22,6 +22,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// The first part of the bridge's name, where a person shall recognise it: `gt`, `gdemo` or `gbench`.
     pub bridge: Option<&'static str>,
+    /// What the daemon, and what it starts, sees as `/etc/resolv.conf`.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 /// A running daemon.
@@ -79,7 +81,12 @@ impl Daemon {
             Some(procs) => {
                 // Into the tracking cgroup before it can have children.
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", r#"echo 0 > "$1"; shift; exec "$@""#, "track"]).arg(procs).arg(&binary);
+                shell.args(["-c", r#"echo 0 > "$1"; shift; exec "$@""#, "track"]).arg(procs);
+                if let Some(file) = &self.options.resolv_conf {
+                    let mount = r#"mount --bind "$1" /etc/resolv.conf; shift; exec "$@""#;
+                    shell.args(["unshare", "--mount", "/bin/sh", "-c", mount, "mount"]).arg(file);
+                }
+                shell.arg(&binary);
                 shell
             }
             None => Command::new(&binary),

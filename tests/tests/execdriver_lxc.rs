@@ -21,6 +21,13 @@ fn run_exec_logs_and_limits_are_as_with_the_native_driver() {
     cli.run(&["run", "--rm", IMAGE, "sh", "-c", "exit 42"]).fails(42, "");
     cli.run(&["run", "--rm", IMAGE, "no-such-program"]).fails(127, "executable file not found in $PATH");
     cli.run(&["run", "--rm", IMAGE, "/etc"]).fails(126, "permission denied");
+    cli.ok(&["network", "create", "named"]);
+    cli.ok(&["run", "-d", "--name", "peer", "--network", "named", IMAGE, "sleep", "600"]);
+    let peer = cli.inspect("peer", "{{.NetworkSettings.Networks.named.IPAddress}}");
+    let told = cli.ok(&["run", "--rm", "--network", "named", IMAGE, "nslookup", "-type=a", "peer"]);
+    assert!(told.contains(&peer), "{told}");
+    cli.ok(&["rm", "-f", "peer"]);
+    cli.ok(&["network", "rm", "named"]);
     let limits = ["--memory", "64m", "--pids-limit", "20", "--cpus", "0.5", "--hostname", "by-lxc", "--user", "1:1"];
     cli.ok(&[&["run", "-d", "--name", "limited"][..], &limits, &[IMAGE, "sh", "-c", "echo said; sleep 600"]].concat());
     let exec = |script: &str| cli.ok(&["exec", "limited", "sh", "-c", script]);

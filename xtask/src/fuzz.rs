@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// As in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 10] = [
     "config_json",
     "seccomp_bpf",
     "passwd_group",
@@ -16,6 +16,7 @@ const TARGETS: [&str; 9] = [
     "manifest",
     "image_config",
     "reference",
+    "names",
 ];
 /// For one target, where no other time is given.
 const SECONDS: u64 = 60;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::job::{Class, Context, Environment, Job};
 use crate::lifecycle;
-use crate::networks::Networks;
+use crate::networks::{self, Networks};
 use crate::options::{Drivers, Options};
 use crate::spec::apparmor::AppArmor;
 use crate::spec::seccomp::Programs;
@@ -29,6 +29,7 @@ pub struct Engine {
     pub(crate) graph: Graph,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
+    pub(crate) names: gantry_networkdriver::names::Resolver,
     pub(crate) events: Events,
     pub(crate) jobs: JobTable,
     pub(crate) seccomp: Programs,
@@ -52,6 +53,7 @@ impl Engine {
     pub async fn start(options: Options, drivers: Drivers) -> Result<Arc<Self>> {
         let (exits, ended) = mpsc::unbounded_channel();
         let engine = blocking(move || Self::open(options, drivers, exits)).await?;
+        networks::names::follow(&engine);
         tokio::spawn(lifecycle::exit::watch(Arc::downgrade(&engine), ended));
         engine.background.spawn(load_apparmor_profile(Arc::clone(&engine)));
         tokio::spawn(sweep(Arc::downgrade(&engine), Arc::clone(&engine.sweep)));
@@ -76,6 +78,7 @@ impl Engine {
         Ok(Arc::new(Self {
             volumes: Volumes::open(options.data_root.join("volumes"), graph.clone())?,
             networks: Networks::open(graph.clone(), &options, &drivers)?,
+            names: networks::names::open(&options, &drivers)?,
             host: crate::spec::host::Host::discover()?,
             options,
             drivers,

@@ -12,33 +12,52 @@ use crate::networks;
 pub const FILES: [(&str, &str); 3] =
     [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
 
-/// Writes the files for a start.
+/// Writes the files for a start. `names_arrive`: where the resolver can be asked.
 ///
 /// # Errors
-/// An `--add-host` or `--dns` that is no address; the disk.
-pub fn write(engine: &Engine, record: &Record) -> Result<()> {
+/// An `--add-host` that is no address; the disk.
+pub fn write(engine: &Engine, record: &Record, names_arrive: bool) -> Result<()> {
     let directory = record.directory(&engine.options.data_root);
+    fs::write(directory.join("resolv.conf"), resolv_conf(engine, record, names_arrive))?;
+    fs::write(directory.join("hostname"), files::hostname(record.hostname()))?;
+    write_hosts(engine, record)
+}
+
+/// What the container's `resolv.conf` says: in another container's network the same as there.
+fn resolv_conf(engine: &Engine, record: &Record, names_arrive: bool) -> String {
+    let other = record.host_config.network_mode.strip_prefix("container:");
+    let other = other.and_then(|other| engine.containers.get(other).ok()).map(|other| other.record());
+    let record = other.as_deref().unwrap_or(record);
     let host_config = &record.host_config;
-    let host_network = host_config.network_mode == "host";
     let pick = |own: &Option<Vec<String>>, default: &[String]| match own {
         Some(list) if !list.is_empty() => list.clone(),
         _ => default.to_vec(),
     };
     let main = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let search = pick(&host_config.dns_search, &engine.options.dns_search);
+    let options = pick(&host_config.dns_options, &engine.options.dns_options);
+    if names_arrive && networks::names::asks(engine, record) {
+        return files::resolver_conf(&main, &search, &options);
+    }
     let host_resolv_conf = match files::host_resolv_conf_path(&main) {
         "/etc/resolv.conf" => main,
         other => fs::read_to_string(other).unwrap_or_default(),
     };
-    let resolv_conf = files::resolv_conf(
-        &host_resolv_conf,
-        &pick(&host_config.dns, &engine.options.dns),
-        &pick(&host_config.dns_search, &engine.options.dns_search),
-        &pick(&host_config.dns_options, &engine.options.dns_options),
-        host_network,
-    );
-    fs::write(directory.join("resolv.conf"), resolv_conf)?;
-    fs::write(directory.join("hostname"), files::hostname(record.hostname()))?;
-    write_hosts(engine, record)
+    let servers = pick(&host_config.dns, &engine.options.dns);
+    files::resolv_conf(&host_resolv_conf, &servers, &search, &options, host_config.network_mode == "host")
+}
+
+/// Follows a change of networks in `resolv.conf`, in place, unless something has been written there since.
+///
+/// # Errors
+/// The disk's.
+pub fn refresh_resolv_conf(engine: &Engine, before: &Record, after: &Record) -> Result<()> {
+    let path = after.directory(&engine.options.data_root).join("resolv.conf");
+    let (old, new) = (resolv_conf(engine, before, true), resolv_conf(engine, after, true));
+    if old != new && fs::read_to_string(&path)? == old {
+        fs::write(path, new)?;
+    }
+    Ok(())
 }
 
 /// Writes `hosts`, in place: a container that runs has the file bound.

@@ -19,6 +19,8 @@ pub struct Options {
     pub exec_root: PathBuf,
     /// DNS servers of containers that ask for none.
     pub dns: Vec<String>,
+    /// Containers on the default bridge have names, too, and ask the daemon's resolver.
+    pub default_bridge_names: bool,
     /// DNS search domains.
     pub dns_search: Vec<String>,
     /// DNS options.

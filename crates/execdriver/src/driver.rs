@@ -45,12 +45,26 @@ pub trait Sandbox: Send {
     /// A `NETLINK_ROUTE` socket that was opened inside that namespace: configures links there without entering it.
     fn route_socket(&self) -> std::os::fd::BorrowedFd<'_>;
 
-    /// Gives it a user namespace, and a network namespace that belongs to it in place of the one that was there; before either
-    /// of the two above is used.
+    /// Where questions for names arrive in that namespace; once, and `None` where the kernel has no nf_tables.
+    fn take_names(&mut self) -> Option<NameDoors>;
+
+    /// Gives it a user namespace, and a network namespace that belongs to it in place of the one that was there; before any
+    /// of those above is used.
     fn map_users(&mut self, users: &Users) -> Result<(), Error>;
 
     /// Starts the container. Returns when its program is executing, or with the step that failed; then nothing is left.
     fn start(self: Box<Self>, start: Start) -> Result<Arc<dyn Running>, Error>;
+}
+
+/// Sockets in a container's network namespace where its questions for names arrive.
+#[derive(Debug)]
+pub struct NameDoors {
+    /// Datagrams.
+    pub datagrams: OwnedFd,
+    /// Connections.
+    pub connections: OwnedFd,
+    /// A pidfd of the supervisor. The sockets keep the namespace: they are to be closed when it has ended.
+    pub life: OwnedFd,
 }
 
 /// The user namespace of a container to come.
@@ -150,6 +164,10 @@ pub trait Running: Send + Sync {
 
     /// Its network, to be changed while it runs. [`Error::Invalid`] where a supervisor of an older daemon cannot tell.
     fn network(&self) -> Result<Network, Error>;
+
+    /// Where its questions for names arrive, for a resolver that was started again. [`Error::Invalid`] where a supervisor of
+    /// an older daemon cannot tell.
+    fn names(&self) -> Result<NameDoors, Error>;
 }
 
 /// A container's network namespace, and a `NETLINK_ROUTE` socket that was opened inside.

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
+use libcontainer::network::names;
+
 use crate::Error;
 
 /// Servers for a container whose host has none that it could reach.
@@ -47,6 +49,17 @@ pub fn resolv_conf(host: &str, dns: &[String], search: &[String], options: &[Str
         let _ = writeln!(text, "options {}", options.join(" "));
     }
     text
+}
+
+/// The `resolv.conf` of a container that asks the daemon's resolver, which asks the servers of the host or those that were
+/// chosen. A name without dots is a container's first of all, and then one of the search list.
+#[must_use]
+pub fn resolver_conf(host: &str, search: &[String], options: &[String]) -> String {
+    let mut options: Vec<String> = chosen(options, host, &["options"]).into_iter().map(str::to_owned).collect();
+    if !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0".into());
+    }
+    resolv_conf(host, &[names::ADDRESS.to_string()], search, &options, false)
 }
 
 /// A container's `/etc/hosts`: loopback, `extra` hosts (`name:address`, `name=address`, `name:host-gateway`), `others` with
@@ -158,6 +171,15 @@ mod tests {
         assert_eq!(resolv_conf(host, &[], &[], &[], false), kept);
         let own = resolv_conf(host, &words(&["127.0.0.1"]), &words(&["."]), &words(&["ndots:5", "rotate"]), false);
         assert_eq!(own, "nameserver 127.0.0.1\noptions ndots:5 rotate\n");
+    }
+
+    #[test]
+    fn where_there_are_names_the_resolver_is_asked_and_search_and_options_stay() {
+        let host = "nameserver 192.0.2.1\nsearch a.example\noptions rotate\n";
+        let text = "nameserver 127.0.0.11\nsearch a.example\noptions rotate ndots:0\n";
+        assert_eq!(resolver_conf(host, &[], &[]), text);
+        let own = resolver_conf(host, &words(&["b.example"]), &words(&["ndots:3"]));
+        assert_eq!(own, "nameserver 127.0.0.11\nsearch b.example\noptions ndots:3\n");
     }
 
     #[test]

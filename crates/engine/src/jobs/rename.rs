@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::networks;
 
 /// Renames a container.
 pub struct Rename {
@@ -37,7 +38,14 @@ impl Job for Rename {
             return Err(Error::invalid("Renaming a container with the same name as its current name"));
         }
         let (worker, subject) = (Arc::clone(&context.engine), Arc::clone(&container));
-        blocking(move || worker.containers.rename(&subject, &name)).await?;
+        blocking(move || {
+            worker.containers.rename(&subject, &name)?;
+            if subject.running().is_some() {
+                networks::names::update(&worker, &subject);
+            }
+            Ok(())
+        })
+        .await?;
         let mut attributes = container.record().event_attributes();
         attributes.insert("oldName".into(), format!("/{}", old.name));
         context.engine.events.publish("container", "rename", container.id(), attributes);

@@ -38,6 +38,7 @@ pub async fn all(engine: &Arc<Engine>) {
         // A container that has no record has a link all the same.
         if !worker.graph.was_rescued() && worker.containers.unreadable().is_empty() {
             worker.networks.restored(&worker);
+            worker.names.forget_others();
         }
         networks::finish(&worker);
         if let Err(error) = worker.graph.end_rescue() {
@@ -109,6 +110,7 @@ fn look(engine: &Arc<Engine>, container: &Arc<Container>, ran: bool) -> Option<F
             warn!("the supervisor of container {} does not answer: {error}", container.id());
             // Whatever it does, the container goes on: its links, addresses and ports are nobody else's.
             networks::restore(engine, &container.record());
+            networks::names::put(engine, container, None);
             Some(Found::Silent(Arc::clone(container)))
         }
     }
@@ -128,6 +130,7 @@ fn adopt(engine: &Arc<Engine>, container: &Arc<Container>, running: Arc<dyn Runn
     }
     container.set_phase(|phase| phase.active = true);
     container.set_running(Some(Arc::clone(&running)));
+    networks::names::put(engine, container, None);
     start::follow(engine, container.id(), &running);
     info!(container = container.id(), pid = running.pid(), "container goes on");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gantry_execdriver::{Error as ExecError, LogFile, Running, Sandbox, Start};
+use gantry_execdriver::{Error as ExecError, LogFile, NameDoors, Running, Sandbox, Start};
 use jiff::Timestamp;
 use tracing::warn;
 
@@ -56,8 +56,8 @@ pub(super) async fn start_locked(engine: &Arc<Engine>, container: &Arc<Container
 }
 
 fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> Result<()> {
-    let running = match launch(engine, container, &mut record) {
-        Ok(running) => running,
+    let (running, doors) = match launch(engine, container, &mut record) {
+        Ok(launched) => launched,
         Err(failure) => {
             record_failure(engine, container, record, &failure);
             return Err(failure.into());
@@ -73,6 +73,7 @@ fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> 
     container.set_running(Some(Arc::clone(&running)));
     container.set_phase(|phase| phase.active = true);
     let record = container.record();
+    networks::names::put(engine, container, doors);
     networks::announce(engine, &record, "connect");
     // Those that link to it know its address from now on.
     for (parent, _) in engine.containers.linked_by(&record.id) {
@@ -125,18 +126,20 @@ impl From<ExecError> for Failure {
     }
 }
 
-type Launched = std::result::Result<Arc<dyn Running>, Failure>;
+/// What runs, and where its questions for names arrive.
+type Launched = std::result::Result<(Arc<dyn Running>, Option<NameDoors>), Failure>;
 
 fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launched {
     let mut sandbox = engine.drivers.exec.prepare()?;
     if let Some(users) = spec::users::namespace(engine, record)? {
         sandbox.map_users(&users)?;
     }
+    let doors = sandbox.take_names();
     networks::links::check_running(engine, record)?;
     networks::join(engine, record, &*sandbox)?;
     // With its place on the network recorded, the next daemon can take it up however early this one dies.
     let recorded = engine.containers.save(container, record.clone()).map_err(Failure::from);
-    let started = recorded.and_then(|()| launch_joined(engine, container, record, sandbox));
+    let started = recorded.and_then(|()| launch_joined(engine, container, record, sandbox, doors.is_some()));
     let started = started.map_err(|failure| match engine.graph.look_over(&record.id) {
         // That is why, whatever the step that noticed says.
         Err(damage @ gantry_graph::Error::DamagedLayer { .. }) => Failure::from(Error::from(damage)),
@@ -146,12 +149,18 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
         networks::leave(engine, record);
         record.endpoints.clear();
     }
-    started
+    Ok((started?, doors))
 }
 
-fn launch_joined(engine: &Engine, container: &Container, record: &Record, sandbox: Box<dyn Sandbox>) -> Launched {
+fn launch_joined(
+    engine: &Engine,
+    container: &Container,
+    record: &Record,
+    sandbox: Box<dyn Sandbox>,
+    names_arrive: bool,
+) -> std::result::Result<Arc<dyn Running>, Failure> {
     engine.containers.copy(record);
-    files::write(engine, record)?;
+    files::write(engine, record, names_arrive)?;
     let root = engine.graph.container_root(&record.id, false).map_err(Error::from)?;
     let config = spec::build(engine, record, root)?;
     Ok(sandbox.start(Start {

@@ -2,6 +2,7 @@
 
 mod define;
 pub mod links;
+pub mod names;
 mod places;
 mod publish;
 mod settings;

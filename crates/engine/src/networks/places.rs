@@ -11,8 +11,8 @@ use gantry_execdriver::{Network as Inside, Running, Sandbox};
 use gantry_networkdriver::{Endpoint, Join, NetworkDriver, PublishPort, PublishedPort, Routes};
 use tracing::warn;
 
-use super::publish;
 use super::settings::Wanted;
+use super::{names, publish};
 use crate::container::{Container, Record, State};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -131,8 +131,9 @@ fn ports(record: &Record) -> Result<Vec<PublishPort>> {
     publish::ports(host_config.port_bindings.as_ref(), host_config.publish_all_ports, &exposed)
 }
 
-/// Frees addresses and ports of a container whose run has ended.
+/// Frees addresses, ports and names of a container whose run has ended.
 pub fn leave(engine: &Engine, record: &Record) {
+    engine.names.remove(&record.id);
     for (name, endpoint) in &record.endpoints {
         let left = engine.networks.driver(engine, name).and_then(|driver| Ok(driver.leave(endpoint)?));
         if let Err(error) = left {
@@ -202,6 +203,7 @@ fn connect_running(
     running: &dyn Running,
 ) -> Result<()> {
     let asked = changed.networks.clone();
+    let before = container.record();
     let Some(settings) = asked.get(network) else { return Ok(()) };
     let place = place(engine, network, settings)?;
     let inside = running.network()?;
@@ -217,6 +219,7 @@ fn connect_running(
         undo_connect(engine, container, changed, network, &inside);
         return Err(error);
     }
+    told_of(engine, container, &before)?;
     tell(engine, network, container.id(), "connect");
     Ok(())
 }
@@ -308,8 +311,9 @@ pub fn finish(engine: &Engine) {
         let settled =
             running.network().map_err(Error::from).and_then(|inside| settle(engine, &mut changed, &inside, Vec::new()));
         let saved = settled.and_then(|new| if new { engine.containers.save(&container, changed) } else { Ok(()) });
-        if let Err(error) = saved {
-            warn!("settle the networks of container {}: {error}", record.id);
+        match saved {
+            Ok(()) => names::update(engine, &container),
+            Err(error) => warn!("settle the networks of container {}: {error}", record.id),
         }
     }
 }
@@ -361,8 +365,15 @@ pub fn disconnect(engine: &Engine, container: &Container, network: &str) -> Resu
     let gone = take_off(engine, &mut changed, &name, &inside);
     engine.containers.save(container, changed)?;
     files::write_hosts(engine, &container.record())?;
+    told_of(engine, container, &record)?;
     tell(engine, &name, container.id(), "disconnect");
     gone.map_err(|error| error.context(format!("disconnect container {} from network {name}", record.id)))
+}
+
+/// Names follow the networks of a container that runs.
+fn told_of(engine: &Engine, container: &Container, before: &Record) -> Result<()> {
+    names::update(engine, container);
+    files::refresh_resolv_conf(engine, before, &container.record())
 }
 
 fn refuse_going(record: &Record) -> Result<()> {

@@ -143,7 +143,7 @@ fn fill(settings: &mut EndpointSettings, endpoint: &Endpoint) {
 }
 
 /// The names by which others on a network know a container.
-fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<String> {
+pub(super) fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<String> {
     let mut names = vec![record.name.clone()];
     let more = settings.aliases.iter().flatten().cloned();
     for name in more.chain([record.short_id().to_owned(), record.config.hostname.clone()]) {

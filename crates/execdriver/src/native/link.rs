@@ -9,13 +9,37 @@ use gantry_linux::socket;
 
 use super::protocol::{self, Ask, Done, Kind, Message, Refusal, Request, Tell};
 use super::record::{Record, SOCKET};
-use crate::{Error, Exit};
+use crate::{Error, Exit, NameDoors};
 
 /// A supervisor that does not answer within this time is sick; the request fails and says so.
 /// A start that is given up after a minute takes some time more to be undone.
 pub const PATIENCE: Duration = Duration::from_secs(110);
 
 const MOMENT: Duration = Duration::from_secs(1);
+
+/// A supervisor's network namespace.
+pub struct Inside {
+    /// The namespace.
+    pub netns: OwnedFd,
+    /// A `NETLINK_ROUTE` socket in there.
+    pub route: OwnedFd,
+    /// Where questions for names arrive.
+    pub names: Option<NameDoors>,
+}
+
+impl Inside {
+    /// From the descriptors in this order.
+    pub fn of(fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let (netns, route) = (fds.next()?, fds.next()?);
+        Some(Self { netns, route, names: doors(fds) })
+    }
+}
+
+/// The sockets for names, from the descriptors in their order.
+pub fn doors(mut fds: impl Iterator<Item = OwnedFd>) -> Option<NameDoors> {
+    Some(NameDoors { datagrams: fds.next()?, connections: fds.next()?, life: fds.next()? })
+}
 
 /// Called once with an exit.
 pub type OnExit = Box<dyn FnOnce(Exit) + Send>;
@@ -33,7 +57,7 @@ pub struct Link {
 struct State {
     next_id: u64,
     answers: HashMap<u64, Option<Answer>>,
-    warm: Option<Result<(OwnedFd, OwnedFd), String>>,
+    warm: Option<Result<Inside, String>>,
     exit: Ending,
     execs: HashMap<String, Ending>,
     /// Questions whether an exec still runs, by their ids: asked after the connection was made anew.
@@ -154,9 +178,8 @@ impl Link {
         let mut state = self.state();
         match head {
             Tell::Warm => {
-                let mut fds = fds.into_iter();
-                if let (Some(netns), Some(route)) = (fds.next(), fds.next()) {
-                    state.warm = Some(Ok((netns, route)));
+                if let Some(inside) = Inside::of(fds) {
+                    state.warm = Some(Ok(inside));
                 }
             }
             Tell::Cold(why) => state.warm = Some(Err(why)),
@@ -181,8 +204,8 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// What a new supervisor said of itself: its network namespace and route socket, or why it cannot be warm.
-    pub fn take_warm(&self) -> Option<Result<(OwnedFd, OwnedFd), String>> {
+    /// What a new supervisor said of itself: its network namespace, or why it cannot be warm.
+    pub fn take_warm(&self) -> Option<Result<Inside, String>> {
         self.state().warm.take()
     }
 

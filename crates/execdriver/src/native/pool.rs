@@ -13,7 +13,7 @@ use libcontainer::protection::intact;
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::dispatch::{Dispatch, Listener};
-use super::link::{Link, system};
+use super::link::{Inside, Link, system};
 use super::protocol::{self, Fork, Spawn};
 use super::template::{FAIL_AT, TEMPLATE_ROLE};
 use crate::Error;
@@ -32,9 +32,7 @@ pub struct Warm {
     /// The connection.
     pub link: Arc<Link>,
     /// Its network namespace.
-    pub netns: OwnedFd,
-    /// A `NETLINK_ROUTE` socket in there.
-    pub route: OwnedFd,
+    pub inside: Inside,
     /// It has a container, and stays when this is dropped.
     pub used: bool,
 }
@@ -282,11 +280,11 @@ impl Listener for Pool {
         let closed = link.is_closed();
         let expected = state.expected.iter().position(|other| Arc::ptr_eq(other, link));
         match (warm, expected) {
-            (Some(Ok((netns, route))), Some(at)) => {
+            (Some(Ok(inside)), Some(at)) => {
                 state.expected.swap_remove(at);
                 state.failure = None;
                 if !closed && !state.closed {
-                    state.ready.push_back(Warm { link: Arc::clone(link), netns, route, used: false });
+                    state.ready.push_back(Warm { link: Arc::clone(link), inside, used: false });
                 }
             }
             (Some(Err(why)), Some(at)) => {

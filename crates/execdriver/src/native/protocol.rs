@@ -68,6 +68,9 @@ pub enum Ask {
     Root,
     /// The network namespace and a route socket inside; both come as descriptors with the reply.
     Network,
+    /// Where questions for names arrive: sockets for datagrams and for connections, and a pidfd of the supervisor come as
+    /// descriptors with the reply.
+    Names,
     /// The processes.
     Pids,
     /// Of a warm supervisor: make the user namespace of the container to come, and a network namespace in it. Descriptors
@@ -114,7 +117,8 @@ pub struct ClientOrder {
 /// From a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Tell {
-    /// It is warm; descriptors: its network namespace, a route socket inside.
+    /// It is warm; descriptors: its network namespace, a route socket inside; then, where the kernel has what they take, those
+    /// of [`Ask::Names`].
     Warm,
     /// It cannot become warm.
     Cold(String),

@@ -9,12 +9,12 @@ use libcontainer::config::Resources;
 
 use super::Maker;
 use super::dispatch::Dispatch;
-use super::link::{Link, OnExit, system};
+use super::link::{Inside, Link, OnExit, doors, system};
 use super::pool::{Pool, Warm};
 use super::protocol::{Ask, ClientOrder, Done, ExecOrder, StartOrder};
 use super::record::Record;
 use super::supervisor::with_seed;
-use crate::{Attach, Error, Exec, Exit, Network, Running, RunningExec, Sandbox, Start, Users};
+use crate::{Attach, Error, Exec, Exit, NameDoors, Network, Running, RunningExec, Sandbox, Start, Users};
 
 /// Freezing and killing take a moment of the kernel's.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,11 +69,15 @@ impl Drop for NativeSandbox {
 
 impl Sandbox for NativeSandbox {
     fn netns(&self) -> BorrowedFd<'_> {
-        self.warm.netns.as_fd()
+        self.warm.inside.netns.as_fd()
     }
 
     fn route_socket(&self) -> BorrowedFd<'_> {
-        self.warm.route.as_fd()
+        self.warm.inside.route.as_fd()
+    }
+
+    fn take_names(&mut self) -> Option<NameDoors> {
+        self.warm.inside.names.take()
     }
 
     fn map_users(&mut self, users: &Users) -> Result<(), Error> {
@@ -81,11 +85,8 @@ impl Sandbox for NativeSandbox {
             return Err(crate::lxc::no_user_namespace());
         }
         let (_, fds) = self.warm.link.ask(Ask::MapUsers(users.clone()), &[], &[])?;
-        let mut fds = fds.into_iter();
-        let (Some(netns), Some(route)) = (fds.next(), fds.next()) else {
-            return Err(Error::System("the supervisor sent no network namespace".into()));
-        };
-        (self.warm.netns, self.warm.route) = (netns, route);
+        let none = || Error::System("the supervisor sent no network namespace".into());
+        self.warm.inside = Inside::of(fds).ok_or_else(none)?;
         Ok(())
     }
 
@@ -268,6 +269,11 @@ impl Running for NativeContainer {
             (Some(netns), Some(route_socket)) => Ok(Network { netns, route_socket }),
             _ => Err(Error::System("the supervisor sent no network namespace".into())),
         }
+    }
+
+    fn names(&self) -> Result<NameDoors, Error> {
+        let (_, fds) = self.link.ask(Ask::Names, &[], &[])?;
+        doors(fds.into_iter()).ok_or_else(|| Error::System("the supervisor sent no sockets for names".into()))
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Flags {
     /// DNS search domain of containers
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search: Vec<String>,
+    /// Names of containers on the default bridge, too; there, off, the host's servers are copied as they are at the start
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub default_bridge_names: bool,
     /// Log driver of containers: json-file or none
     #[arg(long, default_value = "json-file", value_name = "NAME")]
     pub log_driver: String,
@@ -204,6 +207,7 @@ impl Flags {
             "dns" => self.dns = read(value)?,
             "dns_opt" => self.dns_opt = read(value)?,
             "dns_search" => self.dns_search = read(value)?,
+            "default_bridge_names" => self.default_bridge_names = read(value)?,
             "log_driver" => self.log_driver = read(value)?,
             "log_opt" => {
                 let map: BTreeMap<String, String> = read(value)?;
@@ -296,6 +300,7 @@ impl Flags {
             exec_root: self.exec_root.clone(),
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
+            default_bridge_names: self.default_bridge_names,
             dns_options: self.dns_opt.clone(),
             log_driver: self.log_driver.clone(),
             log_options: self.log_opt.iter().map(pair).collect::<Result<_>>()?,

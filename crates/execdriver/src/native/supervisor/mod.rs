@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 use gantry_linux::process::{self, CloneFlags};
 use gantry_linux::{ResultExt, socket};
 use libcontainer::cgroups::{Hierarchies, Leaf};
+use libcontainer::network::names::NameSockets;
 use libcontainer::seed::Seed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
-use super::protocol::{self, Ask, Message, Request, Spawn, Tell};
+use super::protocol::{self, Ask, Kind, Message, Refusal, Request, Spawn, Tell};
 use serve::Connection;
 pub use start::with_seed;
 use users::Users;
@@ -60,6 +61,8 @@ struct Supervisor {
     host_netns: OwnedFd,
     /// Of the container, where its user namespace is its own.
     users: Option<Users>,
+    /// Where its questions for names arrive, or why they do not.
+    names: Result<NameSockets, String>,
 }
 
 /// Lives a supervisor's whole life, in a process that the template has just forked.
@@ -98,6 +101,7 @@ fn warm_up(spawn: &Spawn, daemon: &OwnedFd, hierarchies: &Hierarchies) -> Result
         signals,
         host_netns,
         users: None,
+        names: open_names(),
     };
     match supervisor.announce(daemon) {
         Ok(()) => Ok(supervisor),
@@ -113,6 +117,11 @@ fn open_own_netns() -> SystemResult<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open", path)
 }
 
+/// A kernel without nf_tables runs containers all the same.
+fn open_names() -> Result<NameSockets, String> {
+    NameSockets::open().map_err(|error| error.to_string())
+}
+
 fn route_socket() -> SystemResult<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     // The protocol NETLINK_ROUTE is number 0, which is the default one.
@@ -123,8 +132,24 @@ impl Supervisor {
     /// Plants the seed and tells the daemon that everything is there.
     fn announce(&mut self, daemon: &OwnedFd) -> Result<(), libcontainer::Error> {
         self.seed = Some(Seed::plant(&self.leaf, None)?);
-        let (netns, route) = (open_own_netns()?, route_socket()?);
-        Ok(protocol::send(daemon, &Tell::Warm, &[netns.as_fd(), route.as_fd()])?)
+        Ok(self.tell_inside(daemon, &Tell::Warm)?)
+    }
+
+    /// Says something, with what the daemon needs of the network namespace.
+    fn tell_inside(&self, daemon: &OwnedFd, tell: &Tell) -> SystemResult<()> {
+        let mut fds = vec![open_own_netns()?, route_socket()?];
+        // Without them the daemon knows that there are none.
+        fds.extend(self.names().into_iter().flatten());
+        protocol::send(daemon, tell, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())
+    }
+
+    /// Where questions for names arrive, to be given to the resolver.
+    fn names(&self) -> Result<[OwnedFd; 3], Refusal> {
+        let names = self.names.as_ref().map_err(|why| Refusal::new(Kind::Invalid, why.as_str()))?;
+        let copy = |fd: &OwnedFd| fd.try_clone().during("duplicate", "socket for names");
+        let own = rustix::process::getpid();
+        let life = rustix::process::pidfd_open(own, PidfdFlags::empty()).during("open", "own process")?;
+        Ok([copy(&names.datagrams)?, copy(&names.connections)?, life])
     }
 
     /// Ends the seed. It is let run first: a frozen process does not die.

@@ -206,6 +206,10 @@ impl Work {
                 with.push(root);
                 Done::Ok
             }),
+            Ask::Names => self.supervisor.names().map(|names| {
+                with.extend(names);
+                Done::Ok
+            }),
             Ask::Network => network().map(|network| {
                 with.extend(network);
                 Done::Ok

@@ -9,7 +9,7 @@ use libcontainer::config::{Config, Namespace};
 use libcontainer::container::Inside;
 
 use super::start::open_namespace;
-use super::{Supervisor, SystemResult, open_own_netns, route_socket};
+use super::{Supervisor, SystemResult, open_names, open_own_netns};
 use crate::native::protocol::{self, Done, Kind, Refusal, Tell};
 
 /// The users of the container.
@@ -24,16 +24,13 @@ impl Supervisor {
     /// Makes the namespaces and answers the daemon; fails when the daemon cannot be told.
     pub(super) fn answer_map_users(&mut self, id: u64, users: &crate::Users, daemon: &OwnedFd) -> SystemResult<()> {
         match self.map_users(users) {
-            Ok((netns, route)) => {
-                let tell = Tell::Reply { id, result: Ok(Done::Ok) };
-                protocol::send(daemon, &tell, &[netns.as_fd(), route.as_fd()])
-            }
+            Ok(()) => self.tell_inside(daemon, &Tell::Reply { id, result: Ok(Done::Ok) }),
             Err(refusal) => protocol::send(daemon, &Tell::Reply { id, result: Err(refusal) }, &[]),
         }
     }
 
     /// From then on the supervisor itself is in the new network namespace, as it was in the one that it was warm with.
-    fn map_users(&mut self, users: &crate::Users) -> Result<(OwnedFd, OwnedFd), Refusal> {
+    fn map_users(&mut self, users: &crate::Users) -> Result<(), Refusal> {
         let none = "the mapping of a user namespace has no user 0 or no group 0";
         let root = users.map.outside(0, 0).ok_or_else(|| Refusal::new(Kind::Invalid, none))?;
         let (namespace, network) = match &users.of {
@@ -46,7 +43,8 @@ impl Supervisor {
         };
         process::setns(&network, CloneFlags::NEWNET, "the container's network")?;
         self.users = Some(Users { namespace, root });
-        Ok((open_own_netns()?, route_socket()?))
+        self.names = open_names();
+        Ok(())
     }
 
     /// The users that the configuration wants.
