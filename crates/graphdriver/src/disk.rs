@@ -2,13 +2,14 @@
 //! kept beside it.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use gantry_linux::ResultExt;
 use rustix::fs::{Stat, XattrFlags};
 use rustix::io::Errno;
 
+use crate::levels::Levels;
 use crate::store::noted_size;
 use crate::{Error, tree};
 
@@ -21,15 +22,16 @@ const BLOCK: u64 = 512;
 /// What goes meanwhile does not count.
 ///
 /// # Errors
-/// When it cannot be read, or is deeper than descriptors reach.
+/// When it cannot be read, or a directory of a deep tree is moved meanwhile.
 pub fn disk_use(root: &Path) -> Result<u64, Error> {
     let root = tree::open_root(root)?;
     let mut used = Used::default();
     used.add(&rustix::fs::fstat(&root).during("stat", "directory")?);
-    let mut stack = vec![listed(root).during("list", "directory")?];
-    while let Some((directory, rest)) = stack.last_mut() {
-        let Some(name) = rest.next() else {
-            stack.pop();
+    let mut levels = Levels::default();
+    levels.enter(root).during("list", "directory")?;
+    while let Some(directory) = levels.directory().map(Arc::clone) {
+        let Some(name) = levels.name() else {
+            levels.leave().during("go back", "from a deep directory")?;
             continue;
         };
         let stat = match tree::stat(&directory, &name) {
@@ -38,18 +40,13 @@ pub fn disk_use(root: &Path) -> Result<u64, Error> {
         };
         used.add(&stat);
         if tree::is_dir(&stat) {
-            match tree::open_dir(directory.as_fd(), &name).and_then(listed) {
+            match tree::open_dir(&directory, &name).and_then(|inner| levels.enter(inner)) {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                other => stack.push(other.during("list", tree::show(&name))?),
+                other => other.during("list", tree::show(&name))?,
             }
         }
     }
     Ok(used.bytes)
-}
-
-fn listed(directory: OwnedFd) -> rustix::io::Result<(OwnedFd, std::vec::IntoIter<Vec<u8>>)> {
-    let names = tree::names(&directory)?;
-    Ok((directory, names.into_iter()))
 }
 
 #[derive(Default)]
@@ -102,6 +99,21 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut at = tree::open_root(dir.path()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "deep", rustix::fs::Mode::RWXU).unwrap();
+            rustix::fs::mkdirat(&at, "z", rustix::fs::Mode::RWXU).unwrap();
+            at = tree::open_dir(&at, b"deep").unwrap();
+        }
+        let one = rustix::fs::fstat(&at).unwrap().st_blocks;
+        let used = disk_use(dir.path()).unwrap();
+        assert!(used >= 6000 * BLOCK * u64::try_from(one).unwrap(), "{used}, each {one} blocks");
+        crate::trash::empty(dir.path()).unwrap();
+    }
 
     #[test]
     fn blocks_count_as_du_counts_them_and_a_layer_is_walked_once() {

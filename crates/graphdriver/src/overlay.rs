@@ -314,11 +314,7 @@ impl GraphDriver for Overlay {
     }
 
     fn sweep(&self, drafts: bool) -> Result<(), Error> {
-        if drafts {
-            self.store.discard_drafts()?;
-        }
-        self.projects.free(&self.store.trash())?;
-        self.store.sweep(false)
+        self.store.sweep(drafts, |removed| self.projects.free(removed))
     }
 }
 

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use gantry_linux::ResultExt;
 use gantry_linux::quota::{self, Usage};
-use gantry_linux::{ResultExt, fs};
 use rustix::io::Errno;
 
 use crate::options::bytes;
@@ -83,26 +83,20 @@ impl Projects {
         Err(self.cannot("every project number of its file system is in use".to_owned()))
     }
 
-    /// Takes back the limits of what waits in the trash.
-    pub(crate) fn free(&self, trash: &Path) -> Result<(), Error> {
+    /// Takes back the limits of removed layers. One that cannot be taken back keeps no other.
+    pub(crate) fn free(&self, removed: &[PathBuf]) -> Result<(), Error> {
         let home = tree::open_root(&self.home)?;
         if !quota::limits_projects(&home)? {
             return Ok(());
         }
-        for name in fs::list(trash)? {
-            let Ok(layer) = tree::open_root(&trash.join(name)) else { continue };
+        let mut outcome = Ok(());
+        for layer in removed {
+            let Ok(layer) = tree::open_root(layer) else { continue };
             for part in PARTS {
-                let directory = match tree::open_dir(&layer, part) {
-                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                    other => other.during("open", tree::show(part))?,
-                };
-                let number = quota::project(&directory)?.unwrap_or_default();
-                if number >= FIRST && quota::usage(&home, number)?.limit > 0 {
-                    quota::limit(&home, number, 0)?;
-                }
+                outcome = outcome.and(free(&home, &layer, part));
             }
         }
-        Ok(())
+        outcome
     }
 
     fn refuse(&self) -> Error {
@@ -116,6 +110,19 @@ impl Projects {
     fn cannot(&self, reason: String) -> Error {
         Error::NoLimit { driver: self.driver, path: self.home.clone(), reason }
     }
+}
+
+/// Takes back the limit of a part of a layer, if it has one.
+fn free(home: &OwnedFd, layer: &OwnedFd, part: &[u8]) -> Result<(), Error> {
+    let directory = match tree::open_dir(layer, part) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        other => other.during("open", tree::show(part))?,
+    };
+    let number = quota::project(&directory)?.unwrap_or_default();
+    if number >= FIRST && quota::usage(home, number)?.limit > 0 {
+        quota::limit(home, number, 0)?;
+    }
+    Ok(())
 }
 
 /// Where the search for a free number begins: stores on one file system begin at different places.

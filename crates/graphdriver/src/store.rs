@@ -269,14 +269,28 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn sweep(&self, drafts: bool) -> Result<(), Error> {
+    /// Deletes what is in the trash, also what comes meanwhile. Before anything of it goes, `before` takes back what else belongs
+    /// to it (by its paths): it sees everything, and its failure keeps nothing from being deleted.
+    pub(crate) fn sweep(
+        &self,
+        drafts: bool,
+        mut before: impl FnMut(&[PathBuf]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-        if drafts {
-            self.discard_drafts()?;
+        let mut outcome = if drafts { self.discard_drafts() } else { Ok(()) };
+        outcome = outcome.and(self.discard_left());
+        let trash = self.trash();
+        loop {
+            let names = fs::list(&trash)?;
+            if names.is_empty() {
+                return outcome;
+            }
+            let paths: Vec<PathBuf> = names.iter().map(|name| trash.join(name)).collect();
+            outcome = outcome.and(before(&paths));
+            if let Err(error) = trash::delete(&trash, &names) {
+                return outcome.and(Err(error.into()));
+            }
         }
-        let again = self.discard_left();
-        trash::empty(&self.root.join("trash"))?;
-        again
     }
 }
 
@@ -365,7 +379,7 @@ mod tests {
             store.discard(&file).unwrap_or_else(|error| panic!("round {round}: {error}"));
             store.discard(&directory).unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
-        store.sweep(false).unwrap();
+        store.sweep(false, |_| Ok(())).unwrap();
         assert!(fs::list(store.trash()).unwrap().is_empty());
     }
 
@@ -381,7 +395,14 @@ mod tests {
         assert!(store.remove("one").is_err());
         fs::remove_file(store.trash()).unwrap();
         fs::create_dir(store.trash()).unwrap();
-        store.sweep(false).unwrap();
-        assert!(!store.exists("one"));
+        let mut seen = Vec::new();
+        store
+            .sweep(false, |paths| {
+                seen.extend(paths.iter().map(|path| fs::symlink_metadata(path).unwrap().is_dir()));
+                Err(Error::NotFound("a failure that keeps nothing".to_owned()))
+            })
+            .unwrap_err();
+        assert!(!store.exists("one") && fs::list(store.trash()).unwrap().is_empty());
+        assert_eq!(seen, [true], "what else belonged to it was taken back before");
     }
 }

@@ -22,6 +22,16 @@ pub(crate) fn empty(trash: &Path) -> Result<()> {
     }
 }
 
+/// Deletes these entries of the directory with everything in them; what they hand up is deleted by the next call.
+pub(crate) fn delete(trash: &Path, names: &[std::ffi::OsString]) -> Result<()> {
+    let top = tree::open_root(trash)?;
+    let names = names.iter().map(|name| name.as_encoded_bytes().to_vec()).collect();
+    match delete_all(&top, names, NESTING) {
+        Ok(()) => Ok(()),
+        Err((name, error)) => Err(error).during("delete", format!("{}/{}", trash.display(), show(&name))),
+    }
+}
+
 /// What could not be deleted, and why.
 type Failure = (Vec<u8>, Errno);
 
@@ -31,20 +41,22 @@ fn empty_top(top: &OwnedFd, nesting: usize) -> std::result::Result<(), Failure> 
         if found.is_empty() {
             return Ok(());
         }
-        let mut failure = None;
-        for name in found {
-            let deleted = match unlink(top, &name) {
-                Err(Errno::ISDIR) => empty_directory(top, &name, nesting),
-                other => other,
-            };
-            if let Err(error) = deleted {
-                failure.get_or_insert((name, error));
-            }
-        }
-        if let Some(failure) = failure {
-            return Err(failure);
+        delete_all(top, found, nesting)?;
+    }
+}
+
+fn delete_all(top: &OwnedFd, names: Vec<Vec<u8>>, nesting: usize) -> std::result::Result<(), Failure> {
+    let mut failure = None;
+    for name in names {
+        let deleted = match unlink(top, &name) {
+            Err(Errno::ISDIR) => empty_directory(top, &name, nesting),
+            other => other,
+        };
+        if let Err(error) = deleted {
+            failure.get_or_insert((name, error));
         }
     }
+    failure.map_or(Ok(()), Err)
 }
 
 fn empty_directory(top: &OwnedFd, name: &[u8], nesting: usize) -> rustix::io::Result<()> {

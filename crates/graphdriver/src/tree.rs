@@ -15,6 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::levels::Levels;
+
 /// Marks a directory that overlayfs does not merge with what is below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Marks a directory of a draft that its archive implied and did not describe.
@@ -233,7 +235,7 @@ pub(crate) enum Step {
 /// A walk through a tree: sorted, a directory before its entries, links not followed. Depth is bounded by the length of
 /// a path, so a tree that a container made absurdly deep is an error, not an exhausted stack.
 pub(crate) struct Walk {
-    stack: Vec<(Arc<OwnedFd>, std::vec::IntoIter<Vec<u8>>)>,
+    levels: Levels,
     path: Vec<u8>,
     /// The directory that the next step enters.
     pending: Option<Vec<u8>>,
@@ -242,30 +244,26 @@ pub(crate) struct Walk {
 impl Walk {
     /// A walk of everything in `root`, which is itself not a step.
     pub(crate) fn new(root: OwnedFd) -> Result<Self> {
-        let names = names(&root).during("list", "layer")?;
-        Ok(Self { stack: vec![(Arc::new(root), names.into_iter())], path: Vec::new(), pending: None })
+        let mut levels = Levels::default();
+        levels.enter(root).during("list", "layer")?;
+        Ok(Self { levels, path: Vec::new(), pending: None })
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Step>> {
         if let Some(name) = self.pending.take() {
-            let Some((dir, _)) = self.stack.last() else { return Ok(None) };
+            let Some(dir) = self.levels.directory() else { return Ok(None) };
             let opened = open_dir(dir, &name).during("open", show(&self.path))?;
-            let names = names(&opened).during("list", show(&self.path))?;
-            self.stack.push((Arc::new(opened), names.into_iter()));
+            self.levels.enter(opened).during("list", show(&self.path))?;
         } else {
             // The path of the last step, if it was not a directory that was entered.
             self.path.truncate(self.path_of_level());
         }
         let base = self.path.len();
-        let Some((dir, rest)) = self.stack.last_mut() else { return Ok(None) };
-        let Some(name) = rest.next() else {
-            self.stack.pop();
-            if self.stack.is_empty() {
-                return Ok(None);
-            }
-            return Ok(Some(Step::Leave { path: self.path.clone() }));
+        let Some(dir) = self.levels.directory().map(Arc::clone) else { return Ok(None) };
+        let Some(name) = self.levels.name() else {
+            let left = self.levels.leave().during("go back from", show(&self.path))?;
+            return Ok(left.then(|| Step::Leave { path: self.path.clone() }));
         };
-        let dir = Arc::clone(dir);
         if base > 0 {
             self.path.push(b'/');
         }
@@ -282,7 +280,7 @@ impl Walk {
 
     /// How much of `path` names the directory on top of the stack.
     fn path_of_level(&self) -> usize {
-        let depth = self.stack.len().saturating_sub(1);
+        let depth = self.levels.depth().saturating_sub(1);
         let mut slashes = self.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         match depth {
             0 => 0,

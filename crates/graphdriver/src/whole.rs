@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use gantry_linux::mount::{IdMap, RootMount};
 use gantry_linux::{btrfs, fs};
@@ -42,7 +42,6 @@ struct Whole {
     store: Store,
     kind: Kind,
     limits: Limits,
-    deleting: Mutex<()>,
 }
 
 /// What limits the size of writable layers.
@@ -58,7 +57,7 @@ enum Limits {
 pub(crate) fn open_vfs(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver>, Error> {
     let store = Store::open(root)?;
     let limits = Limits::Projects(Projects::open("vfs", &store, options, &["vfs.size", "size"])?);
-    Ok(Arc::new(Whole { store, kind: Kind::Copy, limits, deleting: Mutex::default() }))
+    Ok(Arc::new(Whole { store, kind: Kind::Copy, limits }))
 }
 
 /// Opens btrfs in its directory, which must be on that file system.
@@ -77,12 +76,7 @@ pub(crate) fn open_btrfs(root: &Path, options: &Options) -> Result<Arc<dyn Graph
             reason: "it is not on btrfs: choose another data root (--data-root) or another driver".to_owned(),
         });
     }
-    Ok(Arc::new(Whole {
-        store: Store::open(root)?,
-        kind: Kind::Snapshot,
-        limits: Limits::Groups { minimum },
-        deleting: Mutex::default(),
-    }))
+    Ok(Arc::new(Whole { store: Store::open(root)?, kind: Kind::Snapshot, limits: Limits::Groups { minimum } }))
 }
 
 /// What a snapshot has of its parent beside the tree.
@@ -303,18 +297,13 @@ impl GraphDriver for Whole {
     }
 
     fn sweep(&self, drafts: bool) -> Result<(), Error> {
-        if drafts {
-            self.store.discard_drafts()?;
+        match &self.limits {
+            Limits::Projects(projects) => self.store.sweep(drafts, |removed| projects.free(removed)),
+            // Subvolumes go in constant time; what is left in the trash goes file by file.
+            Limits::Groups { .. } => {
+                groups::remove_noted(&self.store)?;
+                self.store.sweep(drafts, |removed| groups::delete_subvolumes(&self.store, removed))
+            }
         }
-        if let Limits::Projects(projects) = &self.limits {
-            projects.free(&self.store.trash())?;
-            return self.store.sweep(false);
-        }
-        // Subvolumes go in constant time; what is left in the trash goes file by file.
-        {
-            let _one = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
-            groups::delete_subvolumes(&self.store)?;
-        }
-        self.store.sweep(false)
     }
 }

@@ -33,6 +33,8 @@ const SWITCH_QUOTA: Opcode = opcode::read_write::<QuotaSwitch>(0x94, 40);
 const GROUP: Opcode = opcode::write::<Group>(0x94, 42);
 const LIMIT: Opcode = opcode::read::<Limit>(0x94, 43);
 const WAIT_FOR_COUNT: Opcode = opcode::none(0x94, 46);
+/// How long the first limit on a file system waits until all that is on it is counted.
+const COUNTING: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// `struct btrfs_ioctl_ino_lookup_args`.
 #[repr(C)]
@@ -119,9 +121,16 @@ pub fn enable_quota(path: &Path) -> Result<()> {
     // SAFETY: the code takes a pointer to this structure, which outlives the call.
     let enabled = unsafe { ioctl(&directory, Updater::<SWITCH_QUOTA, QuotaSwitch>::new(&mut switch)) };
     enabled.during("enable quotas on the file system of", path.display())?;
-    // SAFETY: the code takes no argument.
-    let counted = unsafe { ioctl(&directory, NoArg::<WAIT_FOR_COUNT>::new()) };
-    counted.during("count what is on the file system of", path.display())
+    // The kernel's wait knows no deadline: a thread does it, and nobody waits for the thread.
+    let (done, counted) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // SAFETY: the code takes no argument.
+        let waited = unsafe { ioctl(&directory, NoArg::<WAIT_FOR_COUNT>::new()) };
+        // Who asked may have gone.
+        let _ = done.send(waited);
+    });
+    let counted = counted.recv_timeout(COUNTING).unwrap_or(Err(Errno::TIMEDOUT));
+    counted.during("count what is on (it goes on; try again later) the file system of", path.display())
 }
 
 /// Limits what the subvolume at `path` holds that no other holds: of a new snapshot, what is written to it. Writing more

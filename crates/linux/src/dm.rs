@@ -19,6 +19,9 @@ use crate::{Error, Result, fs, node};
 /// Bytes of a sector, whatever the device's own are.
 pub const SECTOR: u64 = 512;
 
+/// How often a device is made again that others let go of at the same moment.
+const ATTEMPTS: usize = 100;
+
 const READ_ONLY: u32 = 1;
 const SUSPEND: u32 = 1 << 1;
 const STATUS_TABLE: u32 = 1 << 4;
@@ -207,8 +210,13 @@ impl Control {
     }
 
     /// Opens a device, making it first where it is not there. Whoever does the same at once gets the same device.
+    ///
+    /// # Errors
+    /// `ENXIO` when others kept taking it away.
     pub fn activate(&self, name: &str, table: &[Target]) -> Result<OwnedFd> {
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let made = match self.create(name) {
                 Ok(_) => true,
                 Err(error) if error.errno() == Errno::BUSY.raw_os_error() => false,
@@ -216,7 +224,7 @@ impl Control {
             };
             match self.complete(name, table, made) {
                 // It was on its way out: then the name is free now.
-                Err(error) if !made && error.errno() == Errno::NXIO.raw_os_error() => {}
+                Err(error) if !made && attempts < ATTEMPTS && error.errno() == Errno::NXIO.raw_os_error() => {}
                 Err(error) => {
                     if made && let Err(left) = self.remove(name) {
                         let why = std::io::Error::other(format!("{error}; and it stays: {left}"));
@@ -257,12 +265,17 @@ impl Control {
     }
 
     /// [`Control::activate`] for a device of a pool, which goes when nobody has it open or mounted any more.
+    ///
+    /// # Errors
+    /// As [`Control::activate`].
     pub fn open_thin(&self, thin: &Thin) -> Result<OwnedFd> {
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let device = self.activate(&thin.name, &[thin.target()])?;
             match self.remove_when_unused(&thin.name) {
                 // Who had it before has let go of it between the two.
-                Err(error) if error.errno() == Errno::NXIO.raw_os_error() => {}
+                Err(error) if attempts < ATTEMPTS && error.errno() == Errno::NXIO.raw_os_error() => {}
                 other => return other.map(|()| device),
             }
         }
@@ -317,10 +330,11 @@ mod tests {
 
     #[test]
     fn a_device_is_made_looked_at_and_gone_with_its_last_user() {
+        let has = fs::read_to_string("/proc/misc").unwrap().contains("device-mapper");
         let control = match Control::open() {
             Ok(control) => control,
             // Said aloud by the suite of the graphdriver.
-            Err(error) => return assert!(error.to_string().contains("device mapper"), "{error}"),
+            Err(error) => return assert!(!has && error.errno() == libc::ENODEV, "{error}"),
         };
         assert_eq!(control.version().unwrap().0, 4);
         assert!(control.has_target("error").unwrap() && !control.has_target("no-such-target").unwrap());

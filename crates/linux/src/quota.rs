@@ -90,7 +90,8 @@ pub struct Usage {
 /// When the kernel does not answer for another reason than that it has none.
 pub fn limits_projects(file: impl AsFd) -> Result<bool> {
     let mut state = State { version: 1, ..State::default() };
-    match quotactl(&file, GET_STATE, 0, &raw mut state) {
+    // SAFETY: the command fills this structure.
+    match unsafe { quotactl(&file, GET_STATE, 0, &raw mut state) } {
         Ok(()) => Ok(state.flags & ENFORCED != 0),
         // The file system has no quotas, none of projects, or none are on.
         Err(
@@ -139,7 +140,8 @@ fn attributes(file: impl AsFd) -> rustix::io::Result<Attributes> {
 /// When quotas of projects are not on.
 pub fn usage(file: impl AsFd, project: u32) -> Result<Usage> {
     let mut quota = DiskQuota::default();
-    match quotactl(&file, GET_LIMIT, project, &raw mut quota) {
+    // SAFETY: the command fills this structure.
+    match unsafe { quotactl(&file, GET_LIMIT, project, &raw mut quota) } {
         Ok(()) => Ok(Usage {
             bytes: quota.blocks.saturating_mul(BLOCK),
             files: quota.inodes,
@@ -168,12 +170,15 @@ pub fn limit(file: impl AsFd, project: u32, bytes: u64) -> Result<()> {
         soft_blocks: blocks,
         ..DiskQuota::default()
     };
-    quotactl(&file, SET_LIMIT, project, &raw mut quota).during("limit the size of project", project)
+    // SAFETY: the command reads this structure.
+    unsafe { quotactl(&file, SET_LIMIT, project, &raw mut quota) }.during("limit the size of project", project)
 }
 
-fn quotactl<T>(file: impl AsFd, command: u32, project: u32, data: *mut T) -> rustix::io::Result<()> {
+/// # Safety
+/// `data` must be the structure that the command reads or fills.
+unsafe fn quotactl<T>(file: impl AsFd, command: u32, project: u32, data: *mut T) -> rustix::io::Result<()> {
     let command = command << 8 | OF_PROJECTS;
-    // SAFETY: `data` is the structure that the command reads or fills; the callers above say which.
+    // SAFETY: the caller says so, and it outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_quotactl_fd, file.as_fd().as_raw_fd(), command, project, data) };
     if result < 0 {
         Err(std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))

@@ -376,7 +376,20 @@ impl Extraction<'_> {
 
     fn keep(&self, parent: impl AsFd, name: &[u8], stat: &rustix::fs::Stat) -> Result<(), Error> {
         let inode = stat.st_ino.to_string();
-        Ok(rustix::fs::renameat(parent, name, &self.displaced, inode.as_str()).during("move away", show(name))?)
+        let moved = rustix::fs::renameat_with(
+            &parent,
+            name,
+            &self.displaced,
+            inode.as_str(),
+            rustix::fs::RenameFlags::NOREPLACE,
+        );
+        match moved {
+            // Another name of the same file is kept already.
+            Err(Errno::EXIST) => {
+                Ok(rustix::fs::unlinkat(&parent, name, AtFlags::empty()).during("remove", show(name))?)
+            }
+            other => Ok(other.during("move away", show(name))?),
+        }
     }
 }
 

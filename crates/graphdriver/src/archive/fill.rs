@@ -20,6 +20,8 @@ use crate::tree::{self, show};
 const BATCH: usize = 256 << 10;
 /// Files that one batch ends, at most: each is an open descriptor.
 const FILES: usize = 32;
+/// Bytes of the names and extended attributes that come with them: a single file may bring a mebibyte.
+const WORDS: usize = 256 << 10;
 /// Pieces of one batch: those of a sparse file may be tiny.
 const PIECES: usize = 1024;
 /// Batches of one extraction: one that is gathered, one that is written, two between.
@@ -40,6 +42,8 @@ struct Batch {
     used: usize,
     pieces: Vec<Piece>,
     files: usize,
+    /// Bytes of names and attributes of the files that it ends.
+    words: usize,
 }
 
 struct Piece {
@@ -75,6 +79,8 @@ impl<'scope> Filler<'scope> {
 
     /// The file has all of its content; `made` is what it was when it was new.
     pub(super) fn end(&mut self, file: Arc<File>, entry: Entry, made: Stat, sparse: bool) -> Result<(), Error> {
+        let attributes = entry.xattrs.iter().map(|(key, value)| key.len() + value.len());
+        self.current.words += entry.path.len() + attributes.sum::<usize>();
         let end = Some(Box::new(End { entry, made, sparse }));
         let last = self.current.pieces.last_mut();
         match last.filter(|last| last.end.is_none() && Arc::ptr_eq(&last.file, &file)) {
@@ -82,7 +88,7 @@ impl<'scope> Filler<'scope> {
             None => self.current.pieces.push(Piece { file, start: 0, length: 0, offset: 0, end }),
         }
         self.current.files += 1;
-        if self.current.files == FILES { self.hand_over() } else { Ok(()) }
+        if self.current.files == FILES || self.current.words >= WORDS { self.hand_over() } else { Ok(()) }
     }
 
     /// Waits until all is written.
@@ -148,7 +154,7 @@ impl Piece {
 
 impl Batch {
     fn new() -> Self {
-        Self { bytes: vec![0; BATCH], used: 0, pieces: Vec::with_capacity(FILES), files: 0 }
+        Self { bytes: vec![0; BATCH], used: 0, pieces: Vec::with_capacity(FILES), files: 0, words: 0 }
     }
 }
 
@@ -169,7 +175,7 @@ fn work(batches: &Receiver<Batch>, used: &Sender<Batch>) -> Result<(), Error> {
                 finish(&piece.file, &end)?;
             }
         }
-        (batch.used, batch.files) = (0, 0);
+        (batch.used, batch.files, batch.words) = (0, 0, 0);
         // Nobody may want another.
         let _ = used.send(batch);
     }

@@ -463,3 +463,25 @@ fn times_of_directories_survive_their_entries() {
         assert_eq!(place.diff(path).metadata().unwrap().mtime(), 1_000_000_000, "{path}");
     }
 }
+
+#[test]
+fn two_names_of_one_file_can_be_replaced_one_after_the_other() {
+    for in_directory in [false, true] {
+        let place = Place::new();
+        let archive = Archive::default().dir("d").file("d/a", "first").link("d/b", "d/a");
+        let archive = match in_directory {
+            true => archive.file("d", "a file now"),
+            false => archive.file("d/a", "second").file("d/b", "third"),
+        };
+        place.apply(archive).unwrap();
+        match in_directory {
+            true => assert_eq!(fs::read(place.diff("d")).unwrap(), b"a file now"),
+            false => {
+                assert_eq!(fs::read(place.diff("d/a")).unwrap(), b"second");
+                assert_eq!(fs::read(place.diff("d/b")).unwrap(), b"third");
+            }
+        }
+        let kept: Vec<_> = fs::read_dir(place.dir.path().join("draft/displaced")).unwrap().collect();
+        assert_eq!(kept.len(), 1, "its content is a part of the archive, once");
+    }
+}

@@ -186,8 +186,8 @@ impl DeviceMapper {
             self.ids.give_back(device.id);
             return Err(error);
         }
-        let written_to = below.filter(|below| below.writable).map(|below| self.pool.thin(below.id, below.sectors).name);
-        self.pool.snapshot(device.id, below.map_or(BASE, |below| below.id), written_to.as_deref())?;
+        // What is below is a layer of an image: nobody writes to it.
+        self.pool.snapshot(device.id, below.map_or(BASE, |below| below.id))?;
         if sectors > had {
             self.base.grow(&self.pool, device.id, sectors).map_err(|error| self.pool.explain(error))?;
         }

@@ -1,7 +1,8 @@
 //! Deleting subvolumes with their quota groups. The kernel takes a subvolume apart in the background, and some keep its
-//! group until then and longer: it is noted, and removed by a later sweep.
+//! group until then and longer: it is noted, and removed by a later sweep. One sweep at a time.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use gantry_linux::{btrfs, fs};
 
@@ -11,32 +12,50 @@ use crate::store::{Store, note};
 /// In the driver's directory: the numbers of groups to be removed, one a line.
 const NOTE: &str = "groups";
 
-/// Deletes what is a subvolume in the trash; what is none, or has others in it, stays there. One at a time.
-pub(super) fn delete_subvolumes(store: &Store) -> Result<(), Error> {
-    let trash = store.trash();
-    let text = note(store.root(), NOTE)?.unwrap_or_default();
-    let noted: BTreeSet<u64> = text.lines().filter_map(|line| line.parse().ok()).collect();
+/// Removes the groups that earlier sweeps noted, as far as they can go.
+pub(super) fn remove_noted(store: &Store) -> Result<(), Error> {
+    let noted = noted(store)?;
+    let (left, outcome) = remove(store, &noted);
+    outcome.and(write(store, &noted, &left))
+}
+
+/// Deletes what is a subvolume of these; what is none, or has others in it, stays. What fails keeps nothing else.
+pub(super) fn delete_subvolumes(store: &Store, removed: &[PathBuf]) -> Result<(), Error> {
+    let noted = noted(store)?;
     let mut groups = noted.clone();
-    let names = fs::list(&trash)?;
-    for name in &names {
-        if let Some(number) = btrfs::subvolume(&trash.join(name))?
-            && !btrfs::remove_group(&trash, number)?
-        {
-            groups.insert(number);
+    let mut outcome = Ok(());
+    for path in removed {
+        match btrfs::subvolume(path) {
+            Ok(number) => groups.extend(number),
+            Err(error) => outcome = outcome.and(Err(error.into())),
         }
     }
+    let (groups, removed_before) = remove(store, &groups);
     // Before the subvolumes, whose numbers nobody would know after a crash.
-    write(store, &noted, &groups)?;
-    for name in &names {
-        btrfs::delete(&trash.join(name))?;
+    outcome = outcome.and(removed_before).and(write(store, &noted, &groups));
+    for path in removed {
+        outcome = outcome.and(btrfs::delete(path).map(drop).map_err(Error::from));
     }
-    let mut left = BTreeSet::new();
-    for number in &groups {
-        if !btrfs::remove_group(&trash, *number)? {
+    let (left, removed_after) = remove(store, &groups);
+    outcome.and(removed_after).and(write(store, &groups, &left))
+}
+
+fn noted(store: &Store) -> Result<BTreeSet<u64>, Error> {
+    let text = note(store.root(), NOTE)?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// Removes groups; returns those that are left, and the first failure.
+fn remove(store: &Store, groups: &BTreeSet<u64>) -> (BTreeSet<u64>, Result<(), Error>) {
+    let (mut left, mut outcome) = (BTreeSet::new(), Ok(()));
+    for number in groups {
+        let removed = btrfs::remove_group(&store.trash(), *number);
+        if !matches!(removed, Ok(true)) {
             left.insert(*number);
         }
+        outcome = outcome.and(removed.map(drop).map_err(Error::from));
     }
-    write(store, &groups, &left)
+    (left, outcome)
 }
 
 fn write(store: &Store, before: &BTreeSet<u64>, groups: &BTreeSet<u64>) -> Result<(), Error> {
