@@ -157,6 +157,7 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
     let mut world = own();
     let data = world.daemon.data_root();
     world.gantry().ok(&["create", "--name", "early", IMAGE, "sleep", "1000"]);
+    world.gantry().ok(&["create", "--name", "removed", IMAGE, "true"]);
     world.daemon.stop().expect("a daemon that stops makes a backup");
     assert!(data.join("gantry.db.backup").is_file());
     world.daemon.launch().expect("start again");
@@ -180,6 +181,10 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
     world.gantry().ok(&["create", "--name", "idle", IMAGE, "true"]);
     let pid = world.gantry().inspect("web", "{{.State.Pid}}");
     for keep_backup in [true, false] {
+        if keep_backup {
+            // The backup knows it still.
+            world.gantry().ok(&["rm", "-f", "removed"]);
+        }
         world.daemon.kill9().expect("kill -9");
         if !keep_backup {
             fs::remove_file(data.join("gantry.db.backup")).expect("remove the backup");
@@ -194,6 +199,7 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
         assert_eq!(cli.inspect("web", "{{.State.Running}} {{.State.Pid}}"), format!("true {pid}"));
         assert_eq!(cli.ok(&["exec", "web", "cat", "/v/f"]), "hi");
         assert_eq!(cli.inspect("idle", "{{.State.Status}}"), "created");
+        cli.run(&["inspect", "removed"]).fails(1, "no such");
         // The backup does not know that it was started.
         assert_eq!(
             cli.inspect("early", "{{.State.Running}} {{.NetworkSettings.IPAddress}}"),

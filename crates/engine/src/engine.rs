@@ -216,11 +216,16 @@ async fn sweep(engine: std::sync::Weak<Engine>, wanted: Arc<tokio::sync::Notify>
 
 /// Layers that good ones took the place of stay as long as a container may have them mounted.
 fn release_replaced(engine: &Engine) -> Result<()> {
-    let containers = engine.containers.all();
-    let busy = containers
-        .iter()
-        .filter(|container| container.record().state.has_processes() || container.operation.try_lock().is_err());
-    Ok(engine.graph.release_replaced(&busy.map(|container| container.id().to_owned()).collect::<Vec<_>>())?)
+    engine.graph.release_replaced(|| {
+        // Whatever a record says: a supervisor may have its container's root.
+        let mut busy = engine.drivers.exec.list()?;
+        let containers = engine.containers.all();
+        let changing = containers
+            .iter()
+            .filter(|container| container.record().state.has_processes() || container.operation.try_lock().is_err());
+        busy.extend(changing.map(|container| container.id().to_owned()));
+        Ok(busy)
+    })
 }
 
 /// Runs blocking work on a thread that may block.

@@ -1,6 +1,7 @@
 //! Damage that was noticed: layers that are suspect until they are brought again, and images that cannot be read.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
@@ -11,10 +12,10 @@ impl Graph {
     /// Takes a quick look at a layer; one that lacks a part is suspect from then on.
     pub(crate) fn look_at(&self, chain: &Digest) {
         let layers = &self.inner.layers;
-        if let Some(layer) = layers.sound(chain)
+        if let Some(layer) = layers.settled(chain)
             && let Err(error) = self.inner.driver.check(&layer.store_id)
-            // It may have been removed between the two.
-            && layers.sound(chain).is_some()
+            // It may have been removed or replaced between the two.
+            && layers.settled(chain).is_some_and(|now| Arc::ptr_eq(&now, &layer))
         {
             self.suspect(chain, &error.to_string(), true);
         }
@@ -22,15 +23,23 @@ impl Graph {
 
     /// Has a layer fetched again by the next pull or load that needs it; with `lasting` also after a restart.
     pub(crate) fn suspect(&self, chain: &Digest, reason: &str, lasting: bool) {
-        if !self.inner.layers.suspect(chain, reason) {
-            return;
+        if self.inner.layers.suspect(chain, reason) {
+            tracing::warn!(layer = %chain, reason, "a layer is damaged: pull or load its images again");
         }
-        tracing::warn!(layer = %chain, reason, "a layer is damaged: pull or load its images again");
+        // Also what was known here already, and not in the database.
         if lasting
-            && let Err(error) = self.inner.db.write(Durability::Process, |db| records::put_suspect(db, chain, reason))
+            && self.inner.layers.suspicion(chain).is_some()
+            && let Err(error) = self.note_suspect(chain, reason)
         {
             tracing::warn!(layer = %chain, %error, "that a layer is damaged is forgotten with the next start");
         }
+    }
+
+    fn note_suspect(&self, chain: &Digest, reason: &str) -> Result<()> {
+        if self.inner.db.entity(&records::suspect_id(chain))?.is_some() {
+            return Ok(());
+        }
+        self.inner.db.write(Durability::Process, |db| records::put_suspect(db, chain, reason))
     }
 
     /// A layer was read whole and is what it should be.
@@ -79,22 +88,27 @@ impl Graph {
         self.sound(record.parent.as_ref())
     }
 
-    /// Gives the damaged layers that were replaced to the next [`Graph::sweep`], but for those that one of these containers
-    /// has mounted.
+    /// Gives the damaged layers that were replaced to the next [`Graph::sweep`], but for those that one of the containers that
+    /// `running` tells has mounted. It is asked when it is known what was replaced: who starts later has the good ones.
     ///
     /// # Errors
-    /// The driver's.
-    pub fn release_replaced(&self, running: &[String]) -> Result<()> {
-        let replaced = self.driver().replaced()?;
+    /// The driver's, and that of `running`.
+    pub fn release_replaced<E: From<Error>>(
+        &self,
+        running: impl FnOnce() -> std::result::Result<Vec<String>, E>,
+    ) -> std::result::Result<(), E> {
+        let driver = |error: gantry_graphdriver::Error| Error::from(error);
+        let replaced = self.driver().replaced().map_err(driver)?;
         if replaced.is_empty() {
             return Ok(());
         }
+        let running = running()?;
         let tops = running.iter().filter_map(|container| self.check(container).ok()?.parent);
         let chains: HashSet<Digest> = tops.flat_map(|top| self.below(Some(&top))).collect();
         let mounted = chains.iter().filter_map(|chain| self.inner.layers.get(chain));
         let mounted: HashSet<String> = mounted.map(|layer| layer.store_id.clone()).collect();
-        let free = replaced.iter().filter(|id| !mounted.contains(*id));
-        Ok(free.into_iter().try_for_each(|id| self.driver().release(id))?)
+        let mut free = replaced.iter().filter(|replaced| !mounted.contains(&replaced.id));
+        Ok(free.try_for_each(|replaced| self.driver().release(replaced)).map_err(driver)?)
     }
 
     /// What is damaged, as far as is known without reading everything: a line each, with what to do.

@@ -10,7 +10,15 @@ use gantry_linux::fs::Durability;
 use crate::finding::{Finding, Outcome, Place, Problem, Repair};
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, SUSPECT, Suspicion, UNPLACED, WRITABLE, WritableRecord};
 use crate::registration::Pins;
-use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Result};
+use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Result, shelf};
+
+/// What a look at a layer told.
+enum Look {
+    Whole,
+    Damaged(Problem),
+    /// Somebody makes it, or another one in its place: nothing.
+    Unsettled,
+}
 
 /// How often a layer that others change is looked at anew.
 const LOOKS: usize = 5;
@@ -106,12 +114,13 @@ impl Check<'_> {
         let _pins = Pins::new(self.graph, chains.clone());
         for chain in chains {
             match self.graph.check_layer(&chain) {
-                None => {
+                Look::Unsettled => {}
+                Look::Whole => {
                     if let Err(error) = self.graph.trust(&chain, self.repair) {
                         tracing::warn!(layer = %chain, %error, "the layer is whole, and stays suspect");
                     }
                 }
-                Some(problem) => {
+                Look::Damaged(problem) => {
                     self.graph.suspect(&chain, &problem.to_string(), self.repair);
                     self.say(Place::Layer(chain.clone()), problem, Outcome::Found);
                     self.tell();
@@ -210,6 +219,9 @@ impl Check<'_> {
                 self.writable(&entity.id, problem(error));
             }
         }
+        for (id, error) in shelf::damaged(db)? {
+            self.say(Place::Record(id), problem(error), Outcome::Found);
+        }
         for entity in db.entities(UNPLACED)? {
             let id = entity.id.trim_start_matches("unplaced:").to_owned();
             self.say(Place::Lost(id), Problem::Dangling, Outcome::Found);
@@ -264,13 +276,15 @@ impl Check<'_> {
         }
         let named = images.documents();
         let content = graph.content();
-        let unnamed = |digest: &Digest| !named.contains(digest) && !content.is_awaited(digest);
+        // Those of a damaged shelf are not known.
+        let sure = shelf::damaged(graph.db())?.is_empty();
+        let unnamed = |digest: &Digest| sure && !named.contains(digest) && !content.is_awaited(digest);
         for digest in content.list()?.into_iter().filter(unnamed) {
             let outcome = self.mend(Repair::Deleted, || content.delete(&digest));
             found.insert(digest.to_string(), (Place::Document(digest), outcome));
         }
         let is_clean = found.values().all(|(_, outcome)| matches!(outcome, Outcome::Repaired(_)));
-        if self.repair && is_clean && !graph.was_rescued() {
+        if self.repair && is_clean && sure && !graph.was_rescued() {
             graph.note_beginnings()?;
         }
         drop(change);
@@ -294,17 +308,15 @@ fn problem(error: Error) -> Problem {
 
 impl Graph {
     /// Reads a whole layer; one that somebody replaces meanwhile is read again, and one that somebody makes is not looked at.
-    fn check_layer(&self, chain: &Digest) -> Option<Problem> {
-        let mut found = None;
+    fn check_layer(&self, chain: &Digest) -> Look {
         for _ in 0..LOOKS {
-            let layer = self.inner.layers.settled(chain)?;
-            found = self.read_layer(&layer);
-            let same = self.inner.layers.settled(chain).is_some_and(|now| Arc::ptr_eq(&now, &layer));
-            if found.is_none() || same {
-                return found;
+            let Some(layer) = self.inner.layers.settled(chain) else { break };
+            let found = self.read_layer(&layer);
+            if self.inner.layers.settled(chain).is_some_and(|now| Arc::ptr_eq(&now, &layer)) {
+                return found.map_or(Look::Whole, Look::Damaged);
             }
         }
-        found
+        Look::Unsettled
     }
 
     fn read_layer(&self, layer: &Layer) -> Option<Problem> {

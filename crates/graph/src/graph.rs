@@ -11,7 +11,7 @@ use gantry_graphdriver::GraphDriver;
 use gantry_linux::fs::{self, Durability};
 use gantry_linux::mount::RootMount;
 
-use crate::db::{backed_up, end_rescue, open_or_rescue, quarantined};
+use crate::db::{Rescue, backed_up, end_rescue, open_or_rescue, quarantined};
 use crate::images::canonical;
 use crate::layers::Layers;
 use crate::opening::Opening;
@@ -59,9 +59,10 @@ impl Graph {
         fs::create_dir_all(root)?;
         let (db, rescue) = open_or_rescue(root)?;
         db.write(Durability::Process, |db| db.make_directory(IMAGES))?;
-        let elsewhere = shelf::switch(&db, driver.name())?;
-        let content = Content::open(&root.join("content"))?.sparing(elsewhere);
-        if let Some(rescue) = &rescue {
+        let switched = shelf::switch(&db, &*driver)?;
+        let content = Content::open(&root.join("content"))?.sparing(switched.documents);
+        let lost = switched.lost.then_some(Rescue { from_backup: false });
+        if let Some(rescue) = rescue.as_ref().or(lost.as_ref()) {
             reindex(&db, &content, &*driver, rescue)?;
         }
         let unplaced = place(&db, &content, &*driver)?;

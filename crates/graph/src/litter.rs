@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 use gantry_linux::fs::Durability;
 
 use crate::records::IMAGE;
-use crate::{Content, Graph, GraphDb, Result, Transaction};
+use crate::{Content, Graph, GraphDb, Result, Transaction, shelf};
 
 /// The kind of the entities that say of a store (a driver's, or that of documents) that the database was there before it
 /// held anything.
@@ -61,6 +61,8 @@ impl Graph {
         // A change that failed may name them after the next start.
         self.db().settle()?;
         let unsure = self.was_rescued() || self.db().entities(IMAGE)?.len() > images.len();
+        // Those of a damaged shelf are not known.
+        let unsure = unsure || !shelf::damaged(self.db())?.is_empty();
         if litter.is_empty() || unsure {
             return Ok(());
         }

@@ -9,14 +9,17 @@
 use std::collections::{BTreeMap, HashSet};
 
 use gantry_api::reference::{Digest, Reference};
+use gantry_graphdriver::GraphDriver;
 use gantry_linux::fs::Durability;
 use serde::{Deserialize, Serialize};
 
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, WRITABLE};
-use crate::{Entity, Error, Graph, GraphDb, Origin, Result, Transaction, join};
+use crate::{Entity, Error, Graph, GraphDb, Layer, Origin, Result, Transaction, join};
 
 const IN_USE: &str = "graphdriver";
 const SHELF: &str = "shelf";
+/// The shelf of images whose driver is not known any more.
+const UNKNOWN: &str = "unknown";
 /// The kinds of records that belong to a driver.
 const KINDS: [&str; 5] = [IMAGE, LAYER, WRITABLE, "kept", "suspect"];
 
@@ -41,13 +44,24 @@ struct Record {
 
 /// Puts the records of the driver that was used before aside, and takes up those of `driver`, in one step. Returns the
 /// documents that the images of other drivers need.
-pub(crate) fn switch(db: &GraphDb, driver: &str) -> Result<HashSet<Digest>> {
-    let before = db.entity(IN_USE)?.map(|entity| records::read::<InUse>(&entity)).transpose()?;
+pub(crate) fn switch(db: &GraphDb, driver: &dyn GraphDriver) -> Result<Switched> {
+    let mut lost = false;
+    let before = match db.entity(IN_USE)?.map(|entity| records::read::<InUse>(&entity)).transpose() {
+        Ok(before) => before,
+        Err(error) => {
+            let before = InUse { driver: guess(db, driver)? };
+            tracing::warn!(%error, taken_for = before.driver, "whose images the database has is damaged");
+            // It is written anew below, if it is the right one.
+            db.write(Durability::Disk, |db| put(db, IN_USE, IN_USE, &before))?;
+            Some(before)
+        }
+    };
+    let driver = driver.name();
     if before.as_ref().is_none_or(|before| before.driver != driver) {
         db.write(Durability::Disk, |db| {
             if let Some(before) = &before {
                 put_aside(db, &before.driver)?;
-                take_up(db, driver)?;
+                lost = !take_up(db, driver)?;
             }
             put(db, IN_USE, IN_USE, &InUse { driver: driver.to_owned() })
         })?;
@@ -59,7 +73,34 @@ pub(crate) fn switch(db: &GraphDb, driver: &str) -> Result<HashSet<Digest>> {
             );
         }
     }
-    documents(db)
+    Ok(Switched { documents: documents(db)?, lost })
+}
+
+/// What a switch of drivers found.
+pub(crate) struct Switched {
+    /// The documents that the images of other drivers need.
+    pub documents: HashSet<Digest>,
+    /// The shelf of the driver was damaged: what is there must be indexed again.
+    pub lost: bool,
+}
+
+/// The driver that the layers in the database are of: the one in use, if it has one of them or there are none.
+fn guess(db: &GraphDb, driver: &dyn GraphDriver) -> Result<String> {
+    let layers = db.entities(LAYER)?;
+    let layers = layers.iter().filter_map(|entity| records::read::<Layer>(entity).ok());
+    let (mut any, mut own) = (false, false);
+    for layer in layers {
+        any = true;
+        own |= driver.exists(&layer.store_id);
+    }
+    Ok(if any && !own { UNKNOWN.to_owned() } else { driver.name().to_owned() })
+}
+
+/// The shelves that cannot be read.
+pub(crate) fn damaged(db: &GraphDb) -> Result<Vec<(String, Error)>> {
+    let shelves = db.entities(SHELF)?;
+    let error = |entity: &Entity| records::read::<Shelf>(entity).err();
+    Ok(shelves.iter().filter_map(|entity| Some((entity.id.clone(), error(entity)?))).collect())
 }
 
 /// The documents that the images of other drivers need.
@@ -98,7 +139,11 @@ fn driver(entity: &Entity) -> Option<String> {
 /// A damaged one keeps nobody from working with another driver.
 fn read(entity: &Entity) -> Option<Shelf> {
     let shelf = records::read(entity);
-    shelf.inspect_err(|error| tracing::warn!(%error, "images of another graphdriver are lost")).ok()
+    shelf
+        .inspect_err(
+            |error| tracing::warn!(%error, "the images of another graphdriver are indexed again when it is used"),
+        )
+        .ok()
 }
 
 fn shelf_id(driver: &str) -> String {
@@ -122,9 +167,14 @@ fn put_aside(db: &Transaction<'_>, driver: &str) -> Result<()> {
     put(db, &shelf_id(driver), SHELF, &shelf)
 }
 
-fn take_up(db: &Transaction<'_>, driver: &str) -> Result<()> {
+/// False where its shelf is damaged, and gone now.
+fn take_up(db: &Transaction<'_>, driver: &str) -> Result<bool> {
     let id = shelf_id(driver);
-    let Some(shelf) = db.entity(&id)?.as_ref().and_then(read) else { return Ok(()) };
+    let Some(entity) = db.entity(&id)? else { return Ok(true) };
+    let Some(shelf) = read(&entity) else {
+        db.purge(&id)?;
+        return Ok(false);
+    };
     for record in &shelf.records {
         db.put_entity(&record.id, &record.kind, &record.properties)?;
     }
@@ -132,7 +182,8 @@ fn take_up(db: &Transaction<'_>, driver: &str) -> Result<()> {
         db.replace(&join(IMAGES, name), image)?;
     }
     records::forget_edges(db)?;
-    db.purge(&id).map(drop)
+    db.purge(&id)?;
+    Ok(true)
 }
 
 impl Shelf {

@@ -139,15 +139,49 @@ fn what_was_replaced_stays_for_those_who_have_it_mounted() {
     source.pull(&graph, &["debian:12"]);
     assert_eq!(std::fs::read(path.join("bin/sh")).unwrap(), b"sh", "who mounts it now gets the good one");
     let replaced = || std::fs::read_dir(root.path().join("overlay/replaced")).unwrap().count();
-    graph.release_replaced(&["web".to_owned()]).unwrap();
+    graph.release_replaced(|| Ok::<_, Error>(vec!["web".to_owned()])).unwrap();
     graph.sweep().unwrap();
     assert_eq!(replaced(), 1);
     let seen = format!("/proc/self/fd/{}/bin/sh", mounted.as_raw_fd());
     assert_eq!(std::fs::read(&seen).unwrap(), b"xx");
-    graph.release_replaced(&[]).unwrap();
+    graph.release_replaced(|| Ok::<_, Error>(Vec::new())).unwrap();
     graph.sweep().unwrap();
     assert_eq!(replaced(), 0);
     assert!(std::fs::read(&seen).is_err());
+}
+
+#[test]
+fn what_is_replaced_while_the_running_are_counted_stays() {
+    let (root, graph) = store();
+    let source = debian();
+    source.pull(&graph, &["debian:12"]);
+    let file = layer(root.path(), &graph, "debian:12", 0).join("diff/bin/sh");
+    let replace = || {
+        std::fs::write(&file, "xx").unwrap();
+        fsck(&graph, false);
+        source.pull(&graph, &["debian:12"]);
+    };
+    replace();
+    let release = || {
+        replace();
+        Ok::<_, Error>(Vec::new())
+    };
+    graph.release_replaced(release).unwrap();
+    graph.sweep().unwrap();
+    assert_eq!(std::fs::read_dir(root.path().join("overlay/replaced")).unwrap().count(), 1);
+}
+
+#[test]
+fn what_a_check_found_and_a_pull_saw_again_is_known_after_a_restart() {
+    let (root, graph) = store();
+    let source = debian();
+    source.pull(&graph, &["debian:12"]);
+    std::fs::remove_file(layer(root.path(), &graph, "debian:12", 1).join("recipe")).unwrap();
+    fsck(&graph, false);
+    assert!(!source.begin(&graph).is_present(1));
+    drop(graph);
+    let graph = open(root.path(), "overlay");
+    assert_eq!(graph.damage().len(), 1);
 }
 
 #[test]

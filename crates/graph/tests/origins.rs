@@ -343,3 +343,42 @@ fn an_image_leads_to_its_layers_and_its_parent_and_a_check_tells_when_it_does_no
     assert_eq!(fsck(&graph, false), []);
     assert!(graph.db().entities("layer").unwrap().is_empty());
 }
+
+#[test]
+fn a_damaged_shelf_loses_no_image_of_its_driver_and_is_told() {
+    let (root, graph) = store();
+    let multi = Multi::new("one");
+    let id = multi.pull(&graph, &["debian:12"]);
+    drop(graph);
+    let graph = open(root.path(), "vfs");
+    graph.db().put_entity(Durability::Disk, "shelf:overlay", "shelf", "[]").unwrap();
+    drop(graph);
+    let graph = open(root.path(), "vfs");
+    graph.sweep().unwrap();
+    let found = fsck(&graph, true);
+    assert!(matches!(&found[..], [finding] if finding.place == Place::Record("shelf:overlay".to_owned())), "{found:?}");
+    drop(graph);
+    let graph = open(root.path(), "overlay");
+    assert_whole(&graph, &multi, &graph.image(id.as_str()).unwrap());
+}
+
+#[test]
+fn a_start_whose_driver_of_before_is_not_known_any_more_takes_nobodys_images() {
+    let (root, graph) = store();
+    let multi = Multi::new("one");
+    let id = multi.pull(&graph, &["debian:12"]);
+    let damage = |graph: &Graph| graph.db().put_entity(Durability::Disk, "graphdriver", "graphdriver", "[]").unwrap();
+    damage(&graph);
+    drop(graph);
+    let graph = open(root.path(), "overlay");
+    assert_whole(&graph, &multi, &graph.image("debian:12").unwrap());
+    damage(&graph);
+    drop(graph);
+    let graph = open(root.path(), "vfs");
+    assert!(graph.images().is_empty());
+    assert_eq!(fsck(&graph, true), []);
+    graph.sweep().unwrap();
+    for document in multi.documents() {
+        assert!(graph.content().exists(&digest_of(document)), "of {id}");
+    }
+}

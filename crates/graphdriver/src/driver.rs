@@ -71,14 +71,14 @@ pub trait GraphDriver: Send + Sync {
         Err(Error::Refused { driver: self.name(), reason: format!("{reason} (draft {draft})") })
     }
 
-    /// The layers whose replaced predecessors are kept for those who have them mounted.
-    fn replaced(&self) -> Result<Vec<String>, Error> {
+    /// What was replaced, and is kept for those who have it mounted.
+    fn replaced(&self) -> Result<Vec<Replaced>, Error> {
         Ok(Vec::new())
     }
 
-    /// Gives the replaced predecessors of a layer to the next [`GraphDriver::sweep`].
-    fn release(&self, id: &str) -> Result<(), Error> {
-        let _ = id;
+    /// Gives what was replaced to the next [`GraphDriver::sweep`].
+    fn release(&self, replaced: &Replaced) -> Result<(), Error> {
+        let _ = replaced;
         Ok(())
     }
 
@@ -116,6 +116,15 @@ pub trait GraphDriver: Send + Sync {
 
     /// Deletes what was removed, and with `drafts` the drafts that a dead daemon left. Slow; off every path that somebody waits for.
     fn sweep(&self, drafts: bool) -> Result<(), Error>;
+}
+
+/// A layer that a good one took the place of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// The layer's id.
+    pub id: String,
+    /// What it is called since.
+    pub(crate) name: String,
 }
 
 /// One path that a layer changes.

@@ -20,7 +20,7 @@ use crate::fixtures::{self, Difference, is_fixture};
 use crate::project::{Project, Projects};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
-use crate::{Change, ChangeKind, Error, GraphDriver, Options, owners};
+use crate::{Change, ChangeKind, Error, GraphDriver, Options, Replaced, owners};
 
 mod probe;
 
@@ -203,12 +203,12 @@ impl GraphDriver for Overlay {
         self.store.replace(draft, id)
     }
 
-    fn replaced(&self) -> Result<Vec<String>, Error> {
+    fn replaced(&self) -> Result<Vec<Replaced>, Error> {
         self.store.replaced()
     }
 
-    fn release(&self, id: &str) -> Result<(), Error> {
-        self.store.release(id)
+    fn release(&self, replaced: &Replaced) -> Result<(), Error> {
+        self.store.release(replaced)
     }
 
     fn check(&self, id: &str) -> Result<(), Error> {

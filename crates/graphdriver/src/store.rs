@@ -12,7 +12,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use crate::archive::recipe;
-use crate::{Error, trash, tree};
+use crate::{Error, Replaced, trash, tree};
 
 /// What a rename says where the new name is another thing's.
 const TAKEN: [Errno; 4] = [Errno::NOTEMPTY, Errno::EXIST, Errno::ISDIR, Errno::NOTDIR];
@@ -175,21 +175,16 @@ impl Store {
         Ok(fs::sync_directory(self.root.join("layers"))?)
     }
 
-    /// The layers that were replaced, by id.
-    pub(crate) fn replaced(&self) -> Result<Vec<String>, Error> {
-        let names = fs::list(self.root.join(REPLACED))?;
-        let ids = names.iter().filter_map(|name| Some(name.to_str()?.split_once('.')?.1.to_owned()));
-        Ok(ids.collect())
+    /// What was replaced.
+    pub(crate) fn replaced(&self) -> Result<Vec<Replaced>, Error> {
+        let names = fs::list(self.root.join(REPLACED))?.into_iter().filter_map(|name| name.into_string().ok());
+        let replaced = |name: String| Some(Replaced { id: name.split_once('.')?.1.to_owned(), name });
+        Ok(names.filter_map(replaced).collect())
     }
 
-    /// Moves what the layer `id` replaced to the trash.
-    pub(crate) fn release(&self, id: &str) -> Result<(), Error> {
-        for name in fs::list(self.root.join(REPLACED))? {
-            if name.to_str().and_then(|name| name.split_once('.')).is_some_and(|(_, replaced)| replaced == id) {
-                self.discard(&self.root.join(REPLACED).join(name))?;
-            }
-        }
-        Ok(())
+    /// Moves what was replaced to the trash.
+    pub(crate) fn release(&self, replaced: &Replaced) -> Result<(), Error> {
+        self.discard(&self.root.join(REPLACED).join(&replaced.name))
     }
 
     /// A quick look at a layer: its tree, below `tree`, and the notes that each layer has.

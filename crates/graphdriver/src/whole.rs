@@ -20,7 +20,7 @@ use crate::options::bytes;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::project::{Project, Projects};
 use crate::store::{Store, complete_parent, note, noted_size};
-use crate::{Change, Error, GraphDriver, Options, owners};
+use crate::{Change, Error, GraphDriver, Options, Replaced, owners};
 
 mod compare;
 mod difference;
@@ -219,15 +219,16 @@ impl GraphDriver for Whole {
     fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
         self.finish(draft)?;
         self.store.replace(draft, id)?;
-        self.store.release(id)
+        let mut replaced = self.store.replaced()?.into_iter().filter(|replaced| replaced.id == id);
+        replaced.try_for_each(|replaced| self.store.release(&replaced))
     }
 
-    fn replaced(&self) -> Result<Vec<String>, Error> {
+    fn replaced(&self) -> Result<Vec<Replaced>, Error> {
         self.store.replaced()
     }
 
-    fn release(&self, id: &str) -> Result<(), Error> {
-        self.store.release(id)
+    fn release(&self, replaced: &Replaced) -> Result<(), Error> {
+        self.store.release(replaced)
     }
 
     fn check(&self, id: &str) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! The store of containers: memory for readers, the GraphDB for the next daemon. Names are edges below `/containers`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -45,9 +45,23 @@ impl Store {
         let store =
             Self { graph, data_root: data_root.to_path_buf(), index: RwLock::default(), unreadable: RwLock::default() };
         let rescued = store.graph.was_rescued();
+        let elsewhere = if rescued { store.graph.container_layers_elsewhere()? } else { HashSet::new() };
+        let is_gone = |id: &str| {
+            let directory = data_root.join("containers").join(id);
+            rescued
+                && !elsewhere.contains(id)
+                && !store.graph.driver().exists(id)
+                && gantry_linux::fs::symlink_metadata(directory).is_err()
+        };
         // A backup does not know what was started since it was made, nor what network that was given.
         let younger = |id: &str| rescued && store.graph.is_younger_than_the_backup(&copy::path(id, data_root));
         for Entity { id, properties, .. } in store.graph.db().entities(KIND)? {
+            if is_gone(&id) {
+                // It was removed since the backup was made, and its name is free.
+                tracing::warn!("container {id} of the database's backup has no files any more and was forgotten");
+                store.graph.db().write(Durability::Process, |tx| tx.purge(&id))?;
+                continue;
+            }
             match Record::read(properties.as_bytes()) {
                 Ok(record) => match younger(&id).then(|| copy::read(&id, data_root)).flatten() {
                     Some(record) => store.restore(record)?,

@@ -39,7 +39,8 @@ impl Job for Fsck {
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;
         self.outlet.open(Opening::default());
-        let said = Said { sender: self.outlet.sender(), count: 0 };
+        let said =
+            Said { sender: self.outlet.sender(), runtime: tokio::runtime::Handle::current(), listens: true, count: 0 };
         let checked = check(&engine, said, self.repair, self.remove, &context.cancelled).await;
         let images = engine.graph.images().len();
         let last = match &checked {
@@ -100,7 +101,16 @@ async fn check(
 /// Who wants to know, and what was said so far.
 struct Said {
     sender: mpsc::Sender<Bytes>,
+    runtime: tokio::runtime::Handle,
+    listens: bool,
     count: usize,
+}
+
+/// How long somebody who wants to know may take for one line.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+async fn heard(sender: &mpsc::Sender<Bytes>, line: Bytes) -> bool {
+    sender.send_timeout(line, PATIENCE).await.is_ok()
 }
 
 impl Said {
@@ -108,8 +118,9 @@ impl Said {
         self.count += 1;
         tracing::warn!(%finding, "fsck");
         let aux = serde_json::json!(shown(&finding));
+        let line = json_line(&Progress { aux: Some(aux), ..Progress::default() });
         // Who does not listen any more finds it in the log.
-        let _ = self.sender.blocking_send(json_line(&Progress { aux: Some(aux), ..Progress::default() }));
+        self.listens = self.listens && self.runtime.block_on(heard(&self.sender, line));
     }
 }
 

@@ -131,6 +131,11 @@ impl Job for VolumesPrune {
         let all = filters.boolean("all")?.unwrap_or(self.all);
         let engine = context.engine;
         blocking(move || {
+            if let Some(why) = lifecycle::remove::unknown_users(&engine) {
+                return Err(Error::conflict(format!(
+                    "no volume was removed: {why}, and may use any of them: see `gantry system fsck`, or remove volumes by name"
+                )));
+            }
             let mut pruned = PrunedVolumes::default();
             for volume in engine.volumes.all() {
                 let labels = volume.labels.clone().unwrap_or_default();

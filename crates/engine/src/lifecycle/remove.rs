@@ -91,6 +91,18 @@ pub(crate) fn in_use(engine: &Engine, volume: &str) -> Option<Arc<Container>> {
     engine.containers.all().into_iter().find(uses)
 }
 
+/// That there are containers of which nobody knows what they use.
+pub(crate) fn unknown_users(engine: &Engine) -> Option<String> {
+    if let Some((id, _)) = engine.containers.unreadable().first_key_value() {
+        return Some(format!("the record of container {} cannot be read", id.get(..12).unwrap_or(id)));
+    }
+    // Those of images have no directory there.
+    let directories = engine.options.data_root.join("containers");
+    let is_container = |id: &String| fs::symlink_metadata(directories.join(id)).is_ok();
+    let lost = engine.graph.lost_layers().into_iter().find(is_container)?;
+    Some(format!("the record of container {} was lost with a damaged database", lost.get(..12).unwrap_or(&lost)))
+}
+
 /// Moves a container's directory to where the sweep deletes it.
 pub(crate) fn put_aside(engine: &Engine, id: &str) -> Result<()> {
     let containers = engine.options.data_root.join("containers");

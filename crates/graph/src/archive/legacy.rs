@@ -13,6 +13,8 @@ use super::load::reference;
 use crate::{Error, LAYER_LIMIT, Result, RootFs};
 
 const REPOSITORIES: &str = "repositories";
+/// Bytes of all configurations that are held at once.
+const CONFIGS_LIMIT: usize = 32 << 20;
 /// What an old configuration says of its own place.
 const DROPPED: [&str; 6] = ["id", "parent", "Size", "parent_id", "layer_id", "throwaway"];
 
@@ -34,6 +36,15 @@ struct OldConfig {
     author: String,
     comment: String,
     container_config: OldCommand,
+}
+
+impl OldConfig {
+    /// Bytes that it takes.
+    fn weight(&self) -> usize {
+        let words = self.container_config.cmd.iter().flatten().map(|word| size_of::<String>() + word.len());
+        let texts = self.parent.len() + self.author.len() + self.comment.len();
+        size_of::<Self>() + texts + self.created.as_ref().map_or(0, String::len) + words.sum::<usize>()
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -58,7 +69,16 @@ struct Step {
 /// The images of an old archive; none where it is not one. Those without a name are the layers that no other stands on.
 pub(super) fn images(intake: &Intake<'_>) -> Result<Vec<OldImage>> {
     let ids: Vec<&str> = intake.paths().filter_map(|path| path.strip_suffix("/json")).filter(|id| is_id(id)).collect();
-    let configs = ids.into_iter().map(|id| Ok((id, parse(intake, id)?))).collect::<Result<BTreeMap<_, _>>>()?;
+    let (mut configs, mut bytes) = (BTreeMap::new(), 0);
+    for id in ids {
+        let config = parse(intake, id)?;
+        bytes += config.weight();
+        if bytes > CONFIGS_LIMIT {
+            let why = format!("the configurations of its layers are more than {CONFIGS_LIMIT} bytes");
+            return Err(Error::invalid("image archive", why));
+        }
+        configs.insert(id, config);
+    }
     let mut names = named(intake)?;
     let parents: BTreeSet<&str> = configs.values().map(|config| config.parent.as_str()).collect();
     for id in configs.keys().filter(|id| !parents.contains(*id)) {

@@ -3,10 +3,12 @@
 //! `gantry.db.backup` is a whole database that was read and found good before it got that name. A damaged database is put
 //! aside, below `quarantine/`, and never deleted; the backup takes its place.
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gantry_linux::ResultExt;
 use gantry_linux::fs::{self, Durability};
 use rusqlite::{Connection, OpenFlags};
 
@@ -21,6 +23,8 @@ const REASON: &str = "reason";
 /// What says, in the data root, that a rescue has begun and is not complete: with these words in it.
 const PENDING: &str = "gantry.db.rescue";
 const FROM_BACKUP: &str = "from the backup";
+/// By how much the clock of file times may lag.
+const CLOCK: Duration = Duration::from_millis(100);
 const FROM_NOTHING: &str = "from nothing";
 
 /// What was done about a damaged database.
@@ -194,19 +198,33 @@ impl GraphDb {
             Err(error) if !error.is_not_found() => return Err(error.into()),
             _ => {}
         }
-        let connection = Connection::open(&self.path)?;
-        connection.busy_timeout(super::PATIENCE)?;
-        let target = staged.to_string_lossy();
-        connection.execute("VACUUM INTO ?1", [&*target])?;
-        drop(connection);
-        fs::set_mode(&staged, 0o600)?;
-        if let Err(reason) = verify(&staged)? {
-            return Err(Error::invalid(format!("backup of database {}", self.path.display()), reason));
+        let made = self.copy_to(&staged).and_then(|()| Ok(fs::rename(&staged, &backup)?));
+        if made.is_err()
+            && let Err(error) = fs::remove_file(&staged)
+            && !error.is_not_found()
+        {
+            tracing::warn!(%error, "a backup that failed stays until the next one");
         }
-        fs::sync_file(&staged)?;
-        fs::rename(&staged, &backup)?;
+        made?;
         fs::sync_directory(self.path.parent().unwrap_or_else(|| Path::new(".")))?;
         *saved = Some(written);
         Ok(true)
+    }
+
+    /// Writes a copy of the database, read and found good, and on the disk. Its time is from before it was begun: what is written
+    /// meanwhile is younger.
+    fn copy_to(&self, staged: &Path) -> Result<()> {
+        let begun = SystemTime::now() - CLOCK;
+        let connection = Connection::open(&self.path)?;
+        connection.busy_timeout(super::PATIENCE)?;
+        connection.execute("VACUUM INTO ?1", [&*staged.to_string_lossy()])?;
+        drop(connection);
+        fs::set_mode(staged, 0o600)?;
+        if let Err(reason) = verify(staged)? {
+            return Err(Error::invalid(format!("backup of database {}", self.path.display()), reason));
+        }
+        let file = fs::open_with(staged, OpenOptions::new().write(true))?;
+        file.set_modified(begun).and_then(|()| file.sync_all()).during("sync", staged.display())?;
+        Ok(())
     }
 }

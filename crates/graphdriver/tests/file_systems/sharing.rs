@@ -9,7 +9,7 @@ fn vfs_copies_take_no_space_until_they_are_written_to(file_system: &FileSystem) 
     let Some(place) = place(file_system) else { return };
     let driver = open(&place.mounted(), "vfs", &[]).unwrap();
     base(&*driver);
-    let mounted = fs::File::open(&place.mounted()).unwrap();
+    let mounted = fs::File::open(place.mounted()).unwrap();
     let free = || {
         rustix::fs::syncfs(&mounted).unwrap();
         let found = rustix::fs::fstatvfs(&mounted).unwrap();
