@@ -220,6 +220,26 @@ fn a_damaged_database_is_put_aside_and_images_and_running_containers_are_found_a
 }
 
 #[test]
+fn volumes_of_a_container_that_a_damaged_database_lost_are_not_pruned() {
+    let mut world = own();
+    let data = world.daemon.data_root();
+    let id = world.gantry().ok(&["create", "-v", "mine:/v", IMAGE, "true"]);
+    world.daemon.kill9().expect("kill -9");
+    for file in ["gantry.db.backup", "gantry.db-wal", &format!("containers/{id}/record.json")] {
+        fs::remove_file(data.join(file)).ok();
+    }
+    fs::write(data.join("gantry.db"), "garbage").expect("damage");
+    world.daemon.launch().expect("a damaged database is no reason not to start");
+    let cli = world.docker().unwrap_or_else(|| world.gantry());
+    cli.run(&["volume", "prune", "-a", "-f"]).fails(1, "was lost with a damaged database");
+    assert_eq!(cli.ok(&["volume", "ls", "-q"]), "mine");
+    let out = world.gantry().run(&["system", "fsck", "--repair", "--remove"]);
+    assert!(out.stdout.contains(&id), "{out}");
+    cli.ok(&["volume", "prune", "-a", "-f"]);
+    assert_eq!(cli.ok(&["volume", "ls", "-q"]), "");
+}
+
+#[test]
 fn a_healthy_store_has_no_findings_whatever_was_done_with_it() {
     let world = own();
     let cli = world.gantry();

@@ -119,6 +119,31 @@ impl Content {
         ingest.commit(None, None)
     }
 
+    /// Stores whole documents, as far as they are not there, durably: the disk is waited for once before they get their names and
+    /// once after, however many there are.
+    ///
+    /// # Errors
+    /// When they cannot be written; some may be there then.
+    pub(crate) fn put_all<'a>(&self, documents: impl IntoIterator<Item = &'a Vec<u8>>) -> Result<()> {
+        let mut staged = Vec::new();
+        for document in documents {
+            if self.read(&crate::digest_of(document)).is_err() {
+                let mut ingest = self.ingest()?;
+                ingest.write_all(document).during("write", ingest.staged.display())?;
+                staged.push(ingest);
+            }
+        }
+        match staged.as_slice() {
+            [] => return Ok(()),
+            [one] => one.file.sync_all().during("sync", one.staged.display())?,
+            [first, ..] => rustix::fs::syncfs(&first.file).during("sync file system of", first.staged.display())?,
+        }
+        for ingest in &staged {
+            fs::rename(&ingest.staged, self.path(&finish(ingest.hash.clone())))?;
+        }
+        Ok(fs::sync_directory(&self.blobs)?)
+    }
+
     /// Removes content; content that is not there, or needed elsewhere, is no error.
     ///
     /// # Errors
@@ -244,6 +269,20 @@ mod tests {
         store.delete(&digest).unwrap();
         store.delete(&digest).unwrap();
         assert!(matches!(store.read(&digest), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn what_is_put_together_is_there_and_damage_is_written_over() {
+        let (dir, store) = store();
+        let documents = ["a", "b", "a", "c"].map(|text| text.as_bytes().to_vec());
+        let damaged = store.put(b"c").unwrap();
+        fs::write(dir.path().join("sha256").join(damaged.hex()), b"d").unwrap();
+        store.put_all(&documents).unwrap();
+        for document in &documents {
+            assert_eq!(&store.read(&crate::digest_of(document)).unwrap(), document);
+        }
+        assert_eq!(store.list().unwrap().len(), 3);
+        assert!(fs::list(dir.path().join("ingest")).unwrap().is_empty());
     }
 
     #[test]

@@ -324,13 +324,7 @@ impl Registration {
 
     /// Stores what is not there yet.
     fn put_documents(&self) -> Result<()> {
-        let content = &self.graph.inner.content;
-        for document in std::iter::once(&self.raw).chain(&self.came) {
-            if content.read(&digest_of(document)).is_err() {
-                content.put(document)?;
-            }
-        }
-        Ok(())
+        self.graph.inner.content.put_all(std::iter::once(&self.raw).chain(&self.came))
     }
 
     /// The layer, with the blobs that this image's manifests know it by.
