@@ -184,12 +184,15 @@ fn routing_rules(bridge: &str) -> Vec<Vec<String>> {
         let output = paths::need("ip").map(|path| Command::new(path).args(arguments).output());
         output.ok().and_then(Result::ok).map_or_else(String::new, |o| String::from_utf8_lossy(&o.stdout).into_owned())
     };
-    let mut deletions = Vec::new();
-    for family in ["-4", "-6"] {
+    let families = ["-4", "-6"];
+    let own = |line: &str| line.split_once(" table ").and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned);
+    let table = families.iter().find_map(|family| {
         let routes = ip(&[family, "route", "show", "table", "all", "dev", bridge]);
-        let own =
-            |line: &str| line.split_once(" table ").and_then(|(_, rest)| rest.split(' ').next()).map(str::to_owned);
-        let Some(table) = routes.lines().filter(|line| line.contains(" proto 103")).find_map(own) else { continue };
+        routes.lines().filter(|line| line.contains(" proto 103")).find_map(own)
+    });
+    let Some(table) = table else { return Vec::new() };
+    let mut deletions = Vec::new();
+    for family in families {
         for line in ip(&[family, "rule", "list"]).lines() {
             let Some((place, rule)) = line.split_once(':') else { continue };
             if rule.split_whitespace().any(|word| word == table) {

@@ -1,7 +1,7 @@
 //! User-defined networks: made, joined, changed while containers run, restored, refused and removed.
 
 use gantry_tests::kernel::Snapshot;
-use gantry_tests::{Cli, IMAGE, Options, Output, World, both, eventually, http, note, skip, slot, world};
+use gantry_tests::{Cli, IMAGE, Options, Output, World, both, eventually, http, note, skip, slot, until, world};
 
 fn of_network(cli: &Cli<'_>, container: &str, network: &str, field: &str) -> String {
     cli.inspect(container, &format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}"))
@@ -123,6 +123,33 @@ fn ipv6_has_addresses_and_a_gateway() {
         assert_eq!(of_network(cli, &b, &network, "IPv6Gateway"), "fd00:6a17:5::1");
         cli.ok(&["exec", &b, "ping", "-6", "-c", "1", "-W", "5", "fd00:6a17:5::99"]);
         cli.ok(&["rm", "-f", &a, &b]);
+        cli.ok(&["network", "rm", &network]);
+    });
+}
+
+#[test]
+fn a_port_is_published_on_both_families_where_the_network_has_both() {
+    both(|world, cli| {
+        world.pull("web").expect("pull");
+        let (network, name) = (world.name("both"), world.name("web"));
+        // Two numbers of the world's own.
+        let prefix = world.daemon.slot().prefix();
+        let numbers: Vec<&str> = prefix.split('.').collect();
+        let subnet = format!("fd00:6a18:{}:{}::", numbers[1], numbers[2]);
+        cli.ok(&["network", "create", "--ipv6", "--subnet", &format!("{subnet}/64"), &network]);
+        cli.ok(&["run", "-d", "--name", &name, "--network", &network, "-p", "0:80", "web"]);
+        let ports = cli.ok(&["port", &name, "80"]);
+        let lines: Vec<&str> = ports.lines().collect();
+        let port = lines[0].rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        assert_eq!(lines, [format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
+        let answers = |address: &str| {
+            let page = || http::fetch(address, port).ok().filter(|page| page.contains("hello"));
+            until(std::time::Duration::from_secs(8), page).is_some()
+        };
+        assert!(answers("127.0.0.1"), "nothing on loopback");
+        assert!(answers(&format!("{subnet}1")), "nothing on the host's IPv6 address");
+        cli.ok(&["rm", "-f", &name]);
+        assert!(http::fetch(&format!("{subnet}1"), port).is_err(), "the port is closed again");
         cli.ok(&["network", "rm", &network]);
     });
 }

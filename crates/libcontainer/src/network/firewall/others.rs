@@ -2,8 +2,8 @@
 //! leaves alone, one rule of ours goes there; it accepts what has the bit of the mark that our table sets behind its
 //! own decision. Nothing else of anybody's is changed; what blocks and cannot be helped is told.
 
-use gantry_linux::Result;
 use gantry_linux::netlink::{Attributes, Message, NFTABLES, Reply, Socket, transaction};
+use gantry_linux::{Result, fs};
 
 use super::MARK;
 use super::expression::{count, marked, pass};
@@ -101,7 +101,24 @@ pub fn find(socket: &mut Socket, own: &str) -> Result<Found> {
             )),
         }
     }
+    if has_legacy_filter()? {
+        found.blocks.push(format!(
+            "the host has rules of the legacy iptables, which cannot be seen from here; should their FORWARD chain drop, \
+             iptables-legacy -I FORWARD -m mark --mark {MARK:#x}/{MARK:#x} -j ACCEPT lets pass what the bridges' own \
+             firewall let through"
+        ));
+    }
     Ok(found)
+}
+
+/// Whether there is a filter table of the legacy iptables; asking for its rules would make one.
+fn has_legacy_filter() -> Result<bool> {
+    match fs::read_to_string("/proc/thread-self/net/ip_tables_names") {
+        Ok(names) => Ok(names.lines().any(|name| name == "filter")),
+        // A kernel without them.
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn comment(own: &str) -> Vec<u8> {

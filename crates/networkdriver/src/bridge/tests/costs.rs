@@ -1,12 +1,13 @@
 //! What a port costs, alone and among ten thousand.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use libcontainer::network::firewall::Element;
 
 use super::world::{Namespace, ask, bridge, join, on_a_host, options_of, publish, serve, try_join, wall_options};
-use crate::{Bridge, NetworkDriver as _, Protocol, PublishPort};
+use crate::{Bridge, Join, NetworkDriver as _, Protocol, PublishPort};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const MANY: u16 = 10_000;
@@ -108,5 +109,65 @@ fn ports_that_are_shifted_inside_each_lead_to_their_own() {
         let (_first, _last) = (serve(&web, 80), serve(&web, 179));
         assert!(ask(LOOPBACK, 8000).is_some() && ask(LOOPBACK, 8099).is_some());
         assert!(ask(LOOPBACK, 8050).is_none());
+    });
+}
+
+/// What it costs to connect, publish and withdraw, the more there is. By hand: its namespaces take a while.
+#[test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stderr, reason = "a measurement to read with --nocapture")]
+fn nine_hundred_endpoints_with_ten_ports_each() {
+    on_a_host(|| {
+        let bridge = bridge();
+        // The processor's time, as others hold the kernel's network lock as they like.
+        let now = || {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+        };
+        let timed = |work: &mut dyn FnMut()| {
+            let start = now();
+            work();
+            now() - start
+        };
+        let median = |mut times: Vec<Duration>| {
+            times.sort();
+            times[times.len() / 2].as_micros()
+        };
+        let (mut all, mut probes) = (Vec::new(), Vec::new());
+        eprintln!(
+            "endpoints, ports: join without a port, join with one, leave without, leave with one (CPU, medians, us)"
+        );
+        for number in 0..=900_u16 {
+            if number % 300 == 0 {
+                let (mut joins, mut publishes, mut leaves, mut withdraws) = (vec![], vec![], vec![], vec![]);
+                for _ in 0..12 {
+                    for (ports, joining, leaving) in [
+                        (vec![], &mut joins, &mut leaves),
+                        (vec![publish("0.0.0.0", 50_000, 80, Protocol::Tcp)], &mut publishes, &mut withdraws),
+                    ] {
+                        let namespace = Namespace::new();
+                        let socket = namespace.route();
+                        let mut endpoint = None;
+                        let mut join = || {
+                            let request = Join::new("probe", namespace.fd.as_fd(), socket.as_fd());
+                            endpoint = Some(bridge.join(Join { ports: ports.clone(), ..request }).unwrap());
+                        };
+                        joining.push(timed(&mut join));
+                        let endpoint = endpoint.unwrap();
+                        leaving.push(timed(&mut || bridge.leave(&endpoint).unwrap()));
+                        // Kept until the end: a namespace that dies keeps the next one waiting.
+                        probes.push(namespace);
+                    }
+                }
+                let (joins, publishes) = (median(joins), median(publishes));
+                let (leaves, withdraws) = (median(leaves), median(withdraws));
+                eprintln!("{number}, {}: {joins}, {publishes}, {leaves}, {withdraws}", number * 10);
+            }
+            let ports =
+                (0..10).map(|at| publish("0.0.0.0", 20_000 + number * 10 + at, 80 + at, Protocol::Tcp)).collect();
+            all.push(join(&bridge, &format!("c{number}"), ports));
+        }
+        let table = libcontainer::network::link::links(&mut gantry_linux::netlink::Socket::route().unwrap()).unwrap();
+        assert!(table.len() > 900);
     });
 }

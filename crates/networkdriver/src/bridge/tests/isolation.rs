@@ -216,6 +216,17 @@ fn no_datagram_comes_in_by_a_route_whatever_its_source() {
 }
 
 #[test]
+fn a_bridge_that_somebody_deleted_does_not_keep_the_others_from_healing() {
+    on_a_host(|| {
+        let networks = Networks::new(&wall_options());
+        let delete = libcontainer::network::link::delete("gvtest1");
+        Socket::route().unwrap().transact(vec![delete]).unwrap();
+        networks.wall.lock().heal().unwrap();
+        assert!(networks.lan.inside(|| ask(HOST_ON_LAN, 8080)).is_some());
+    });
+}
+
+#[test]
 fn a_network_that_goes_takes_its_elements_rules_and_routes_along() {
     on_a_host(|| {
         let rules = || -> Vec<Vec<u8>> {

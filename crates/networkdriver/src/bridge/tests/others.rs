@@ -151,6 +151,24 @@ fn what_the_message_advises_opens_the_way() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
+fn rules_of_the_legacy_iptables_are_told_of_with_the_rule_that_helps() {
+    on_a_host(|| {
+        let legacy = |arguments: &str| Command::new("iptables-legacy").args(arguments.split(' ')).status();
+        if !legacy("-P FORWARD DROP").is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: no iptables-legacy here, or a kernel without it");
+            return;
+        }
+        let networks = Networks::new(&wall_options());
+        let told = networks.wall.lock().attend().unwrap();
+        let advice = told.iter().find_map(|text| text.split_once("iptables-legacy ")?.1.split_once(" lets pass"));
+        assert!(!works(&networks));
+        assert!(legacy(advice.unwrap().0).unwrap().success());
+        assert!(works(&networks));
+    });
+}
+
+#[test]
 fn whoever_does_not_want_the_rule_gets_none_and_is_told() {
     on_a_host(|| {
         if !loaded(DOCKER) {
