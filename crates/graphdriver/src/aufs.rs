@@ -15,7 +15,7 @@ use gantry_linux::{ResultExt, fs};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::archive;
-use crate::archive::{recipe, split};
+use crate::archive::{OPAQUE, WHITEOUT, recipe, split};
 use crate::disk;
 use crate::fixtures::Difference;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, file_system, undo_draft};
@@ -232,14 +232,6 @@ impl GraphDriver for Aufs {
     }
 }
 
-/// What aufs calls the whiteout of a name.
-fn whiteout(name: &[u8]) -> Vec<u8> {
-    [b".wh.", name].concat()
-}
-
-/// The name by which a directory hides all that is below it.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-
 /// Puts aufs's whiteouts and opaque marks in the place of overlayfs's. The times of directories stay.
 fn translate(diff: &Path) -> Result<(), Error> {
     let root = tree::open_root(diff)?;
@@ -260,7 +252,7 @@ fn translate(diff: &Path) -> Result<(), Error> {
         let mark = match name {
             Some(name) => {
                 rustix::fs::unlinkat(&dir, name.as_slice(), AtFlags::empty()).during("remove", show(&name))?;
-                whiteout(&name)
+                [WHITEOUT, &name].concat()
             }
             None => {
                 tree::clear_opaque(&dir)?;
