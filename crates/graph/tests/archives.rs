@@ -435,3 +435,13 @@ fn archives_of_old_docker_are_loaded_with_the_ids_that_docker_gives_them() {
         }
     }
 }
+
+#[test]
+fn the_configurations_of_an_old_archive_are_held_within_bounds() {
+    let (_root, graph) = store();
+    let config = json!({"author": "x".repeat(3 << 20)}).to_string();
+    let paths: Vec<_> = (0..12).map(|number| format!("{number:064x}/json")).collect();
+    let files: Vec<_> = paths.iter().map(|path| (path.as_str(), config.as_bytes())).collect();
+    let error = load(&graph, &pack(&files)).unwrap_err();
+    assert!(error.to_string().contains("configurations of its layers are more than"), "{error}");
+}
