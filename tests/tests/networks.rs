@@ -618,3 +618,28 @@ fn ports_are_listed_with_who_reaches_them_and_the_rule_that_is_there() {
     assert!(cli.ok(&["network", "ports"]).starts_with("CONTAINER"));
     cli.ok(&["rm", "-f", &name]);
 }
+
+#[test]
+fn the_daemons_own_bridge_has_ipv6_a_range_and_no_talk_between_containers_where_asked() {
+    let options =
+        Options { flags: vec!["--ipv6".into(), "--fixed-cidr-v6=fd00:6a17:9::/64".into()], ..Options::default() };
+    let mut world = World::start(options).expect("a daemon of its own");
+    let range = format!("--fixed-cidr={}128/25", world.daemon.slot().prefix());
+    world.daemon.stop().expect("SIGTERM");
+    world.daemon.set_flags(&["--ipv6", "--fixed-cidr-v6=fd00:6a17:9::/64", "--icc=false", &range]);
+    world.daemon.launch().expect("the daemon with further flags");
+    let cli = world.gantry();
+    let run = |name: &str| cli.ok(&["run", "-d", "--name", name, IMAGE, "sleep", "600"]);
+    run("first");
+    run("second");
+    let seen = inside(&cli, "first");
+    assert!(seen.contains("inet6 fd00:6a17:9::") && seen.contains("default via fd00:6a17:9::1 dev eth0"), "{seen}");
+    let address = of_network(&cli, "second", "bridge", "IPAddress");
+    let last: u8 = address.rsplit('.').next().and_then(|part| part.parse().ok()).expect("an address");
+    assert!(last >= 128, "{address}");
+    cli.ok(&["exec", "first", "ping", "-6", "-c", "1", "-W", "5", "fd00:6a17:9::1"]);
+    assert_ne!(cli.run(&["exec", "first", "ping", "-c", "1", "-W", "1", &address]).code, 0, "they talk");
+    let shown = cli.ok(&["network", "inspect", "-f", "{{.EnableIPv6}} {{json .Options}}", "bridge"]);
+    assert!(shown.starts_with("true") && shown.contains("enable_icc\":\"false\""), "{shown}");
+    cli.ok(&["rm", "-f", "first", "second"]);
+}

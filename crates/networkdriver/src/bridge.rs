@@ -377,6 +377,7 @@ impl NetworkDriver for Bridge {
             ipv6: pool(&self.ipv6),
             mtu: self.mtu,
             internal: self.options.internal,
+            icc: self.options.icc,
         }
     }
 

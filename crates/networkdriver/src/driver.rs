@@ -230,6 +230,8 @@ pub struct NetworkInfo {
     pub mtu: u32,
     /// Nothing leaves it.
     pub internal: bool,
+    /// Containers on it speak to each other.
+    pub icc: bool,
 }
 
 /// What went wrong in a network.

@@ -19,5 +19,5 @@ pub use libcontainer::network::{Cidr, Protocol, Subnet};
 pub use plain::{Host, NoNetwork};
 pub use pool::{Addresses, Pool};
 pub use ports::Ports;
-pub use table::{AddressPool, Definition, NetworkDrivers, NetworkOptions};
+pub use table::{AddressPool, DefaultBridge, Definition, NetworkDrivers, NetworkOptions};
 pub use wall::{Wall, WallOptions};

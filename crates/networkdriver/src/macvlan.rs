@@ -254,6 +254,7 @@ impl NetworkDriver for Macvlan {
             ipv6: pool(&self.ipv6),
             mtu: self.mtu,
             internal: self.options.internal,
+            icc: true,
         }
     }
 

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use gantry_linux::netlink::Socket;
+use libcontainer::network::Subnet;
 use libcontainer::network::link;
-use libcontainer::network::{Cidr, Subnet};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::ALIAS;
@@ -94,6 +94,19 @@ pub struct NetworkOptions {
     pub pools: Vec<AddressPool>,
 }
 
+/// How the daemon's own bridge is to be.
+#[derive(Debug, Clone)]
+pub struct DefaultBridge {
+    /// `--bridge`.
+    pub name: String,
+    /// `--bip`, `--fixed-cidr`.
+    pub ipv4: Addresses,
+    /// `--ipv6`, `--fixed-cidr-v6`.
+    pub ipv6: Addresses,
+    /// `--icc`.
+    pub icc: bool,
+}
+
 /// Makes networks.
 #[derive(Debug)]
 pub struct NetworkDrivers {
@@ -141,9 +154,9 @@ impl NetworkDrivers {
     ///
     /// # Errors
     /// As [`Bridge::open`].
-    pub fn default_bridge(&self, name: &str, cidr: Option<Cidr>) -> Result<Bridge, Error> {
-        let ipv4 = cidr.map_or(Addresses::Any, Addresses::from);
-        Bridge::open(BridgeOptions { name: name.into(), alias: ALIAS.into(), ipv4, ..self.bridge_options() })
+    pub fn default_bridge(&self, bridge: DefaultBridge) -> Result<Bridge, Error> {
+        let DefaultBridge { name, ipv4, ipv6, icc } = bridge;
+        Bridge::open(BridgeOptions { name, alias: ALIAS.into(), ipv4, ipv6, icc, ..self.bridge_options() })
     }
 
     fn bridge_options(&self) -> BridgeOptions {

@@ -56,7 +56,7 @@ impl Networks {
             network.enable_ipv6 = info.ipv6.is_some();
             network.options = BTreeMap::from([
                 ("com.docker.network.bridge.default_bridge".into(), "true".into()),
-                ("com.docker.network.bridge.enable_icc".into(), "true".into()),
+                ("com.docker.network.bridge.enable_icc".into(), info.icc.to_string()),
                 ("com.docker.network.bridge.enable_ip_masquerade".into(), "true".into()),
                 ("com.docker.network.bridge.host_binding_ipv4".into(), engine.options.publish_address.to_string()),
                 ("com.docker.network.bridge.name".into(), info.bridge),

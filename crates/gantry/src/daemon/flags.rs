@@ -44,6 +44,18 @@ pub struct Flags {
     /// Address and subnet of the bridge
     #[arg(long, value_name = "CIDR")]
     pub bip: Option<String>,
+    /// Part of the bridge's subnet that containers' addresses are taken from
+    #[arg(long, value_name = "CIDR")]
+    pub fixed_cidr: Option<String>,
+    /// Have IPv6 on the bridge
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub ipv6: bool,
+    /// IPv6 subnet of the bridge; a random one where not given
+    #[arg(long = "fixed-cidr-v6", value_name = "CIDR")]
+    pub fixed_cidr_v6: Option<String>,
+    /// Let containers on the bridge speak to each other
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub icc: bool,
     /// Block that subnets of networks are taken from: base=10.10.0.0/16,size=24
     #[arg(long, value_name = "POOL")]
     pub default_address_pool: Vec<String>,
@@ -186,6 +198,10 @@ impl Flags {
             "group" => self.group = read(value)?,
             "bridge" => self.bridge = read(value)?,
             "bip" => self.bip = Some(read(value)?),
+            "fixed_cidr" => self.fixed_cidr = Some(read(value)?),
+            "ipv6" => self.ipv6 = read(value)?,
+            "fixed_cidr_v6" => self.fixed_cidr_v6 = Some(read(value)?),
+            "icc" => self.icc = read(value)?,
             "mtu" => self.mtu = Some(read(value)?),
             "default_address_pool" => {
                 let pools: Vec<serde_json::Value> = read(value)?;

@@ -9,7 +9,9 @@ use gantry_execdriver::ExecDriver;
 use gantry_execdriver::lxc::Lxc;
 use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_linux::fs;
-use gantry_networkdriver::{Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork};
+use gantry_networkdriver::{
+    Addresses, Cidr, DefaultBridge, Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork, Pool, Subnet,
+};
 use gantry_transport::{DEFAULT_SOCKET, Endpoint, Listener};
 use tracing::warn;
 
@@ -29,8 +31,9 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
     let bridge: Option<Arc<dyn NetworkDriver>> = match flags.bridge.as_str() {
         "none" => None,
         name => {
-            let cidr = flags.bip.as_deref().map(str::parse).transpose().context("--bip")?;
-            let bridge = networks.default_bridge(name, cidr).with_context(|| format!("set up the bridge {name}"))?;
+            let bridge = networks
+                .default_bridge(own_bridge(flags, name)?)
+                .with_context(|| format!("set up the bridge {name}"))?;
             Some(Arc::new(bridge))
         }
     };
@@ -62,6 +65,34 @@ fn short_hash(path: &Path) -> String {
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{:012x}", hash & 0xffff_ffff_ffff)
+}
+
+fn own_bridge(flags: &Flags, name: &str) -> Result<DefaultBridge> {
+    let bip: Option<Cidr> = flags.bip.as_deref().map(str::parse).transpose().context("--bip")?;
+    let mut ipv4 = bip.map_or(Addresses::Any, Addresses::from);
+    if let Some(text) = &flags.fixed_cidr {
+        let range: Subnet = text.parse().context("--fixed-cidr")?;
+        let Addresses::Of(pool) = &mut ipv4 else {
+            bail!("--fixed-cidr {range}: give the subnet that it lies in by --bip")
+        };
+        if range.prefix < pool.subnet.prefix || !pool.subnet.contains(range.address) {
+            bail!("--fixed-cidr {range}: it does not lie in {}, which --bip gives", pool.subnet);
+        }
+        pool.range = Some(range.masked());
+    }
+    let ipv6 = match &flags.fixed_cidr_v6 {
+        None if flags.ipv6 => Addresses::Any,
+        None => Addresses::None,
+        Some(_) if !flags.ipv6 => bail!("--fixed-cidr-v6: give --ipv6 as well"),
+        Some(text) => {
+            let subnet: Subnet = text.parse().context("--fixed-cidr-v6")?;
+            if subnet.address.is_ipv4() || subnet.prefix > 126 {
+                bail!("--fixed-cidr-v6 {subnet}: want an IPv6 subnet with room");
+            }
+            Addresses::Of(Pool::new(subnet))
+        }
+    };
+    Ok(DefaultBridge { name: name.to_owned(), ipv4, ipv6, icc: flags.icc })
 }
 
 fn network_options(flags: &Flags) -> Result<NetworkOptions> {
