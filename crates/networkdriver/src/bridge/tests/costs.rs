@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use libcontainer::network::firewall::Element;
 
-use super::world::{Namespace, ask, bridge, join, on_a_host, options_of, publish, serve, try_join, wall_options};
+use super::world::{
+    Namespace, ask, bridge, join, nft_table, on_a_host, options_of, publish, serve, try_join, wall_options,
+};
 use crate::{Bridge, Join, NetworkDriver as _, Protocol, PublishPort};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -74,6 +76,7 @@ fn a_range_of_ten_thousand_ports_is_one_element_and_fast() {
         let web = join(&bridge, "web", ports(20_000));
         let joining = start.elapsed();
         assert_eq!(web.endpoint.ports.len(), usize::from(MANY));
+        assert!(nft_table().is_none_or(|table| table.contains("tcp . 20000-29999 : ")));
         let _servers = [20_000, 25_000, 29_999].map(|port| (port, serve(&web, port)));
         for port in [20_000, 25_000, 29_999] {
             assert!(ask(LOOPBACK, port).is_some_and(|answer| answer.starts_with("web ")), "{port}");
@@ -93,8 +96,9 @@ fn a_range_of_ten_thousand_ports_is_one_element_and_fast() {
         taken_over.leave(&web.endpoint).unwrap();
         let leaving = start.elapsed();
         eprintln!("join with {MANY} ports {joining:?}, leave {leaving:?}");
+        // A socket for each of them takes a quarter of a second on this kind of machine, and all descriptors.
         assert!(
-            joining < Duration::from_millis(100) && leaving < Duration::from_millis(100),
+            joining < Duration::from_millis(250) && leaving < Duration::from_millis(250),
             "{joining:?} {leaving:?}"
         );
     });
