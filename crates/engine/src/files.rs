@@ -63,7 +63,7 @@ pub fn refresh_resolv_conf(engine: &Engine, before: &Record, after: &Record) -> 
 /// Writes `hosts`, in place: a container that runs has the file bound.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_hosts(engine: &Engine, record: &Record) -> Result<()> {
     let addresses = networks::addresses(record);
     let mut gateways = record.endpoints.values().map(|endpoint| endpoint.gateway);

@@ -1,5 +1,6 @@
 //! The bridge driver: a Linux bridge, a pair of links for each container, addresses, ports and the firewall.
 
+mod inside;
 mod publish;
 mod setup;
 #[cfg(test)]
@@ -11,16 +12,15 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_linux::ResultExt as _;
-use gantry_linux::netlink::{Message, Socket};
-use libcontainer::network::Subnet;
+use gantry_linux::netlink::Socket;
 use libcontainer::network::firewall::{BridgeRules, Element};
-use libcontainer::network::link::{self, LOOPBACK, Link};
+use libcontainer::network::link::{self, Link};
 
 use crate::ipam::{self, Ipam};
 use crate::ports::{self, Ports, Wanted, short};
 use crate::{
-    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Place6, Pool, PublishPort,
-    PublishedPort, Routes, Wall,
+    AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Pool, PublishPort, PublishedPort,
+    Routes, Wall,
 };
 
 pub use setup::{ALIAS, check_name, free_subnet};
@@ -199,59 +199,6 @@ impl Bridge {
                 Err(error) if error.errno() == libc::EEXIST && link::link(&mut state.route, &name)?.is_some() => {}
                 Err(error) => return Err(error.into()),
             }
-        }
-    }
-
-    /// Everything inside the container's namespace, through its own socket.
-    fn configure(&self, request: &Join<'_>, held: &Held) -> Result<(), Error> {
-        let mut socket = Socket::borrowed(request.route_socket)?;
-        let inside = link::link(&mut socket, request.link)?.ok_or_else(|| {
-            Error::Invalid(format!("route socket of container {} is of another namespace", short(request.container)))
-        })?;
-        let mut messages: Vec<Message> = vec![link::raise(LOOPBACK, "lo")];
-        for (family, lease) in [(&self.ipv4, &held.ipv4), (&self.ipv6, &held.ipv6)] {
-            if let (Some(family), Some(lease)) = (family, lease) {
-                let subnet = Subnet { address: lease.address, prefix: family.pool.subnet.prefix };
-                messages.push(link::add_address(inside.index, subnet));
-            }
-        }
-        messages.push(link::raise(inside.index, request.link));
-        messages.extend(self.default_routes(inside.index, request.routes));
-        Ok(socket.transact(messages)?)
-    }
-
-    fn default_routes(&self, index: u32, routes: Routes) -> impl Iterator<Item = Message> {
-        let families =
-            [(self.gateway(self.ipv4.as_ref()), routes.ipv4), (self.gateway(self.ipv6.as_ref()), routes.ipv6)];
-        let wanted = families.into_iter().filter_map(|(gateway, wanted)| gateway.filter(|_| wanted));
-        wanted.map(move |gateway| link::set_default_route(index, gateway))
-    }
-
-    /// What containers are told to send everything else to.
-    fn gateway(&self, family: Option<&Family>) -> Option<IpAddr> {
-        family.filter(|_| !self.options.internal).map(|family| family.pool.gateway())
-    }
-
-    fn endpoint(&self, request: &Join<'_>, held: &Held, mac: [u8; 6]) -> Endpoint {
-        let ipv6 = held.ipv6.as_ref().zip(self.ipv6.as_ref()).and_then(|(lease, family)| {
-            let IpAddr::V6(address) = lease.address else { return None };
-            let gateway = self.gateway(Some(family)).and_then(|gateway| match gateway {
-                IpAddr::V6(gateway) => Some(gateway),
-                IpAddr::V4(_) => None,
-            });
-            Some(Place6 { address, prefix: family.pool.subnet.prefix, gateway })
-        });
-        let gateway = self.gateway(self.ipv4.as_ref());
-        Endpoint {
-            container: request.container.into(),
-            host_link: held.host_link.clone(),
-            link: request.link.into(),
-            address: held.address().unwrap_or(Ipv4Addr::UNSPECIFIED),
-            prefix: self.ipv4.as_ref().map_or(0, |family| family.pool.subnet.prefix),
-            gateway: gateway.and_then(ipv4).unwrap_or(Ipv4Addr::UNSPECIFIED),
-            ipv6,
-            mac,
-            ports: held.ports.iter().flat_map(ports::Lease::ports).collect(),
         }
     }
 
