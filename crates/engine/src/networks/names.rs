@@ -20,7 +20,7 @@ const DEFAULT: &str = "bridge";
 /// Takes up the resolver, or starts it.
 ///
 /// # Errors
-/// When there is none and none can be started.
+/// As [`Resolver::open`].
 pub fn open(options: &Options, drivers: &Drivers) -> Result<Resolver> {
     // Who watches the resolver must not be what keeps the driver.
     let exec = Arc::downgrade(&drivers.exec);

@@ -62,16 +62,22 @@ struct State {
 }
 
 impl Resolver {
-    /// Takes up the resolver of this exec root, or starts it.
+    /// Takes up the resolver of this exec root, or starts it. Where that fails it is told, and tried again.
     ///
     /// # Errors
-    /// When there is none and none can be started.
+    /// When its directory cannot be made, or no thread be started.
     pub fn open(exec_root: &Path, start: StartProcess) -> gantry_linux::Result<Self> {
         let directory = exec_root.join(ADDRESS);
         fs::create_dir_mode(&directory, 0o700)?;
         let shared = Arc::new(Shared { directory, start, state: Mutex::default(), changed: Condvar::new() });
-        let link = Arc::new(shared.connect()?);
-        shared.state().link = Some(Arc::clone(&link));
+        let link = match shared.connect() {
+            Ok(link) => Some(Arc::new(link)),
+            Err(error) => {
+                tracing::error!(%error, "names of containers are not answered");
+                None
+            }
+        };
+        shared.state().link.clone_from(&link);
         let watcher = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("names".into())
@@ -225,15 +231,16 @@ impl Shared {
     }
 
     /// Listens to the resolver, and starts another one when it ends, until the daemon leaves.
-    fn watch(&self, mut link: Arc<OwnedFd>) {
+    fn watch(&self, mut link: Option<Arc<OwnedFd>>) {
         loop {
-            self.listen(&link);
-            let mut state = self.state();
-            state.hang_up();
-            drop(state);
+            if let Some(link) = link {
+                self.listen(&link);
+                self.state().hang_up();
+            }
             let Some(new) = self.connect_again() else { return };
-            link = new;
-            self.say_everything(&link);
+            tracing::warn!("another resolver of names was started: the one before has ended");
+            self.say_everything(&new);
+            link = Some(new);
         }
     }
 
@@ -257,7 +264,6 @@ impl Shared {
             if self.state().closed {
                 return None;
             }
-            tracing::warn!("the resolver of names has ended; it is started again");
             match self.connect() {
                 Ok(link) => return Some(Arc::new(link)),
                 Err(error) => tracing::error!(%error, "names of containers are not answered"),

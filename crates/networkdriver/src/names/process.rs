@@ -76,7 +76,7 @@ pub fn serve(options: &Options, daemon: OwnedFd) -> gantry_linux::Result<()> {
     fs::create_dir_mode(&directory, 0o700)?;
     let directory = fs::open(&directory)?;
     let listener = listen(&directory)?;
-    let servers = Servers::open(&options.resolv_conf, &options.behind_stub)?;
+    let servers = Servers::open(&options.resolv_conf, &options.behind_stub);
     let mut resolver = Process::new(servers)?;
     resolver.watch(Source::Listener(listener), epoll::EventFlags::IN)?;
     resolver.watch(Source::Daemon(daemon), epoll::EventFlags::IN)?;
@@ -164,7 +164,9 @@ impl Process {
             own_user: rustix::process::getuid().as_raw(),
             leaving: false,
         };
-        process.watch(Source::Servers, epoll::EventFlags::IN)?;
+        if process.servers.changes().is_some() {
+            process.watch(Source::Servers, epoll::EventFlags::IN)?;
+        }
         Ok(process)
     }
 
@@ -243,7 +245,8 @@ impl Process {
     /// Watches; the token by which it is found.
     pub(super) fn watch(&mut self, source: Source, events: epoll::EventFlags) -> gantry_linux::Result<u64> {
         let token = self.next;
-        let fd = source.fd().unwrap_or_else(|| self.servers.as_fd());
+        let nothing = || gantry_linux::Error::new("watch", "nothing", Errno::BADF);
+        let fd = source.fd().or_else(|| self.servers.changes()).ok_or_else(nothing)?;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), events).during("watch", "socket")?;
         self.next += 1;
         if let Some(door) = source.door() {

@@ -5,8 +5,9 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use gantry_linux::{ResultExt, fs};
+use gantry_linux::fs;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -19,6 +20,8 @@ const PORT: u16 = 53;
 const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 /// More would be asked by nobody's patience.
 const MOST: usize = 6;
+/// Without a watch, the file is read again after this time.
+const OLD: Duration = Duration::from_secs(5);
 /// A chain of links that is longer leads nowhere.
 const MOST_LINKS: usize = 8;
 
@@ -26,7 +29,9 @@ const MOST_LINKS: usize = 8;
 pub struct Servers {
     main: PathBuf,
     behind_stub: PathBuf,
-    changes: OwnedFd,
+    /// None where the user has as many watches as the kernel allows.
+    changes: Option<OwnedFd>,
+    read_at: Instant,
     /// Names in the watched directories that mean something.
     names: Vec<OsString>,
     list: Vec<SocketAddr>,
@@ -34,27 +39,39 @@ pub struct Servers {
 
 impl Servers {
     /// Reads the servers of `main` (`/etc/resolv.conf`), with those of `behind_stub` where it names systemd-resolved.
-    ///
-    /// # Errors
-    /// When changes cannot be watched.
-    pub fn open(main: &Path, behind_stub: &Path) -> gantry_linux::Result<Self> {
-        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).during("watch", main.display())?;
-        let mut servers =
-            Self { main: main.into(), behind_stub: behind_stub.into(), changes, names: Vec::new(), list: Vec::new() };
+    #[must_use]
+    pub fn open(main: &Path, behind_stub: &Path) -> Self {
+        let mut servers = Self {
+            main: main.into(),
+            behind_stub: behind_stub.into(),
+            changes: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok(),
+            read_at: Instant::now(),
+            names: Vec::new(),
+            list: Vec::new(),
+        };
         servers.read();
-        Ok(servers)
+        servers
     }
 
-    /// In the order in which they are asked.
-    #[must_use]
-    pub fn list(&self) -> &[SocketAddr] {
+    /// In the order in which they are asked. Without a watch they are read again when they are old.
+    pub fn list(&mut self) -> &[SocketAddr] {
+        if self.changes.is_none() && self.read_at.elapsed() > OLD {
+            self.read();
+        }
         &self.list
+    }
+
+    /// Readable when something may have changed.
+    #[must_use]
+    pub fn changes(&self) -> Option<BorrowedFd<'_>> {
+        self.changes.as_ref().map(AsFd::as_fd)
     }
 
     /// Takes what has changed. Called when the descriptor is readable.
     pub fn follow(&mut self) {
+        let Some(changes) = &self.changes else { return };
         let mut space = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&self.changes, &mut space);
+        let mut reader = inotify::Reader::new(changes, &mut space);
         let mut changed = false;
         loop {
             match reader.next() {
@@ -75,6 +92,7 @@ impl Servers {
 
     /// Watches first, so that nothing changes unseen in between.
     fn read(&mut self) {
+        self.read_at = Instant::now();
         self.names.clear();
         for path in [self.main.clone(), self.behind_stub.clone()] {
             self.watch(path);
@@ -105,23 +123,18 @@ impl Servers {
             | WatchFlags::MOVED_FROM
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::ONLYDIR;
+        let Some(changes) = &self.changes else { return };
         for _ in 0..MOST_LINKS {
             let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
             self.names.push(name.into());
             // A directory that is not there has no file that could change; the links before it are watched.
-            let _ = inotify::add_watch(&self.changes, directory, in_directory);
+            let _ = inotify::add_watch(changes, directory, in_directory);
             let Ok(target) = fs::read_link(&path) else { break };
             path = directory.join(target);
         }
         // A file that is mounted over another one changes without its directory.
         let itself = WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-        let _ = inotify::add_watch(&self.changes, &path, itself);
-    }
-}
-
-impl AsFd for Servers {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.changes.as_fd()
+        let _ = inotify::add_watch(changes, &path, itself);
     }
 }
 
@@ -157,7 +170,7 @@ mod tests {
             fs::create_dir(directory.path().join("run")).unwrap();
             fs::write(directory.path().join("resolv.conf"), text).unwrap();
             let path = |name| directory.path().join(name);
-            let servers = Servers::open(&path("resolv.conf"), &path("run/behind.conf")).unwrap();
+            let servers = Servers::open(&path("resolv.conf"), &path("run/behind.conf"));
             Self { directory, servers }
         }
 
@@ -165,15 +178,16 @@ mod tests {
             self.directory.path().join(name)
         }
 
-        fn listed(&self) -> Vec<String> {
+        fn listed(&mut self) -> Vec<String> {
             self.servers.list().iter().map(ToString::to_string).collect()
         }
 
         fn after_change(&mut self, wanted: &[&str]) {
             while self.listed() != wanted {
-                let mut ready = [PollFd::new(&self.servers, PollFlags::IN)];
+                let changes = self.servers.changes().unwrap();
+                let mut ready = [PollFd::from_borrowed_fd(changes, PollFlags::IN)];
                 let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
-                assert_ne!(poll(&mut ready, Some(&patience)).unwrap(), 0, "{:?} instead of {wanted:?}", self.listed());
+                assert_ne!(poll(&mut ready, Some(&patience)).unwrap(), 0, "never {wanted:?}");
                 self.servers.follow();
             }
         }
@@ -185,7 +199,7 @@ mod tests {
             parse("# nameserver 1.1.1.1\nnameserver 192.0.2.1\nnameserver fe80::1%7 x\nnameserver what\n"),
             ["192.0.2.1:53".parse().unwrap(), SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, 7))]
         );
-        let place = Place::new("nameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n");
+        let mut place = Place::new("nameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n");
         assert_eq!(place.listed(), ["192.0.2.1:53", "192.0.2.2:53"]);
         assert_eq!(Place::new("").listed(), ["8.8.8.8:53", "8.8.4.4:53"]);
     }
@@ -216,6 +230,16 @@ mod tests {
         fs::remove_file(place.path("run/managed.conf")).unwrap();
         fs::write(place.path("run/managed.conf"), "nameserver 192.0.2.6\n").unwrap();
         place.after_change(&["192.0.2.6:53"]);
+    }
+
+    #[test]
+    fn without_a_watch_the_file_is_read_again_when_it_is_old() {
+        let mut place = Place::new("nameserver 192.0.2.1\n");
+        place.servers.changes = None;
+        fs::write(place.path("resolv.conf"), "nameserver 192.0.2.2\n").unwrap();
+        assert_eq!(place.listed(), ["192.0.2.1:53"]);
+        place.servers.read_at -= 2 * OLD;
+        assert_eq!(place.listed(), ["192.0.2.2:53"]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn changed(mut bytes: Vec<u8>, changes: &[(u16, u8)], cut: u16, more: &[u8]) -> 
             *place = *byte;
         }
     }
-    if cut % 4 == 0 {
+    if cut.is_multiple_of(4) {
         bytes.truncate(usize::from(cut) % (bytes.len() + 1));
     }
     bytes.extend_from_slice(more);

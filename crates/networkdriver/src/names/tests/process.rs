@@ -1,6 +1,7 @@
 //! The process: containers come and go, daemons too, and it itself.
 
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
@@ -129,6 +130,28 @@ fn a_resolver_that_ends_is_started_again_with_the_supervisors_sockets_and_no_que
             assert_eq!(text(&web.ask("web.", A)), ["10.0.0.1"]);
             host.ends.recv_timeout(LONG).unwrap();
         }
+    });
+}
+
+#[test]
+fn a_resolver_that_cannot_be_started_is_tried_again_and_told_everything() {
+    on_a_host(|host| {
+        let (options, tries) = (host.options(), AtomicUsize::new(0));
+        let start = move || {
+            if tries.fetch_add(1, Ordering::Relaxed) < 2 {
+                return Err("not yet".to_owned());
+            }
+            let (ours, theirs) = gantry_linux::socket::pair().unwrap();
+            let options = options.clone();
+            std::thread::spawn(move || crate::names::serve(&options, theirs).unwrap());
+            Ok(ours)
+        };
+        let resolver = crate::names::Resolver::open(&host.exec_root(), Box::new(start)).unwrap();
+        let web = std::sync::Arc::new(Container::new("web"));
+        let supervisor = std::sync::Arc::clone(&web);
+        resolver.set_doors(Box::new(move |id| (id == "web").then(|| supervisor.doors())));
+        web.join(&resolver, 1, Upstream::Nowhere);
+        assert_eq!(text(&web.ask("web.", A)), ["10.0.0.1"]);
     });
 }
 
