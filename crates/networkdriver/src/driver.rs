@@ -4,8 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
+use gantry_linux::netlink::Socket;
 use libcontainer::network::Protocol;
 use libcontainer::network::firewall::Element;
+use libcontainer::network::link::{self, IpFamily, Route};
 use serde::{Deserialize, Serialize};
 
 use crate::Pool;
@@ -65,6 +67,22 @@ pub trait NetworkDriver: Send + Sync {
     /// Takes everything away that the network has. [`Error::Conflict`] when a container is joined; nobody can join
     /// from then on.
     fn remove(&self) -> Result<(), Error>;
+}
+
+/// Whether a container has a default route; `route_socket` is as in [`Join`].
+///
+/// # Errors
+/// The kernel's.
+pub fn leads_out(route_socket: BorrowedFd<'_>) -> Result<bool, Error> {
+    let mut socket = Socket::borrowed(route_socket)?;
+    for family in [IpFamily::V4, IpFamily::V6] {
+        // The kernel's own, which says that there is none, comes after all others.
+        let leads = |route: &Route| route.destination.prefix == 0 && route.link.is_some() && route.metric < u32::MAX;
+        if link::routes(&mut socket, family)?.iter().any(leads) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a container asks of a network.

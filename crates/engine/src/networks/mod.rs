@@ -81,6 +81,8 @@ pub struct Networks {
     known: RwLock<Arc<Known>>,
     /// Held by whoever makes or removes a network.
     changes: Mutex<()>,
+    /// Networks whose descriptions cannot be read.
+    unreadable: bool,
 }
 
 impl Networks {
@@ -91,12 +93,13 @@ impl Networks {
     /// When the database cannot be read.
     pub fn open(graph: Graph, options: &Options, drivers: &Drivers) -> Result<Self> {
         graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}")))?;
-        let mut known = Known::new();
+        let (mut known, mut unreadable) = (Known::new(), false);
         for entity in graph.db().entities(KIND)? {
             let document: Document = match serde_json::from_str(&entity.properties) {
                 Ok(document) => document,
                 Err(error) => {
                     warn!("the description of network {} cannot be read and was left alone: {error}", entity.id);
+                    unreadable = true;
                     continue;
                 }
             };
@@ -112,6 +115,7 @@ impl Networks {
             graph,
             known: RwLock::new(Arc::new(known)),
             changes: Mutex::default(),
+            unreadable,
         })
     }
 
@@ -137,7 +141,8 @@ impl Networks {
             }
         }
         // What could not be taken up is not known by its bridge.
-        if known.values().all(|network| network.driver.is_ok())
+        if !self.unreadable
+            && known.values().all(|network| network.driver.is_ok())
             && let Err(error) = engine.drivers.networks.sweep(&bridges)
         {
             warn!("remove bridges of networks that are gone: {error}");

@@ -211,7 +211,7 @@ fn connect_running(
     let sockets = (inside.netns.as_fd(), inside.route_socket.as_fd());
     let endpoint = join_one(&changed, &place, Routes::default(), &link, Vec::new(), sockets)?;
     changed.endpoints.insert(network.to_owned(), endpoint.clone());
-    let settled = settle(engine, &mut changed, &inside, Vec::new());
+    let settled = settle(engine, &mut changed, &inside, Vec::new(), true);
     let saved = settled
         .and_then(|_| engine.containers.save(container, changed.clone()))
         .and_then(|()| files::write_hosts(engine, &changed));
@@ -242,16 +242,22 @@ fn take_off(engine: &Engine, changed: &mut Record, network: &str, inside: &Insid
         .driver(engine, network)
         .and_then(|driver| Ok(driver.disconnect(&endpoint, inside.route_socket.as_fd())?));
     // What it did has to be done all the same.
-    let settled = settle(engine, changed, inside, again(&endpoint.ports));
+    let settled = settle(engine, changed, inside, again(&endpoint.ports), true);
     gone.and(settled.map(drop))
 }
 
 /// Has the ways out and the published ports of a running container be where its places want them; `moved` are ports whose
-/// place is gone. Whether the record has changed.
-fn settle(engine: &Engine, record: &mut Record, inside: &Inside, moved: Vec<PublishPort>) -> Result<bool> {
+/// place is gone; `reroute` is not asked for where the ways out are as they were. Whether the record has changed.
+fn settle(
+    engine: &Engine,
+    record: &mut Record,
+    inside: &Inside,
+    moved: Vec<PublishPort>,
+    reroute: bool,
+) -> Result<bool> {
     let asked = record.networks.clone();
     let (places, gateways) = places(engine, &asked)?;
-    for place in &places {
+    for place in places.iter().filter(|_| reroute) {
         let routes = gateways.routes(place.name);
         if let Some(endpoint) = record.endpoints.get(place.name).filter(|_| routes != Routes::default()) {
             place.driver.route(endpoint, inside.route_socket.as_fd(), routes)?;
@@ -302,14 +308,20 @@ fn again(ports: &[PublishedPort]) -> Vec<PublishPort> {
 /// Called once after every container was taken up and strays were removed: what an earlier daemon did not live to finish.
 pub fn finish(engine: &Engine) {
     for container in engine.containers.all() {
+        // It may end at this moment.
+        let _one = container.operation.blocking_lock();
         let record = container.record();
         let Some(running) = container.running() else { continue };
         if record.networks.keys().all(|name| super::is_predefined(name)) {
             continue;
         }
         let mut changed = Record::clone(&record);
-        let settled =
-            running.network().map_err(Error::from).and_then(|inside| settle(engine, &mut changed, &inside, Vec::new()));
+        let finish = |inside: Inside| {
+            // One that leads somewhere was left so, by the earlier daemon or by the container itself.
+            let routed = gantry_networkdriver::leads_out(inside.route_socket.as_fd())?;
+            settle(engine, &mut changed, &inside, Vec::new(), !routed)
+        };
+        let settled = running.network().map_err(Error::from).and_then(finish);
         let saved = settled.and_then(|new| if new { engine.containers.save(&container, changed) } else { Ok(()) });
         match saved {
             Ok(()) => names::update(engine, &container),
