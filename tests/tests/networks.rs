@@ -243,7 +243,10 @@ fn networks_and_places_outlive_the_daemon() {
         let cli = world.gantry();
         cli.ok(&["network", "create", "one"]);
         cli.ok(&["network", "create", "--ipv6", "two"]);
-        cli.ok(&["run", "-d", "--name", "runs", "--network", "one", "--network", "two", IMAGE, "sleep", "600"]);
+        let admin = ["--cap-add", "NET_ADMIN", "--network", "one", "--network", "two"];
+        cli.ok(&[&["run", "-d", "--name", "runs"], &admin[..], &[IMAGE, "sleep", "600"]].concat());
+        // As a VPN's client does.
+        cli.ok(&["exec", "runs", "ip", "route", "replace", "default", "dev", "eth1"]);
         cli.ok(&["create", "--name", "later", "--network", "two", IMAGE, "true"]);
     }
     let described = |world: &World| {
@@ -259,6 +262,7 @@ fn networks_and_places_outlive_the_daemon() {
         format!("{pools}\n{}\n{}\n{}", place("one"), place("two"), inside(&cli, "runs"))
     };
     let seen = described(&world);
+    assert!(seen.contains("default dev eth1"), "{seen}");
     for orderly in [false, true] {
         if orderly { world.daemon.stop() } else { world.daemon.kill9() }.expect("the daemon ends");
         world.daemon.launch().expect("the next daemon");
