@@ -18,10 +18,13 @@ impl Image {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("image");
         fs::File::create(&file).unwrap().set_len(bytes).unwrap();
-        run(&mkfs.iter().map(OsStr::new).chain([file.as_os_str()]).collect::<Vec<_>>())?;
+        // The same words each time, so that they are told once.
+        let told = |error: String| error.replace(&directory.path().display().to_string(), "");
+        run(&mkfs.iter().map(OsStr::new).chain([file.as_os_str()]).collect::<Vec<_>>()).map_err(told)?;
         let mounted = directory.path().join("mounted");
         fs::create_dir(&mounted).unwrap();
-        run(&["mount".as_ref(), "-o".as_ref(), options.as_ref(), file.as_os_str(), mounted.as_os_str()])?;
+        run(&["mount".as_ref(), "-o".as_ref(), options.as_ref(), file.as_os_str(), mounted.as_os_str()])
+            .map_err(told)?;
         Ok(Self(directory))
     }
 
