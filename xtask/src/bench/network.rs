@@ -261,6 +261,17 @@ impl Stack {
     }
 }
 
+impl Drop for Stack {
+    /// podman keeps its networks where all of them are, whatever its root.
+    fn drop(&mut self) {
+        for words in [["rm", "-f", "server"], ["rm", "-f", "speaker"], ["network", "rm", NETWORK]] {
+            if let Err(error) = self.client(&words) {
+                println!("clean up behind {}: {error:#}", self.name);
+            }
+        }
+    }
+}
+
 /// Two namespaces on a bridge of a third one, by ip(8); what is made goes with the namespaces.
 const DIRECT: &str = r#"
 set -e
