@@ -76,6 +76,8 @@ impl Row {
     }
 }
 
+/// Makes a command of the engine's client.
+type Client = Box<dyn Fn(&[&str]) -> Command>;
 /// Makes a command in the namespaces where the engine runs.
 type Inside = Box<dyn Fn(&Path) -> Result<Command>>;
 
@@ -83,7 +85,7 @@ type Inside = Box<dyn Fn(&Path) -> Result<Command>>;
 struct Stack {
     name: String,
     version: String,
-    client: Box<dyn Fn(&[&str]) -> Command>,
+    client: Client,
     inside: Inside,
     account: Account,
     flags: Vec<String>,
