@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 
 use common::{Source, debian, name, open, store};
 use gantry_api::platform::Platform;
@@ -239,15 +240,21 @@ fn a_lost_attestation_is_found_and_given_up_without_its_image() {
     assert!(graph.images().is_empty());
 }
 
+fn lose_database(root: &Path) {
+    gantry_linux::fs::remove_file(root.join("gantry.db")).unwrap();
+    for part in ["-wal", "-shm"] {
+        // They go with a database that was closed in order.
+        let _ = gantry_linux::fs::remove_file(root.join(format!("gantry.db{part}")));
+    }
+}
+
 #[test]
 fn a_lost_database_is_found_again_with_origins_and_no_attestation_becomes_an_image() {
     let (root, graph) = store();
     let multi = Multi::new("one");
     let id = multi.pull(&graph, &["debian:12"]);
     drop(graph);
-    for part in ["", "-wal", "-shm"] {
-        let _ = gantry_linux::fs::remove_file(root.path().join(format!("gantry.db{part}")));
-    }
+    lose_database(root.path());
     let graph = open(root.path(), "overlay");
     assert_eq!(graph.images().len(), 1);
     assert_whole(&graph, &multi, &graph.image(id.as_str()).unwrap());
@@ -259,9 +266,7 @@ fn the_images_of_another_driver_outlive_the_loss_of_the_database() {
     let multi = Multi::new("one");
     let id = multi.pull(&graph, &["debian:12"]);
     drop(graph);
-    for part in ["", "-wal", "-shm"] {
-        let _ = gantry_linux::fs::remove_file(root.path().join(format!("gantry.db{part}")));
-    }
+    lose_database(root.path());
     let graph = open(root.path(), "vfs");
     assert!(graph.images().is_empty());
     let lost = fsck(&graph, false);
@@ -284,9 +289,7 @@ fn what_no_rescue_could_place_is_removed_when_it_is_given_up() {
     let (root, graph) = store();
     let id = Multi::new("one").pull(&graph, &["debian:12"]);
     drop(graph);
-    for part in ["", "-wal", "-shm"] {
-        let _ = gantry_linux::fs::remove_file(root.path().join(format!("gantry.db{part}")));
-    }
+    lose_database(root.path());
     let graph = open(root.path(), "vfs");
     assert_eq!(
         graph.give_up(&Place::Lost(id.to_string()), &[]).unwrap(),

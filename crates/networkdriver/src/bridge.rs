@@ -1,6 +1,5 @@
 //! The bridge driver: a Linux bridge, a pair of links for each container, addresses, ports and the firewall.
 
-mod inside;
 mod publish;
 mod setup;
 #[cfg(test)]
@@ -11,12 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gantry_linux::ResultExt as _;
 use gantry_linux::netlink::Socket;
 use libcontainer::network::firewall::{BridgeRules, Element};
 use libcontainer::network::link::{self, Link};
 
-use crate::ipam::{self, Ipam};
+use crate::places::{Leases, Places, random};
 use crate::ports::{self, Ports, Wanted, short};
 use crate::{
     AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Pool, PublishPort, PublishedPort,
@@ -80,16 +78,8 @@ pub struct Bridge {
     options: BridgeOptions,
     index: u32,
     mtu: u32,
-    ipv4: Option<Family>,
-    ipv6: Option<Family>,
+    places: Places,
     state: Mutex<State>,
-}
-
-/// The addresses of one family.
-#[derive(Debug)]
-pub struct Family {
-    pub pool: Pool,
-    pub ipam: Ipam,
 }
 
 #[derive(Debug)]
@@ -104,8 +94,7 @@ struct State {
 #[derive(Debug)]
 struct Held {
     host_link: String,
-    ipv4: Option<ipam::Lease>,
-    ipv6: Option<ipam::Lease>,
+    addresses: Leases,
     ports: Vec<ports::Lease>,
 }
 
@@ -125,9 +114,9 @@ impl Bridge {
             }
             return Err(error);
         }
-        let family = |pool: Pool| Family { ipam: Ipam::new(&pool), pool };
+        let places = Places::new(ipv4, ipv6, options.internal);
         let state = Mutex::new(State { route, held: HashMap::new(), removed: false });
-        Ok(Self { index: link.index, mtu, ipv4: ipv4.map(family), ipv6: ipv6.map(family), state, options })
+        Ok(Self { index: link.index, mtu, places, state, options })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,18 +135,14 @@ impl Bridge {
                 self.options.name
             )));
         }
-        if request.mac.is_some_and(|mac| mac[0] & 1 == 1 || mac == [0; 6]) {
-            return Err(Error::Invalid("bad hardware address: it must be one host's, not a group's or zero".into()));
-        }
         if self.options.wall.is_none() && !request.ports.is_empty() {
             return Err(Error::Invalid("cannot publish ports: the daemon runs with --iptables=false".into()));
         }
-        let ipv4 = take(self.ipv4.as_ref(), request.address.map(IpAddr::V4))?;
-        let ipv6 = take(self.ipv6.as_ref(), request.address6.map(IpAddr::V6))?;
+        let addresses = self.places.take(request)?;
         let wanted = request.ports.iter().map(|port| self.wanted(port)).collect::<Result<Vec<_>, _>>()?;
         let ports = self.options.ports.take(request.container, &wanted);
         let ports = ports.map_err(|error| programming(request.container, error))?;
-        Ok(Held { host_link: String::new(), ipv4, ipv6, ports })
+        Ok(Held { host_link: String::new(), addresses, ports })
     }
 
     /// Where a port is to be published.
@@ -169,7 +154,7 @@ impl Bridge {
             None if here.is_unspecified() => [here, IpAddr::V6(Ipv6Addr::UNSPECIFIED)].into(),
             None => vec![here],
         };
-        let has = |address: &IpAddr| if address.is_ipv4() { self.ipv4.is_some() } else { self.ipv6.is_some() };
+        let has = |address: &IpAddr| self.places.has_family_of(*address);
         let addresses: Vec<IpAddr> = addresses.into_iter().filter(has).collect();
         if addresses.is_empty() {
             let family = if port.host_ip.is_some_and(|address| address.is_ipv6()) { "IPv6" } else { "IPv4" };
@@ -202,16 +187,21 @@ impl Bridge {
         }
     }
 
-    /// What comes after the link is made; whoever calls it deletes the link when it fails.
-    fn finish(&self, state: &mut State, request: &Join<'_>, held: &Held) -> Result<(), Error> {
-        // Where the bridge shows its packets to the firewall, a published port is translated on the bridge itself: the
-        // answer to its own container goes back by the port that it came from, and the firewall sees to `icc`.
-        let filtered = setup::bridge_is_filtered();
-        let (hairpin, isolated) = (filtered && !held.ports.is_empty(), !filtered && !self.options.icc);
+    /// Where the bridge shows its packets to the firewall, a published port is translated on the bridge itself: the answer
+    /// to its own container goes back by the port that it came from, and the firewall sees to `icc`, of both families.
+    fn set_mode(&self, state: &mut State, held: &Held) -> Result<(), Error> {
+        let (ipv4, ipv6) = setup::bridge_is_filtered();
+        let (hairpin, isolated) = (ipv4 && !held.ports.is_empty(), !(self.options.icc || ipv4 && ipv6));
         if hairpin || isolated {
             state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
         }
-        self.configure(request, held)?;
+        Ok(())
+    }
+
+    /// What comes after the link is made; whoever calls it deletes the link when it fails.
+    fn finish(&self, state: &mut State, request: &Join<'_>, held: &Held) -> Result<(), Error> {
+        self.set_mode(state, held)?;
+        self.places.configure(request, &held.addresses)?;
         match &self.options.wall {
             Some(wall) if !held.ports.is_empty() => Ok(wall.lock().add(&held.elements())?),
             _ => Ok(()),
@@ -227,7 +217,7 @@ impl NetworkDriver for Bridge {
     fn join(&self, request: Join<'_>) -> Result<Endpoint, Error> {
         let mut state = self.lock();
         let mut held = self.reserve(&state, &request)?;
-        let mac = request.mac.map_or_else(|| mac_of(held.address()), Ok)?;
+        let mac = held.addresses.mac(&request)?;
         held.host_link = self.connect(&mut state, &request, mac)?;
         // The firewall comes last: from here on only the link has to be undone, address and ports free themselves.
         if let Err(error) = self.finish(&mut state, &request, &held) {
@@ -236,7 +226,11 @@ impl NetworkDriver for Bridge {
                 Err(second) => Error::Several(vec![error, second]),
             });
         }
-        let endpoint = self.endpoint(&request, &held, mac);
+        let endpoint = Endpoint {
+            host_link: held.host_link.clone(),
+            ports: held.ports.iter().flat_map(ports::Lease::ports).collect(),
+            ..self.places.endpoint(&request, &held.addresses, mac)
+        };
         state.held.insert(request.container.into(), held);
         Ok(endpoint)
     }
@@ -257,12 +251,7 @@ impl NetworkDriver for Bridge {
     }
 
     fn route(&self, endpoint: &Endpoint, route_socket: BorrowedFd<'_>, routes: Routes) -> Result<(), Error> {
-        let mut socket = Socket::borrowed(route_socket)?;
-        let inside = link::link(&mut socket, &endpoint.link)?.ok_or_else(|| {
-            let (container, link) = (short(&endpoint.container), &endpoint.link);
-            Error::Invalid(format!("container {container} has no link {link} any more"))
-        })?;
-        Ok(socket.transact(self.default_routes(inside.index, routes).collect())?)
+        self.places.route(endpoint, route_socket, routes)
     }
 
     fn publish(&self, container: &str, ports: &[PublishPort]) -> Result<Vec<PublishedPort>, Error> {
@@ -282,12 +271,9 @@ impl NetworkDriver for Bridge {
         if state.held.contains_key(&endpoint.container) {
             return Ok(());
         }
-        let four = endpoint.ipv4().map(IpAddr::V4);
-        let six = endpoint.ipv6.map(|place| IpAddr::V6(place.address));
-        let ipv4 = four.map_or(Ok(None), |address| take(self.ipv4.as_ref(), Some(address)))?;
-        let ipv6 = six.map_or(Ok(None), |address| take(self.ipv6.as_ref(), Some(address)))?;
+        let addresses = self.places.retake(endpoint)?;
         let ports = self.options.ports.retake(&endpoint.container, &endpoint.ports)?;
-        let held = Held { host_link: endpoint.host_link.clone(), ipv4, ipv6, ports };
+        let held = Held { host_link: endpoint.host_link.clone(), addresses, ports };
         // Its elements are in the table still, or come back with all others in `restored`.
         if let Some(wall) = &self.options.wall {
             wall.lock().remember(&held.elements());
@@ -317,15 +303,7 @@ impl NetworkDriver for Bridge {
     }
 
     fn info(&self) -> NetworkInfo {
-        let pool = |family: &Option<Family>| family.as_ref().map(|family| family.pool.clone());
-        NetworkInfo {
-            bridge: self.options.name.clone(),
-            ipv4: pool(&self.ipv4),
-            ipv6: pool(&self.ipv6),
-            mtu: self.mtu,
-            internal: self.options.internal,
-            icc: self.options.icc,
-        }
+        NetworkInfo { bridge: self.options.name.clone(), icc: self.options.icc, ..self.places.info(self.mtu) }
     }
 
     fn remove(&self) -> Result<(), Error> {
@@ -351,46 +329,16 @@ impl NetworkDriver for Bridge {
 }
 
 impl Held {
-    fn address(&self) -> Option<Ipv4Addr> {
-        self.ipv4.as_ref().and_then(|lease| ipv4(lease.address))
-    }
-
     fn elements(&self) -> Vec<Element> {
         let element = |lease: &ports::Lease| {
-            let address = if lease.is_ipv6() { &self.ipv6 } else { &self.ipv4 };
+            let address = if lease.is_ipv6() { &self.addresses.ipv6 } else { &self.addresses.ipv4 };
             Some(lease.element(address.as_ref()?.address))
         };
         self.ports.iter().filter_map(element).collect()
     }
 }
 
-/// Takes an address of a family; one that was asked for where there is no such family is refused.
-pub fn take(family: Option<&Family>, wanted: Option<IpAddr>) -> Result<Option<ipam::Lease>, Error> {
-    match (family, wanted) {
-        (Some(family), wanted) => family.ipam.take(wanted).map(Some),
-        (None, None) => Ok(None),
-        (None, Some(address)) => Err(Error::Invalid(format!("no configured subnet contains IP address {address}"))),
-    }
-}
-
-pub fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
-/// A container's hardware address: derived from its IPv4 address, else random.
-pub fn mac_of(address: Option<Ipv4Addr>) -> Result<[u8; 6], Error> {
-    let mut mac = [0x02, 0x42, 0, 0, 0, 0];
-    match address {
-        Some(address) => mac[2..].copy_from_slice(&address.octets()),
-        None => random(&mut mac[2..])?,
-    }
-    Ok(mac)
-}
-
-/// Tells the firewall of the bridge.
+/// Tells the firewall of the bridge. On failure it knows of none.
 fn wall_in(options: &BridgeOptions, ipv4: Option<&Pool>, ipv6: Option<&Pool>) -> Result<(), Error> {
     let Some(wall) = &options.wall else { return Ok(()) };
     wall.lock().add_bridge(&BridgeRules {
@@ -401,7 +349,11 @@ fn wall_in(options: &BridgeOptions, ipv4: Option<&Pool>, ipv6: Option<&Pool>) ->
         masquerade: options.masquerade,
         internal: options.internal,
     })?;
-    if ipv6.is_some() { wall.forward6() } else { Ok(()) }
+    let Some(Err(error)) = ipv6.map(|_| wall.forward6()) else { return Ok(()) };
+    Err(match wall.lock().remove_bridge(&options.name) {
+        Ok(()) => error,
+        Err(second) => Error::Several(vec![error, second.into()]),
+    })
 }
 
 fn programming(container: &str, error: Error) -> Error {
@@ -440,9 +392,4 @@ fn new_link_name() -> Result<String, Error> {
 
 fn is_link_name(name: &str) -> bool {
     name.strip_prefix("gv").is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-fn random(bytes: &mut [u8]) -> Result<(), Error> {
-    rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty()).during("draw", "random number")?;
-    Ok(())
 }

@@ -6,6 +6,7 @@ pub mod files;
 mod ipam;
 mod macvlan;
 pub mod names;
+mod places;
 mod plain;
 mod pool;
 mod ports;

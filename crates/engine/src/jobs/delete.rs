@@ -32,7 +32,11 @@ impl Job for Delete {
             let engine = context.engine;
             return blocking(move || {
                 let parent = engine.containers.unlink(&self.container)?;
-                if parent.running().is_some() { crate::files::write_hosts(&engine, &parent.record()) } else { Ok(()) }
+                if parent.running().is_none() {
+                    return Ok(());
+                }
+                crate::networks::names::update(&engine, &parent);
+                crate::files::write_hosts(&engine, &parent.record())
             })
             .await;
         }

@@ -1,10 +1,12 @@
 //! `networks`, `network_inspect`, `network_create`, `network_remove`, `network_connect` and `network_disconnect`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gantry_api::filters::Filters;
 use gantry_api::network::{EndpointSettings, Network, NetworkCreated};
 
+use crate::container::Container;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
@@ -154,11 +156,11 @@ impl Job for NetworkConnect {
     }
 
     async fn run(self, context: Context) -> Result<()> {
-        let engine = context.engine;
-        let container = engine.containers.get(&self.container)?;
-        let _guard = container.operation.lock().await;
-        let subject = std::sync::Arc::clone(&container);
-        blocking(move || networks::connect(&engine, &subject, &self.network, self.settings)).await
+        let Self { network, container, settings } = self;
+        change(context.engine, &container, move |engine, container| {
+            networks::connect(engine, container, &network, settings)
+        })
+        .await
     }
 }
 
@@ -181,10 +183,20 @@ impl Job for NetworkDisconnect {
     }
 
     async fn run(self, context: Context) -> Result<()> {
-        let engine = context.engine;
-        let container = engine.containers.get(&self.container)?;
-        let _guard = container.operation.lock().await;
-        let subject = std::sync::Arc::clone(&container);
-        blocking(move || networks::disconnect(&engine, &subject, &self.network)).await
+        let Self { network, container } = self;
+        change(context.engine, &container, move |engine, container| networks::disconnect(engine, container, &network))
+            .await
     }
+}
+
+/// Changes the networks of a container, one change at a time.
+async fn change(
+    engine: Arc<Engine>,
+    name: &str,
+    change: impl FnOnce(&Engine, &Container) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let container = engine.containers.get(name)?;
+    let _guard = container.operation.lock().await;
+    let subject = Arc::clone(&container);
+    blocking(move || change(&engine, &subject)).await
 }

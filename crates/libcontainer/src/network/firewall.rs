@@ -6,7 +6,7 @@
 //! daemon takes them over with the elements of the containers that ran on. What the tables forbid is forbidden without
 //! them, too (`fence`); a [`Watch`] says when somebody changed them, and [`Firewall::heal`] brings them back.
 
-mod expression;
+pub(super) mod expression;
 mod family;
 mod fence;
 mod layout;

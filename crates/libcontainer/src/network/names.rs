@@ -13,6 +13,7 @@ use gantry_linux::{Error, Result, ResultExt};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::firewall::expression::{End, Transport, rewrite_port};
 use super::link;
 
 /// The address that containers ask.
@@ -93,56 +94,18 @@ fn layout(flags: u32, datagrams: u16, connections: u16) -> Vec<Message> {
         messages.push(hooked.text(7, "filter"));
     }
     for (transport, port) in [(UDP, datagrams), (TCP, connections)] {
-        let ask = Rewrite { address_at: 16, port_at: 2, transport, from: PORT, to: port };
-        messages.push(message(NEW_RULE).text(2, "asking").nest(4, |m| ask.write(m)));
-        let answer = Rewrite { address_at: 12, port_at: 0, transport, from: port, to: PORT };
-        messages.push(message(NEW_RULE).text(2, "answering").nest(4, |m| answer.write(m)));
+        let ask = rewrite_port(End::Destination, ADDRESS, transport, PORT, port);
+        let answer = rewrite_port(End::Source, ADDRESS, transport, port, PORT);
+        for (chain, rule) in [("asking", ask), ("answering", answer)] {
+            let fill = |m| rule.into_iter().fold(m, |m, expression| expression(m));
+            messages.push(message(NEW_RULE).text(2, chain).nest(4, fill));
+        }
     }
     messages.into_iter().map(|message| message.named("load nftables table", TABLE)).collect()
 }
 
-/// A transport: its number, and where its checksum is.
-#[derive(Clone, Copy)]
-struct Transport(u8, u32);
 const TCP: Transport = Transport(6, 16);
 const UDP: Transport = Transport(17, 6);
-
-/// One rule: the address and the port are ours, and another port is written.
-struct Rewrite {
-    /// Of the address in the IPv4 header.
-    address_at: u32,
-    /// Of the port in the transport's header.
-    port_at: u32,
-    transport: Transport,
-    from: u16,
-    to: u16,
-}
-
-impl Rewrite {
-    fn write(&self, message: Message) -> Message {
-        const REGISTER: u32 = 8;
-        const NETWORK: u32 = 1;
-        const TRANSPORT: u32 = 2;
-        const INTERNET_CHECKSUM: u32 = 1;
-        let expression =
-            |m: Message, name: &str, fill: &dyn Fn(Message) -> Message| m.nest(1, |m| m.text(1, name).nest(2, fill));
-        let equals = |m, value: &[u8]| {
-            expression(m, "cmp", &|m| m.be32(1, REGISTER).be32(2, 0).nest(3, |m| m.attribute(1, value)))
-        };
-        let load = |m, base, at, length| {
-            expression(m, "payload", &|m| m.be32(1, REGISTER).be32(2, base).be32(3, at).be32(4, length))
-        };
-        let m = expression(message, "meta", &|m| m.be32(1, REGISTER).be32(2, 16));
-        let m = equals(m, &[self.transport.0]);
-        let m = equals(load(m, NETWORK, self.address_at, 4), &ADDRESS.octets());
-        let m = equals(load(m, TRANSPORT, self.port_at, 2), &self.from.to_be_bytes());
-        let m = expression(m, "immediate", &|m| m.be32(1, REGISTER).nest(2, |m| m.attribute(1, self.to.to_be_bytes())));
-        expression(m, "payload", &|m| {
-            let m = m.be32(2, TRANSPORT).be32(3, self.port_at).be32(4, 2).be32(5, REGISTER);
-            m.be32(6, INTERNET_CHECKSUM).be32(7, self.transport.1)
-        })
-    }
-}
 
 #[cfg(test)]
 mod tests {

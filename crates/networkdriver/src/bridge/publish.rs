@@ -1,8 +1,6 @@
 //! Ports that come to a container, or go, while it is joined.
 
-use libcontainer::network::link;
-
-use super::{Bridge, Held, setup};
+use super::{Bridge, Held};
 use crate::ports::{Lease, short};
 use crate::{Error, PublishPort, PublishedPort};
 
@@ -15,10 +13,7 @@ impl Bridge {
         let gone = || Error::Conflict(format!("container {} is not joined to {}", short(container), self.options.name));
         let held = state.held.remove(container).ok_or_else(gone)?;
         let with = Held { ports: leases, ..held };
-        let mut shown = Ok(());
-        if setup::bridge_is_filtered() && !with.ports.is_empty() {
-            shown = state.route.transact(vec![link::port_mode(&with.host_link, true, false)]).map_err(Error::from);
-        }
+        let mut shown = self.set_mode(&mut state, &with);
         if let (Ok(()), Some(wall)) = (&shown, &self.options.wall) {
             shown = wall.lock().add(&with.elements()).map_err(Error::from);
         }

@@ -277,9 +277,10 @@ fn allow(options: &BridgeOptions) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether packets between ports of a bridge pass the IPv4 firewall (`br_netfilter` is loaded and on).
-pub fn bridge_is_filtered() -> bool {
-    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.trim() == "1")
+/// Whether packets between ports of a bridge pass the firewall (`br_netfilter` is loaded and on), IPv4's and IPv6's.
+pub fn bridge_is_filtered() -> (bool, bool) {
+    let on = |name| fs::read_to_string(format!("/proc/sys/net/bridge/{name}")).is_ok_and(|text| text.trim() == "1");
+    (on("bridge-nf-call-iptables"), on("bridge-nf-call-ip6tables"))
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use super::world::Resident;
 
 /// The resolver answers within microseconds; one that takes longer than this is sick.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A start waits no longer for one whose queue is full: it is let go, and another one hears everything.
+const STALL: Duration = Duration::from_millis(500);
 /// One that ends again and again is not started more often than this.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a resolver that ends while it is spoken to is followed by another try.
@@ -334,7 +336,7 @@ fn greet(link: &OwnedFd) -> gantry_linux::Result<u32> {
     match order::understand(&packet)? {
         Reply::Hello { version, .. } => {
             // From now on it speaks when it has something to say.
-            socket::set_timeouts(link, Some(PATIENCE), None)?;
+            socket::set_timeouts(link, Some(STALL), None)?;
             Ok(version)
         }
         Reply::Synced { .. } => Err(SystemError::new("speak to", "the resolver", Errno::PROTO)),

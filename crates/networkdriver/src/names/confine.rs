@@ -1,11 +1,16 @@
-//! What the resolver gives up before it reads the first byte of a stranger's: every capability, for ever, and every
-//! system call that answering names does not take.
+//! What the resolver gives up before it reads the first byte of a stranger's: being root, every capability, for ever, and
+//! every system call that answering names does not take.
+
+use std::path::Path;
 
 use gantry_linux::seccomp::install_filter;
 use gantry_linux::{Result, ResultExt};
 use libcontainer::seccomp::{Action, Arch, Argument, Condition, Operator, Profile, Rule, Target, compile};
+use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 
 /// Calls that are free, in the order of what they are for: waiting, packets, files that are open, memory, threads' and the C
 /// library's own, leaving.
@@ -56,11 +61,14 @@ const FREE: [&str; 42] = [
 /// `SIOCGIFINDEX`: the number of a link by its name.
 const LINK_INDEX: u64 = 0x8933;
 
-/// Confines the calling thread.
+/// Whom it becomes.
+const NOBODY: u32 = 65534;
+
+/// Confines the calling thread, which reads the file of the host's servers again later on.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn confine() -> Result<()> {
+pub fn confine(servers: &Path) -> Result<()> {
     for number in 0..64 {
         match rustix::thread::remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             // The kernel has no more.
@@ -68,6 +76,8 @@ pub fn confine() -> Result<()> {
             other => other.during("give up for ever", format_args!("capability {number}"))?,
         }
     }
+    // Last of what takes a capability.
+    become_nobody(servers)?;
     let none = CapabilitySet::empty();
     rustix::thread::set_no_new_privs(true).during("set", "no new privileges")?;
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -76,6 +86,30 @@ pub fn confine() -> Result<()> {
     let program = compile(&profile, &Target::host(&profile, &[]))
         .map_err(|error| gantry_linux::Error::new("compile", "seccomp program", std::io::Error::other(error)))?;
     install_filter(&program, 0).during("install", "seccomp program")
+}
+
+/// Where only root may read the file of the servers, it stays root, without a capability.
+fn become_nobody(servers: &Path) -> Result<()> {
+    let become_user = |effective: u32, saved: u32| {
+        let user = |number| Some(Uid::from_raw(number));
+        set_thread_res_uid(user(effective), user(effective), user(saved))
+            .during("become", format_args!("user {effective}"))
+    };
+    let become_group = |number: u32| {
+        let group = Some(Gid::from_raw(number));
+        set_thread_res_gid(group, group, group).during("become", format_args!("group {number}"))
+    };
+    set_thread_groups(&[]).during("give up", "groups")?;
+    become_group(NOBODY)?;
+    become_user(NOBODY, 0)?;
+    match rustix::fs::accessat(rustix::fs::CWD, servers, Access::READ_OK, AtFlags::EACCESS) {
+        Err(Errno::ACCESS) => {
+            become_user(0, 0)?;
+            become_group(0)
+        }
+        // One that is not there yet will be there for everybody.
+        _ => become_user(NOBODY, NOBODY),
+    }
 }
 
 fn profile() -> Profile {
@@ -117,12 +151,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn where_everybody_may_read_the_servers_it_is_nobody() {
+        use std::os::unix::fs::PermissionsExt as _;
+        // Directories for temporary files are often one's own.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (servers, secret) = (directory.path().join("resolv.conf"), directory.path().join("secret"));
+        for (path, mode) in [(&servers, 0o644), (&secret, 0o600)] {
+            gantry_linux::fs::write(path, "text").unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let confined = std::thread::spawn(move || {
+            confine(&servers).unwrap();
+            assert_eq!(gantry_linux::fs::read_to_string(&servers).unwrap(), "text");
+            let error = gantry_linux::fs::read_to_string(&secret).unwrap_err();
+            assert_eq!(error.errno(), Errno::ACCESS.raw_os_error(), "{error}");
+        });
+        confined.join().unwrap();
+    }
+
+    #[test]
     fn the_confined_reads_and_sends_and_does_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         gantry_linux::fs::write(&file, "text").unwrap();
         let confined = std::thread::spawn(move || {
-            confine().unwrap();
+            confine(&file).unwrap();
             assert_eq!(gantry_linux::fs::read_to_string(&file).unwrap(), "text");
             assert!(UdpSocket::bind("127.0.0.1:0").is_err(), "it binds nothing");
             let any = rustix::net::AddressFamily::INET;

@@ -80,7 +80,7 @@ pub fn serve(options: &Options, daemon: OwnedFd) -> gantry_linux::Result<()> {
     let mut resolver = Process::new(servers)?;
     resolver.watch(Source::Listener(listener), epoll::EventFlags::IN)?;
     resolver.watch(Source::Daemon(daemon), epoll::EventFlags::IN)?;
-    confine()?;
+    confine(&options.resolv_conf)?;
     resolver.run()
 }
 

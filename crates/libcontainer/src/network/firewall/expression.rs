@@ -1,6 +1,8 @@
 //! The few nf_tables expressions that our rules are made of. A rule is a list of them, carried out in order until one
 //! does not match.
 
+use std::net::Ipv4Addr;
+
 use gantry_linux::netlink::Message;
 
 use super::family::Family;
@@ -176,6 +178,30 @@ pub fn redirect(family: Family, keys: &[Key], map: &'static str, with_port: bool
         if with_port { m.be32(5, port) } else { m }
     }));
     rule
+}
+
+/// A transport's number, and where in its header the checksum is.
+#[derive(Clone, Copy)]
+pub struct Transport(pub u8, pub u32);
+
+/// Writes another port where a packet of this transport has this address and this port.
+pub fn rewrite_port(end: End, address: Ipv4Addr, transport: Transport, from: u16, to: u16) -> Vec<Expression> {
+    const INTERNET_CHECKSUM: u32 = 1;
+    let Transport(protocol, checksum_at) = transport;
+    let port_at = if matches!(end, End::Source) { 0 } else { 2 };
+    vec![
+        meta(REGISTER, TRANSPORT_PROTOCOL),
+        compare(true, vec![protocol]),
+        load_address(Family::V4, end, REGISTER),
+        compare(true, address.octets().to_vec()),
+        payload(REGISTER, TRANSPORT_HEADER, port_at, 2),
+        compare(true, from.to_be_bytes().to_vec()),
+        expression("immediate", move |m| m.be32(1, REGISTER).nest(2, |m| m.attribute(DATA_VALUE, to.to_be_bytes()))),
+        expression("payload", move |m| {
+            let m = m.be32(2, TRANSPORT_HEADER).be32(3, port_at).be32(4, 2).be32(5, REGISTER);
+            m.be32(6, INTERNET_CHECKSUM).be32(7, checksum_at)
+        }),
+    ]
 }
 
 /// Sets a bit of the packet's mark.

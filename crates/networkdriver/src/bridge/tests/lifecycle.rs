@@ -13,8 +13,8 @@ use super::world::{
     unreachable, wall_options,
 };
 use crate::{Bridge, BridgeOptions, Cidr, Error, Host, Join, NetworkDriver as _, NoNetwork, Subnet, Wall, WallOptions};
-use libcontainer::network::firewall::Firewall;
-use libcontainer::network::link;
+use libcontainer::network::firewall::{Element, Firewall};
+use libcontainer::network::{Protocol, link};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -316,4 +316,41 @@ fn sysctls_are_written_in_the_threads_own_namespace() {
     .join()
     .unwrap();
     assert_eq!(fs::read_to_string(path).unwrap(), before);
+}
+
+#[test]
+fn a_port_that_an_earlier_daemon_left_behind_leads_to_the_new_container() {
+    on_a_host(|| {
+        let earlier = bridge();
+        let stale = Element {
+            host: Ipv4Addr::UNSPECIFIED.into(),
+            protocol: Protocol::Tcp,
+            host_port: 8080,
+            last_port: 8080,
+            container: Ipv4Addr::new(10, 9, 9, 9).into(),
+            container_port: 80,
+        };
+        wall(&earlier).add(&[stale]).unwrap();
+        drop(earlier);
+        let bridge = bridge();
+        let c = join(&bridge, "c", tcp("0.0.0.0", 8080, 80));
+        let _server = serve(&c, 80);
+        assert!(ask(LOOPBACK, 8080).is_some(), "{:?}", nft_table());
+        // It is told where there is an nft to ask.
+        assert!(!nft_table().is_some_and(|table| table.contains("10.9.9.9")), "{:?}", nft_table());
+    });
+}
+
+#[test]
+fn a_host_that_begins_to_forward_ipv6_keeps_the_routes_that_routers_advertise() {
+    on_a_host(|| {
+        Socket::route().unwrap().transact(vec![link::new_bridge("uplink", [2, 0, 0, 0, 0, 1], 1500)]).unwrap();
+        let setting = |name: &str| format!("/proc/sys/net/ipv6/conf/{name}");
+        fs::write(setting("uplink/accept_ra"), "1").unwrap();
+        let wall = Wall::open(&WallOptions { ip_forward: true, ..wall_options() }).unwrap();
+        wall.forward6().unwrap();
+        assert_eq!(fs::read_to_string(setting("all/forwarding")).unwrap().trim(), "1");
+        assert_eq!(fs::read_to_string(setting("uplink/accept_ra")).unwrap().trim(), "2");
+        wall.remove().unwrap();
+    });
 }

@@ -1,7 +1,9 @@
 //! User-defined networks: made, joined, changed while containers run, restored, refused and removed.
 
+mod recovery;
+
 use gantry_tests::kernel::Snapshot;
-use gantry_tests::{Cli, IMAGE, Options, Output, World, both, eventually, http, note, skip, slot, until, world};
+use gantry_tests::{Cli, IMAGE, Options, Output, World, both, eventually, http, skip, until, world};
 
 fn of_network(cli: &Cli<'_>, container: &str, network: &str, field: &str) -> String {
     cli.inspect(container, &format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}"))
@@ -195,6 +197,17 @@ fn an_internal_network_leads_nowhere() {
         cli.ok(&["network", "create", "--internal", &network]);
         let out = cli.ok(&["run", "--rm", "--network", &network, IMAGE, "ip", "route"]);
         assert!(!out.contains("default") && out.contains("eth0"), "{out}");
+        world.pull("web").expect("pull");
+        let (outside, image) = (world.name("outside"), "web");
+        cli.ok(&["run", "-d", "--name", &outside, image]);
+        let address = of_network(cli, &outside, "bridge", "IPAddress");
+        let gateway = cli.ok(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", &network]);
+        let ask = format!("wget -q -T 2 -O /dev/null http://{address}:80/");
+        eventually("the server serves", || cli.run(&["run", "--rm", IMAGE, "sh", "-c", &ask]).code == 0);
+        let led = format!("ip route add default via {gateway} && ip route get {address} && {ask}; echo $?");
+        let out = cli.ok(&["run", "--rm", "--cap-add", "NET_ADMIN", "--network", &network, IMAGE, "sh", "-c", &led]);
+        assert!(out.contains(&format!("via {gateway}")) && out.ends_with('1'), "by a route of its own neither: {out}");
+        cli.ok(&["rm", "-f", &outside]);
         assert_eq!(cli.ok(&["network", "inspect", "-f", "{{.Internal}}", &network]), "true");
         cli.ok(&["network", "rm", &network]);
     });
@@ -234,66 +247,6 @@ fn lists_are_filtered_and_prune_takes_what_nobody_uses() {
         cli.ok(&["network", "prune", "-f"]);
         assert_eq!(list(&["type=custom"]), "");
     }
-}
-
-#[test]
-fn networks_and_places_outlive_the_daemon() {
-    let mut world = World::start(Options::default()).expect("a daemon of its own");
-    {
-        let cli = world.gantry();
-        cli.ok(&["network", "create", "one"]);
-        cli.ok(&["network", "create", "--ipv6", "two"]);
-        let admin = ["--cap-add", "NET_ADMIN", "--network", "one", "--network", "two"];
-        cli.ok(&[&["run", "-d", "--name", "runs"], &admin[..], &[IMAGE, "sleep", "600"]].concat());
-        // As a VPN's client does.
-        cli.ok(&["exec", "runs", "ip", "route", "replace", "default", "dev", "eth1"]);
-        cli.ok(&["create", "--name", "later", "--network", "two", IMAGE, "true"]);
-    }
-    let described = |world: &World| {
-        let cli = world.gantry();
-        let place = |network: &str| {
-            format!(
-                "{} {}",
-                of_network(&cli, "runs", network, "IPAddress"),
-                of_network(&cli, "runs", network, "GlobalIPv6Address")
-            )
-        };
-        let pools = cli.ok(&["network", "inspect", "-f", "{{.Id}} {{json .IPAM}}", "one", "two"]);
-        format!("{pools}\n{}\n{}\n{}", place("one"), place("two"), inside(&cli, "runs"))
-    };
-    let seen = described(&world);
-    assert!(seen.contains("default dev eth1"), "{seen}");
-    for orderly in [false, true] {
-        if orderly { world.daemon.stop() } else { world.daemon.kill9() }.expect("the daemon ends");
-        world.daemon.launch().expect("the next daemon");
-        assert_eq!(described(&world), seen);
-        let cli = world.gantry();
-        cli.run(&["network", "rm", "one"]).fails(1, "active endpoints");
-        let taken = of_network(&cli, "runs", "two", "IPAddress");
-        let other = cli.ok(&["run", "--rm", "--network", "two", IMAGE, "ip", "-4", "-o", "addr", "show", "eth0"]);
-        assert!(!other.contains(&format!(" {taken}/")), "{other}");
-    }
-    let cli = world.gantry();
-    cli.ok(&["start", "-a", "later"]);
-    cli.ok(&["network", "disconnect", "one", "runs"]);
-    cli.ok(&["rm", "-f", "runs", "later"]);
-    cli.ok(&["network", "rm", "one", "two"]);
-    assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
-}
-
-#[test]
-fn a_bridge_of_a_network_that_nobody_knows_is_removed_by_the_next_daemon() {
-    let mut world = World::start(Options::default()).expect("a daemon of its own");
-    let id = world.gantry().ok(&["network", "create", "lost"]);
-    assert_eq!(slot::networks(&world.daemon.bridge()), [format!("br-{}", &id[..12])]);
-    world.daemon.kill9().expect("kill -9");
-    // As if it had died between making the bridge and writing the network down.
-    let db = rusqlite::Connection::open(world.daemon.data_root().join("gantry.db")).expect("the database");
-    db.execute("DELETE FROM edge WHERE child = ?1", [&id]).expect("the change");
-    db.execute("DELETE FROM entity WHERE id = ?1", [&id]).expect("the change");
-    drop(db);
-    world.daemon.launch().expect("the next daemon");
-    assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
 }
 
 #[test]
@@ -456,6 +409,14 @@ fn a_link_is_told_by_variables_hosts_and_names() {
         assert!(listed.contains(&names), "{names} in {listed}");
         cli.ok(&["restart", "-t", "0", &db]);
         linked();
+        let other = format!("{web}-2");
+        cli.ok(&["run", "-d", "--name", &other, "--link", &format!("{db}:my-db"), IMAGE, "sleep", "600"]);
+        cli.ok(&["exec", &other, "nslookup", "my-db"]);
+        let answer = world.daemon.delete(&format!("/containers/{other}/my-db?link=1")).expect("an answer");
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        let asked = cli.run(&["exec", &other, "nslookup", "my-db"]);
+        assert_ne!(asked.code, 0, "the name goes with the link: {asked}");
+        cli.ok(&["rm", "-f", &other]);
         cli.ok(&["stop", "-t", "0", &db, &web]);
         cli.run(&["start", &web]).fails(1, &format!("Cannot link to a non running container: /{db} AS /{web}/my-db"));
         let answer = world.daemon.delete(&format!("/containers/{web}/my-db?link=1")).expect("an answer");
@@ -518,74 +479,6 @@ fn macvlan_stands_on_a_link_of_the_host() {
         cli.ok(&["rm", "-f", &a, &b, &port]);
         cli.ok(&["network", "rm", &network]);
     });
-}
-
-/// Connects and disconnects for as long as the daemon answers.
-fn churn(world: &World, container: &str) -> usize {
-    let body = serde_json::json!({ "Container": container });
-    let mut done = 0;
-    for network in ["one", "two"].into_iter().cycle() {
-        for action in ["connect", "disconnect"] {
-            // A network that it is on, or not, already: the next round is about the other one.
-            match world.daemon.post(&format!("/networks/{network}/{action}"), Some(&body)) {
-                Ok(_) => done += 1,
-                Err(_) => return done,
-            }
-        }
-    }
-    done
-}
-
-#[test]
-fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
-    let mut world = World::start(Options::default()).expect("a daemon of its own");
-    let names: Vec<String> = (0..8).map(|number| format!("churned-{number}")).collect();
-    let cli = world.gantry();
-    for network in ["home", "one", "two"] {
-        cli.ok(&["network", "create", network]);
-    }
-    for name in &names {
-        cli.ok(&["run", "-d", "--name", name, "--network", "home", IMAGE, "sleep", "600"]);
-    }
-    for _ in 0..2 {
-        let pid =
-            world.daemon.pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
-        let done: usize = std::thread::scope(|scope| {
-            let workers: Vec<_> = names.iter().map(|name| scope.spawn(|| churn(&world, name))).collect();
-            std::thread::sleep(std::time::Duration::from_millis(700));
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill -9");
-            workers.into_iter().map(|worker| worker.join().expect("no panic")).sum()
-        });
-        note(&format!("{done} changes before kill -9"));
-        world.daemon.kill9().expect("reap it");
-        world.daemon.launch().expect("the next daemon");
-        let cli = world.gantry();
-        for name in &names {
-            let shown = cli.inspect(name, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}");
-            let mut shown: Vec<&str> = shown.split_whitespace().collect();
-            let seen = cli.ok(&["exec", name, "sh", "-c", "ip -4 -o addr show scope global; ip route"]);
-            let addresses =
-                seen.lines().filter(|line| line.contains(" inet ")).filter_map(|line| line.split_whitespace().nth(3));
-            let mut addresses: Vec<&str> = addresses.filter_map(|cidr| cidr.split('/').next()).collect();
-            shown.sort_unstable();
-            addresses.sort_unstable();
-            assert_eq!(addresses, shown, "{name}: {seen}");
-            assert!(seen.contains("default via"), "{name}: {seen}");
-        }
-        let places: usize = ["home", "one", "two"]
-            .map(|network| {
-                cli.ok(&["network", "inspect", "-f", "{{len .Containers}}", network])
-                    .parse::<usize>()
-                    .expect("a number")
-            })
-            .iter()
-            .sum();
-        let links = slot::networks(&world.daemon.bridge());
-        let links = links
-            .iter()
-            .map(|bridge| std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).expect("ports").count());
-        assert_eq!(links.sum::<usize>(), places);
-    }
 }
 
 #[test]
