@@ -141,7 +141,8 @@ fn resident(engine: &Engine, record: &Record) -> Resident {
 
 /// The private names that a container has on a network: alias and container.
 fn linked(engine: &Engine, record: &Record, network: &str, settings: &EndpointSettings) -> Vec<(String, String)> {
-    let asked = settings.links.iter().flatten().filter_map(|link| {
+    // On the daemon's own network the edges alone say what is linked still.
+    let asked = settings.links.iter().flatten().filter(|_| !super::is_predefined(network)).filter_map(|link| {
         let (name, alias) = links::parse(link).ok()?;
         Some((alias.to_owned(), engine.containers.get(name).ok()?.id().to_owned()))
     });
