@@ -289,7 +289,9 @@ fn domain_is_valid(domain: &str) -> bool {
     host.split('.').all(component) && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn path_is_valid(path: &str) -> bool {
+/// Whether a repository within a registry may be called so: components between slashes.
+#[must_use]
+pub fn path_is_valid(path: &str) -> bool {
     path.split('/').all(component_is_valid)
 }
 
@@ -314,7 +316,9 @@ fn component_is_valid(component: &str) -> bool {
     }
 }
 
-fn tag_is_valid(tag: &str) -> bool {
+/// Whether a tag may be called so.
+#[must_use]
+pub fn tag_is_valid(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     (1..=TAG_LIMIT).contains(&tag.len())
         && word(tag.as_bytes()[0])

@@ -1,4 +1,4 @@
-//! Images in motion: the client of the distribution protocol.
+//! Images in motion: the client of the distribution protocol, and the [`server`].
 //!
 //! [`Registry::pull`] brings an image from a registry to an [`ImageSink`], which the caller defines. What a registry
 //! says is hostile input: documents are bounded, digests are checked on the bytes as they came, and credentials go to
@@ -22,6 +22,7 @@ mod progress;
 mod pull;
 mod redirect;
 mod registry;
+pub mod server;
 mod session;
 mod sink;
 

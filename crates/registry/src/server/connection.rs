@@ -1,0 +1,218 @@
+//! One connection: requests in, answers out, and whoever watches is told.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gantry_transport::{Peer, Stream};
+use http::{HeaderValue, StatusCode, header};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::answer::{Body, Response, named};
+use super::failure::{Failure, Result};
+use super::handlers;
+use super::hooks::{Ask, Exchange, Observer, Who};
+use super::request::Request;
+use super::route::{Query, Route};
+use super::serve::Server;
+
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is read of a connection at once, per connection: memory stays flat.
+const BUFFER: usize = 128 << 10;
+
+/// Serves a connection until it ends or, between two requests, `stop`.
+pub async fn serve(
+    server: Arc<Server>,
+    stream: Stream,
+    peer: Peer,
+    certificate: Option<String>,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |request| {
+        let (server, certificate) = (Arc::clone(&server), certificate.clone());
+        async move { Ok::<_, Infallible>(exchange(server, request, peer, certificate).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        // A client that goes away in the middle is no fault of ours.
+        debug!("a connection ended: {error}");
+    }
+}
+
+/// A request's body, counted.
+pub struct Counted {
+    body: Incoming,
+    count: Arc<AtomicU64>,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.count.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body that tells the observers when it has ended, or was given up.
+pub struct Watched {
+    body: Body,
+    watch: Watch,
+}
+
+struct Watch {
+    exchange: Exchange,
+    began: Instant,
+    received: Arc<AtomicU64>,
+    observers: Vec<Arc<dyn Observer>>,
+    left: Option<u64>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.exchange.took = self.began.elapsed();
+        self.exchange.received = self.received.load(Ordering::Relaxed);
+        self.exchange.whole = self.left == Some(0);
+        for observer in &self.observers {
+            observer.ended(&self.exchange);
+        }
+    }
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let watch = &mut self.watch;
+        match &frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                watch.exchange.sent += length;
+                watch.left = watch.left.map(|left| left.saturating_sub(length));
+            }
+            Some(Err(error)) => debug!("an answer broke off: {error}"),
+            None => watch.left = Some(0),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+async fn exchange(
+    server: Arc<Server>,
+    request: hyper::Request<Incoming>,
+    peer: Peer,
+    certificate: Option<String>,
+) -> http::Response<Watched> {
+    let began = Instant::now();
+    let received = Arc::new(AtomicU64::new(0));
+    for observer in &server.observers {
+        observer.began();
+    }
+    let (parts, body) = request.into_parts();
+    let exchange = Exchange {
+        peer,
+        user: None,
+        method: parts.method.clone(),
+        target: parts.uri.to_string(),
+        route: None,
+        status: StatusCode::OK,
+        received: 0,
+        sent: 0,
+        whole: false,
+        took: Duration::ZERO,
+        agent: parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).map(str::to_owned),
+    };
+    // From here on it is told, also when the client goes away while a handler works.
+    let observers = server.observers.clone();
+    let mut watch = Watch { exchange, began, received: Arc::clone(&received), observers, left: None };
+    let body = Counted { body, count: received };
+    let head = parts.method == http::Method::HEAD;
+    let answered = answer(&server, parts, body, certificate, &mut watch.exchange).await;
+    let mut response = answered.unwrap_or_else(Failure::into_response);
+    response.headers_mut().insert(named::API, HeaderValue::from_static("registry/2.0"));
+    watch.exchange.status = response.status();
+    watch.left = if head { Some(0) } else { response.body().size_hint().exact() };
+    response.map(|body| Watched { body, watch })
+}
+
+async fn answer(
+    server: &Arc<Server>,
+    parts: http::request::Parts,
+    body: Counted,
+    certificate: Option<String>,
+    exchange: &mut Exchange,
+) -> Result<Response> {
+    let route = Route::parse(parts.uri.path())?;
+    exchange.route = Some(route.clone());
+    let query = Query::parse(parts.uri.query())?;
+    let mut request = Request {
+        method: parts.method,
+        uri: parts.uri,
+        route,
+        query,
+        headers: parts.headers,
+        peer: exchange.peer,
+        certificate,
+        who: Who::default(),
+    };
+    request.who = server
+        .access
+        .admit(Ask {
+            peer: &request.peer,
+            certificate: request.certificate.as_deref(),
+            method: &request.method,
+            route: &request.route,
+            headers: &request.headers,
+            needs: request.needs(),
+        })
+        .await?;
+    exchange.user.clone_from(&request.who.user);
+    handlers::answer(server, &request, body).await
+}

@@ -1,0 +1,163 @@
+//! Blobs: read whole or in part, deleted.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode, header};
+
+use crate::server::answer::{Body, Response, empty, named, set};
+use crate::server::failure::{Code, Failure, Result};
+use crate::server::names::{Digest, Name};
+use crate::server::repositories::blob_unknown;
+use crate::server::request::Request;
+use crate::server::serve::Server;
+use crate::server::store::Source;
+
+/// Content by digest never changes.
+const FOREVER: &str = "max-age=31536000, immutable";
+
+/// `GET` and `HEAD`, with `Range` and `If-None-Match`.
+pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, digest: &Digest) -> Result<Response> {
+    let Some(stat) = server.repositories.find_blob(name, digest).await? else {
+        if let Some(upstream) = server.upstream.as_ref().filter(|upstream| upstream.serves(name))
+            && let Some(response) = upstream.blob(request, digest).await?
+        {
+            return Ok(response);
+        }
+        return Err(blob_unknown(name, digest));
+    };
+    let etag = format!("\"{digest}\"");
+    if request.header(&header::IF_NONE_MATCH).is_some_and(|known| matches_etag(known, &etag)) {
+        let mut response = empty(StatusCode::NOT_MODIFIED);
+        set(&mut response, header::ETAG, &etag);
+        return Ok(response);
+    }
+    let range = wanted(request, &etag, stat.size)?;
+    let (offset, length) = range.unwrap_or((0, stat.size));
+    let body = if request.is_head() { Body::default() } else { open(server, name, digest, offset, length).await? };
+    let mut response = Response::new(body);
+    if range.is_some() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        set(&mut response, header::CONTENT_RANGE, &format!("bytes {offset}-{}/{}", offset + length - 1, stat.size));
+    }
+    set(&mut response, header::CONTENT_LENGTH, &length.to_string());
+    set(&mut response, header::ETAG, &etag);
+    set(&mut response, named::DIGEST, digest.as_str());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(FOREVER));
+    // What somebody pushed is never a page of ours.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}
+
+async fn open(server: &Server, name: &Name, digest: &Digest, offset: u64, length: u64) -> Result<Body> {
+    match server.repositories.storage().open(digest, offset, length).await? {
+        Some(Source::File(piece)) => Ok(Body::File(piece)),
+        Some(Source::Stream(receiver)) => Ok(Body::Stream(receiver, Some(length))),
+        None => Err(blob_unknown(name, digest)),
+    }
+}
+
+/// The part that is asked for; none for all of it.
+fn wanted(request: &Request, etag: &str, size: u64) -> Result<Option<(u64, u64)>> {
+    let Some(range) = request.header(&header::RANGE) else { return Ok(None) };
+    if request.header(&header::IF_RANGE).is_some_and(|condition| condition != etag) {
+        return Ok(None);
+    }
+    match parse_range(range, size) {
+        Range::Whole => Ok(None),
+        Range::Part(offset, length) => Ok(Some((offset, length))),
+        Range::Outside => {
+            let message = format!("range {range:.100?} is not within the blob's {size} bytes");
+            let value = HeaderValue::from_str(&format!("bytes */{size}")).expect("digits");
+            Err(Failure::new(Code::RangeInvalid, message).header(header::CONTENT_RANGE, value))
+        }
+    }
+}
+
+/// What a `Range` header comes to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Range {
+    /// Nothing that has to be understood: all is sent.
+    Whole,
+    /// Offset and length, which is not 0.
+    Part(u64, u64),
+    /// Beyond the end.
+    Outside,
+}
+
+/// Reads `bytes=a-b`, `bytes=a-` and `bytes=-n`. Several ranges at once, other units and nonsense may be ignored, says
+/// RFC 9110, and are.
+pub fn parse_range(text: &str, size: u64) -> Range {
+    let Some((first, last)) = text.trim().strip_prefix("bytes=").and_then(|range| range.trim().split_once('-')) else {
+        return Range::Whole;
+    };
+    let number = |text: &str| match text {
+        "" => Some(None),
+        _ if text.bytes().all(|byte| byte.is_ascii_digit()) => Some(Some(text.parse().unwrap_or(u64::MAX))),
+        _ => None,
+    };
+    match (number(first.trim()), number(last.trim())) {
+        (Some(Some(first)), Some(last)) => {
+            let last: u64 = last.unwrap_or(u64::MAX);
+            if first > last {
+                return Range::Whole;
+            }
+            if first >= size {
+                return Range::Outside;
+            }
+            Range::Part(first, last.min(size - 1) - first + 1)
+        }
+        (Some(None), Some(Some(0))) => Range::Outside,
+        (Some(None), Some(Some(_))) if size == 0 => Range::Outside,
+        (Some(None), Some(Some(suffix))) => {
+            let length = suffix.min(size);
+            Range::Part(size - length, length)
+        }
+        _ => Range::Whole,
+    }
+}
+
+/// Whether one of the tags of an `If-None-Match` is ours.
+pub fn matches_etag(known: &str, etag: &str) -> bool {
+    known.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_are_read_as_the_rfc_says() {
+        for (text, range) in [
+            ("bytes=0-0", Range::Part(0, 1)),
+            ("bytes=2-", Range::Part(2, 8)),
+            ("bytes=2-100", Range::Part(2, 8)),
+            ("bytes=-3", Range::Part(7, 3)),
+            ("bytes=-30", Range::Part(0, 10)),
+            ("bytes=10-", Range::Outside),
+            ("bytes=-0", Range::Outside),
+            ("bytes=5-3", Range::Whole),
+            ("bytes=0-1,3-4", Range::Whole),
+            ("bytes=a-", Range::Whole),
+            ("bytes=-", Range::Whole),
+            ("lines=1-2", Range::Whole),
+            ("bytes=0-99999999999999999999999999", Range::Part(0, 10)),
+            ("bytes=99999999999999999999999999-", Range::Outside),
+        ] {
+            assert_eq!(parse_range(text, 10), range, "{text}");
+        }
+        assert_eq!(parse_range("bytes=0-", 0), Range::Outside);
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_is_never_outside(text in "(bytes=)?[0-9]{0,21}-[0-9]{0,21}", size in 0_u64..100) {
+            if let Range::Part(offset, length) = parse_range(&text, size) {
+                prop_assert!(length > 0 && offset.checked_add(length).is_some_and(|end| end <= size));
+            }
+        }
+    }
+}

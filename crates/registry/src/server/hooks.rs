@@ -1,0 +1,148 @@
+//! Where others have their say: who may do what, what a miss is filled from, who watches, what else is answered.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use gantry_transport::{Peer, Stream};
+use http::{HeaderMap, Method, StatusCode};
+
+use super::answer::Response;
+use super::failure::Result;
+use super::names::{Digest, Name, Target};
+use super::repositories::Manifest;
+use super::request::Request;
+use super::route::Route;
+
+/// A future that a trait object returns.
+pub type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
+
+/// What somebody wants to do with a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Read it.
+    Pull,
+    /// Add to it.
+    Push,
+    /// Take from it.
+    Delete,
+    /// See which repositories there are.
+    List,
+}
+
+/// Who asks, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Who {
+    /// The name that was proven; none of the anonymous.
+    pub user: Option<String>,
+    /// What a token grants, where the right to more is not the user's but the token's. Read by [`Access`] only.
+    pub grants: Vec<(String, Action)>,
+}
+
+/// What [`Access`] decides on.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// The other end of the connection.
+    pub peer: &'a Peer,
+    /// The subject of the certificate that the other end showed.
+    pub certificate: Option<&'a str>,
+    /// The request's method.
+    pub method: &'a Method,
+    /// What is asked for.
+    pub route: &'a Route,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// What has to be allowed; none for `/v2/` itself, which says whether credentials are good.
+    pub needs: Option<(Option<&'a Name>, Action)>,
+}
+
+/// May this caller do this here? Asked before each handler.
+pub trait Access: Send + Sync {
+    /// Lets the request through and says who asks, or refuses it: 401 with a challenge, 403, 429, 413.
+    fn admit<'a>(&'a self, ask: Ask<'a>) -> Future<'a, Result<Who>>;
+
+    /// Whether who was let in may do something else, too: pull what is mounted, see a name in a list.
+    fn may(&self, who: &Who, repository: &Name, action: Action) -> bool;
+}
+
+/// Everybody may do everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Anybody;
+
+impl Access for Anybody {
+    fn admit<'a>(&'a self, _: Ask<'a>) -> Future<'a, Result<Who>> {
+        Box::pin(async { Ok(Who::default()) })
+    }
+
+    fn may(&self, _: &Who, _: &Name, _: Action) -> bool {
+        true
+    }
+}
+
+/// What a pull goes on to when this registry has nothing: the pull-through cache.
+pub trait Upstream: Send + Sync {
+    /// Whether it has to do with this repository at all.
+    fn serves(&self, repository: &Name) -> bool;
+
+    /// Asked before the own storage when a tag is asked for, and after it for digests. `None` leaves it to the storage.
+    fn manifest<'a>(&'a self, repository: &'a Name, target: &'a Target) -> Future<'a, Result<Option<Manifest>>>;
+
+    /// Asked when the storage has no such blob: the whole answer, streamed while it is kept.
+    fn blob<'a>(&'a self, request: &'a Request, digest: &'a Digest) -> Future<'a, Result<Option<Response>>>;
+}
+
+/// What became of a request, after the last byte of its answer.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// Who it was.
+    pub user: Option<String>,
+    /// The request's method.
+    pub method: Method,
+    /// Path and query as they came.
+    pub target: String,
+    /// What the path was taken for; none when it was nothing.
+    pub route: Option<Route>,
+    /// The answer's status.
+    pub status: StatusCode,
+    /// Bytes of the request's body that were read.
+    pub received: u64,
+    /// Bytes of the answer's body that went out.
+    pub sent: u64,
+    /// Whether the answer went out whole.
+    pub whole: bool,
+    /// From the request's head to the answer's last byte.
+    pub took: Duration,
+    /// What the client calls itself.
+    pub agent: Option<String>,
+}
+
+/// Told of every request: metrics, the access log.
+pub trait Observer: Send + Sync {
+    /// A request begins; [`Observer::ended`] follows.
+    fn began(&self) {}
+
+    /// A request has ended.
+    fn ended(&self, exchange: &Exchange);
+}
+
+/// Answers paths that are not the protocol's: `/metrics`, `/token`.
+pub trait Door: Send + Sync {
+    /// The answer, when the path is this door's.
+    fn answer<'a>(&'a self, request: &'a Request) -> Option<Future<'a, Result<Response>>>;
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct SecuredStream {
+    /// What the requests travel on.
+    pub stream: Stream,
+    /// The subject of the certificate that the client showed.
+    pub certificate: Option<String>,
+}
+
+/// TLS: makes of an accepted connection one that is secured.
+pub trait Secure: Send + Sync {
+    /// Shakes hands. The caller bounds the time.
+    fn secure(&self, stream: Stream) -> Future<'_, std::io::Result<SecuredStream>>;
+}

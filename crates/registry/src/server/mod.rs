@@ -1,0 +1,28 @@
+//! The private registry: `gantry registry serve`. The OCI distribution protocol over a [`Storage`].
+//!
+//! A request goes one way: its path becomes a [`Route`], [`Access`] says whether the caller may, a handler answers from
+//! [`Repositories`], and each [`Observer`] is told once the last byte of the answer has gone. What a client sends is
+//! hostile: names become keys only after they were parsed, bodies are bounded or streamed, content is hashed on its way in.
+
+mod answer;
+mod connection;
+mod failure;
+mod handlers;
+mod hooks;
+mod locks;
+mod names;
+mod repositories;
+mod request;
+mod route;
+mod serve;
+pub mod store;
+
+pub use answer::{Body, Response};
+pub use failure::{Code, Failure, Result};
+pub use hooks::{Access, Action, Anybody, Ask, Door, Exchange, Future, Observer, Secure, SecuredStream, Upstream, Who};
+pub use names::{Algorithm, Digest, Hash, Name, NameError, Tag, Target};
+pub use repositories::{Manifest, Repositories};
+pub use request::Request;
+pub use route::{Query, Route, UploadId};
+pub use serve::{Server, Settings};
+pub use store::{Storage, StoreError};

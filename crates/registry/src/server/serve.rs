@@ -1,0 +1,114 @@
+//! The server: accepts connections until it is told to stop, then lets what runs end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_transport::{Peer, Stream};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::connection;
+use super::hooks::{Access, Anybody, Door, Observer, Secure, Upstream};
+use super::repositories::Repositories;
+use super::store::Storage;
+
+/// After a failed accept: descriptors may be free again.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What can be set of a registry.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Nothing is changed by a request.
+    pub read_only: bool,
+    /// The largest manifest that is taken.
+    pub manifest_limit: usize,
+    /// How long what runs may go on after the server was told to stop.
+    pub drain: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { read_only: false, manifest_limit: 4 << 20, drain: Duration::from_secs(30) }
+    }
+}
+
+/// A registry that can be served.
+pub struct Server {
+    /// What it has.
+    pub repositories: Repositories,
+    /// What was set.
+    pub settings: Settings,
+    /// Who may do what.
+    pub access: Arc<dyn Access>,
+    /// Where a miss is asked for.
+    pub upstream: Option<Arc<dyn Upstream>>,
+    /// Who is told of requests.
+    pub observers: Vec<Arc<dyn Observer>>,
+    /// What is answered beside the protocol.
+    pub doors: Vec<Arc<dyn Door>>,
+    /// TLS.
+    pub secure: Option<Arc<dyn Secure>>,
+}
+
+impl Server {
+    /// One that everybody may use, without TLS.
+    #[must_use]
+    pub fn new(storage: Arc<dyn Storage>, settings: Settings) -> Self {
+        Self {
+            repositories: Repositories::new(storage),
+            settings,
+            access: Arc::new(Anybody),
+            upstream: None,
+            observers: Vec::new(),
+            doors: Vec::new(),
+            secure: None,
+        }
+    }
+
+    /// Serves until `stop`, then finishes the requests that run. Returns how many connections had to be cut off.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) -> usize {
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        // Only slower.
+                        warn!("switch off delays of a connection from {address}: {error}");
+                    }
+                    let (server, stop) = (Arc::clone(&self), stop.clone());
+                    connections.spawn(server.connect(Stream::Tcp(stream), Peer::Address(address), stop));
+                }
+                Err(error) => {
+                    warn!("accept a connection: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        connections.close();
+        if tokio::time::timeout(self.settings.drain, connections.wait()).await.is_err() {
+            return connections.len();
+        }
+        0
+    }
+
+    async fn connect(self: Arc<Self>, stream: Stream, peer: Peer, stop: CancellationToken) {
+        let (stream, certificate) = match &self.secure {
+            None => (stream, None),
+            Some(secure) => match tokio::time::timeout(HANDSHAKE, secure.secure(stream)).await {
+                Ok(Ok(secured)) => (secured.stream, secured.certificate),
+                Ok(Err(error)) => return info!("TLS handshake with {peer:?}: {error}"),
+                Err(_) => return info!("TLS handshake with {peer:?} took longer than {HANDSHAKE:?}"),
+            },
+        };
+        connection::serve(self, stream, peer, certificate, stop).await;
+    }
+}

@@ -1,0 +1,266 @@
+//! The directory store. `documents/` by key, `content/<algorithm>/<2 digits>/<digits>`; what is on its way lies in `staging/`,
+//! gets its name by a rename after it is on disk, and is litter when its writer died before.
+
+use std::fs::{File, FileTimes, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use gantry_linux::fs;
+use gantry_linux::{Error, ResultExt};
+
+use super::{Entry, Key, Piece, Result, Source, Stat, Storage, blocking};
+use crate::server::hooks::Future;
+use crate::server::names::{Algorithm, Digest};
+
+/// The largest document that is read.
+const DOCUMENT_LIMIT: usize = 1 << 20;
+/// A name may have to be made again beside a cleaner that removes empty folders.
+const ATTEMPTS: usize = 8;
+
+/// A directory of this machine.
+#[derive(Debug, Clone)]
+pub struct Directory(Arc<Places>);
+
+#[derive(Debug)]
+struct Places {
+    documents: PathBuf,
+    content: PathBuf,
+    staging: PathBuf,
+}
+
+impl Directory {
+    /// Opens or makes it, and removes what dead writers left.
+    ///
+    /// # Errors
+    /// When the directories cannot be made or cleaned.
+    pub fn open(root: &Path) -> Result<Self> {
+        let at = |name: &str| root.join(name);
+        let places = Places { documents: at("documents"), content: at("content"), staging: at("staging") };
+        fs::create_dir_mode(root, 0o700)?;
+        fs::create_dir_all(&places.staging)?;
+        fs::remove_children(&places.staging)?;
+        fs::create_dir_all(&places.documents)?;
+        fs::create_dir_all(&places.content)?;
+        fs::sync_directory(root)?;
+        Ok(Self(Arc::new(places)))
+    }
+
+    async fn at<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Places) -> gantry_linux::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let places = Arc::clone(&self.0);
+        Ok(blocking(move || work(&places)).await?)
+    }
+}
+
+impl Places {
+    fn document(&self, key: &Key) -> PathBuf {
+        self.documents.join(key.as_str())
+    }
+
+    fn content(&self, digest: &Digest) -> PathBuf {
+        self.shard(digest.algorithm(), &digest.hex()[..2]).join(digest.hex())
+    }
+
+    fn shard(&self, algorithm: Algorithm, shard: &str) -> PathBuf {
+        self.content.join(algorithm.as_str()).join(shard)
+    }
+
+    fn write(&self, key: &Key, document: &[u8]) -> gantry_linux::Result<()> {
+        let path = self.document(key);
+        let staged = self.staging.join(fs::unique());
+        let written = (|| {
+            fs::write_new(&staged, document, 0o600)?.sync_all().during("sync", staged.display())?;
+            place(&staged, &path, &self.documents)
+        })();
+        if written.is_err() {
+            // The first error is the one that matters; the staged file may not even exist.
+            let _ = fs::remove_file(&staged);
+        }
+        written
+    }
+
+    fn adopt(&self, staged: &Path, digest: &Digest) -> gantry_linux::Result<()> {
+        let file = fs::open(staged)?;
+        file.sync_all().during("sync", staged.display())?;
+        now(&file).during("touch", staged.display())?;
+        place(staged, &self.content(digest), &self.content)
+    }
+
+    fn list(&self, folder: &Path) -> gantry_linux::Result<Vec<Entry>> {
+        let names = match fs::list(folder) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut entries = Vec::with_capacity(names.len());
+        for name in names.into_iter().filter_map(|name| name.into_string().ok()) {
+            if let Some(metadata) = present(fs::symlink_metadata(folder.join(&name)))? {
+                entries.push(Entry { name, folder: metadata.is_dir() });
+            }
+        }
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+
+    fn contents(&self, shard: u8) -> gantry_linux::Result<Vec<Digest>> {
+        let mut found = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let names = present(fs::list(self.shard(algorithm, &format!("{shard:02x}"))))?.unwrap_or_default();
+            let digest = |name: std::ffi::OsString| format!("{}:{}", algorithm.as_str(), name.to_str()?).parse().ok();
+            found.extend(names.into_iter().filter_map(digest));
+        }
+        Ok(found)
+    }
+}
+
+/// Gives a file that is on disk its name, durably; the folders on the way to it, below `top`, are made.
+fn place(staged: &Path, path: &Path, top: &Path) -> gantry_linux::Result<()> {
+    let folder = path.parent().unwrap_or(top);
+    let mut attempts = 0;
+    loop {
+        let made = make_folders(folder, top)?;
+        match fs::rename(staged, path) {
+            Err(error) if error.is_not_found() && attempts < ATTEMPTS => attempts += 1,
+            Err(error) => return Err(error),
+            Ok(()) => {
+                for folder in made {
+                    sync(&folder)?;
+                }
+                return sync(folder);
+            }
+        }
+    }
+}
+
+/// A folder that a cleaner removed meanwhile had nothing in it that was to be synced.
+fn sync(folder: &Path) -> gantry_linux::Result<()> {
+    present(fs::sync_directory(folder)).map(drop)
+}
+
+/// Makes folders; returns those in which something is new.
+fn make_folders(folder: &Path, top: &Path) -> gantry_linux::Result<Vec<PathBuf>> {
+    let absent = folder.ancestors().take_while(|ancestor| *ancestor != top && fs::metadata(ancestor).is_err());
+    let parents = absent.filter_map(|ancestor| ancestor.parent().map(Path::to_owned)).collect();
+    fs::create_dir_all(folder)?;
+    Ok(parents)
+}
+
+/// Removes a document's folders as far as they are empty.
+fn remove_folders(path: &Path, top: &Path) {
+    for folder in path.ancestors().skip(1).take_while(|folder| *folder != top) {
+        // One that is not empty stays, and so do those around it.
+        if fs::remove_dir(folder).is_err() {
+            return;
+        }
+    }
+}
+
+fn is_absent(error: &Error) -> bool {
+    matches!(error.source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn present<T>(result: gantry_linux::Result<T>) -> gantry_linux::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn now(file: &File) -> std::io::Result<()> {
+    file.set_times(FileTimes::new().set_modified(SystemTime::now()))
+}
+
+fn touch(path: &Path) -> gantry_linux::Result<Option<Stat>> {
+    let Some(file) = present(fs::open_with(path, OpenOptions::new().read(true)))? else { return Ok(None) };
+    now(&file).during("touch", path.display())?;
+    stat(&file.metadata().during("stat", path.display())?).map(Some)
+}
+
+fn stat(metadata: &std::fs::Metadata) -> gantry_linux::Result<Stat> {
+    Ok(Stat { size: metadata.len(), touched: metadata.modified().during("stat", "a file's time")? })
+}
+
+impl Storage for Directory {
+    fn read<'a>(&'a self, key: &'a Key) -> Future<'a, Result<Option<Bytes>>> {
+        let key = key.clone();
+        Box::pin(self.at(move |at| Ok(present(fs::read_up_to(at.document(&key), DOCUMENT_LIMIT))?.map(Bytes::from))))
+    }
+
+    fn write<'a>(&'a self, key: &'a Key, document: Bytes) -> Future<'a, Result<()>> {
+        let key = key.clone();
+        Box::pin(self.at(move |at| at.write(&key, &document)))
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> Future<'a, Result<bool>> {
+        let key = key.clone();
+        Box::pin(self.at(move |at| {
+            let path = at.document(&key);
+            let Some(()) = present(fs::remove_file(&path))? else { return Ok(false) };
+            sync(path.parent().unwrap_or(&at.documents))?;
+            remove_folders(&path, &at.documents);
+            Ok(true)
+        }))
+    }
+
+    fn touched<'a>(&'a self, key: &'a Key) -> Future<'a, Result<Option<SystemTime>>> {
+        let key = key.clone();
+        Box::pin(self.at(move |at| {
+            let metadata = present(fs::metadata(at.document(&key)))?;
+            metadata.map(|metadata| Ok(stat(&metadata)?.touched)).transpose()
+        }))
+    }
+
+    fn touch<'a>(&'a self, key: &'a Key) -> Future<'a, Result<bool>> {
+        let key = key.clone();
+        Box::pin(self.at(move |at| Ok(touch(&at.document(&key))?.is_some())))
+    }
+
+    fn list<'a>(&'a self, folder: &'a Key) -> Future<'a, Result<Vec<Entry>>> {
+        let folder = folder.clone();
+        Box::pin(self.at(move |at| at.list(&at.document(&folder))))
+    }
+
+    fn stat<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<Option<Stat>>> {
+        let digest = digest.clone();
+        Box::pin(self.at(move |at| {
+            let metadata = present(fs::metadata(at.content(&digest)))?;
+            metadata.map(|metadata| stat(&metadata)).transpose()
+        }))
+    }
+
+    fn open<'a>(&'a self, digest: &'a Digest, offset: u64, length: u64) -> Future<'a, Result<Option<Source>>> {
+        let digest = digest.clone();
+        Box::pin(self.at(move |at| {
+            let file = present(fs::open(at.content(&digest)))?;
+            Ok(file.map(|file| Source::File(Piece::new(file, offset, length))))
+        }))
+    }
+
+    fn adopt<'a>(&'a self, staged: &'a Path, digest: &'a Digest, _: u64) -> Future<'a, Result<()>> {
+        let (staged, digest) = (staged.to_owned(), digest.clone());
+        Box::pin(self.at(move |at| at.adopt(&staged, &digest)))
+    }
+
+    fn refresh<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<Option<Stat>>> {
+        let digest = digest.clone();
+        Box::pin(self.at(move |at| touch(&at.content(&digest))))
+    }
+
+    fn discard<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<bool>> {
+        let digest = digest.clone();
+        Box::pin(self.at(move |at| {
+            let path = at.content(&digest);
+            let removed = present(fs::remove_file(&path))?.is_some();
+            Ok(removed)
+        }))
+    }
+
+    fn contents(&self, shard: u8) -> Future<'_, Result<Vec<Digest>>> {
+        Box::pin(self.at(move |at| at.contents(shard)))
+    }
+}

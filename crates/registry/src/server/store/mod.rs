@@ -1,0 +1,140 @@
+//! Where a registry keeps things: documents by key, content by digest.
+
+mod directory;
+mod key;
+mod piece;
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+pub use directory::Directory;
+pub use key::Key;
+pub use piece::Piece;
+
+use super::hooks::Future;
+use super::names::Digest;
+
+/// Why the storage did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// No space, or a quota of the file system.
+    #[error("{what}: no space left on the registry's storage; delete images and collect garbage, or give it more")]
+    Full {
+        /// What was attempted, on what.
+        what: String,
+    },
+    /// It only reads.
+    #[error("this registry is read-only")]
+    ReadOnly,
+    /// What is there is not what was written.
+    #[error("{what} is damaged: {reason}; push it anew")]
+    Damaged {
+        /// What.
+        what: String,
+        /// How that was seen.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("{what}")]
+    Failed {
+        /// What was attempted, on what, and why it failed.
+        what: String,
+    },
+}
+
+/// Result of the calls of a storage.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+impl From<gantry_linux::Error> for StoreError {
+    fn from(error: gantry_linux::Error) -> Self {
+        match rustix::io::Errno::from_raw_os_error(error.errno()) {
+            rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => {
+                Self::Full { what: format!("{} {}", error.operation, error.subject) }
+            }
+            rustix::io::Errno::ROFS => Self::ReadOnly,
+            _ => Self::Failed { what: error.to_string() },
+        }
+    }
+}
+
+/// Content that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its bytes.
+    pub size: u64,
+    /// When it was last written or needed.
+    pub touched: SystemTime,
+}
+
+/// A document or folder in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the folder.
+    pub name: String,
+    /// Whether it is a folder.
+    pub folder: bool,
+}
+
+/// Bytes on their way out.
+pub enum Source {
+    /// Of a file.
+    File(Piece),
+    /// Of somewhere else.
+    Stream(mpsc::Receiver<std::io::Result<Bytes>>),
+}
+
+/// A place for documents and content. Documents are small, replaced as a whole and durable when the call returns; content is
+/// named by its digest, whole and verified before it has its name.
+pub trait Storage: Send + Sync {
+    /// A document; none when it is not there.
+    fn read<'a>(&'a self, key: &'a Key) -> Future<'a, Result<Option<Bytes>>>;
+
+    /// Writes or replaces a document, in one step.
+    fn write<'a>(&'a self, key: &'a Key, document: Bytes) -> Future<'a, Result<()>>;
+
+    /// Removes a document; false when it was not there.
+    fn remove<'a>(&'a self, key: &'a Key) -> Future<'a, Result<bool>>;
+
+    /// When a document was last written or touched.
+    fn touched<'a>(&'a self, key: &'a Key) -> Future<'a, Result<Option<SystemTime>>>;
+
+    /// Makes a document young again; false when it is not there.
+    fn touch<'a>(&'a self, key: &'a Key) -> Future<'a, Result<bool>>;
+
+    /// What is directly in a folder, by name; nothing where there is no such folder.
+    fn list<'a>(&'a self, folder: &'a Key) -> Future<'a, Result<Vec<Entry>>>;
+
+    /// Whether content is there.
+    fn stat<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<Option<Stat>>>;
+
+    /// `length` bytes of content from `offset`; none when it is not there.
+    fn open<'a>(&'a self, digest: &'a Digest, offset: u64, length: u64) -> Future<'a, Result<Option<Source>>>;
+
+    /// Takes over a verified file of the staging directory as content. Content that is there already is replaced by it.
+    fn adopt<'a>(&'a self, staged: &'a Path, digest: &'a Digest, size: u64) -> Future<'a, Result<()>>;
+
+    /// Makes content young again; none when it is not there.
+    fn refresh<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<Option<Stat>>>;
+
+    /// Removes content; false when it was not there.
+    fn discard<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<bool>>;
+
+    /// Content in one of the [`SHARDS`] parts that all of it is in.
+    fn contents(&self, shard: u8) -> Future<'_, Result<Vec<Digest>>>;
+}
+
+/// Into how many parts content is divided by its first byte.
+pub const SHARDS: u16 = 256;
+
+/// Runs what blocks where it may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // Only a runtime that shuts down cancels it, and that drops this future, too.
+        Err(_) => std::future::pending().await,
+    }
+}
