@@ -75,7 +75,12 @@ pub enum Caller {
         pid: i32,
     },
     /// A peer on the network.
-    Address(std::net::SocketAddr),
+    Remote {
+        /// From where.
+        address: std::net::SocketAddr,
+        /// Whom the certificate is for that it showed.
+        subject: Option<Arc<str>>,
+    },
 }
 
 impl std::fmt::Display for Caller {
@@ -83,7 +88,8 @@ impl std::fmt::Display for Caller {
         match self {
             Self::Daemon => f.write_str("daemon"),
             Self::Process { uid, pid, .. } => write!(f, "uid={uid} pid={pid}"),
-            Self::Address(address) => write!(f, "{address}"),
+            Self::Remote { address, subject: None } => write!(f, "{address}"),
+            Self::Remote { address, subject: Some(subject) } => write!(f, "{subject} at {address}"),
         }
     }
 }

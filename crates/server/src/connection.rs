@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_engine::{Caller, Engine, Environment};
-use gantry_transport::{Peer, Stream};
+use gantry_transport::{Arrival, Peer};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::error::Result;
 use crate::raw;
@@ -27,15 +27,27 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const NEWEST: &str = "1.56";
 
 /// Serves a connection until it ends or `cancelled`.
-pub async fn serve(stream: Stream, peer: Peer, engine: Arc<Engine>, cancelled: CancellationToken) {
+pub async fn serve(arrival: Arrival, engine: Arc<Engine>, cancelled: CancellationToken) {
+    let address = arrival.address();
+    let entered = tokio::select! {
+        entered = arrival.enter() => entered,
+        () = cancelled.cancelled() => return,
+    };
+    let (mut stream, peer) = match entered {
+        Ok(entered) => entered,
+        Err(error) => {
+            info!("a connection{} is refused: {error}", address.map(|a| format!(" from {a}")).unwrap_or_default());
+            return;
+        }
+    };
     let caller = match peer {
         Peer::Process { uid, gid, pid } => {
             Caller::Process { uid, gid, pid: pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0) }
         }
-        Peer::Address(address) => Caller::Address(address),
+        Peer::Remote { address, subject } => Caller::Remote { address, subject },
     };
     let begins_raw = tokio::select! {
-        begins_raw = tokio::time::timeout(HEAD_TIMEOUT, raw::begins_raw(&stream)) => begins_raw,
+        begins_raw = tokio::time::timeout(HEAD_TIMEOUT, raw::begins_raw(&mut stream)) => begins_raw,
         () = cancelled.cancelled() => return,
     };
     match begins_raw {

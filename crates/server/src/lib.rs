@@ -5,6 +5,7 @@ mod connection;
 mod error;
 mod handlers;
 mod raw;
+mod relay;
 mod request;
 mod respond;
 mod router;

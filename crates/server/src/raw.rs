@@ -3,7 +3,6 @@
 //!
 //! The first request of each connection is looked at without being read; whatever else it is goes to hyper.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,14 +12,14 @@ use gantry_transport::Stream;
 use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, StatusCode};
-use rustix::net::RecvFlags;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use crate::connection::{HEAD_TIMEOUT, dress};
 use crate::error::{Failure, Result};
+use crate::relay::into_descriptor;
 use crate::request::{Payload, Request};
-use crate::respond::{Response, Takeover, into_descriptor};
+use crate::respond::{Response, Takeover};
 use crate::router;
 
 /// The longest head, and the longest body after it, that is served here.
@@ -29,17 +28,9 @@ const LIMIT: usize = 64 << 10;
 const HEADERS: usize = 64;
 
 /// Whether the bytes that are there begin an `attach` or `exec start` without `Upgrade`.
-pub async fn begins_raw(stream: &Stream) -> std::io::Result<bool> {
+pub async fn begins_raw(stream: &mut Stream) -> std::io::Result<bool> {
     let mut buffer = [0_u8; 4096];
-    let peek = || {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        rustix::net::recv(stream.as_fd(), &mut buffer[..], flags).map(|(length, _)| length).map_err(Into::into)
-    };
-    // Waits again when it was woken for nothing.
-    let length = match stream {
-        Stream::Unix(stream) => stream.async_io(Interest::READABLE, peek).await?,
-        Stream::Tcp(stream) => stream.async_io(Interest::READABLE, peek).await?,
-    };
+    let length = stream.peek(&mut buffer).await?;
     let head = &buffer[..length];
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let path = line.strip_prefix(b"POST ").and_then(|rest| rest.split(|byte| matches!(byte, b' ' | b'?')).next());

@@ -1,13 +1,12 @@
 //! Answers: JSON, nothing, a stream that a job writes, a connection that a job takes over.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_api::stream::{MULTIPLEXED, RAW};
 use gantry_engine::stream::{Connection, Hijack, Opening, Outlet, OutletReader};
 use gantry_engine::{Engine, Environment, Job};
-use gantry_transport::{Hijacked, Stream};
+use gantry_transport::Hijacked;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{StatusCode, header::HeaderName};
@@ -16,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::body::Body;
 use crate::error::{Failure, Result};
+use crate::relay::into_descriptor;
 use crate::request::Request;
 
 /// The answer to a request.
@@ -151,14 +151,6 @@ async fn take_over(takeover: Takeover) -> gantry_engine::Result<Connection> {
             Ok(Connection { stream, early: early.into() })
         }
         Takeover::Raw(connection) => connection.await.map_err(|_| gone("the client has gone away".into())),
-    }
-}
-
-/// The socket itself, for a job to give away.
-pub fn into_descriptor(stream: Stream) -> std::io::Result<OwnedFd> {
-    match stream {
-        Stream::Unix(stream) => stream.into_std().map(Into::into),
-        Stream::Tcp(stream) => stream.into_std().map(Into::into),
     }
 }
 

@@ -56,8 +56,8 @@ async fn accept(listener: Listener, engine: Arc<Engine>, cancelled: Cancellation
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                connections.spawn(connection::serve(stream, peer, Arc::clone(&engine), cancelled.clone()));
+            Ok(arrival) => {
+                connections.spawn(connection::serve(arrival, Arc::clone(&engine), cancelled.clone()));
             }
             Err(error) => {
                 warn!("accept a connection on {}: {error}", listener.endpoint());

@@ -1,6 +1,7 @@
 //! HTTP/1 to a daemon: one connection per request, and connections that become a raw stream.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -12,12 +13,13 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use crate::{Endpoint, Error, Hijacked, Result, Stream, connect};
+use crate::{ClientTls, Endpoint, Error, Hijacked, Result, Stream, connect, tls};
 
 /// A client of one daemon. Cheap: it holds no connection.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     endpoint: Endpoint,
+    tls: Option<Arc<ClientTls>>,
 }
 
 /// What a daemon answered to a request for the raw connection.
@@ -35,7 +37,14 @@ impl HttpClient {
     /// A client of the daemon there.
     #[must_use]
     pub const fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint }
+        Self { endpoint, tls: None }
+    }
+
+    /// The same over TLS, where it is TCP.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<ClientTls>) -> Self {
+        self.tls = tls.map(Arc::new);
+        self
     }
 
     /// Whom it speaks to.
@@ -111,7 +120,7 @@ impl HttpClient {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let stream = connect(&self.endpoint).await?;
+        let stream = connect(&self.endpoint, self.tls.as_deref()).await?;
         http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))
     }
 
@@ -126,7 +135,15 @@ impl HttpClient {
     }
 
     fn broken(&self, source: hyper::Error) -> Error {
-        Error::Http { endpoint: self.endpoint.clone(), source }
+        let endpoint = self.endpoint.clone();
+        // The server judges a client's certificate after the client believes that all is well.
+        match (self.tls.as_deref(), tls::rustls_error(&source)) {
+            (Some(tls), Some(error)) => {
+                let reason = tls::client_side(error, endpoint.host().unwrap_or_default(), tls);
+                Error::Handshake { endpoint, reason }
+            }
+            _ => Error::Http { endpoint, source },
+        }
     }
 }
 

@@ -9,17 +9,19 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
-use crate::{Endpoint, Error, Result, Stream, names, unix};
+use crate::{ClientTls, Endpoint, Error, Result, Stream, names, tls, unix};
 
 /// The longest wait for a TCP handshake.
 const TCP_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Connects to a daemon.
+/// Connects to a daemon, over TLS where that is asked for and it is TCP.
 ///
 /// # Errors
-/// [`Error::NotRunning`] when nobody listens there, [`Error::Denied`] when the socket is not for this user.
-pub async fn connect(endpoint: &Endpoint) -> Result<Stream> {
+/// [`Error::NotRunning`] when nobody listens there, [`Error::Denied`] when the socket is not for this user,
+/// [`Error::Handshake`] when one does not believe the other.
+pub async fn connect(endpoint: &Endpoint, tls: Option<&ClientTls>) -> Result<Stream> {
     match endpoint {
         Endpoint::Unix(path) => {
             let connected = match path.as_os_str().len() {
@@ -28,8 +30,43 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Stream> {
             };
             connected.map(Stream::Unix).map_err(|source| explain(endpoint, source))
         }
-        Endpoint::Tcp { host, port } => connect_tcp(endpoint, host, *port).await.map(Stream::Tcp),
+        Endpoint::Tcp { host, port } => match tls {
+            None => connect_tcp(endpoint, host, *port).await.map(Stream::Tcp),
+            Some(tls) => {
+                // Files that cannot be used are told before anybody is called.
+                let connector = tls.connector()?;
+                encrypt(endpoint, host, &connector, tls, connect_tcp(endpoint, host, *port).await?).await
+            }
+        },
     }
+}
+
+async fn encrypt(
+    endpoint: &Endpoint,
+    host: &str,
+    connector: &TlsConnector,
+    tls: &ClientTls,
+    stream: TcpStream,
+) -> Result<Stream> {
+    let handshake = tls::handshake(connector, host, stream);
+    let error = match tokio::time::timeout(TCP_DEADLINE, handshake).await {
+        Ok(Ok(stream)) => return Ok(Stream::Tls(stream)),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    let reason = match tls::rustls_error(&error) {
+        Some(error) => tls::client_side(error, host, tls),
+        None => match error.kind() {
+            io::ErrorKind::TimedOut => "nobody answered in TLS: give the port of the daemon's TLS".to_owned(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                "the other end hung up in the TLS handshake: give the port of the daemon's TLS, or leave --tls and \
+                 --tlsverify out (unset DOCKER_TLS_VERIFY)"
+                    .to_owned()
+            }
+            _ => format!("the TLS handshake failed: {}", crate::error::reason(&error)),
+        },
+    };
+    Err(Error::Handshake { endpoint: endpoint.clone(), reason })
 }
 
 /// A unix socket answers at once or never: this blocks no longer than the kernel takes to look.

@@ -43,6 +43,15 @@ impl Endpoint {
         }
     }
 
+    /// The host, of a TCP address.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp { host, .. } => Some(host),
+        }
+    }
+
     /// What the `Host` header says.
     pub(crate) fn authority(&self) -> String {
         match self {

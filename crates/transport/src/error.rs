@@ -1,6 +1,7 @@
 //! The one error of this crate; the texts are those that people search for.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::Endpoint;
 
@@ -56,6 +57,28 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// A certificate, a key or a list of authorities cannot be used.
+    #[error("TLS: {}: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// TLS cannot be spoken at all.
+    #[error("TLS: {reason}")]
+    Tls {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// One of both ends did not like the other.
+    #[error("error during connect: {endpoint}: {reason}")]
+    Handshake {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The conversation broke.
     #[error("error during connect: {endpoint}: {source}")]
     Http {
@@ -76,4 +99,12 @@ impl Error {
     pub(crate) fn listen(endpoint: &Endpoint, reason: impl std::fmt::Display) -> Self {
         Self::Listen { endpoint: endpoint.clone(), reason: reason.to_string() }
     }
+}
+
+/// What the kernel says of a failed call, without Rust's "(os error N)".
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }

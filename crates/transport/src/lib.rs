@@ -1,16 +1,18 @@
 //! Both ends of the connections that the API travels on: unix sockets and tcp, and HTTP/1 over them for the client.
 //!
 //! TLS, `fd://` and `ssh://` are further variants of [`Endpoint`], [`Stream`] and [`Listener`]; nothing above them
-//! looks at which one it has.
+//! looks at which one it has. [`ServerTls`] is the private registry's, too.
 
 mod client;
 mod connect;
 mod endpoint;
 mod error;
+mod files;
 mod hijack;
 mod listener;
 mod names;
 mod stream;
+pub mod tls;
 mod unix;
 
 pub use client::{HttpClient, Upgrade};
@@ -18,6 +20,7 @@ pub use connect::connect;
 pub use endpoint::{DEFAULT_SOCKET, DEFAULT_TCP_PORT, Endpoint};
 pub use error::{Error, Result};
 pub use hijack::Hijacked;
-pub use listener::{Listener, Peer};
+pub use listener::{Access, Arrival, Listener, Peer, Protection};
 pub use names::addresses_of;
 pub use stream::Stream;
+pub use tls::{ClientTls, ServerTls, TlsStream};

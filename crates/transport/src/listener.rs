@@ -4,18 +4,25 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::net::{TcpListener, UnixListener};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use crate::{Endpoint, Error, Result, Stream, names, unix};
+use crate::{Endpoint, Error, Result, ServerTls, Stream, names, unix};
 
 const BACKLOG: i32 = 4096;
 
+/// A TCP peer that is silent for so long is asked whether it is still there, and given up a minute later.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+
 /// Who is at the other end of an accepted connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this machine, as the kernel attests it.
     Process {
@@ -26,8 +33,43 @@ pub enum Peer {
         /// Its id, where it has one here.
         pid: Option<u32>,
     },
-    /// Somebody at an address.
-    Address(SocketAddr),
+    /// Somebody on the network.
+    Remote {
+        /// From where.
+        address: SocketAddr,
+        /// Whom the certificate is for that it showed.
+        subject: Option<Arc<str>>,
+    },
+}
+
+/// Who may come in by a door.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Mode of a unix socket.
+    pub mode: u32,
+    /// Group of a unix socket.
+    pub group: Option<u32>,
+    /// What protects a TCP address.
+    pub protection: Protection,
+}
+
+/// What protects a TCP address: whoever reaches the API is root.
+#[derive(Debug, Clone)]
+pub enum Protection {
+    /// Only this machine reaches it: other addresses than loopback are refused.
+    Loopback,
+    /// Nothing, and somebody said that this is wanted.
+    Nothing,
+    /// TLS.
+    Tls(Arc<ServerTls>),
+}
+
+impl Access {
+    /// Of a unix socket; TCP is for loopback only.
+    #[must_use]
+    pub const fn local(mode: u32, group: Option<u32>) -> Self {
+        Self { mode, group, protection: Protection::Loopback }
+    }
 }
 
 /// A door that is open. Closing it removes the socket's file.
@@ -35,6 +77,7 @@ pub enum Peer {
 pub struct Listener {
     socket: Socket,
     endpoint: Endpoint,
+    tls: Option<Arc<ServerTls>>,
 }
 
 #[derive(Debug)]
@@ -43,19 +86,76 @@ enum Socket {
     Tcp(TcpListener),
 }
 
-impl Listener {
-    /// Opens the door. A unix socket gets `mode` and `group` before the first connection is possible; a file that was
-    /// left there is removed when it is a socket on which nobody answers. TCP has no TLS yet, so it is for loopback only.
+/// Somebody at the door, who has not said a word yet.
+#[derive(Debug)]
+pub struct Arrival {
+    stream: Knock,
+    tls: Option<Arc<ServerTls>>,
+}
+
+#[derive(Debug)]
+enum Knock {
+    Unix(tokio::net::UnixStream),
+    Tcp(TcpStream, SocketAddr),
+}
+
+impl Arrival {
+    /// Lets it in: finds out who it is, which over TLS takes its cooperation, for ten seconds at most. Other arrivals
+    /// should not wait for that.
     ///
     /// # Errors
-    /// When somebody else listens there, the address is not loopback, or the kernel refuses.
-    pub fn bind(endpoint: &Endpoint, mode: u32, group: Option<u32>) -> Result<Self> {
+    /// Why it does not come in.
+    pub async fn enter(self) -> io::Result<(Stream, Peer)> {
+        match self.stream {
+            Knock::Unix(stream) => {
+                let credentials = stream.peer_cred()?;
+                let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+                let peer = Peer::Process { uid: credentials.uid(), gid: credentials.gid(), pid };
+                Ok((Stream::Unix(stream), peer))
+            }
+            Knock::Tcp(stream, address) => {
+                stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
+                let Some(tls) = self.tls else {
+                    return Ok((Stream::Tcp(stream), Peer::Remote { address, subject: None }));
+                };
+                let (stream, subject) = tls.accept(stream).await?;
+                Ok((Stream::Tls(stream), Peer::Remote { address, subject }))
+            }
+        }
+    }
+
+    /// From where, where that is known already.
+    #[must_use]
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Knock::Unix(_) => None,
+            Knock::Tcp(_, address) => Some(*address),
+        }
+    }
+}
+
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, PROBES)?)
+}
+
+impl Listener {
+    /// Opens the door. A unix socket gets its mode and group before the first connection is possible; a file that was
+    /// left there is removed when it is a socket on which nobody answers.
+    ///
+    /// # Errors
+    /// When somebody else listens there, the address is not loopback and unprotected, or the kernel refuses.
+    pub fn bind(endpoint: &Endpoint, access: &Access) -> Result<Self> {
         match endpoint {
             Endpoint::Unix(path) => {
-                let (listener, identity) = bind_unix(path, mode, group).map_err(|e| Error::listen(endpoint, e))?;
-                Ok(Self { socket: Socket::Unix { listener, identity }, endpoint: endpoint.clone() })
+                let (listener, identity) =
+                    bind_unix(path, access.mode, access.group).map_err(|e| Error::listen(endpoint, e))?;
+                Ok(Self { socket: Socket::Unix { listener, identity }, endpoint: endpoint.clone(), tls: None })
             }
-            Endpoint::Tcp { host, port } => bind_tcp(endpoint, host, *port),
+            Endpoint::Tcp { host, port } => bind_tcp(endpoint, host, *port, &access.protection),
         }
     }
 
@@ -65,25 +165,25 @@ impl Listener {
         &self.endpoint
     }
 
-    /// The next connection and who made it. Dropping the future loses none.
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The next one at the door. Dropping the future loses none.
     ///
     /// # Errors
     /// The kernel's: of `EMFILE` and its like the caller waits for a connection to end, and goes on.
-    pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
-        match &self.socket {
-            Socket::Unix { listener, .. } => {
-                let (stream, _) = listener.accept().await?;
-                let credentials = stream.peer_cred()?;
-                let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
-                let peer = Peer::Process { uid: credentials.uid(), gid: credentials.gid(), pid };
-                Ok((Stream::Unix(stream), peer))
-            }
+    pub async fn accept(&self) -> io::Result<Arrival> {
+        let stream = match &self.socket {
+            Socket::Unix { listener, .. } => Knock::Unix(listener.accept().await?.0),
             Socket::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), Peer::Address(address)))
+                Knock::Tcp(stream, address)
             }
-        }
+        };
+        Ok(Arrival { stream, tls: self.tls.clone() })
     }
 }
 
@@ -161,22 +261,30 @@ fn remove_stale(path: &Path, address: &unix::Address) -> io::Result<()> {
     }
 }
 
-fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<Listener> {
+fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16, protection: &Protection) -> Result<Listener> {
     let addresses = names::addresses_of(host);
     let Some(&address) = addresses.first() else {
         return Err(Error::UnknownHost { host: host.to_owned() });
     };
-    if !addresses.iter().all(std::net::IpAddr::is_loopback) {
-        let reason = "whoever reaches the API is root on this machine, and TLS is not yet supported: \
-                      listen on tcp://127.0.0.1 or a unix socket";
-        return Err(Error::listen(endpoint, reason));
-    }
+    let loopback = addresses.iter().all(std::net::IpAddr::is_loopback);
+    let tls = match protection {
+        Protection::Loopback if !loopback => {
+            let reason = "whoever reaches the API is root on this machine, and nothing protects this address: give \
+                          --tlsverify with certificates (gantry system tls-init makes them), listen on \
+                          tcp://127.0.0.1 or a unix socket, or say --insecure-no-tls";
+            return Err(Error::listen(endpoint, reason));
+        }
+        Protection::Loopback | Protection::Nothing => None,
+        Protection::Tls(tls) => Some(Arc::clone(tls)),
+    };
     let open = || {
         let listener = std::net::TcpListener::bind(SocketAddr::new(address, port))?;
+        // The library's queue is for 128; the kernel lets it be changed.
+        rustix::net::listen(&listener, BACKLOG)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         Ok((TcpListener::from_std(listener)?, port))
     };
-    let (listener, port) = open().map_err(|error: io::Error| Error::listen(endpoint, error))?;
-    Ok(Listener { socket: Socket::Tcp(listener), endpoint: Endpoint::Tcp { host: host.to_owned(), port } })
+    let (listener, port) = open().map_err(|error: io::Error| Error::listen(endpoint, crate::error::reason(&error)))?;
+    Ok(Listener { socket: Socket::Tcp(listener), endpoint: Endpoint::Tcp { host: host.to_owned(), port }, tls })
 }

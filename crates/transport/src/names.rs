@@ -1,13 +1,10 @@
 //! Host names without getaddrinfo, which a static binary must not call: literals, localhost, `/etc/hosts`.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
-/// As much of a file of `/etc` as is read.
-const FILE_LIMIT: u64 = 1 << 20;
+use crate::files;
 
 /// The addresses that this machine itself knows for a name; empty when only DNS could.
 #[must_use]
@@ -43,10 +40,7 @@ pub(crate) fn group_name(gid: u32) -> Option<String> {
 }
 
 fn read(path: &str) -> io::Result<String> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = Vec::new();
-    File::from(file).take(FILE_LIMIT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&files::read(Path::new(path))?).into_owned())
 }
 
 #[cfg(test)]

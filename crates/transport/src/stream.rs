@@ -5,8 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::TlsStream;
 
 /// A connection. `AsyncWriteExt::shutdown` closes only the write half; the peer reads end-of-file and may still write.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// Over TCP.
     Tcp(TcpStream),
+    /// Over TLS over TCP.
+    Tls(TlsStream),
 }
 
 impl Stream {
@@ -24,6 +29,28 @@ impl Stream {
     /// When the connection is already broken.
     pub async fn shutdown_write(&mut self) -> io::Result<()> {
         self.shutdown().await
+    }
+
+    /// Waits until bytes are there and copies the first of them without taking them; 0 at the end.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(buffer).await,
+            Self::Unix(stream) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                let look = || Ok(rustix::net::recv(stream.as_fd(), &mut *buffer, flags)?.0);
+                // Waits again when it was woken for nothing.
+                stream.async_io(Interest::READABLE, look).await
+            }
+            Self::Tls(stream) => {
+                let seen = stream.peek().await?;
+                let length = seen.len().min(buffer.len());
+                buffer[..length].copy_from_slice(&seen[..length]);
+                Ok(length)
+            }
+        }
     }
 
     /// Two halves that can be moved to two tasks; each polls the one socket without a lock between them that could
@@ -39,6 +66,11 @@ impl Stream {
                 let (read, write) = stream.into_split();
                 (Box::new(read), Box::new(write))
             }
+            // Its two halves share what is encrypted, for as long as a poll takes.
+            Self::Tls(stream) => {
+                let (read, write) = tokio::io::split(stream);
+                (Box::new(read), Box::new(write))
+            }
         }
     }
 }
@@ -48,6 +80,7 @@ impl AsFd for Stream {
         match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.as_fd(),
         }
     }
 }
@@ -57,6 +90,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -66,6 +100,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -77,6 +112,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -84,6 +120,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -91,6 +128,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -98,6 +136,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use gantry_transport::{Endpoint, Hijacked, HttpClient, Listener, Stream, Upgrade};
+use gantry_transport::{Access, Endpoint, Hijacked, HttpClient, Listener, Stream, Upgrade};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn bound() -> (tempfile::TempDir, Listener, HttpClient) {
     let directory = tempfile::tempdir().unwrap();
-    let listener = Listener::bind(&Endpoint::unix(directory.path().join("s")), 0o600, None).unwrap();
+    let listener = Listener::bind(&Endpoint::unix(directory.path().join("s")), &Access::local(0o600, None)).unwrap();
     let client = HttpClient::new(listener.endpoint().clone());
     (directory, listener, client)
 }
@@ -49,7 +49,7 @@ fn serve(stream: Stream) -> impl Future<Output = Result<(), hyper::Error>> {
 #[tokio::test]
 async fn a_request_gets_its_answer_and_the_path_only_is_sent() {
     let (_directory, listener, client) = bound();
-    tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
+    tokio::spawn(async move { serve(listener.accept().await.unwrap().enter().await.unwrap().0).await });
     let answer = client.request(post("http://ignored/missing?x=1", "")).await.unwrap();
     assert_eq!(answer.status(), 404);
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "/missing?x=1 \"localhost\"");
@@ -58,7 +58,7 @@ async fn a_request_gets_its_answer_and_the_path_only_is_sent() {
 #[tokio::test]
 async fn an_upgraded_connection_answers_after_its_input_was_closed() {
     let (_directory, listener, client) = bound();
-    tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
+    tokio::spawn(async move { serve(listener.accept().await.unwrap().enter().await.unwrap().0).await });
     let Upgrade::Hijacked(head, mut stream) = client.upgrade(post("/attach", "{}")).await.unwrap() else {
         panic!("not hijacked")
     };
@@ -73,7 +73,7 @@ async fn an_upgraded_connection_answers_after_its_input_was_closed() {
 #[tokio::test]
 async fn a_refused_upgrade_is_an_answer_with_its_body() {
     let (_directory, listener, client) = bound();
-    tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
+    tokio::spawn(async move { serve(listener.accept().await.unwrap().enter().await.unwrap().0).await });
     let Upgrade::Answered(answer) = client.upgrade(post("/missing", "")).await.unwrap() else { panic!("hijacked") };
     assert_eq!(answer.status(), 404);
     assert!(!answer.into_body().collect().await.unwrap().to_bytes().is_empty());
@@ -81,7 +81,7 @@ async fn a_refused_upgrade_is_an_answer_with_its_body() {
 
 /// Answers these bytes to the first request, then what it is sent, back.
 async fn by_hand(listener: Listener, answer: &'static [u8]) {
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap().enter().await.unwrap();
     let mut request = Vec::new();
     while !request.windows(4).any(|w| w == b"\r\n\r\n") {
         stream.read_buf(&mut request).await.unwrap();
@@ -124,7 +124,7 @@ async fn bytes_that_came_with_the_head_are_the_streams_first() {
 async fn dropping_the_answer_closes_the_connection() {
     let (_directory, listener, client) = bound();
     let server = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap().enter().await.unwrap();
         stream.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await.unwrap();
         stream.read_to_end(&mut Vec::new()).await
@@ -138,7 +138,7 @@ async fn dropping_the_answer_closes_the_connection() {
 #[tokio::test]
 async fn a_daemon_that_hangs_up_is_an_error_that_names_it() {
     let (_directory, listener, client) = bound();
-    let hang_up = async { drop(listener.accept().await.unwrap()) };
+    let hang_up = async { drop(listener.accept().await.unwrap().enter().await.unwrap()) };
     let (error, ()) = tokio::join!(client.request(post("/x", "")), hang_up);
     let error = error.unwrap_err().to_string();
     assert!(error.contains("error during connect: unix:///"), "{error}");

@@ -43,7 +43,7 @@ impl Job for Create {
         let engine = Arc::clone(&context.engine);
         let caller = match context.environment.caller {
             Caller::Process { uid, gid, .. } => Some((uid, gid)),
-            Caller::Daemon | Caller::Address(_) => None,
+            Caller::Daemon | Caller::Remote { .. } => None,
         };
         blocking(move || create(&engine, self, caller)).await
     }

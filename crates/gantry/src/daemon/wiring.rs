@@ -12,7 +12,7 @@ use gantry_linux::fs;
 use gantry_networkdriver::{
     Addresses, Cidr, DefaultBridge, Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork, Pool, Subnet,
 };
-use gantry_transport::{DEFAULT_SOCKET, Endpoint, Listener};
+use gantry_transport::{Access, DEFAULT_SOCKET, Endpoint, Listener};
 use tracing::warn;
 
 use super::flags::Flags;
@@ -124,7 +124,7 @@ pub fn listeners(flags: &Flags) -> Result<Vec<Listener>> {
         .iter()
         .map(|host| {
             let endpoint: Endpoint = host.parse().with_context(|| format!("-H {host}"))?;
-            Ok(Listener::bind(&endpoint, 0o660, group)?)
+            Ok(Listener::bind(&endpoint, &Access::local(0o660, group))?)
         })
         .collect()
 }

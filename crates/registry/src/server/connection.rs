@@ -40,7 +40,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let service = service_fn(move |request| {
-        let (server, certificate) = (Arc::clone(&server), certificate.clone());
+        let (server, peer, certificate) = (Arc::clone(&server), peer.clone(), certificate.clone());
         async move { Ok::<_, Infallible>(exchange(server, request, peer, certificate).await) }
     });
     let connection = http1::Builder::new()
@@ -198,7 +198,7 @@ async fn answer(
         route,
         query,
         headers: parts.headers,
-        peer: exchange.peer,
+        peer: exchange.peer.clone(),
         certificate,
         who: Who::default(),
     };

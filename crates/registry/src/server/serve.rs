@@ -84,7 +84,11 @@ impl Server {
                         warn!("switch off delays of a connection from {address}: {error}");
                     }
                     let (server, stop) = (Arc::clone(&self), stop.clone());
-                    connections.spawn(server.connect(Stream::Tcp(stream), Peer::Address(address), stop));
+                    connections.spawn(server.connect(
+                        Stream::Tcp(stream),
+                        Peer::Remote { address, subject: None },
+                        stop,
+                    ));
                 }
                 Err(error) => {
                     warn!("accept a connection: {error}");
