@@ -2,21 +2,18 @@
 //! is believed, and the entry that is chosen of an index is the best one.
 #![no_main]
 
+use gantry_api::platform::Platform;
 use gantry_api::reference::Reference;
 use libfuzzer_sys::fuzz_target;
 use manifest::{Config, Descriptor, Entry, Parsed, choose};
-use platform::Platform;
 use serde_json::{Value, json};
 
-// The registry's two files without its client: HTTP, TLS and DNS would take most of an hour to build with a sanitizer.
+// The registry's file without its client: HTTP, TLS and DNS would take most of an hour to build with a sanitizer.
 #[path = "../../crates/registry/src/manifest.rs"]
 #[allow(dead_code, reason = "what asks the registry uses the rest")]
 mod manifest;
-#[path = "../../crates/registry/src/platform.rs"]
-#[allow(dead_code, reason = "as above")]
-mod platform;
 
-/// What those files need of the registry's error.
+/// What that file needs of the registry's error.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("invalid {what}: {reason}")]

@@ -160,7 +160,7 @@ impl ImageSink for GraphSink {
             media_type: image.manifest.descriptor.media_type.clone(),
             layers: image.layers.iter().map(descriptor).collect(),
         };
-        let mut registration = self.0.register(image.config, Some(manifest))?;
+        let mut registration = self.0.register(image.config, Some(manifest))?.seen_in(&image.reference.repository());
         if let Some(index) = image.index {
             registration = registration.chosen_from(document(index));
         }

@@ -1,4 +1,4 @@
-//! The content store: documents by digest, in `content/sha256/<hex>`; each is there whole and verified, or not there.
+//! The content store: documents, and blobs of layers that are kept, by digest, in `content/sha256/<hex>`; each is there whole and verified, or not there.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -13,6 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::image::finish;
 use crate::{Error, Result};
+
+/// Bytes that are copied at a time.
+const BUFFER: usize = 128 << 10;
 
 /// A directory of content by digest.
 #[derive(Debug)]
@@ -77,6 +80,26 @@ impl Content {
         fs::open(self.path(digest)).map_err(|error| missing(error, digest))
     }
 
+    /// Writes content of whatever length and verifies its digest on the way; returns its bytes.
+    ///
+    /// # Errors
+    /// As [`Content::read`]; the writer's.
+    pub(crate) fn copy(&self, digest: &Digest, output: &mut dyn Write) -> Result<u64> {
+        let mut file = self.open_blob(digest)?;
+        let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; BUFFER]);
+        loop {
+            let got = file.read(&mut buffer).during("read", self.path(digest).display())?;
+            if got == 0 {
+                break;
+            }
+            hash.update(&buffer[..got]);
+            output.write_all(&buffer[..got]).during("write", format_args!("content {digest}"))?;
+            length += got as u64;
+        }
+        right("stored content", digest, finish(hash))?;
+        Ok(length)
+    }
+
     /// Reads a document of at most [`crate::DOCUMENT_LIMIT`] bytes and verifies its digest.
     ///
     /// # Errors
@@ -87,10 +110,7 @@ impl Content {
             .take(crate::DOCUMENT_LIMIT as u64)
             .read_to_end(&mut bytes)
             .during("read", self.path(digest).display())?;
-        let found = crate::digest_of(&bytes);
-        if found != *digest {
-            return Err(Error::Digest { what: "stored content", wanted: digest.clone(), found });
-        }
+        right("stored content", digest, crate::digest_of(&bytes))?;
         Ok(bytes)
     }
 
@@ -133,13 +153,23 @@ impl Content {
                 staged.push(ingest);
             }
         }
-        match staged.as_slice() {
+        let files: Vec<_> = staged.iter().map(|ingest| (ingest.staged.clone(), finish(ingest.hash.clone()))).collect();
+        self.adopt(&files)
+    }
+
+    /// Moves files of this file system, which have these digests, into the store, durably: the disk is waited for once before they
+    /// get their names and once after. What was there is replaced.
+    ///
+    /// # Errors
+    /// When they cannot be moved; some may be there then.
+    pub(crate) fn adopt(&self, files: &[(PathBuf, Digest)]) -> Result<()> {
+        match files {
             [] => return Ok(()),
-            [one] => one.file.sync_all().during("sync", one.staged.display())?,
-            [first, ..] => rustix::fs::syncfs(&first.file).during("sync file system of", first.staged.display())?,
+            [(one, _)] => fs::sync_file(one)?,
+            [(first, _), ..] => rustix::fs::syncfs(fs::open(first)?).during("sync file system of", first.display())?,
         }
-        for ingest in &staged {
-            fs::rename(&ingest.staged, self.path(&finish(ingest.hash.clone())))?;
+        for (file, digest) in files {
+            fs::rename(file, self.path(digest))?;
         }
         Ok(fs::sync_directory(&self.blobs)?)
     }
@@ -193,6 +223,10 @@ impl Content {
     }
 }
 
+fn right(what: &'static str, wanted: &Digest, found: Digest) -> Result<()> {
+    if found == *wanted { Ok(()) } else { Err(Error::Digest { what, wanted: wanted.clone(), found }) }
+}
+
 fn missing(error: gantry_linux::Error, digest: &Digest) -> Error {
     if error.is_not_found() { Error::NotFound { kind: "content", name: digest.to_string() } } else { error.into() }
 }
@@ -214,9 +248,7 @@ impl Ingest<'_> {
     /// [`Error::Digest`] or [`Error::Invalid`] when it is something else; then nothing is left.
     pub fn commit(self, wanted: Option<&Digest>, size: Option<u64>) -> Result<Digest> {
         let found = finish(self.hash.clone());
-        if let Some(wanted) = wanted.filter(|wanted| **wanted != found) {
-            return Err(Error::Digest { what: "content", wanted: wanted.clone(), found });
-        }
+        right("content", wanted.unwrap_or(&found), found.clone())?;
         if let Some(size) = size.filter(|size| *size != self.size) {
             return Err(Error::invalid(format!("content {found}"), format!("{} bytes, want {size}", self.size)));
         }

@@ -24,6 +24,8 @@ pub enum Place {
     Layer(Digest),
     /// A configuration, manifest or manifest list.
     Document(Digest),
+    /// The bytes of a compressed layer that are kept.
+    Blob(Digest),
     /// A directory of the graphdriver.
     Directory(String),
     /// A directory of the graphdriver whose record was lost with a damaged database, or an image (by its id) none of whose
@@ -88,6 +90,8 @@ pub enum Repair {
     Rewritten,
     /// Deleted: nothing needed it.
     Deleted,
+    /// Deleted: the layer is there, and a push compresses it anew where no registry has the blob.
+    Forgotten,
     /// Removed with these names.
     Removed(Vec<String>),
 }
@@ -100,6 +104,7 @@ impl Place {
             Self::Image(_) => "image",
             Self::Layer(_) => "layer",
             Self::Document(_) => "document",
+            Self::Blob(_) => "blob",
             Self::Directory(_) => "directory",
             Self::Lost(id) if id.starts_with("sha256:") => "image",
             Self::Lost(_) => "directory",
@@ -114,7 +119,7 @@ impl Place {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Image(digest) | Self::Layer(digest) | Self::Document(digest) => digest.as_str(),
+            Self::Image(digest) | Self::Layer(digest) | Self::Document(digest) | Self::Blob(digest) => digest.as_str(),
             Self::Directory(name)
             | Self::Lost(name)
             | Self::Record(name)
@@ -181,6 +186,7 @@ impl fmt::Display for Outcome {
             }
             Self::Repaired(Repair::Rewritten) => write!(f, "written again"),
             Self::Repaired(Repair::Deleted) => write!(f, "deleted"),
+            Self::Repaired(Repair::Forgotten) => write!(f, "deleted; a push compresses its layer anew"),
             Self::Repaired(Repair::Removed(names)) if names.is_empty() => write!(f, "removed"),
             Self::Repaired(Repair::Removed(names)) => write!(f, "removed: pull or load {} again", names.join(", ")),
             Self::Unrepaired(why) => write!(f, "{why}"),

@@ -39,6 +39,7 @@ impl Graph {
         let damaged = check.layers();
         check.images(&damaged);
         check.documents();
+        check.blobs();
         check.tell();
         let read = check.records();
         check.tell();
@@ -169,6 +170,22 @@ impl Check<'_> {
         }
     }
 
+    /// The bytes of compressed layers that are kept.
+    fn blobs(&mut self) {
+        let graph = self.graph;
+        let mut kept: Vec<Digest> = graph.inner.layers.all().iter().flat_map(|layer| layer.kept().cloned()).collect();
+        kept.sort();
+        kept.dedup();
+        for digest in kept {
+            let Err(error) = graph.content().copy(&digest, &mut io::sink()) else { continue };
+            // It may have gone with its layer.
+            if graph.inner.layers.keeps(&digest, |_| true) {
+                let outcome = self.mend(Repair::Forgotten, || graph.forget_kept(&digest));
+                self.say(Place::Blob(digest), problem(error), outcome);
+            }
+        }
+    }
+
     /// Records and names of the database that lead nowhere or cannot be read.
     fn records(&mut self) -> Result<()> {
         let graph = self.graph;
@@ -278,7 +295,7 @@ impl Check<'_> {
         let content = graph.content();
         // Those of a damaged shelf are not known.
         let sure = shelf::damaged(graph.db())?.is_empty();
-        let unnamed = |digest: &Digest| sure && !named.contains(digest) && !content.is_awaited(digest);
+        let unnamed = |digest: &Digest| sure && !graph.needs(&named, digest);
         for digest in content.list()?.into_iter().filter(unnamed) {
             let outcome = self.mend(Repair::Deleted, || content.delete(&digest));
             found.insert(digest.to_string(), (Place::Document(digest), outcome));

@@ -273,7 +273,7 @@ impl Graph {
             self.inner.layers.give_back(taken);
             return Err(error);
         }
-        Ok(self.inner.layers.discard_all(taken))
+        Ok(self.discard_layers(taken))
     }
 
     /// Takes out the layers that none of these images, no container and no registration needs, uppermost first. They are

@@ -8,7 +8,7 @@ use gantry_api::reference::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Error, Origin, Result};
+use crate::{Blob, Error, Origin, Result};
 
 /// The largest configuration (and manifest) that is read.
 pub const DOCUMENT_LIMIT: usize = 4 << 20;
@@ -51,8 +51,8 @@ pub struct Layer {
     /// Bytes of its uncompressed archive; 0 for a layer that an older version stored.
     #[serde(default)]
     pub archive_size: u64,
-    /// The compressed blobs that it is known as in registries; their bytes are not kept.
-    pub blobs: Vec<Descriptor>,
+    /// The compressed blobs that it is known as. They change while the layer stays: [`crate::Graph::blobs`] has those of now.
+    pub blobs: Vec<Blob>,
 }
 
 /// Content by digest, as manifests describe it.

@@ -412,6 +412,24 @@ impl Layers {
         self.changed.notify_all();
     }
 
+    /// Replaces what is known of a layer, unless somebody else does.
+    pub(crate) fn exchange(&self, before: &Arc<Layer>, layer: Arc<Layer>) {
+        if let Some(Slot { state: State::There(there), .. }) = self.lock().get_mut(&layer.chain_id)
+            && Arc::ptr_eq(there, before)
+        {
+            *there = layer;
+        }
+    }
+
+    /// Whether the bytes of a blob are kept for a layer that is `its`.
+    pub(crate) fn keeps(&self, blob: &Digest, its: impl Fn(&Layer) -> bool) -> bool {
+        let has = |layer: &Layer| its(layer) && layer.kept().any(|kept| kept == blob);
+        self.lock().values().any(|slot| match &slot.state {
+            State::There(layer) => has(layer),
+            _ => slot.old.as_ref().is_some_and(|old| has(old)),
+        })
+    }
+
     /// Takes every layer that is there, unpinned and not `kept`. Who wants one of them waits until they are given back or
     /// discarded.
     pub(crate) fn take_unreferenced(&self, kept: impl Fn(&Digest) -> bool) -> Vec<Arc<Layer>> {
@@ -500,6 +518,17 @@ pub fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn
         }
         _ => Ok(Box::new(blob)),
     }
+}
+
+/// The digest of what a blob (gzip, zstd or plain) is when it is inflated.
+pub(crate) fn inflated_digest(blob: &mut dyn Read) -> Result<Digest> {
+    let failed = |source| Error::Stream { what: "layer".to_owned(), source };
+    let mut magic = Vec::new();
+    (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
+    let mut whole = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
+    let mut hash = Sha256::new();
+    io::copy(&mut decompress(&magic, &mut whole)?, &mut hash).map_err(failed)?;
+    Ok(finish(hash))
 }
 
 /// Hashes what is read.

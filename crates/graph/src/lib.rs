@@ -2,6 +2,7 @@
 
 mod ahead;
 mod archive;
+mod blobs;
 mod commit;
 mod content;
 mod damage;
@@ -27,6 +28,7 @@ mod shelf;
 mod writable;
 
 pub use archive::{Loaded, Progress};
+pub use blobs::Blob;
 pub use commit::Commit;
 pub use content::{Content, Ingest};
 pub use db::{DIRECTORY, Entity, GraphDb, ROOT, Transaction, View, join};

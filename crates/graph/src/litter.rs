@@ -1,8 +1,9 @@
 //! What is stored and belongs to nothing: left by a daemon that died, or by a failure that was not undone wholly.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::MutexGuard;
 
+use gantry_api::reference::Digest;
 use gantry_linux::fs::Durability;
 
 use crate::records::IMAGE;
@@ -50,14 +51,18 @@ impl Graph {
         Ok(())
     }
 
+    /// Whether content is needed: by an image that there is (what those name is `named`) or that comes in, or by a layer.
+    pub(crate) fn needs(&self, named: &BTreeSet<&Digest>, digest: &Digest) -> bool {
+        named.contains(digest) || self.content().is_awaited(digest) || self.inner.layers.keeps(digest, |_| true)
+    }
+
     /// Deletes the documents that no image names. Where an image of the database could not be read, or the database may be
     /// another one than the store's, nothing is deleted.
     pub(crate) fn discard_documents(&self, _change: &MutexGuard<'_, ()>) -> Result<()> {
         let images = self.images();
         let named = images.documents();
         let stored = self.content().list()?;
-        let litter: Vec<_> =
-            stored.iter().filter(|digest| !named.contains(digest) && !self.content().is_awaited(digest)).collect();
+        let litter: Vec<_> = stored.iter().filter(|digest| !self.needs(&named, digest)).collect();
         // A change that failed may name them after the next start.
         self.db().settle()?;
         let unsure = self.was_rescued() || self.db().entities(IMAGE)?.len() > images.len();

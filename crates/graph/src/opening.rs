@@ -12,8 +12,9 @@ use gantry_linux::fs::Durability;
 use crate::images::DamagedImage;
 use crate::layers::Plan;
 use crate::litter;
+use crate::origin::Found;
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, KEPT, LAYER, SUSPECT, Suspicion, WRITABLE, WritableRecord};
-use crate::{Content, Entity, GraphDb, Image, ImageConfig, Images, Layer, Result};
+use crate::{Blob, Content, Entity, GraphDb, Image, ImageConfig, Images, Layer, Origin, Result};
 
 /// What was found.
 pub(crate) struct Opening {
@@ -90,7 +91,7 @@ impl Opening {
             let origins = record.origins();
             match configuration(content, &id) {
                 Ok((config, raw)) => {
-                    let layers = self.layers_of(&config, driver);
+                    let layers = self.layers_of(&id, &config, &origins, content, driver);
                     let ImageRecord { parent, last_tagged, .. } = record;
                     let image = Image { id, config, raw: raw.into(), layers, origins, parent, last_tagged };
                     self.images.insert(Arc::new(image));
@@ -114,11 +115,26 @@ impl Opening {
     }
 
     /// An image's layers; those without a readable record are looked for under the id that a pulled layer has.
-    fn layers_of(&mut self, config: &ImageConfig, driver: &dyn GraphDriver) -> Vec<Arc<Layer>> {
+    fn layers_of(
+        &mut self,
+        image: &Digest,
+        config: &ImageConfig,
+        origins: &[Origin],
+        content: &Content,
+        driver: &dyn GraphDriver,
+    ) -> Vec<Arc<Layer>> {
         let mut layers = Vec::new();
-        for plan in Plan::of(&config.rootfs.diff_ids) {
+        let plans = Plan::of(&config.rootfs.diff_ids);
+        for (index, plan) in plans.iter().enumerate() {
             let layer = self.layers.get(&plan.chain_id).cloned().unwrap_or_else(|| {
-                let layer = Arc::new(plan.found(driver.size(plan.chain_id.hex()).unwrap_or(0)));
+                let mut layer = plan.found(driver.size(plan.chain_id.hex()).unwrap_or(0));
+                for manifest in origins.iter().map(|origin| &origin.manifest.digest) {
+                    let find = |digest: &Digest| content.read(digest).ok();
+                    if let Some(found) = Found::read(None, manifest, image, plans.len(), &find) {
+                        Blob::found(&found.layers[index], &plan.diff_id, content).add_to(&mut layer.blobs);
+                    }
+                }
+                let layer = Arc::new(layer);
                 self.layers.insert(plan.chain_id.clone(), Arc::clone(&layer));
                 if driver.check(&layer.store_id).is_err() {
                     self.miss(plan.chain_id.clone());

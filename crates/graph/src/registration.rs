@@ -1,7 +1,9 @@
 //! An image on its way in: its layers unpacked in parallel, then all of it visible in one step.
 
+use std::collections::HashSet;
 use std::io::Read;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
@@ -11,7 +13,9 @@ use crate::images::canonical;
 use crate::layers::{Extent, Plan};
 use crate::origin::{Found, documents, merged};
 use crate::records;
-use crate::{DOCUMENT_LIMIT, Descriptor, Document, Error, Graph, Image, ImageConfig, Layer, Origin, Result, digest_of};
+use crate::{
+    Blob, DOCUMENT_LIMIT, Descriptor, Document, Error, Graph, Image, ImageConfig, Layer, Origin, Result, digest_of,
+};
 
 /// The manifest of a pulled image.
 #[derive(Debug, Clone)]
@@ -45,30 +49,33 @@ pub struct Registration {
     came: Vec<Vec<u8>>,
     /// The layers as each manifest has them, lowest first.
     blobs: Vec<Vec<Descriptor>>,
+    /// The repository that has those blobs.
+    seen: Option<String>,
+    /// The digests of blobs that are the layer that a manifest says.
+    verified: Mutex<HashSet<Digest>>,
     plans: Vec<Plan>,
     parent: Option<Digest>,
-    documents: Awaited,
+    awaited: Awaited,
     _pins: Pins,
 }
 
-/// Documents that an image on its way in will name. Those that no image came to name go with this.
+/// Content that an image on its way in will name. What no image came to name goes with this.
 struct Awaited {
     graph: Graph,
-    documents: Vec<Digest>,
+    content: Mutex<Vec<Digest>>,
 }
 
 impl Awaited {
-    fn add(&mut self, document: &[u8]) {
-        let digest = digest_of(document);
+    fn add(&self, digest: Digest) {
         self.graph.content().wait_for(digest.clone());
-        self.documents.push(digest);
+        held(&self.content).push(digest);
     }
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
         let _change = self.graph.change();
-        for digest in &self.documents {
+        for digest in &*held(&self.content) {
             self.graph.content().wait_no_more(digest);
             if let Err(error) = self.graph.drop_document(Some(digest)) {
                 tracing::warn!(%error, "a document that no image names stays until `gantry system fsck --repair`");
@@ -110,8 +117,8 @@ impl Graph {
         let pins = Pins::new(self, plans.iter().map(|plan| plan.chain_id.clone()).collect());
         let id = digest_of(&config);
         let graph = self.clone();
-        let mut documents = Awaited { graph: self.clone(), documents: Vec::new() };
-        documents.add(&config);
+        let awaited = Awaited { graph: self.clone(), content: Mutex::default() };
+        awaited.add(id.clone());
         let mut registration = Registration {
             graph,
             id,
@@ -120,9 +127,11 @@ impl Graph {
             origins: Vec::new(),
             came: Vec::new(),
             blobs: Vec::new(),
+            seen: None,
+            verified: Mutex::default(),
             plans,
             parent: None,
-            documents,
+            awaited,
             _pins: pins,
         };
         if let Some(Manifest { raw, media_type, layers }) = manifest {
@@ -162,6 +171,40 @@ impl Registration {
         self
     }
 
+    /// Says which repository (as [`Reference::repository`] has it) the blobs of its manifests are in; the digests of those that
+    /// [`Registration::unpack`] reads are verified by the caller.
+    #[must_use]
+    pub fn seen_in(mut self, repository: &str) -> Self {
+        self.seen = Some(repository.to_owned());
+        self
+    }
+
+    /// Keeps the bytes of the compressed blob that one of its manifests has for layer `index`, beside the layer and as long as
+    /// that stays. The caller has verified the digest, and that the blob is this layer ([`Registration::unpack`] does). The file
+    /// is moved into the content store, durably; it lies in the same file system. Nothing is left of it where no image comes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when no manifest has such a blob there; what the file system refuses.
+    pub fn keep_blob(&self, index: usize, blob: &Digest, file: &Path) -> Result<()> {
+        if !self.blobs_of(index).any(|known| known.digest == *blob) {
+            let what = format!("blob {blob} of layer {index}");
+            return Err(Error::invalid(what, format!("no manifest of image {} has it", self.id.short())));
+        }
+        self.take_blob(blob);
+        self.graph.content().adopt(&[(file.to_owned(), blob.clone())])
+    }
+
+    /// Keeps a blob that is verified, as [`Registration::keep_blob`], if it is in the content store.
+    pub(crate) fn take_blob(&self, blob: &Digest) {
+        self.awaited.add(blob.clone());
+        held(&self.verified).insert(blob.clone());
+    }
+
+    /// What its manifests have for a layer.
+    pub(crate) fn blobs_of(&self, index: usize) -> impl Iterator<Item = &Descriptor> {
+        self.blobs.iter().filter_map(move |blobs| blobs.get(index))
+    }
+
     /// Says which index its manifest was chosen from, digest verified by the caller: it is stored with the image.
     #[must_use]
     pub fn chosen_from(mut self, index: Document) -> Self {
@@ -197,7 +240,7 @@ impl Registration {
     }
 
     fn take(&mut self, document: Vec<u8>) {
-        self.documents.add(&document);
+        self.awaited.add(digest_of(&document));
         self.came.push(document);
     }
 
@@ -237,6 +280,9 @@ impl Registration {
             Error::invalid(format!("layer {index}"), format!("image {} has {}", self.id.short(), self.plans.len()))
         })?;
         let unpacked = self.graph.inner.layers.unpack(plan, blob)?;
+        if let (Some(_), Some(_), Some(blob)) = (unpacked, &self.seen, self.blobs_of(index).last()) {
+            held(&self.verified).insert(blob.digest.clone());
+        }
         if unpacked.is_some() && !self.graph.unpacks_in_parallel() {
             self.graph.inner.layers.commit(std::slice::from_ref(plan))?;
         }
@@ -329,13 +375,20 @@ impl Registration {
 
     /// The layer, with the blobs that this image's manifests know it by.
     fn with_blobs(&self, index: usize, mut layer: Arc<Layer>) -> Arc<Layer> {
-        for blob in self.blobs.iter().filter_map(|blobs| blobs.get(index)) {
-            if !layer.blobs.contains(blob) {
-                Arc::make_mut(&mut layer).blobs.push(blob.clone());
-            }
+        let diff_id = &self.plans[index].diff_id;
+        for descriptor in self.blobs_of(index).filter(|descriptor| descriptor.digest != *diff_id) {
+            let verified = held(&self.verified).contains(&descriptor.digest);
+            let kept = verified && self.graph.content().exists(&descriptor.digest);
+            let seen = self.seen.iter().cloned().collect();
+            let blob = Blob { seen, verified, kept, ..Blob::new(descriptor.clone()) };
+            blob.add_to(&mut Arc::make_mut(&mut layer).blobs);
         }
         layer
     }
+}
+
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Pins {

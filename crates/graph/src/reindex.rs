@@ -14,7 +14,7 @@ use crate::layers::Plan;
 use crate::opening::configuration;
 use crate::origin::{self, Ways};
 use crate::records::{self, IMAGE, LAYER, UNPLACED, Unplaced, WRITABLE};
-use crate::{Content, GraphDb, Image, ImageConfig, Layer, Origin, Result, litter};
+use crate::{Blob, Content, Descriptor, GraphDb, Image, ImageConfig, Layer, Origin, Result, litter};
 
 /// Brings the database up to what is there: images that it does not name are entered, those that were removed since the
 /// backup are forgotten, and what belongs to nothing known is kept from being taken for litter.
@@ -28,8 +28,8 @@ pub(crate) fn reindex(db: &GraphDb, content: &Content, driver: &dyn GraphDriver,
     let candidates: Vec<&Digest> = documents.iter().filter(|id| !named.contains(id.as_str())).collect();
     let gone = named.iter().filter(|id| rescue.from_backup && id.parse().is_ok_and(|id| !content.exists(&id)));
     let gone: Vec<_> = gone.collect();
-    let mut found = Found { driver, stored: &stored, known: known_layers(db)?, archives: None };
-    let images = found.images(content, &candidates, &documents)?;
+    let mut found = Found { content, driver, stored: &stored, known: known_layers(db)?, archives: None };
+    let images = found.images(&candidates, &documents)?;
     db.write(Durability::Disk, |db| {
         gone.iter().try_for_each(|id| db.purge(id).map(drop))?;
         // What the database saw of the beginning of anything, it may have forgotten.
@@ -61,8 +61,8 @@ pub(crate) fn place(db: &GraphDb, content: &Content, driver: &dyn GraphDriver) -
     let documents = entities.iter().filter_map(|entity| records::read::<Unplaced>(entity).ok());
     let documents: Vec<Digest> = documents.flat_map(|unplaced| unplaced.documents).collect();
     let stored: HashSet<String> = driver.list()?.into_iter().collect();
-    let mut found = Found { driver, stored: &stored, known: known_layers(db)?, archives: None };
-    let images = found.images(content, &ids.iter().collect::<Vec<_>>(), &documents)?;
+    let mut found = Found { content, driver, stored: &stored, known: known_layers(db)?, archives: None };
+    let images = found.images(&ids.iter().collect::<Vec<_>>(), &documents)?;
     if !images.whole.is_empty() {
         db.write(Durability::Disk, |db| images.enter(db))?;
     }
@@ -106,6 +106,7 @@ fn keep(db: &GraphDb, stored: &HashSet<String>) -> Result<()> {
 
 /// Looks for layers on the disk.
 struct Found<'a> {
+    content: &'a Content,
     driver: &'a dyn GraphDriver,
     stored: &'a HashSet<String>,
     known: HashMap<Digest, Layer>,
@@ -115,7 +116,8 @@ struct Found<'a> {
 
 impl Found<'_> {
     /// The images that documents are the configurations of. Without a single one of its layers it may be another graphdriver's.
-    fn images(&mut self, content: &Content, candidates: &[&Digest], documents: &[Digest]) -> Result<Images> {
+    fn images(&mut self, candidates: &[&Digest], documents: &[Digest]) -> Result<Images> {
+        let content = self.content;
         let find = |digest: &Digest| content.read(digest).ok();
         let ways = Ways::from(documents, usize::MAX, &find);
         let mut configs = Vec::new();
@@ -132,6 +134,8 @@ impl Found<'_> {
         for (id, config, raw, came) in configs.into_iter().filter(|(id, ..)| !attached.contains(id)) {
             let origins: Vec<Origin> = came.iter().map(|found| found.origin.clone()).collect();
             let blobs: Vec<_> = came.into_iter().map(|found| found.layers).collect();
+            // Blobs that are kept for the layers, wherever these are.
+            let named = || blobs.iter().flatten().map(|blob| &blob.digest).filter(|digest| content.exists(digest));
             match self.layers(&config, &blobs)? {
                 Some(layers) => {
                     images.whole.push(Image {
@@ -145,7 +149,7 @@ impl Found<'_> {
                     });
                 }
                 None => {
-                    let documents = origin::documents(&origins).chain([&id]).cloned().collect();
+                    let documents = origin::documents(&origins).chain([&id]).chain(named()).cloned().collect();
                     images.unplaced.push((id, Unplaced { documents }));
                 }
             }
@@ -154,16 +158,14 @@ impl Found<'_> {
     }
 
     /// The layers of an image, if one of them is there, or it has none; those that are not there are damaged ones.
-    fn layers(&mut self, config: &ImageConfig, blobs: &[Vec<crate::Descriptor>]) -> Result<Option<Vec<Arc<Layer>>>> {
+    fn layers(&mut self, config: &ImageConfig, blobs: &[Vec<Descriptor>]) -> Result<Option<Vec<Arc<Layer>>>> {
         let (mut layers, mut there) = (Vec::new(), 0);
         for (index, plan) in Plan::of(&config.rootfs.diff_ids).iter().enumerate() {
             let found = self.layer(plan)?;
             there += usize::from(found.is_some());
             let mut layer = found.unwrap_or_else(|| plan.found(0));
             for blob in blobs.iter().filter_map(|blobs| blobs.get(index)) {
-                if !layer.blobs.contains(blob) {
-                    layer.blobs.push(blob.clone());
-                }
+                Blob::found(blob, &plan.diff_id, self.content).add_to(&mut layer.blobs);
             }
             layers.push(Arc::new(layer));
         }

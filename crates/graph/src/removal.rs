@@ -85,7 +85,7 @@ impl Graph {
         }
         self.publish(&change, next);
         removed.extend(dropped.iter().map(|image| Removed::Deleted(image.id.clone())));
-        removed.extend(self.inner.layers.discard_all(layers).into_iter().map(Removed::Deleted));
+        removed.extend(self.discard_layers(layers).into_iter().map(Removed::Deleted));
         for image in dropped {
             // The image is gone whatever becomes of its documents.
             self.drop_documents(std::iter::once(&image.id).chain(documents(&image.origins)));
@@ -147,9 +147,7 @@ impl Graph {
 
     /// Deletes a document that no image has any more, or will have.
     pub(crate) fn drop_document(&self, digest: Option<&Digest>) -> Result<()> {
-        let needed =
-            |digest: &Digest| self.inner.content.is_awaited(digest) || self.images().documents().contains(digest);
-        match digest.filter(|digest| !needed(digest)) {
+        match digest.filter(|digest| !self.needs(&self.images().documents(), digest)) {
             Some(digest) => self.inner.content.delete(digest),
             None => Ok(()),
         }

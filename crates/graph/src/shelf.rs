@@ -187,7 +187,7 @@ fn take_up(db: &Transaction<'_>, driver: &str) -> Result<bool> {
 }
 
 impl Shelf {
-    /// Configurations, manifests, and what names name by digest.
+    /// Configurations, manifests, what names name by digest, and the blobs that are kept for layers.
     fn documents(&self) -> HashSet<Digest> {
         let images = self.records.iter().filter(|record| record.kind == IMAGE);
         let of_image = |record: &Record| {
@@ -199,6 +199,9 @@ impl Shelf {
         let mut documents: HashSet<Digest> = images.flat_map(of_image).collect();
         let names = self.names.keys().filter_map(|name| Reference::parse(name).ok());
         documents.extend(names.filter_map(|name| name.digest().cloned()));
+        let layers = self.records.iter().filter(|record| record.kind == LAYER);
+        let layers: Vec<Layer> = layers.filter_map(|record| serde_json::from_str(&record.properties).ok()).collect();
+        documents.extend(layers.iter().flat_map(Layer::kept).cloned());
         documents
     }
 }

@@ -4,52 +4,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::io::Read;
 
-use common::{Source, debian, gzip, name, open, store, tar};
+use common::{Source, debian, files, fsck, gzip, load, name, open, pack, save, store, tar};
 use gantry_api::container::Config;
-use gantry_graph::{Commit, Error, Graph, Loaded, Removed, digest_of};
+use gantry_graph::{Commit, Error, Removed, digest_of};
 use serde_json::{Value, json};
-
-fn save(graph: &Graph, names: &[&str]) -> Vec<u8> {
-    let images: Vec<_> = names.iter().map(|text| (graph.image(text).unwrap(), vec![name(text)])).collect();
-    let mut archive = Vec::new();
-    graph.save(&images, &mut archive).unwrap();
-    archive
-}
-
-fn load(graph: &Graph, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-    graph.load(&mut &*archive, None, &|_| {})
-}
-
-fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
-    let mut archive = tar::Archive::new(archive);
-    let files = archive.entries().unwrap().map(|entry| {
-        let mut entry = entry.unwrap();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).unwrap();
-        (entry.path().unwrap().display().to_string(), bytes)
-    });
-    files.collect()
-}
-
-fn pack(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (path, bytes) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, path, *bytes).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-fn fsck(graph: &Graph, repair: bool) -> Vec<gantry_graph::Finding> {
-    let mut findings = Vec::new();
-    graph.fsck(repair, &mut |finding| findings.push(finding)).unwrap();
-    findings
-}
 
 #[test]
 fn what_is_saved_is_loaded_elsewhere_with_the_same_ids_and_archives() {
@@ -134,7 +94,7 @@ fn docker_archives_with_links_and_oci_layouts_of_several_machines_are_loaded() {
         assert_eq!(loaded.len(), 1);
         let image = graph.image("debian:sid").unwrap();
         assert_eq!(image.manifest().unwrap().digest, digest_of(manifest.as_bytes()));
-        assert_eq!(image.layers[0].blobs[0].digest, digest_of(&source.blobs[0]));
+        assert_eq!(image.layers[0].blobs[0].descriptor.digest, digest_of(&source.blobs[0]));
     }
 }
 

@@ -5,9 +5,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
 
-use common::{Source, debian, name, open, store};
+use common::{Source, debian, fsck, lose_database, name, open, store};
 use gantry_api::platform::Platform;
 use gantry_api::reference::Digest;
 use gantry_graph::{Document, Durability, Graph, Image, Manifest, Outcome, Place, Problem, digest_of};
@@ -111,12 +110,6 @@ impl Multi {
         }
         builder.into_inner().unwrap()
     }
-}
-
-fn fsck(graph: &Graph, repair: bool) -> Vec<gantry_graph::Finding> {
-    let mut findings = Vec::new();
-    graph.fsck(repair, &mut |finding| findings.push(finding)).unwrap();
-    findings
 }
 
 fn assert_whole(graph: &Graph, multi: &Multi, image: &Image) {
@@ -238,14 +231,6 @@ fn a_lost_attestation_is_found_and_given_up_without_its_image() {
     graph.content().delete(&digest_of(&multi.manifest)).unwrap();
     graph.give_up(&Place::Document(digest_of(&multi.manifest)), &[]).unwrap();
     assert!(graph.images().is_empty());
-}
-
-fn lose_database(root: &Path) {
-    gantry_linux::fs::remove_file(root.join("gantry.db")).unwrap();
-    for part in ["-wal", "-shm"] {
-        // They go with a database that was closed in order.
-        let _ = gantry_linux::fs::remove_file(root.join(format!("gantry.db{part}")));
-    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 mod common;
 
 use common::{Source, debian, name, open, store};
-use gantry_graph::{Descriptor, Durability, Graph, Import, Manifest, Place, Registration, digest_of};
+use gantry_graph::{Blob, Descriptor, Durability, Graph, Import, Manifest, Place, Registration, digest_of};
 
 fn fsck(graph: &Graph) -> Vec<Place> {
     let mut found = Vec::new();
@@ -148,7 +148,7 @@ fn without_a_good_backup_images_are_found_in_what_is_stored() {
         }
         assert_eq!(fsck(&graph), [Place::Lost("web".to_owned())]);
         let image = graph.image(pulled.as_str()).unwrap();
-        assert_eq!(image.layers[1].blobs, [source.manifest().layers[1].clone()]);
+        assert_eq!(image.layers[1].blobs, [Blob::new(source.manifest().layers[1].clone())]);
         assert!(graph.content().read(&image.manifest().unwrap().digest).is_ok());
         // The names are lost; a pull finds everything there.
         let registration = source.begin(&graph);

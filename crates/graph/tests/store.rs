@@ -34,7 +34,7 @@ fn an_image_is_pulled_and_found_by_every_name_and_after_a_restart() {
             assert_eq!(image.config.config.as_ref().unwrap().cmd.as_deref(), Some(&["echo hi".to_owned()][..]));
             let sizes: Vec<_> = image.history().into_iter().map(|(step, size)| (step.created_by, size)).collect();
             assert_eq!(sizes, [("two".to_owned(), 5), ("env".to_owned(), 0), ("one".to_owned(), 8)]);
-            assert_eq!(image.layers[1].blobs, [source.manifest().layers[1].clone()]);
+            assert_eq!(image.layers[1].blobs, [gantry_graph::Blob::new(source.manifest().layers[1].clone())]);
             assert_eq!(graph.content().read(&image.manifest().unwrap().digest).unwrap(), b"{}");
             for text in [id.as_str(), id.hex(), id.short(), &id.hex()[..3], &format!("debian@{digest}")] {
                 assert_eq!(graph.image(text).unwrap().id, id, "{text}");

@@ -169,6 +169,12 @@ pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
     fs::rename(&from, &to).during("rename", format_args!("{} to {}", from.as_ref().display(), to.as_ref().display()))
 }
 
+/// Makes a hard link at `link` to a file.
+pub fn hard_link(file: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
+    let (file, link) = (file.as_ref(), link.as_ref());
+    fs::hard_link(file, link).during("link", format_args!("{} to {}", file.display(), link.display()))
+}
+
 /// Removes a file; one that is not there is an error.
 pub fn remove_file(path: impl AsRef<Path>) -> Result<()> {
     fs::remove_file(&path).during("remove", path.as_ref().display())

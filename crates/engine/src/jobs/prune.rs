@@ -91,7 +91,7 @@ impl Job for ImagesPrune {
 
 fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) -> Result<PrunedImages> {
     let dangling = filters.boolean("dangling")?.unwrap_or(true);
-    let before = super::system_df::layers_size(engine);
+    let before = engine.graph.layers_size();
     let images = engine.graph.images();
     let mut deleted: Vec<ImageDeleted> = Vec::new();
     for image in images.iter() {
@@ -115,7 +115,7 @@ fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) ->
             }
         }
     }
-    let space_reclaimed = before.saturating_sub(super::system_df::layers_size(engine));
+    let space_reclaimed = before.saturating_sub(engine.graph.layers_size());
     publish(engine, "image", space_reclaimed);
     Ok(PrunedImages { images_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed })
 }

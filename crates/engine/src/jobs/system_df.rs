@@ -1,7 +1,7 @@
 //! `system_df`: what takes how much of the disk. The sums of images, containers and volumes are what `du` says of the data
 //! root: blocks, with documents, database and logs. What is shown beside one image is its content, as everywhere.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use gantry_api::image::ImageSummary;
@@ -65,14 +65,6 @@ fn container_disk_use(engine: &Engine, id: &str) -> Option<i64> {
     let layer = engine.graph.container_disk_use(id).ok()?;
     let files = gantry_graphdriver::disk_use(&record.directory(&engine.options.data_root)).ok()?;
     i64::try_from(layer + files).ok()
-}
-
-/// Bytes of content of all layers, each once.
-pub(super) fn layers_size(engine: &Engine) -> u64 {
-    let images = engine.graph.images();
-    let mut seen = HashSet::new();
-    let layers = images.iter().flat_map(|image| &image.layers).filter(|layer| seen.insert(layer.chain_id.clone()));
-    layers.map(|layer| layer.size).sum()
 }
 
 /// The images with what they share with others, and how many containers use them.

@@ -4,19 +4,17 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use gantry_api::reference::Digest;
 use gantry_linux::{ResultExt, fs};
-use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
 use super::crew::{Crew, Loose, State};
-use crate::image::finish;
-use crate::layers::decompress;
+use super::staging::Staging;
+use crate::layers::{decompress, inflated_digest};
 use crate::registration::{Pins, Registration};
 use crate::{DOCUMENT_LIMIT, Error, Graph, Layer, Result};
 
@@ -36,14 +34,24 @@ const HEADER_LIMIT: u64 = 1 << 20;
 /// The files of an archive. What no image took goes when it is dropped.
 pub(super) struct Intake<'a> {
     graph: &'a Graph,
-    /// For files that are neither kept nor unpacked; made with the first.
-    directory: PathBuf,
+    staging: Staging,
     /// Also those that others of the same name replaced.
     entries: usize,
-    staged: usize,
     kept: u64,
     members: HashMap<String, Member>,
     loose: Vec<Loose>,
+    /// The compressed files that have the digest which their names say, as they came.
+    blobs: HashMap<Digest, Blob>,
+}
+
+/// A compressed file as it came.
+struct Blob {
+    /// Its path in the archive.
+    name: String,
+    file: PathBuf,
+    size: u64,
+    /// An image keeps it.
+    kept: bool,
 }
 
 enum Member {
@@ -60,9 +68,15 @@ enum Member {
 impl<'a> Intake<'a> {
     /// Reads the whole archive (gzip, zstd or plain).
     pub(super) fn read(graph: &'a Graph, input: &mut dyn Read) -> Result<Self> {
-        let directory = graph.inner.content.staging();
-        let mut intake =
-            Self { graph, directory, entries: 0, staged: 0, kept: 0, members: HashMap::new(), loose: Vec::new() };
+        let mut intake = Self {
+            graph,
+            staging: Staging::new(&graph.inner.content),
+            entries: 0,
+            kept: 0,
+            members: HashMap::new(),
+            loose: Vec::new(),
+            blobs: HashMap::new(),
+        };
         let mut magic = Vec::new();
         (&mut *input).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut input = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(input));
@@ -126,6 +140,7 @@ impl<'a> Intake<'a> {
             _ => return Err(refuse("neither a file nor a directory nor a link")),
         };
         if let Some(Member::File(replaced)) = self.members.insert(name, member) {
+            self.blobs.retain(|_, blob| blob.file != replaced);
             fs::remove_file(replaced)?;
         }
         Ok(())
@@ -145,6 +160,7 @@ impl<'a> Intake<'a> {
         entry.take(HEAD).read_to_end(&mut head).map_err(failed)?;
         let is_layer = looks_like_layer(&head);
         let is_document = !is_layer && matches!(head.trim_ascii_start().first(), Some(b'{' | b'['));
+        let named = digest_in(name).filter(|digest| is_compressed(&head) && self.graph.is_ours_alone(digest));
         let mut whole = io::Cursor::new(head).chain(entry);
         if is_document && size <= DOCUMENT_LIMIT as u64 && self.kept + size <= KEPT {
             let mut bytes = Vec::new();
@@ -152,31 +168,32 @@ impl<'a> Intake<'a> {
             self.kept += size;
             return Ok(Member::Document(bytes.into()));
         }
-        if is_layer && self.graph.unpacks_in_parallel() {
+        let unpacks = is_layer && self.graph.unpacks_in_parallel();
+        if unpacks && named.is_none() {
             return crew.unpack(&mut whole).map(Member::Loose);
         }
-        if self.staged == 0 {
-            fs::create_dir(&self.directory)?;
+        let mut copy = self.staging.copy(&mut whole, named.is_some())?;
+        let read = if unpacks {
+            crew.unpack(&mut copy).map(Member::Loose)
+        } else {
+            io::copy(&mut copy, &mut io::sink()).map_err(failed).map(|_| Member::File(copy.path.clone()))
+        };
+        let (file, size, digest) = copy.finish()?;
+        let member = read?;
+        if let Some(digest) = digest.filter(|digest| named.as_ref() == Some(digest)) {
+            self.blobs.insert(digest, Blob { name: name.to_owned(), file, size, kept: false });
         }
-        let staged = self.directory.join(self.staged.to_string());
-        self.staged += 1;
-        let mut file = fs::open_with(&staged, OpenOptions::new().write(true).create_new(true))?;
-        let mut writing = Writing { file: &mut file, failure: None };
-        let copied = io::copy(&mut whole, &mut writing);
-        if let Some(source) = writing.failure {
-            return Err(gantry_linux::Error::new("write", staged.display().to_string(), source).into());
-        }
-        copied.map_err(failed)?;
-        Ok(Member::File(staged))
+        Ok(member)
     }
 
     /// The layer that is there for a file whose name says its digest.
     fn known(&self, name: &str) -> Option<Arc<Layer>> {
-        let last = name.rsplit('/').next()?;
-        let digest = Digest::from_hex(last.strip_suffix(".tar").unwrap_or(last)).ok()?;
-        let images = self.graph.images();
-        let is_it = |layer: &&Arc<Layer>| layer.diff_id == digest || layer.blobs.iter().any(|b| b.digest == digest);
-        images.iter().flat_map(|image| &image.layers).find(is_it).cloned()
+        let digest = digest_in(name)?;
+        let is_it = |blob: &crate::Blob| {
+            blob.descriptor.digest == digest && blob.verified && (blob.kept || !blob.seen.is_empty())
+        };
+        let mut layers = self.graph.inner.layers.all().into_iter();
+        layers.find(|layer| layer.diff_id == digest || layer.blobs.iter().any(is_it))
     }
 
     /// Every path in it.
@@ -204,12 +221,7 @@ impl<'a> Intake<'a> {
             Member::File(staged) => Box::new(fs::open(staged)?),
             Member::Link(_) => unreachable!("links were followed"),
         };
-        let mut magic = Vec::new();
-        (&mut file).take(4).read_to_end(&mut magic).map_err(failed)?;
-        let mut whole = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(file));
-        let mut hash = Sha256::new();
-        io::copy(&mut decompress(&magic, &mut whole)?, &mut hash).map_err(failed)?;
-        Ok(finish(hash))
+        inflated_digest(&mut file)
     }
 
     pub(super) fn has(&self, path: &str) -> bool {
@@ -281,6 +293,33 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// Keeps the compressed blobs that the manifests of an image have for layer `index`, which was supplied from `path`: those that
+    /// are this layer and came with the archive. (What a registry has was not taken from it.)
+    pub(super) fn keep(&mut self, registration: &Registration, index: usize, path: &str, is_fresh: bool) -> Result<()> {
+        let diff_id = &registration.config().rootfs.diff_ids[index];
+        for descriptor in registration.blobs_of(index) {
+            let Some(blob) = self.blobs.get(&descriptor.digest).filter(|blob| blob.size == descriptor.size) else {
+                continue;
+            };
+            let was_supplied = is_fresh && normal(path, "").as_ref() == Some(&blob.name);
+            if !was_supplied && !self.diff_id(&blob.name).is_ok_and(|found| found == *diff_id) {
+                continue;
+            }
+            if blob.kept {
+                registration.take_blob(&descriptor.digest);
+                continue;
+            }
+            // The file itself may be unpacked again.
+            let link = self.staging.path()?;
+            fs::hard_link(&blob.file, &link)?;
+            registration.keep_blob(index, &descriptor.digest, &link)?;
+            if let Some(blob) = self.blobs.get_mut(&descriptor.digest) {
+                blob.kept = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Unpacks once more what another layer was made of.
     fn copy(&self, registration: &Registration, index: usize, chain: &Digest) -> Result<Option<u64>> {
         registration.commit_below(index)?;
@@ -324,36 +363,24 @@ impl Drop for Intake<'_> {
                 self.graph.inner.layers.discard(&loose.id);
             }
         }
-        if self.staged > 0
-            && let Err(error) = fs::remove_dir_all(&self.directory)
-        {
-            tracing::warn!(%error, "a loaded archive's files stay until the next start");
-        }
     }
 }
 
-/// A file that is written, and keeps its own error: it is not the archive's.
-struct Writing<'a> {
-    file: &'a mut File,
-    failure: Option<io::Error>,
+/// The digest that a file's name says.
+fn digest_in(name: &str) -> Option<Digest> {
+    let last = name.rsplit('/').next()?;
+    Digest::from_hex(last.strip_suffix(".tar").unwrap_or(last)).ok()
 }
 
-impl io::Write for Writing<'_> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.file.write(buffer).inspect_err(|error| {
-            self.failure = error.raw_os_error().map(io::Error::from_raw_os_error);
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
+/// Whether it begins as a compressed file does.
+fn is_compressed(head: &[u8]) -> bool {
+    matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..])
 }
 
 /// Whether it begins as a tar archive does, or as a compressed file.
 fn looks_like_layer(head: &[u8]) -> bool {
     match head {
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => true,
+        head if is_compressed(head) => true,
         head if head.len() < HEAD as usize => false,
         head => {
             let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::intake::Intake;
 use super::{DockerImage, IMAGE_NAME, INDEX, MANIFEST, OCI_LAYOUT, ORIGINS, REF_NAME, blob_path, legacy};
 use crate::origin::{AT_ONCE, Entry, Found, Ways, Words};
-use crate::{Error, Graph, Image, Manifest, Registration, Result, digest_of};
+use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, digest_of};
 
 /// Indexes inside indexes.
 const NESTING: usize = 4;
@@ -116,8 +116,8 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// What the images of a Docker archive came as: the indexes that its OCI layout names, and what our own archives say. The
-    /// manifests that writers make for the layout are nobody's origin.
+    /// What the images of a Docker archive came as: the indexes that its OCI layout names, manifests of compressed layers, and what
+    /// our own archives say. The manifests that writers make for the layout are nobody's origin.
     fn roots(&self) -> Result<Vec<Digest>> {
         if !self.intake.has(INDEX) {
             return Ok(Vec::new());
@@ -128,8 +128,11 @@ impl Loading<'_> {
             let origins = entry.annotations.as_ref().and_then(|annotations| annotations.get(ORIGINS));
             let origins = origins.into_iter().flat_map(|text| text.split(' ')).take(AT_ONCE);
             roots.extend(origins.filter_map(|digest| digest.parse().ok()));
+            let is_ours = entry.annotations.is_some_and(|annotations| annotations.contains_key(ORIGINS));
             let words = blob(&self.intake, &entry.descriptor.digest).ok();
-            if words.is_some_and(|raw| json::from_slice(&raw).is_ok_and(|words: Words| !words.manifests.is_empty())) {
+            let words = words.and_then(|raw| json::from_slice::<Words>(&raw).ok()).unwrap_or_default();
+            let is_compressed = |layer: &Descriptor| !layer.media_type.ends_with("tar");
+            if !words.manifests.is_empty() || (!is_ours && words.layers.iter().any(is_compressed)) {
                 roots.push(entry.descriptor.digest);
             }
         }
@@ -220,7 +223,9 @@ impl Loading<'_> {
         }
         for (index, path) in paths.iter().enumerate() {
             let diff_id = &registration.config().rootfs.diff_ids[index];
-            if let Some(size) = self.intake.supply(&registration, index, path)? {
+            let fresh = self.intake.supply(&registration, index, path)?;
+            self.intake.keep(&registration, index, path, fresh.is_some())?;
+            if let Some(size) = fresh {
                 (self.report)(Progress::Unpacking(diff_id, size));
                 (self.report)(Progress::Unpacked(diff_id, size));
             }

@@ -8,6 +8,7 @@ mod intake;
 mod legacy;
 mod load;
 mod save;
+mod staging;
 
 use gantry_api::reference::Digest;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! `save`: several images as one archive; layers that they share are in it once.
+//! `save`: several images as one archive; layers that they share are in it once. A compressed layer whose bytes are kept is in it as
+//! it came.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use tar::{EntryType, Header};
 use super::{DockerImage, IMAGE_NAME, INDEX, MANIFEST, OCI_LAYOUT, ORIGINS, REF_NAME, blob_path};
 use crate::origin::{AT_ONCE, Entry, Found};
 use crate::registration::Pins;
-use crate::{Descriptor, Error, Graph, Image, Result, digest_of};
+use crate::{Descriptor, Error, Graph, Image, Layer, Result, digest_of};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -42,22 +43,30 @@ impl Graph {
                 archive.blob(&digest_of(&document), &document)?;
             }
         }
-        for layer in images.iter().flat_map(|(image, _)| &image.layers) {
-            if archive.written.insert(layer.diff_id.clone()) {
-                let size = self.layer_archive_size(layer)?;
-                archive.header(EntryType::Regular, &blob_path(&layer.diff_id), size)?;
-                let wrote = self.layer_archive(layer, &mut archive.output)?;
-                if wrote != size {
-                    return Err(Error::invalid(
-                        format!("layer {}", layer.diff_id),
-                        format!("{wrote} bytes, not {size}"),
-                    ));
+        for one in &described {
+            for (layer, blob) in one.image.layers.iter().zip(&one.layers) {
+                if archive.written.insert(blob.digest.clone()) {
+                    self.save_layer(layer, blob, &mut archive)?;
                 }
-                archive.pad(size)?;
             }
         }
         archive.write(&[0; 1024])?;
         archive.output.flush().map_err(failed)
+    }
+
+    /// Writes a layer in one of its forms.
+    fn save_layer(&self, layer: &Layer, blob: &Descriptor, archive: &mut Archive<'_>) -> Result<()> {
+        archive.header(EntryType::Regular, &blob_path(&blob.digest), blob.size)?;
+        let wrote = if blob.digest == layer.diff_id {
+            self.layer_archive(layer, &mut archive.output)?
+        } else {
+            self.content().copy(&blob.digest, &mut archive.output)?
+        };
+        if wrote != blob.size {
+            let what = format!("layer {}", blob.digest);
+            return Err(Error::invalid(what, format!("{wrote} bytes, not {}", blob.size)));
+        }
+        archive.pad(blob.size)
     }
 
     fn pin_layers(&self, images: &[(Arc<Image>, Vec<Reference>)]) -> Result<Pins> {
@@ -69,29 +78,45 @@ impl Graph {
         }
     }
 
+    /// How an image is written: with the last manifest that it came by whose blobs are all kept, else with one of its own.
     fn describe<'a>(&self, image: &'a Image, names: &'a [Reference]) -> Result<Described<'a>> {
-        let layers = image.layers.iter().map(|layer| {
-            Ok(Descriptor {
-                media_type: OCI_LAYER.to_owned(),
-                digest: layer.diff_id.clone(),
-                size: self.layer_archive_size(layer)?,
-            })
+        let came = self.originals(image);
+        let originals = came.iter().map(|found| found.origin.root().digest.clone()).collect();
+        // A manifest may say anything: a blob is a layer when that was seen.
+        let is_kept = |(blob, layer): &(&Descriptor, &Arc<Layer>)| {
+            let keeps = self.inner.layers.keeps(&blob.digest, |other| other.diff_id == layer.diff_id);
+            keeps && self.content().exists(&blob.digest)
+        };
+        let is_whole = |found: &&Found| {
+            !found.layers.is_empty() && found.layers.iter().zip(&image.layers).all(|layer| is_kept(&layer))
+        };
+        if let Some(found) = came.iter().rev().find(is_whole) {
+            let descriptor = found.origin.manifest.clone();
+            let manifest = self.content().read(&descriptor.digest)?;
+            return Ok(Described { image, names, layers: found.layers.clone(), manifest, descriptor, originals });
+        }
+        let layers = image.layers.iter().enumerate().map(|(index, layer)| {
+            let mut kept = came.iter().rev().map(|found| (&found.layers[index], layer)).filter(is_kept);
+            match kept.next() {
+                Some((blob, _)) => Ok(blob.clone()),
+                None => Ok(Descriptor {
+                    media_type: OCI_LAYER.to_owned(),
+                    digest: layer.diff_id.clone(),
+                    size: self.layer_archive_size(layer)?,
+                }),
+            }
         });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
         let config =
             Descriptor { media_type: OCI_CONFIG.to_owned(), digest: image.id.clone(), size: image.raw.len() as u64 };
-        let manifest = to_json(&json!({
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": config,
-            "layers": layers.collect::<Result<Vec<_>>>()?,
-        }));
+        let manifest =
+            to_json(&json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}));
         let descriptor = Descriptor {
             media_type: OCI_MANIFEST.to_owned(),
             digest: digest_of(&manifest),
             size: manifest.len() as u64,
         };
-        let originals = self.originals(image).iter().map(|original| original.origin.root().digest.clone()).collect();
-        Ok(Described { image, names, manifest, descriptor, originals })
+        Ok(Described { image, names, layers, manifest, descriptor, originals })
     }
 
     /// What an image came as, last of all, as far as it is whole and says that it is of this image.
@@ -110,6 +135,8 @@ impl Graph {
 struct Described<'a> {
     image: &'a Image,
     names: &'a [Reference],
+    /// The forms in which its layers are in the archive, lowest first.
+    layers: Vec<Descriptor>,
     manifest: Vec<u8>,
     descriptor: Descriptor,
     originals: Vec<Digest>,
@@ -121,7 +148,7 @@ impl Described<'_> {
             config: blob_path(&self.image.id),
             repo_tags: Some(self.names.iter().map(Reference::familiar).collect())
                 .filter(|tags: &Vec<_>| !tags.is_empty()),
-            layers: self.image.layers.iter().map(|layer| blob_path(&layer.diff_id)).collect(),
+            layers: self.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Images as registries have them, and stores to put them in.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use gantry_api::reference::{Digest, Reference};
-use gantry_graph::{Descriptor, Graph, Manifest, Registration, chain_id, digest_of};
+use gantry_graph::{Descriptor, Error, Finding, Graph, Loaded, Manifest, Registration, chain_id, digest_of};
 
 pub fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -80,6 +81,84 @@ impl Source {
         });
         let names: Vec<_> = names.iter().map(|name| Reference::parse(name).unwrap()).collect();
         registration.commit(&names).unwrap().id.clone()
+    }
+}
+
+/// An OCI layout with a manifest for each image, whose layers are compressed or not; returns it with the manifests.
+pub fn layout(images: &[(&str, &Source, bool)]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let describe = |kind: &str, bytes: &[u8]| {
+        let kind = format!("application/vnd.oci.image.{kind}");
+        serde_json::json!({"mediaType": kind, "digest": digest_of(bytes), "size": bytes.len()})
+    };
+    let (mut files, mut entries, mut manifests) =
+        (vec![("oci-layout".to_owned(), b"{}".to_vec())], Vec::new(), Vec::new());
+    for (name, source, compressed) in images {
+        let (layers, kind) =
+            if *compressed { (&source.blobs, "layer.v1.tar+gzip") } else { (&source.layers, "layer.v1.tar") };
+        let described: Vec<_> = layers.iter().map(|layer| describe(kind, layer)).collect();
+        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": describe("config.v1+json", &source.config), "layers": described});
+        let manifest = serde_json::to_vec_pretty(&manifest).unwrap();
+        let mut entry = describe("manifest.v1+json", &manifest);
+        entry["annotations"] =
+            serde_json::json!({"io.containerd.image.name": self::name(name).with_default_tag().to_string()});
+        entries.push(entry);
+        let blobs = layers.iter().chain([&source.config, &manifest]);
+        files.extend(blobs.map(|bytes| (format!("blobs/sha256/{}", digest_of(bytes).hex()), bytes.clone())));
+        manifests.push(manifest);
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
+    files.push(("index.json".to_owned(), index.to_string().into_bytes()));
+    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    (pack(&files), manifests)
+}
+
+/// An archive of files.
+pub fn pack(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+pub fn load(graph: &Graph, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
+    graph.load(&mut &*archive, None, &|_| {})
+}
+
+pub fn save(graph: &Graph, names: &[&str]) -> Vec<u8> {
+    let images: Vec<_> = names.iter().map(|text| (graph.image(text).unwrap(), vec![name(text)])).collect();
+    let mut archive = Vec::new();
+    graph.save(&images, &mut archive).unwrap();
+    archive
+}
+
+/// The files of an archive.
+pub fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let files = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().display().to_string(), bytes)
+    });
+    files.collect()
+}
+
+pub fn fsck(graph: &Graph, repair: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    graph.fsck(repair, &mut |finding| findings.push(finding)).unwrap();
+    findings
+}
+
+pub fn lose_database(root: &Path) {
+    gantry_linux::fs::remove_file(root.join("gantry.db")).unwrap();
+    for part in ["-wal", "-shm"] {
+        // They go with a database that was closed in order.
+        let _ = gantry_linux::fs::remove_file(root.join(format!("gantry.db{part}")));
     }
 }
 

@@ -171,6 +171,9 @@ impl Golden {
         let came = images.iter().flat_map(|image| &image.origins).flat_map(Origin::documents);
         documents.extend(came.map(|document| document.digest.hex().to_owned()));
         documents.extend(images.all_names().filter_map(|(name, _)| Some(name.digest()?.hex().to_owned())));
+        let layers = images.iter().flat_map(|image| &image.layers);
+        let blobs = layers.flat_map(|layer| graph.blobs(&layer.diff_id)).filter(|blob| blob.kept);
+        documents.extend(blobs.map(|blob| blob.descriptor.digest.hex().to_owned()));
         differences("documents", &documents, &names(&root.join("content/sha256")))?;
         let ingest = started.then(|| root.join("content/ingest"));
         for empty in ["drafts", "replaced", "trash"].map(|part| home.join(part)).into_iter().chain(ingest) {

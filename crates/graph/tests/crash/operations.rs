@@ -6,7 +6,7 @@ use gantry_api::reference::Digest;
 use gantry_graph::{Commit, Document, Error, Graph, Import, Registration, digest_of};
 use gantry_linux::mount;
 
-use crate::common::{Source, gzip, name, open};
+use crate::common::{Source, gzip, layout, name, open, save};
 
 /// One step: done wholly or not at all. Steps may be done again.
 pub type Step = Box<dyn Fn(&Graph) -> Result<(), Error> + Send + Sync>;
@@ -169,12 +169,11 @@ pub fn prepare_inputs(directory: &Path) {
     for number in 0..2 {
         bring(&graph, &loaded(number).0, &[&format!("loaded:{number}")]).unwrap();
     }
-    for (file, names) in [("one.tar", &["loaded:0"][..]), ("both.tar", &["loaded:0", "loaded:1"])] {
-        let mut archive = Vec::new();
-        let images: Vec<_> = names.iter().map(|text| (graph.image(text).unwrap(), vec![name(text)])).collect();
-        graph.save(&images, &mut archive).unwrap();
-        std::fs::write(directory.join(file), archive).unwrap();
-    }
+    std::fs::write(directory.join("one.tar"), save(&graph, &["loaded:0"])).unwrap();
+    // The second one's layers are compressed, and so they are kept.
+    let sources = [0, 1].map(|number| loaded(number).0);
+    let (both, _) = layout(&[("loaded:0", &sources[0], false), ("loaded:1", &sources[1], true)]);
+    std::fs::write(directory.join("both.tar"), both).unwrap();
     drop(graph);
     std::fs::remove_dir_all(root).unwrap();
 }
