@@ -23,6 +23,7 @@ use super::failure::{Failure, Result};
 use super::handlers;
 use super::hooks::{Ask, Exchange, Observer, Who};
 use super::request::Request;
+use super::request_id::{REQUEST_ID, request_id};
 use super::route::{Query, Route};
 use super::serve::Server;
 
@@ -156,7 +157,10 @@ async fn exchange(
         observer.began();
     }
     let (parts, body) = request.into_parts();
+    let id = request_id(&parts.headers);
+    let shown_id = HeaderValue::try_from(id.as_str());
     let exchange = Exchange {
+        id,
         peer,
         user: None,
         method: parts.method.clone(),
@@ -177,6 +181,7 @@ async fn exchange(
     let answered = answer(&server, parts, body, certificate, &mut watch.exchange).await;
     let mut response = answered.unwrap_or_else(Failure::into_response);
     response.headers_mut().insert(named::API, HeaderValue::from_static("registry/2.0"));
+    response.headers_mut().extend(shown_id.ok().map(|id| (REQUEST_ID, id)));
     watch.exchange.status = response.status();
     watch.left = if head { Some(0) } else { response.body().size_hint().exact() };
     response.map(|body| Watched { body, watch })

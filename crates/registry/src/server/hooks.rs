@@ -1,12 +1,14 @@
 //! Where others have their say: who may do what, what a miss is filled from, who watches, what else is answered.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_transport::{Peer, Stream};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::answer::Response;
+use super::auth::Verified;
 use super::failure::Result;
 use super::names::{Digest, Name, Target};
 use super::repositories::Manifest;
@@ -34,8 +36,8 @@ pub enum Action {
 pub struct Who {
     /// The name that was proven; none of the anonymous.
     pub user: Option<String>,
-    /// What a token grants, where the right to more is not the user's but the token's. Read by [`Access`] only.
-    pub grants: Vec<(String, Action)>,
+    /// The token that was shown, with what it grants. Read by [`Access`] only.
+    pub token: Option<Arc<Verified>>,
 }
 
 /// What [`Access`] decides on.
@@ -93,6 +95,8 @@ pub trait Upstream: Send + Sync {
 /// What became of a request, after the last byte of its answer.
 #[derive(Debug, Clone)]
 pub struct Exchange {
+    /// Names the request: the client's `X-Request-Id`, or one of ours.
+    pub id: String,
     /// The other end of the connection.
     pub peer: Peer,
     /// Who it was.

@@ -4,15 +4,22 @@
 //! [`Repositories`], and each [`Observer`] is told once the last byte of the answer has gone. What a client sends is
 //! hostile: names become keys only after they were parsed, bodies are bounded or streamed, content is hashed on its way in.
 
+pub mod access_log;
 mod answer;
+pub mod auth;
+pub mod config;
 mod connection;
 mod failure;
 mod handlers;
 mod hooks;
+pub mod limits;
 mod locks;
+pub mod metrics;
 mod names;
+pub mod proxy;
 mod repositories;
 mod request;
+mod request_id;
 mod route;
 mod serve;
 pub mod store;
