@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
@@ -31,7 +31,7 @@ pub struct Tokens {
 struct Key {
     realm: String,
     service: String,
-    scope: String,
+    scopes: Vec<String>,
     credentials: Credentials,
 }
 
@@ -40,8 +40,9 @@ pub struct Question<'a> {
     pub http: &'a Http,
     /// The registry.
     pub base: &'a Url,
-    /// The repository within it.
-    pub repository: &'a str,
+    /// What shall be allowed: `repository:library/debian:pull` and the like. They are ours, not what the registry would like
+    /// us to ask for.
+    pub scopes: &'a [String],
     pub credentials: &'a Credentials,
     /// What was shown already and did not do.
     pub rejected: Option<&'a HeaderValue>,
@@ -77,12 +78,10 @@ impl Tokens {
     async fn token(&self, question: &Question<'_>, challenge: &Challenge) -> Result<HeaderValue> {
         let parameter = |name: &str| challenge.parameters.get(name).cloned().unwrap_or_default();
         let realm = realm(question, &parameter("realm"))?;
-        // The scope is ours, not what the registry would like us to ask for.
-        let scope = format!("repository:{}:pull", question.repository);
         let key = Key {
             realm: realm.to_string(),
             service: parameter("service"),
-            scope,
+            scopes: question.scopes.to_vec(),
             credentials: question.credentials.clone(),
         };
         let known = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -109,11 +108,16 @@ async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<(Hea
             .append_pair("grant_type", "refresh_token")
             .append_pair("service", &key.service)
             .append_pair("client_id", "gantry")
-            .append_pair("scope", &key.scope)
+            .append_pair("scope", &key.scopes.join(" "))
             .append_pair("refresh_token", refresh);
-        Outgoing { method: Method::POST, form: form.query().map(str::to_owned), ..Outgoing::get(url) }
+        Outgoing::form(url, form.query().unwrap_or_default())
     } else {
-        url.query_pairs_mut().append_pair("service", &key.service).append_pair("scope", &key.scope);
+        let mut query = url.query_pairs_mut();
+        query.append_pair("service", &key.service);
+        for scope in &key.scopes {
+            query.append_pair("scope", scope);
+        }
+        drop(query);
         Outgoing { authorization: question.credentials.basic(), ..Outgoing::get(url) }
     };
     let answer = question.http.send(&outgoing).await?;

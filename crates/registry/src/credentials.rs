@@ -26,9 +26,9 @@ impl Credentials {
     /// Those of `auth` that are for `domain`. Credentials that say they are for another host stay here.
     pub fn of(auth: Option<&AuthConfig>, domain: &str) -> Self {
         let Some(auth) = auth else { return Self::Anonymous };
-        if !auth.serveraddress.is_empty() && !same_registry(&auth.serveraddress, domain) {
+        if !Self::are_for(auth, domain) {
             tracing::warn!(
-                "credentials for {} are not sent to {domain}: pulling without credentials",
+                "credentials for {} are not sent to {domain}: going on without credentials",
                 host_of(&auth.serveraddress)
             );
             return Self::Anonymous;
@@ -49,6 +49,11 @@ impl Credentials {
             }
             _ => Self::Anonymous,
         }
+    }
+
+    /// Whether `auth` is for `domain`; one that does not say is for whatever it came with.
+    pub fn are_for(auth: &AuthConfig, domain: &str) -> bool {
+        auth.serveraddress.is_empty() || same_registry(&auth.serveraddress, domain)
     }
 
     /// The header of basic authentication.

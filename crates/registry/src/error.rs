@@ -13,7 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The longest pause that a registry may ask for; longer ones are an error that says so.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Why an image did not come.
+/// Why an image did not come, or did not go.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say what the fields are")]
 pub enum Error {
@@ -25,6 +25,10 @@ pub enum Error {
     AccessDenied { repository: String, detail: String },
     #[error("unauthorized: {detail}")]
     Unauthorized { detail: String },
+    #[error("denied: {detail}")]
+    Denied { detail: String },
+    #[error("no basic auth credentials")]
+    NoCredentials,
     #[error("toomanyrequests: {detail}")]
     TooManyRequests { detail: String, retry_after: Option<Duration> },
     #[error("{url}: received unexpected HTTP status: {status}{detail}")]
@@ -59,6 +63,16 @@ pub enum Error {
     Store(#[source] SinkError),
     #[error("pull of {0} was cancelled")]
     Cancelled(String),
+    #[error("push of {0} was cancelled")]
+    PushCancelled(String),
+    /// The store does not give what it should.
+    #[error("read layer {layer} of the image: {source}")]
+    Read { layer: String, source: SinkError },
+    #[error("{url}: {reason}")]
+    Upload { url: String, reason: String },
+    /// Nobody has the bytes of a layer as the manifest has them.
+    #[error("layer {digest} as it was pulled is not to be had: {reason}")]
+    Lost { digest: Digest, reason: String },
 }
 
 impl Error {
@@ -71,7 +85,8 @@ impl Error {
             | Self::AccessDenied { .. }
             | Self::NoPlatform { .. }
             | Self::OtherPlatform { .. } => ErrorKind::NotFound,
-            Self::Unauthorized { .. } => ErrorKind::Unauthorized,
+            Self::Unauthorized { .. } | Self::NoCredentials => ErrorKind::Unauthorized,
+            Self::Denied { .. } => ErrorKind::Forbidden,
             Self::Schema1 { .. } => ErrorKind::InvalidParameter,
             Self::TooManyRequests { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::System,

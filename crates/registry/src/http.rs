@@ -1,10 +1,14 @@
 //! One request over HTTP: the right client for the host, redirects followed by our own rule, errors that name the URL.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
-use reqwest::{Client, Method, Response, Url};
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER,
+};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, Url};
 
 use crate::dns::Resolver;
 use crate::{Error, Options, Result, redirect};
@@ -21,9 +25,16 @@ const DETAIL_LIMIT: usize = 512;
 #[derive(Debug)]
 pub struct Http {
     pub(crate) options: Options,
-    strict: OnceLock<Client>,
+    clients: Mutex<HashMap<Kind, Client>>,
+}
+
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Kind {
     /// For hosts that may be insecure: any certificate, and no proxy, for they are near.
-    lenient: OnceLock<Client>,
+    lenient: bool,
+    /// For bodies that are sent piece by piece: while one is on its way no answer is expected, and who sends it watches it.
+    sends: bool,
 }
 
 /// A request. Only its origin sees `authorization`.
@@ -35,78 +46,118 @@ pub struct Outgoing {
     pub authorization: Option<HeaderValue>,
     /// The first byte wanted.
     pub from: u64,
-    /// A form to post; such a request follows no redirect.
-    pub form: Option<String>,
+    pub content_type: Option<HeaderValue>,
+    pub content_range: Option<HeaderValue>,
+    /// What is sent as a whole. Only requests that read (`GET`, `HEAD`) follow redirects.
+    pub body: Bytes,
 }
 
 impl Outgoing {
     pub const fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, accept: None, authorization: None, from: 0, form: None }
+        Self {
+            method: Method::GET,
+            url,
+            accept: None,
+            authorization: None,
+            from: 0,
+            content_type: None,
+            content_range: None,
+            body: Bytes::new(),
+        }
+    }
+
+    pub fn with_method(method: Method, url: Url) -> Self {
+        Self { method, ..Self::get(url) }
+    }
+
+    /// A form to post.
+    pub fn form(url: Url, form: &str) -> Self {
+        let content_type = Some(HeaderValue::from_static("application/x-www-form-urlencoded"));
+        Self { content_type, body: Bytes::copy_from_slice(form.as_bytes()), ..Self::with_method(Method::POST, url) }
+    }
+
+    fn reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 }
 
 impl Http {
     pub fn new(options: Options) -> Self {
-        Self { options, strict: OnceLock::new(), lenient: OnceLock::new() }
+        Self { options, clients: Mutex::default() }
     }
 
     /// Sends a request and follows where it leads. The answer may be an error status.
     pub async fn send(&self, request: &Outgoing) -> Result<Response> {
         let mut url = request.url.clone();
         for _ in 0..=redirect::LIMIT {
-            let answer = self.send_once(request, &url).await?;
+            let mut builder = self.builder(request, &url, false)?;
+            if !request.body.is_empty() {
+                builder = builder.body(request.body.clone());
+            }
+            let answer = builder.send().await.map_err(|error| network(&request.method, &url, &error))?;
+            if !request.reads() {
+                return Ok(answer);
+            }
             match redirect::target(&answer, &self.options)? {
-                Some(next) if request.form.is_none() => url = next,
-                _ => return Ok(answer),
+                Some(next) => url = next,
+                None => return Ok(answer),
             }
         }
         let reason = "there were too many redirects before it";
         Err(Error::Redirect { from: shown(&request.url), to: shown(&url), reason })
     }
 
-    async fn send_once(&self, request: &Outgoing, url: &Url) -> Result<Response> {
+    /// Sends a request whose body comes piece by piece. No redirect is followed, and how long it may take is the caller's
+    /// business.
+    pub async fn stream(&self, request: &Outgoing, body: Body) -> Result<Response> {
+        let builder = self.builder(request, &request.url, true)?.body(body);
+        builder.send().await.map_err(|error| network(&request.method, &request.url, &error))
+    }
+
+    fn builder(&self, request: &Outgoing, url: &Url, sends: bool) -> Result<RequestBuilder> {
         let mut headers = HeaderMap::new();
         // What is hashed must be what was stored.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(accept) = &request.accept {
-            headers.insert(ACCEPT, accept.clone());
-        }
-        if let Some(authorization) = &request.authorization
-            && redirect::same_origin(&request.url, url)
-        {
-            headers.insert(AUTHORIZATION, authorization.clone());
+        let authorization = request.authorization.as_ref().filter(|_| redirect::same_origin(&request.url, url));
+        for (name, value) in [
+            (ACCEPT, request.accept.as_ref()),
+            (AUTHORIZATION, authorization),
+            (CONTENT_TYPE, request.content_type.as_ref()),
+            (CONTENT_RANGE, request.content_range.as_ref()),
+        ] {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
         }
         if request.from > 0 {
             headers.insert(RANGE, HeaderValue::try_from(format!("bytes={}-", request.from)).expect("digits"));
         }
-        let mut builder = self.client(url)?.request(request.method.clone(), url.clone()).headers(headers);
-        if let Some(form) = &request.form {
-            builder =
-                builder.header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
-        }
-        builder.send().await.map_err(|error| network(&request.method, url, &error))
+        Ok(self.client(url, sends)?.request(request.method.clone(), url.clone()).headers(headers))
     }
 
-    fn client(&self, url: &Url) -> Result<&Client> {
-        let insecure = self.options.is_insecure(url);
-        let cell = if insecure { &self.lenient } else { &self.strict };
-        if let Some(client) = cell.get() {
-            return Ok(client);
+    fn client(&self, url: &Url, sends: bool) -> Result<Client> {
+        let kind = Kind { lenient: self.options.is_insecure(url), sends };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&kind) {
+            return Ok(client.clone());
         }
         let mut builder = Client::builder()
             .user_agent(&self.options.user_agent)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(CONNECT_DEADLINE)
-            .read_timeout(READ_DEADLINE)
             .pool_idle_timeout(Duration::from_secs(15))
-            .pool_max_idle_per_host(self.options.downloads)
+            .pool_max_idle_per_host(self.options.downloads.max(self.options.uploads))
             .dns_resolver(Resolver);
-        if insecure {
+        if !kind.sends {
+            builder = builder.read_timeout(READ_DEADLINE);
+        }
+        if kind.lenient {
             builder = builder.danger_accept_invalid_certs(true).no_proxy().connect_timeout(NEAR_DEADLINE);
         }
         let client = builder.build().map_err(|error| network(&Method::GET, url, &error))?;
-        Ok(cell.get_or_init(|| client))
+        clients.insert(kind, client.clone());
+        Ok(client)
     }
 }
 
@@ -134,7 +185,13 @@ pub fn network(method: &Method, url: &Url, error: &reqwest::Error) -> Error {
     } else if error.is_timeout() {
         reason = "timed out waiting for an answer".to_owned();
     }
-    let method = if *method == Method::HEAD { "Head" } else { "Get" };
+    let method = match *method {
+        Method::HEAD => "Head",
+        Method::POST => "Post",
+        Method::PUT => "Put",
+        Method::PATCH => "Patch",
+        _ => "Get",
+    };
     Error::Network { method, url: shown(url), reason }
 }
 

@@ -1,8 +1,8 @@
 //! Images in motion: the client of the distribution protocol, and the [`server`].
 //!
-//! [`Registry::pull`] brings an image from a registry to an [`ImageSink`], which the caller defines. What a registry
-//! says is hostile input: documents are bounded, digests are checked on the bytes as they came, and credentials go to
-//! the configured host and the token server that it names, nowhere else.
+//! [`Registry::pull`] brings an image from a registry to an [`ImageSink`], and [`Registry::push`] one from an [`ImageSource`] to
+//! a registry; the caller defines both. What a registry says is hostile input: documents are bounded, digests are checked on
+//! the bytes as they came, and credentials go to the configured host and the token server that it names, nowhere else.
 
 mod attached;
 mod auth;
@@ -20,6 +20,7 @@ mod options;
 mod pipe;
 mod progress;
 mod pull;
+mod push;
 mod redirect;
 mod registry;
 pub mod server;
@@ -34,5 +35,6 @@ pub use options::{Options, OptionsError};
 pub use pipe::BlobReader;
 pub use progress::ProgressFn;
 pub use pull::{Pull, Pulled};
+pub use push::{ImageSource, KnownBlob, Push, PushLayer, PushOrigin, Pushable, Pushed, pushing};
 pub use registry::Registry;
 pub use sink::{Document, ImageDraft, ImageSink, NewImage, SinkError, Unpacked};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use gantry_api::reference::{Digest, Reference};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{Error, Platform, Result};
@@ -15,15 +15,18 @@ pub const DOCUMENT_LIMIT: usize = 4 << 20;
 const LAYER_LIMIT: usize = 500;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const SCHEMA1: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
     "application/vnd.docker.distribution.manifest.v1+json",
 ];
-const CONFIGS: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/// What a configuration is that is pushed with a manifest made here.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// And a layer that was compressed here.
+pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const CONFIGS: [&str; 2] = [OCI_CONFIG, "application/vnd.docker.container.image.v1+json"];
 
 /// What is asked for, best first.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -32,7 +35,7 @@ pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
 /// Content by digest, as manifests describe it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// What it is.
@@ -147,6 +150,17 @@ fn media_type(document: &Raw, content_type: &str) -> std::result::Result<String,
         (Some(kind), _) | (None, Some(kind)) => Ok(kind.to_owned()),
         (None, None) if document.manifests.is_some() => Ok(OCI_INDEX.to_owned()),
         (None, None) => Ok(OCI_MANIFEST.to_owned()),
+    }
+}
+
+/// The same kind of layer in OCI's words: a manifest has the words of one world.
+pub fn to_oci(media_type: &str) -> &str {
+    match media_type {
+        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => OCI_LAYER_GZIP,
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => "application/vnd.oci.image.layer.v1.tar+zstd",
+        other => other,
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Options {
     pub(crate) user_agent: String,
     /// Layers that are downloaded at once.
     pub(crate) downloads: usize,
+    /// Layers that are pushed at once.
+    pub(crate) uploads: usize,
     /// The pause before the second attempt at what failed; each further one doubles.
     pub(crate) pause: Duration,
 }
@@ -44,6 +46,7 @@ impl Default for Options {
             mirrors: Vec::new(),
             user_agent: concat!("gantry/", env!("CARGO_PKG_VERSION")).to_owned(),
             downloads: 3,
+            uploads: 5,
             pause: Duration::from_millis(500),
         }
     }
@@ -72,6 +75,12 @@ impl Options {
     #[must_use]
     pub fn concurrent_downloads(self, downloads: usize) -> Self {
         Self { downloads: downloads.max(1), ..self }
+    }
+
+    /// With this many layers pushed at once; 5 unless told.
+    #[must_use]
+    pub fn concurrent_uploads(self, uploads: usize) -> Self {
+        Self { uploads: uploads.max(1), ..self }
     }
 
     /// With this pause before a second attempt; half a second unless told.

@@ -24,7 +24,12 @@ pub struct LayerReport {
 
 impl LayerReport {
     pub fn new(layer: &Descriptor, to: ProgressFn) -> Self {
-        Self { id: layer.digest.short().to_owned(), size: layer.size, to, last: Mutex::new(None) }
+        Self::named(layer.digest.short(), layer.size, to)
+    }
+
+    /// Of something of `size` bytes that is shown as `id`.
+    pub fn named(id: &str, size: u64, to: ProgressFn) -> Self {
+        Self { id: id.to_owned(), size, to, last: Mutex::new(None) }
     }
 
     /// A new state.

@@ -26,9 +26,15 @@ pub fn target(answer: &Response, options: &Options) -> Result<Option<Url>> {
     if location.is_empty() {
         return Err(refuse("nowhere".to_owned(), "the answer has no location"));
     }
+    judged(from, location, options).map(Some)
+}
+
+/// Where a location of `from` is, if it may be followed.
+pub fn judged(from: &Url, location: &str, options: &Options) -> Result<Url> {
+    let refuse = |to: String, reason| Error::Redirect { from: shown(from), to, reason };
     let to = from.join(location).map_err(|_| refuse(format!("{location:.80}"), "that is not a URL"))?;
     check(from, &to, options).map_err(|reason| refuse(shown(&to), reason))?;
-    Ok(Some(to))
+    Ok(to)
 }
 
 fn check(from: &Url, to: &Url, options: &Options) -> std::result::Result<(), &'static str> {

@@ -9,7 +9,8 @@ use reqwest::Url;
 use crate::auth::Tokens;
 use crate::credentials::Credentials;
 use crate::http::{Http, Outgoing};
-use crate::session::Session;
+use crate::push::Busy;
+use crate::session::{Access, Session};
 use crate::{Descriptor, Error, Options, Result};
 
 /// Where Docker Hub's images are.
@@ -20,6 +21,8 @@ const HUB: &str = "registry-1.docker.io";
 pub struct Registry {
     pub(crate) http: Arc<Http>,
     tokens: Arc<Tokens>,
+    /// Blobs that are on their way to a registry.
+    pub(crate) busy: Arc<Busy>,
 }
 
 /// One place that may have an image.
@@ -33,7 +36,7 @@ impl Registry {
     /// A client with these settings. Nothing is opened before the first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { http: Arc::new(Http::new(options)), tokens: Arc::default() }
+        Self { http: Arc::new(Http::new(options)), tokens: Arc::default(), busy: Arc::default() }
     }
 
     /// What a name means at its registry, without pulling it.
@@ -78,6 +81,8 @@ impl Registry {
             base: self.reach(&source.url).await?,
             reference: reference.clone(),
             credentials: Credentials::of(auth, reference.domain()),
+            access: Access::Pull,
+            reads: Vec::new(),
             header: Mutex::new(None),
         })
     }

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_api::reference::{Digest, Reference};
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::auth::{Question, Tokens};
 use crate::backoff::Backoff;
+use crate::challenge::Challenge;
 use crate::credentials::Credentials;
 use crate::http::{Http, Outgoing, bounded, printable, retry_after, shown};
 use crate::manifest::{ACCEPT, DOCUMENT_LIMIT, Parsed, digest_of};
@@ -20,9 +21,20 @@ use crate::{Descriptor, Document, Error, Result};
 const ERROR_LIMIT: usize = 64 << 10;
 /// Attempts at one document.
 const ATTEMPTS: u32 = 3;
+/// Docker's words.
+const DENIED: &str = "requested access to the resource is denied";
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
-/// Shared by all requests of one pull.
+/// What is done at the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is read.
+    Pull,
+    /// It is written.
+    Push,
+}
+
+/// Shared by all requests of one pull or push.
 pub struct Session {
     pub http: Arc<Http>,
     pub tokens: Arc<Tokens>,
@@ -30,6 +42,9 @@ pub struct Session {
     pub base: Url,
     pub reference: Reference,
     pub credentials: Credentials,
+    pub access: Access,
+    /// Other repositories of the registry that are read meanwhile: what is mounted comes from there.
+    pub reads: Vec<String>,
     /// What the registry accepted last.
     pub header: Mutex<Option<HeaderValue>>,
 }
@@ -52,25 +67,74 @@ impl Session {
     pub async fn send(&self, method: Method, path: &str, from: u64) -> Result<Response> {
         let url = self.url(path);
         let accept = path.starts_with("manifests/").then(|| HeaderValue::from_static(ACCEPT));
-        let shown_before = self.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut request = Outgoing { method, accept, authorization: shown_before, from, ..Outgoing::get(url) };
-        let mut answer = self.http.send(&request).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED && same_origin(answer.url(), &self.base) {
-            let question = Question {
-                http: &self.http,
-                base: &self.base,
-                repository: self.reference.path(),
-                credentials: &self.credentials,
-                rejected: request.authorization.as_ref(),
-            };
-            let header = self.tokens.answer(&question, answer.headers()).await?;
-            if header.is_some() {
-                request.authorization.clone_from(&header);
-                answer = self.http.send(&request).await?;
-                *self.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
-            }
-        }
+        let request = Outgoing { accept, from, ..Outgoing::with_method(method, url) };
+        let answer = self.ask(request).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(self.failure(answer, path).await) }
+    }
+
+    /// The answer to a request, whatever it is; a challenge of the registry is answered as far as that is possible.
+    pub async fn ask(&self, mut request: Outgoing) -> Result<Response> {
+        request.authorization = self.authorization(&request.url);
+        let answer = self.http.send(&request).await?;
+        if !self.answered(&answer, request.authorization.as_ref()).await? {
+            return Ok(answer);
+        }
+        request.authorization = self.authorization(&request.url);
+        self.http.send(&request).await
+    }
+
+    /// The same with the right to read another repository of the registry, too.
+    pub fn reading(&self, repository: &str) -> Self {
+        Self {
+            http: Arc::clone(&self.http),
+            tokens: Arc::clone(&self.tokens),
+            base: self.base.clone(),
+            reference: self.reference.clone(),
+            credentials: self.credentials.clone(),
+            access: self.access,
+            reads: vec![repository.to_owned()],
+            // A token that allows less would be taken, and what is to be read left alone.
+            header: Mutex::new(self.header.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(is_basic)),
+        }
+    }
+
+    /// What the registry accepted last; nothing for other hosts.
+    pub fn authorization(&self, url: &Url) -> Option<HeaderValue> {
+        let shown = self.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        shown.filter(|_| same_origin(url, &self.base))
+    }
+
+    /// Whether the answer was a challenge of the registry that can be answered by something else than what was shown: it
+    /// is what is shown from now on.
+    pub async fn answered(&self, answer: &Response, rejected: Option<&HeaderValue>) -> Result<bool> {
+        if answer.status() != StatusCode::UNAUTHORIZED || !same_origin(answer.url(), &self.base) {
+            return Ok(false);
+        }
+        self.challenged(answer.headers(), rejected).await
+    }
+
+    /// Answers a challenge; false where there is nothing else to show.
+    pub async fn challenged(&self, headers: &HeaderMap, rejected: Option<&HeaderValue>) -> Result<bool> {
+        let question = Question {
+            http: &self.http,
+            base: &self.base,
+            scopes: &self.scopes(),
+            credentials: &self.credentials,
+            rejected,
+        };
+        let header = self.tokens.answer(&question, headers).await?;
+        let is_new = header.is_some();
+        if is_new {
+            *self.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
+        }
+        Ok(is_new)
+    }
+
+    fn scopes(&self) -> Vec<String> {
+        let actions = if self.access == Access::Push { "pull,push" } else { "pull" };
+        let own = format!("repository:{}:{actions}", self.reference.path());
+        let others = self.reads.iter().map(|repository| format!("repository:{repository}:pull"));
+        std::iter::once(own).chain(others).collect()
     }
 
     /// Where something of the repository is.
@@ -148,9 +212,11 @@ impl Session {
         }
     }
 
-    async fn failure(&self, answer: Response, path: &str) -> Error {
+    /// What an answer that is no success means.
+    pub async fn failure(&self, answer: Response, path: &str) -> Error {
         let (status, url, pause) = (answer.status(), shown(answer.url()), retry_after(answer.headers()));
         let ours = same_origin(answer.url(), &self.base);
+        let challenge = refusal(answer.headers());
         // An error whose body does not come either is still that error.
         let body = bounded(answer, ERROR_LIMIT, "error of the registry").await.unwrap_or_default();
         let first = serde_json::from_slice::<Errors>(&body).ok().and_then(|all| all.errors.into_iter().next());
@@ -158,16 +224,19 @@ impl Session {
         let or = |usual: &str| if message.is_empty() { usual.to_owned() } else { message.clone() };
         let repository = self.reference.familiar_repository();
         match (status.as_u16(), code.as_str()) {
+            (401, _) if ours && self.access == Access::Push => match challenge {
+                Refusal::Scope => Error::Denied { detail: DENIED.to_owned() },
+                Refusal::Basic if self.credentials == Credentials::Anonymous => Error::NoCredentials,
+                _ => Error::Unauthorized { detail: or("authentication required") },
+            },
+            (403, _) if ours && self.access == Access::Push => Error::Denied { detail: or(DENIED) },
             (401, _) if ours && self.credentials != Credentials::Anonymous => {
                 Error::Unauthorized { detail: or("authentication required") }
             }
             (401, _) if ours => {
                 Error::AccessDenied { repository, detail: format!("unauthorized: {}", or("authentication required")) }
             }
-            (403, _) if ours => Error::AccessDenied {
-                repository,
-                detail: format!("denied: {}", or("requested access to the resource is denied")),
-            },
+            (403, _) if ours => Error::AccessDenied { repository, detail: format!("denied: {}", or(DENIED)) },
             (404, "NAME_UNKNOWN") => {
                 Error::NameUnknown { repository, detail: or("repository name not known to registry") }
             }
@@ -187,6 +256,28 @@ impl Session {
     pub fn pause(&self) -> Duration {
         self.http.options.pause
     }
+}
+
+fn is_basic(header: &HeaderValue) -> bool {
+    header.as_bytes().starts_with(b"Basic ")
+}
+
+/// Why a registry refuses by a challenge.
+enum Refusal {
+    /// The token is good, and not for this.
+    Scope,
+    /// It wants a name and a password.
+    Basic,
+    Other,
+}
+
+fn refusal(headers: &HeaderMap) -> Refusal {
+    let challenges = Challenge::all(headers);
+    if challenges.iter().any(|challenge| challenge.parameters.get("error").is_some_and(|e| e == "insufficient_scope")) {
+        return Refusal::Scope;
+    }
+    let basic = challenges.first().is_some_and(|challenge| challenge.scheme == "basic");
+    if basic { Refusal::Basic } else { Refusal::Other }
 }
 
 struct Head {

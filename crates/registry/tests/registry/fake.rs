@@ -1,7 +1,6 @@
 //! A registry in this process: it serves what it was given, and misbehaves where it was told to.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::image::Image;
+use crate::uploads::Uploads;
 
 /// A request, as it came.
 #[derive(Debug, Clone)]
@@ -81,6 +81,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     hook: Mutex<Option<Hook>>,
     gate: Mutex<Option<Gate>>,
+    uploads: Mutex<Option<Arc<Uploads>>>,
 }
 
 /// The registry, on loopback.
@@ -167,6 +168,11 @@ impl Fake {
         *self.state.gate.lock().unwrap() = Some((paths, Arc::new(tokio::sync::Barrier::new(count))));
     }
 
+    /// From here on it can be pushed to.
+    pub fn takes_uploads(&self) -> Arc<Uploads> {
+        Arc::clone(self.state.uploads.lock().unwrap().get_or_insert_default())
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
@@ -193,7 +199,7 @@ impl<S: Send + 'static> IntoWrapped<S> for Pin<Box<dyn Future<Output = io::Resul
     }
 }
 
-async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Response<FakeBody>, Infallible> {
+async fn answer(request: Request<Incoming>, state: Arc<State>) -> io::Result<Response<FakeBody>> {
     let seen = Seen {
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
@@ -209,7 +215,15 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
         barrier.wait().await;
     }
     let hooked = state.hook.lock().unwrap().as_ref().and_then(|hook| hook(&seen, before));
-    let reply = hooked.unwrap_or_else(|| usual(&state, &seen));
+    let uploads = state.uploads.lock().unwrap().clone();
+    let reply = match (hooked, uploads) {
+        (Some(reply), _) => reply,
+        (None, Some(uploads)) => match uploads.answer(&seen, request.into_body()).await? {
+            Some(reply) => reply,
+            None => usual(&state, &seen),
+        },
+        (None, None) => usual(&state, &seen),
+    };
     Ok(response(reply, &seen.method))
 }
 

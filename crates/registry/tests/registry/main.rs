@@ -8,5 +8,7 @@ mod fake;
 mod image;
 mod manifests;
 mod pull;
+mod push;
 mod store;
 mod tls;
+mod uploads;
