@@ -16,6 +16,7 @@ pub mod platform;
 pub mod progress;
 pub mod prune;
 pub mod reference;
+pub mod registry;
 pub mod stream;
 pub mod system;
 pub mod usage;

@@ -21,6 +21,9 @@ const DEFAULT_LIFE: u64 = 60;
 /// A token is not used in its last seconds: it would end under way.
 const MARGIN: u64 = 5;
 
+/// What token servers are told about us.
+const CLIENT: &str = "gantry";
+
 /// Tokens that are still good.
 #[derive(Default)]
 pub struct Tokens {
@@ -54,6 +57,8 @@ struct TokenAnswer {
     token: String,
     #[serde(default)]
     access_token: String,
+    #[serde(default)]
+    refresh_token: String,
     expires_in: Option<u64>,
 }
 
@@ -75,6 +80,33 @@ impl Tokens {
         Ok(None)
     }
 
+    /// Shows credentials to the token server that the challenge in `headers` names. What it gives to be kept instead of the
+    /// password, if anything; the outer `None` where there is no such server.
+    pub async fn identity(&self, question: &Question<'_>, headers: &HeaderMap) -> Result<Option<Option<String>>> {
+        let challenges = Challenge::all(headers);
+        let Some(challenge) = challenges.iter().find(|challenge| challenge.scheme == "bearer") else { return Ok(None) };
+        if *question.credentials == Credentials::Anonymous {
+            return Err(Error::Unauthorized { detail: "incorrect username or password".to_owned() });
+        }
+        let parameter = |name: &str| challenge.parameters.get(name).cloned().unwrap_or_default();
+        let mut realm = realm(question, &parameter("realm"))?;
+        if let Credentials::Password { username, .. } = question.credentials {
+            let mut query = realm.query_pairs_mut();
+            query
+                .append_pair("account", username)
+                .append_pair("client_id", CLIENT)
+                .append_pair("offline_token", "true");
+        }
+        let key = Key {
+            realm: realm.to_string(),
+            service: parameter("service"),
+            scopes: Vec::new(),
+            credentials: question.credentials.clone(),
+        };
+        let given = request(question, &realm, &key).await?.refresh;
+        Ok(Some(Some(given).filter(|given| !given.is_empty())))
+    }
+
     async fn token(&self, question: &Question<'_>, challenge: &Challenge) -> Result<HeaderValue> {
         let parameter = |name: &str| challenge.parameters.get(name).cloned().unwrap_or_default();
         let realm = realm(question, &parameter("realm"))?;
@@ -91,7 +123,7 @@ impl Tokens {
         {
             return Ok(header);
         }
-        let (header, life) = request(question, &realm, &key).await?;
+        let Given { header, life, .. } = request(question, &realm, &key).await?;
         let now = Instant::now();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, (_, end)| *end > now);
@@ -100,14 +132,22 @@ impl Tokens {
     }
 }
 
-async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<(HeaderValue, Duration)> {
+/// What a token server gave.
+struct Given {
+    header: HeaderValue,
+    life: Duration,
+    /// To be kept instead of a password; mostly empty.
+    refresh: String,
+}
+
+async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<Given> {
     let mut url = realm.clone();
     let outgoing = if let Credentials::Identity(refresh) = question.credentials {
         let mut form = Url::parse("form:").expect("a URL");
         form.query_pairs_mut()
             .append_pair("grant_type", "refresh_token")
             .append_pair("service", &key.service)
-            .append_pair("client_id", "gantry")
+            .append_pair("client_id", CLIENT)
             .append_pair("scope", &key.scopes.join(" "))
             .append_pair("refresh_token", refresh);
         Outgoing::form(url, form.query().unwrap_or_default())
@@ -144,7 +184,7 @@ async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<(Hea
     }
     let header = bearer(token).ok_or_else(|| Error::invalid(&subject, "the token cannot be in a header"))?;
     let life = answer.expires_in.unwrap_or(DEFAULT_LIFE).clamp(DEFAULT_LIFE, 86400).saturating_sub(MARGIN);
-    Ok((header, Duration::from_secs(life)))
+    Ok(Given { header, life: Duration::from_secs(life), refresh: answer.refresh_token })
 }
 
 /// The token server that the registry named, if it may be asked.

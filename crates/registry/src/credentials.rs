@@ -56,6 +56,11 @@ impl Credentials {
         auth.serveraddress.is_empty() || same_registry(&auth.serveraddress, domain)
     }
 
+    /// Whether a host is one of Docker Hub's.
+    pub fn is_hub(host: &str) -> bool {
+        HUB.contains(&host)
+    }
+
     /// The header of basic authentication.
     pub fn basic(&self) -> Option<HeaderValue> {
         let Self::Password { username, password } = self else { return None };
@@ -80,7 +85,8 @@ fn secret(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn host_of(address: &str) -> &str {
+/// The host of a registry's address, which may be a URL.
+pub fn host_of(address: &str) -> &str {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
 }

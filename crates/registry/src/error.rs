@@ -25,6 +25,8 @@ pub enum Error {
     AccessDenied { repository: String, detail: String },
     #[error("unauthorized: {detail}")]
     Unauthorized { detail: String },
+    #[error("Get {url:?}: unauthorized: {detail}")]
+    Login { url: String, detail: String },
     #[error("denied: {detail}")]
     Denied { detail: String },
     #[error("no basic auth credentials")]
@@ -85,7 +87,7 @@ impl Error {
             | Self::AccessDenied { .. }
             | Self::NoPlatform { .. }
             | Self::OtherPlatform { .. } => ErrorKind::NotFound,
-            Self::Unauthorized { .. } | Self::NoCredentials => ErrorKind::Unauthorized,
+            Self::Unauthorized { .. } | Self::Login { .. } | Self::NoCredentials => ErrorKind::Unauthorized,
             Self::Denied { .. } => ErrorKind::Forbidden,
             Self::Schema1 { .. } => ErrorKind::InvalidParameter,
             Self::TooManyRequests { .. } => ErrorKind::Unavailable,

@@ -32,6 +32,10 @@ pub enum Access {
     Pull,
     /// It is written.
     Push,
+    /// The registry is only asked whether it knows who asks.
+    Login,
+    /// The registry is searched.
+    Search,
 }
 
 /// Shared by all requests of one pull or push.
@@ -115,14 +119,7 @@ impl Session {
 
     /// Answers a challenge; false where there is nothing else to show.
     pub async fn challenged(&self, headers: &HeaderMap, rejected: Option<&HeaderValue>) -> Result<bool> {
-        let question = Question {
-            http: &self.http,
-            base: &self.base,
-            scopes: &self.scopes(),
-            credentials: &self.credentials,
-            rejected,
-        };
-        let header = self.tokens.answer(&question, headers).await?;
+        let header = self.tokens.answer(&self.question(&self.scopes(), rejected), headers).await?;
         let is_new = header.is_some();
         if is_new {
             *self.header.lock().unwrap_or_else(PoisonError::into_inner) = header;
@@ -130,8 +127,18 @@ impl Session {
         Ok(is_new)
     }
 
+    /// What is asked of a token server.
+    pub fn question<'a>(&'a self, scopes: &'a [String], rejected: Option<&'a HeaderValue>) -> Question<'a> {
+        Question { http: &self.http, base: &self.base, scopes, credentials: &self.credentials, rejected }
+    }
+
     fn scopes(&self) -> Vec<String> {
-        let actions = if self.access == Access::Push { "pull,push" } else { "pull" };
+        let actions = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+            Access::Login => return Vec::new(),
+            Access::Search => return vec!["registry:catalog:search".to_owned()],
+        };
         let own = format!("repository:{}:{actions}", self.reference.path());
         let others = self.reads.iter().map(|repository| format!("repository:{repository}:pull"));
         std::iter::once(own).chain(others).collect()

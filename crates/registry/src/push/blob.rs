@@ -119,7 +119,7 @@ impl Pusher {
     async fn kept(&self, digest: &Digest) -> Result<Option<Data>> {
         let (source, digest) = (Arc::clone(&self.source), digest.clone());
         super::blocking(move || {
-            let Some(file) = source.blob(&digest) else { return Ok(None) };
+            let Some(file) = source.blob(&digest).map_err(Error::Store)? else { return Ok(None) };
             let size = file.metadata().map_err(|error| Error::Store(error.into()))?.len();
             Ok(Some(Data::Kept(Arc::new(file), size)))
         })

@@ -80,7 +80,7 @@ impl Pusher {
             Descriptor { media_type: OCI_MANIFEST.to_owned(), digest: digest_of(&raw), size: raw.len() as u64 };
         let manifest = Document { descriptor: descriptor.clone(), raw };
         self.put(&manifest, reference.tag()).await?;
-        Ok(Pushed { reference: reference.clone(), root: descriptor, manifest, layers })
+        Ok(Pushed { reference: reference.clone(), root: descriptor, manifest, made: true, layers })
     }
 
     async fn as_it_came(self: &Arc<Self>, reference: &Reference, origin: &PushOrigin) -> Result<Pushed> {
@@ -108,7 +108,7 @@ impl Pusher {
                 self.index(reference, origin, index).await?
             }
         };
-        Ok(Pushed { reference: reference.clone(), root, manifest: manifest.clone(), layers })
+        Ok(Pushed { reference: reference.clone(), root, manifest: manifest.clone(), made: false, layers })
     }
 
     /// Where a layer of the manifest may be had.

@@ -12,7 +12,10 @@ use crate::{Descriptor, Document};
 /// Gives the bytes of images. All calls block; they are made from threads that may.
 pub trait ImageSource: Send + Sync {
     /// A blob that the store keeps as it is.
-    fn blob(&self, digest: &Digest) -> Option<File>;
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn blob(&self, digest: &Digest) -> Result<Option<File>, SinkError>;
 
     /// Writes the uncompressed archive of layer `index` (0 is the lowest), verified on the way.
     ///
@@ -82,6 +85,8 @@ pub struct Pushed {
     pub root: Descriptor,
     /// The manifest of the image.
     pub manifest: Document,
+    /// It was made for the push: its layers are the image's beyond doubt.
+    pub made: bool,
     /// Its layers as the manifest has them, lowest first.
     pub layers: Vec<Descriptor>,
 }

@@ -31,10 +31,11 @@ struct Store {
 }
 
 impl ImageSource for Store {
-    fn blob(&self, digest: &Digest) -> Option<File> {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(self.kept.get(digest)?).unwrap();
-        Some(file)
+    fn blob(&self, digest: &Digest) -> Result<Option<File>, SinkError> {
+        let Some(bytes) = self.kept.get(digest) else { return Ok(None) };
+        let mut file = tempfile::tempfile()?;
+        file.write_all(bytes)?;
+        Ok(Some(file))
     }
 
     fn archive(&self, index: usize, output: &mut dyn Write) -> Result<(), SinkError> {

@@ -12,13 +12,16 @@ use hyper::body::Incoming;
 use crate::fake::{Reply, Seen};
 use crate::image::digest;
 
+/// Media type and bytes.
+type Manifest = (String, Vec<u8>);
+
 /// What was pushed, and how uploads misbehave.
 #[derive(Default)]
 pub struct Uploads {
     /// By repository and digest.
     pub blobs: Mutex<HashMap<(String, Digest), Vec<u8>>>,
-    /// By repository and tag or digest: media type and bytes.
-    pub manifests: Mutex<HashMap<(String, String), (String, Vec<u8>)>>,
+    /// By repository and tag or digest.
+    pub manifests: Mutex<HashMap<(String, String), Manifest>>,
     sessions: Mutex<HashMap<String, Vec<u8>>>,
     /// The next PATCHes break off after so many bytes; `None` lets one through.
     pub cuts: Mutex<VecDeque<Option<usize>>>,
@@ -39,7 +42,7 @@ impl Uploads {
         self.blobs.lock().unwrap().insert((repository.to_owned(), digest(bytes)), bytes.to_vec());
     }
 
-    pub fn manifest(&self, repository: &str, tag: &str) -> Option<(String, Vec<u8>)> {
+    pub fn manifest(&self, repository: &str, tag: &str) -> Option<Manifest> {
         self.manifests.lock().unwrap().get(&(repository.to_owned(), tag.to_owned())).cloned()
     }
 
