@@ -233,3 +233,26 @@ pub struct Reachable {
     /// What in the firewall says so: family, table, map and element, as `nft` shows them.
     pub rule: String,
 }
+
+/// What is wrong with a container's network, as `GET /network-doctor/{name}` tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Diagnosis {
+    /// The container's id.
+    #[serde(rename = "ContainerID")]
+    pub container_id: String,
+    /// Its name.
+    pub container: String,
+    /// The networks that were looked at.
+    pub networks: Vec<String>,
+    /// Nothing is wrong; what follows is empty.
+    pub healthy: bool,
+    /// By which check it was found: `state`, `link`, `address`, `route`, `gateway`, `names`, `mtu`, `firewall`, `port`.
+    pub check: String,
+    /// The network that it concerns, where it is one.
+    pub network: String,
+    /// What is wrong.
+    pub finding: String,
+    /// What helps.
+    pub fix: String,
+}

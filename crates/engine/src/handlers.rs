@@ -41,6 +41,7 @@ pub const HANDLERS: &[Handler] = &[
     handler::<jobs::NetworkConnect>(),
     handler::<jobs::NetworkCreate>(),
     handler::<jobs::NetworkDisconnect>(),
+    handler::<jobs::NetworkDoctor>(),
     handler::<jobs::NetworkInspect>(),
     handler::<jobs::NetworkPorts>(),
     handler::<jobs::NetworkRemove>(),

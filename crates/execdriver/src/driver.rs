@@ -165,6 +165,10 @@ pub trait Running: Send + Sync {
     /// Its network, to be changed while it runs. [`Error::Invalid`] where a supervisor of an older daemon cannot tell.
     fn network(&self) -> Result<Network, Error>;
 
+    /// A socket for datagrams of IPv4 that was opened inside its network namespace. [`Error::Invalid`] where a supervisor of
+    /// an older daemon cannot tell.
+    fn datagrams(&self) -> Result<OwnedFd, Error>;
+
     /// Where its questions for names arrive, for a resolver that was started again. [`Error::Invalid`] where a supervisor of
     /// an older daemon cannot tell.
     fn names(&self) -> Result<NameDoors, Error>;

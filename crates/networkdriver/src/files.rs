@@ -138,7 +138,7 @@ pub(crate) fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'
         .map(|(_, value)| value.trim())
 }
 
-fn server(value: &str) -> Option<IpAddr> {
+pub(crate) fn server(value: &str) -> Option<IpAddr> {
     let address = value.split_whitespace().next()?;
     address.split_once('%').map_or(address, |(address, _zone)| address).parse().ok()
 }

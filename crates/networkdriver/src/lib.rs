@@ -1,6 +1,7 @@
 //! Networks of containers: the trait, its drivers bridge, host and none, address and port allocation, firewall, names.
 
 mod bridge;
+pub mod doctor;
 mod driver;
 pub mod files;
 mod ipam;

@@ -16,6 +16,7 @@ use libcontainer::network::firewall::Element;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
+pub use self::holder::listeners;
 use self::table::{Span, Table};
 use crate::{Error, Protocol, PublishedPort};
 

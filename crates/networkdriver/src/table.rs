@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bridge::ALIAS;
 use crate::macvlan::{self, Macvlan, MacvlanOptions};
-use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports, Wall, WallOptions};
+use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports, Wall, WallOptions, doctor};
 
 /// A user-defined network as it is to be made; with its addresses known, it makes the same network again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,6 +267,14 @@ impl NetworkDrivers {
         }
         crate::bridge::check_name(&options.name)?;
         Ok(options)
+    }
+
+    /// Looks for what is wrong with a container's network.
+    ///
+    /// # Errors
+    /// As [`doctor::examine`].
+    pub fn examine(&self, patient: &doctor::Patient<'_>) -> Result<Option<doctor::Finding>, Error> {
+        doctor::examine(patient, self.wall.as_ref())
     }
 
     /// The name of the firewall's tables.

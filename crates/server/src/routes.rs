@@ -99,6 +99,7 @@ routes! {
     POST   "/networks/prune"                 jobs::NetworksPrune::NAME    => networks::prune;
     POST   "/networks/create"                jobs::NetworkCreate::NAME    => networks::create;
     GET    "/network-ports"                  jobs::NetworkPorts::NAME     => networks::ports;
+    GET    "/network-doctor/{name}"          jobs::NetworkDoctor::NAME    => networks::doctor;
     GET    "/networks/{id}"                  jobs::NetworkInspect::NAME   => networks::inspect;
     DELETE "/networks/{id}"                  jobs::NetworkRemove::NAME    => networks::remove;
     POST   "/networks/{id}/connect"          jobs::NetworkConnect::NAME   => networks::connect;

@@ -135,6 +135,7 @@ pub static GROUPS: &[GroupEntry] = &[
             entry("connect", &network::CONNECT),
             entry("create", &network::CREATE),
             entry("disconnect", &network::DISCONNECT),
+            entry("doctor", &network::DOCTOR),
             entry("inspect", &inspect::NETWORK),
             also("ls", &["list"], &network::LIST),
             entry("ports", &network::PORTS),

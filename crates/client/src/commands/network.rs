@@ -1,10 +1,10 @@
-//! `network ls`, `ports`, `create`, `rm`, `connect` and `disconnect`.
+//! `network ls`, `ports`, `doctor`, `create`, `rm`, `connect` and `disconnect`.
 
 use std::collections::BTreeMap;
 
 use gantry_api::network::{
-    EndpointIpam, EndpointSettings, Ipam, Network, NetworkConnect, NetworkCreate, NetworkCreated, NetworkDisconnect,
-    Reachable,
+    Diagnosis, EndpointIpam, EndpointSettings, Ipam, Network, NetworkConnect, NetworkCreate, NetworkCreated,
+    NetworkDisconnect, Reachable,
 };
 
 use super::{filter_text, filters, for_each};
@@ -39,6 +39,15 @@ pub static PORTS: Command = Command::new(
     |context, flags| Box::pin(ports(context, flags)),
 )
 .flags(&[&[Flag::one("format", "string", "Format output: 'table', 'table TEMPLATE', 'json', or a Go template")]]);
+
+/// `network doctor`.
+pub static DOCTOR: Command = Command::new(
+    &["[OPTIONS] CONTAINER"],
+    "Say what is wrong with a container's network, and what helps",
+    Arity::Exactly(1),
+    |context, flags| Box::pin(doctor(context, flags)),
+)
+.flags(&[&[Flag::one("format", "string", "Format output: 'json', or a Go template")]]);
 
 /// `network create`.
 pub static CREATE: Command =
@@ -173,6 +182,44 @@ async fn ports(context: Context, flags: Parsed) -> Result<u8> {
     let listing = Listing { columns: PORT_COLUMNS, table, quiet: "{{.Host}}" };
     printer::text(&listing.render(flags.text_or_empty("format"), false, &rows)?)?;
     Ok(0)
+}
+
+async fn doctor(context: Context, flags: Parsed) -> Result<u8> {
+    let path = format!("/network-doctor/{}", segment(&flags.args[0]));
+    let told: Diagnosis = context.daemon().await?.get(&path, &Query::new()).await?;
+    match flags.text_or_empty("format") {
+        "" => printer::line(&sentence(&told))?,
+        "json" => printer::line(&serde_json::to_string(&told).map_err(|error| Failure::new(error.to_string()))?)?,
+        format => {
+            let texts = [
+                ("Check", told.check.clone()),
+                ("Container", told.container.clone()),
+                ("ContainerID", told.container_id.clone()),
+                ("Finding", told.finding.clone()),
+                ("Fix", told.fix.clone()),
+                ("Healthy", told.healthy.to_string()),
+                ("Network", told.network.clone()),
+                ("Networks", told.networks.join(",")),
+            ];
+            let row = texts.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text.as_str()))).collect();
+            let listing = Listing { columns: &[], table: "", quiet: "" };
+            printer::text(&listing.render(format, false, &[Value::Map(row)])?)?;
+        }
+    }
+    Ok(u8::from(!told.healthy))
+}
+
+fn sentence(told: &Diagnosis) -> String {
+    let Diagnosis { container, networks, network, finding, fix, .. } = told;
+    if !told.healthy {
+        let place = if network.is_empty() { String::new() } else { format!(", network {network}") };
+        return format!("{container}{place}: {finding}: {fix}");
+    }
+    match networks.as_slice() {
+        [] => format!("{container} has no network of its own, and wants none"),
+        [one] => format!("{container}: all is well on network {one}"),
+        several => format!("{container}: all is well on networks {}", several.join(", ")),
+    }
 }
 
 async fn create(context: Context, flags: Parsed) -> Result<u8> {

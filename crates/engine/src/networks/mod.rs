@@ -1,6 +1,7 @@
 //! Networks: the three that every daemon has, those that people define, and what each looks like.
 
 mod define;
+mod doctor;
 pub mod links;
 pub mod names;
 mod places;
@@ -25,6 +26,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::options::{Drivers, Options};
 
+pub use doctor::examine;
 pub use places::{addresses, announce, connect, disconnect, finish, join, leave, restore};
 pub use publish::{parse_port, port_map, protocol_name};
 pub use settings::validate;

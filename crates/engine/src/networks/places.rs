@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// A network that a container is on, or is about to join.
-struct Place<'a> {
-    name: &'a str,
-    driver: Arc<dyn NetworkDriver>,
+pub(super) struct Place<'a> {
+    pub(super) name: &'a str,
+    pub(super) driver: Arc<dyn NetworkDriver>,
     settings: &'a EndpointSettings,
     /// It leads out by IPv4, by IPv6.
     leads: Routes,
@@ -31,7 +31,7 @@ struct Place<'a> {
 
 /// The networks that lead a container out, by their names.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Gateways<'a> {
+pub(super) struct Gateways<'a> {
     ipv4: Option<&'a str>,
     ipv6: Option<&'a str>,
     /// The one whose address published ports lead to.
@@ -39,7 +39,7 @@ struct Gateways<'a> {
 }
 
 impl Gateways<'_> {
-    fn routes(&self, name: &str) -> Routes {
+    pub(super) fn routes(&self, name: &str) -> Routes {
         Routes { ipv4: self.ipv4 == Some(name), ipv6: self.ipv6 == Some(name) }
     }
 }
@@ -331,7 +331,7 @@ pub fn finish(engine: &Engine) {
 }
 
 /// Every place that is asked for of networks that are there, and which of them lead out.
-fn places<'a>(
+pub(super) fn places<'a>(
     engine: &Engine,
     asked: &'a BTreeMap<String, EndpointSettings>,
 ) -> Result<(Vec<Place<'a>>, Gateways<'a>)> {

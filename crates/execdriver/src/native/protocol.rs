@@ -68,6 +68,8 @@ pub enum Ask {
     Root,
     /// The network namespace and a route socket inside; both come as descriptors with the reply.
     Network,
+    /// A socket for datagrams of IPv4 in the network namespace; a descriptor comes with the reply.
+    Datagrams,
     /// Where questions for names arrive: sockets for datagrams and for connections, and a pidfd of the supervisor come as
     /// descriptors with the reply.
     Names,

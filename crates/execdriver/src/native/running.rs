@@ -271,6 +271,11 @@ impl Running for NativeContainer {
         }
     }
 
+    fn datagrams(&self) -> Result<OwnedFd, Error> {
+        let (_, fds) = self.link.ask(Ask::Datagrams, &[], &[])?;
+        fds.into_iter().next().ok_or_else(|| Error::System("the supervisor sent no socket".into()))
+    }
+
     fn names(&self) -> Result<NameDoors, Error> {
         let (_, fds) = self.link.ask(Ask::Names, &[], &[])?;
         doors(fds.into_iter()).ok_or_else(|| Error::System("the supervisor sent no sockets for names".into()))

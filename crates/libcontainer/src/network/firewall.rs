@@ -10,6 +10,7 @@ pub(super) mod expression;
 mod family;
 mod fence;
 mod layout;
+mod look;
 mod others;
 mod rules;
 mod sets;

@@ -18,6 +18,7 @@ const ROUTE_HEADER: usize = 12;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const UP: u32 = 1;
+const LOWER_UP: u32 = 0x1_0000;
 const CREATE: u16 = 0x400;
 const EXCLUSIVE: u16 = 0x200;
 const REPLACE: u16 = 0x100;
@@ -40,6 +41,7 @@ const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_OUT: u16 = 4;
 const ROUTE_GATEWAY: u16 = 5;
 const ROUTE_PRIORITY: u16 = 6;
+const ROUTE_TABLE: u16 = 15;
 
 /// A link of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub struct Link {
     pub master: Option<u32>,
     /// It is up (`IFF_UP`).
     pub up: bool,
+    /// Something is at its other end (`IFF_LOWER_UP`).
+    pub carries: bool,
+    /// Its hardware address.
+    pub mac: Vec<u8>,
 }
 
 fn link_header(index: u32, flags: u32) -> Vec<u8> {
@@ -167,11 +173,11 @@ pub fn port_mode(host: &str, hairpin: bool, isolated: bool) -> Message {
         .named("set bridge port of", format!("link {host}"))
 }
 
-fn family(address: IpAddr) -> u8 {
+pub(super) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -246,6 +252,8 @@ fn read_link(reply: &Reply) -> Link {
         alias: attributes.text(libc::IFLA_IFALIAS).unwrap_or_default(),
         master: attributes.u32(libc::IFLA_MASTER),
         up: reply.number_at(8) & UP != 0,
+        carries: reply.number_at(8) & LOWER_UP != 0,
+        mac: attributes.find(libc::IFLA_ADDRESS).unwrap_or_default().to_vec(),
     }
 }
 
@@ -275,6 +283,10 @@ pub struct Route {
     pub link: Option<u32>,
     /// The lower, the better.
     pub metric: u32,
+    /// The machine that it goes by; none where what it leads to is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// It is in the table that packets are looked up in unless a rule says otherwise.
+    pub main: bool,
 }
 
 /// The routes of every table, IPv4's or IPv6's.
@@ -292,9 +304,28 @@ pub fn routes(socket: &mut Socket, of: IpFamily) -> Result<Vec<Route>, Error> {
             destination: Subnet { address, prefix: reply.body.get(1).copied().unwrap_or_default() },
             link: attributes.u32(ROUTE_OUT),
             metric: attributes.u32(ROUTE_PRIORITY).unwrap_or_default(),
+            gateway: attributes.find(ROUTE_GATEWAY).and_then(ip),
+            main: attributes.u32(ROUTE_TABLE) == Some(MAIN_TABLE.into()),
         }
     };
     Ok(socket.dump(&question)?.iter().map(read).collect())
+}
+
+/// The link by which the namespace of the socket sends to an address; none where no route leads there.
+pub fn way_to(socket: &mut Socket, address: IpAddr) -> Result<Option<u32>, Error> {
+    let header = [family(address), prefix_of(address), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let question = Message::new(libc::RTM_GETROUTE, 0, &header)
+        .attribute(ROUTE_DESTINATION, octets(address))
+        .named("find", format!("route to {address}"));
+    match socket.get(question) {
+        Ok(reply) => Ok(reply.attributes(ROUTE_HEADER).u32(ROUTE_OUT)),
+        Err(error) if matches!(error.errno(), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+const fn prefix_of(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 /// Which addresses.
@@ -305,7 +336,7 @@ pub enum IpFamily {
     V6,
 }
 
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
         16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),

@@ -26,6 +26,7 @@ pub mod devices;
 pub mod firewall;
 pub mod link;
 pub mod names;
+pub mod neighbour;
 mod subnet;
 
 use serde::{Deserialize, Serialize};

@@ -7,4 +7,4 @@ mod isolation;
 mod lifecycle;
 mod others;
 mod traffic;
-mod world;
+pub(crate) mod world;

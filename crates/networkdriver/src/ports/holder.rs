@@ -42,6 +42,32 @@ pub fn in_use(span: &Span) -> Result<Option<Socket>, Error> {
     Ok(None)
 }
 
+/// Where programs listen in the network namespace of a process; `None` where the process has ended, or the kernel's tables do
+/// not tell (SCTP's).
+pub fn listeners(process: i32, protocol: Protocol) -> Result<Option<Vec<SocketAddr>>, Error> {
+    let (names, listening_only) = match protocol {
+        Protocol::Tcp => (["tcp", "tcp6"], true),
+        Protocol::Udp => (["udp", "udp6"], false),
+        Protocol::Sctp => return Ok(None),
+    };
+    let mut all = Vec::new();
+    for (number, name) in names.into_iter().enumerate() {
+        match fs::read_to_string(format!("/proc/{process}/net/{name}")) {
+            Ok(text) => {
+                let sockets = text.lines().skip(1).filter_map(|line| parse(line, listening_only));
+                all.extend(sockets.map(|socket| socket.local));
+            }
+            // A kernel without IPv6.
+            Err(error) if error.is_not_found() && number == 1 => {}
+            Err(error) if error.is_not_found() || error.errno() == libc::ESRCH || error.errno() == libc::EINVAL => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(all))
+}
+
 /// A line of `/proc/net/tcp` and its like: number, local and remote address, state, …, and the inode as the tenth.
 fn parse(line: &str, listening_only: bool) -> Option<Socket> {
     const LISTEN: &str = "0A";

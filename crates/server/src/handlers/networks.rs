@@ -20,6 +20,10 @@ pub async fn ports(request: Request) -> Result<Response> {
     Ok(ok(&request.run(jobs::NetworkPorts).await?))
 }
 
+pub async fn doctor(request: Request) -> Result<Response> {
+    Ok(ok(&request.run(jobs::NetworkDoctor { container: request.parameter("name") }).await?))
+}
+
 pub async fn create(mut request: Request) -> Result<Response> {
     let network: NetworkCreate = request.json().await?;
     Ok(json(StatusCode::CREATED, &request.run(jobs::NetworkCreate { request: network }).await?))

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use gantry_linux::{process, socket};
+use gantry_linux::{ResultExt as _, process, socket};
 use libcontainer::protection::intact;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -68,6 +68,12 @@ enum Watched {
 /// not asked for.
 fn network() -> Result<[OwnedFd; 2], Refusal> {
     Ok([super::open_own_netns()?, super::route_socket()?])
+}
+
+fn datagrams() -> Result<OwnedFd, Refusal> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    Ok(socket.during("open", "datagram socket")?)
 }
 
 impl Work {
@@ -212,6 +218,10 @@ impl Work {
             }),
             Ask::Network => network().map(|network| {
                 with.extend(network);
+                Done::Ok
+            }),
+            Ask::Datagrams => datagrams().map(|socket| {
+                with.push(socket);
                 Done::Ok
             }),
             Ask::Pids => self.pids(),

@@ -19,6 +19,7 @@ const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
+const GET_ELEMENT: u16 = 13;
 const DELETE_ELEMENT: u16 = 14;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
@@ -141,6 +142,16 @@ impl Layout {
         let placed = elements.iter().flat_map(|e| sets::of_port(e).into_iter().map(|placed| (e.family(), placed)));
         let subject = elements.first().map(ToString::to_string).unwrap_or_default();
         self.elements(change, placed, if change == Change::Add { "publish" } else { "withdraw" }, &subject)
+    }
+
+    /// Asks for one element after the other, each of which is there or not; with the set that it is to be in.
+    pub fn questions(&self, family: Family, placed: Vec<Placed>) -> Vec<(&'static str, Message)> {
+        let starts = placed.into_iter().filter(|(_, entry)| !entry.ends());
+        let ask = |(set, entry): Placed| {
+            let question = self.begin(family, GET_ELEMENT, 0).text(2, set);
+            (set, question.nest(3, |m| m.nest(1, |m| entry.write(m, false))).named("find element of nftables set", set))
+        };
+        starts.map(ask).collect()
     }
 
     fn elements(

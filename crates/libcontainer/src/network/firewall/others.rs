@@ -168,7 +168,7 @@ impl Hook {
     }
 
     /// The numbers of our rules in the chain.
-    fn ours(&self, socket: &mut Socket, own: &str) -> Result<Vec<Vec<u8>>> {
+    pub fn ours(&self, socket: &mut Socket, own: &str) -> Result<Vec<Vec<u8>>> {
         let replies = self.rules(socket)?;
         let ours = |reply: &&Reply| reply.attributes(4).find(7) == Some(&comment(own)[..]);
         Ok(replies.iter().filter(ours).filter_map(handle).collect())

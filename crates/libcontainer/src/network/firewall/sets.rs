@@ -134,6 +134,11 @@ impl Entry {
         Self { key, ..Self::default() }
     }
 
+    /// Whether it only says where an interval ends.
+    pub const fn ends(&self) -> bool {
+        self.ends
+    }
+
     pub fn write(&self, message: Message, with_value: bool) -> Message {
         const VALUE: u16 = 1;
         let data = |bytes: &[u8]| {

@@ -1,0 +1,52 @@
+//! What the kernel has of the firewall, and what stands beside it; looked at and not changed.
+
+use gantry_linux::Result;
+use gantry_linux::netlink::Message;
+
+use super::{Element, Firewall, others, sets};
+
+impl Firewall {
+    /// What of a bridge, or of published ports, the kernel's tables do not have, for a person to read.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn lacks(&mut self, bridge: &str, ports: &[Element]) -> Result<Option<String>> {
+        let Some(rules) = self.bridges.get(bridge).cloned() else {
+            return Ok(Some(format!("it does not know bridge {bridge}")));
+        };
+        let layout = self.layout();
+        let mut questions: Vec<(String, &'static str, Message)> = Vec::new();
+        for family in rules.families() {
+            let asked = layout.questions(family, sets::of_bridge(family, &rules));
+            questions.extend(asked.into_iter().map(|(set, m)| (format!("bridge {bridge}"), set, m)));
+        }
+        for port in ports {
+            let asked = layout.questions(port.family(), sets::of_port(port));
+            questions.extend(asked.into_iter().map(|(set, m)| (port.to_string(), set, m)));
+        }
+        for (what, set, question) in questions {
+            match self.socket.get(question) {
+                Err(error) if error.is_not_found() => {
+                    return Ok(Some(format!("{what} is not in set {set} of nftables table {}", self.table)));
+                }
+                other => drop(other?),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What other firewalls of the host drop of what ours lets through, as [`Self::attend`] would tell it.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn obstacles(&mut self) -> Result<Vec<String>> {
+        let found = others::find(&mut self.socket, &self.table)?;
+        let mut all = found.blocks;
+        for hook in found.hooks {
+            if hook.ours(&mut self.socket, &self.table)?.is_empty() {
+                all.push(format!("{hook} drops what is forwarded by its policy, and has no rule of ours"));
+            }
+        }
+        Ok(all)
+    }
+}
