@@ -1,7 +1,8 @@
 //! The binary: looks at its arguments and at the name that it was called by, and becomes the client, the daemon, the
-//! OCI runtime, or the template of the supervisors and of the resolver of names. Nothing else lives here.
+//! OCI runtime, the private registry, or the template of the supervisors and of the resolver of names. Nothing else lives here.
 
 mod daemon;
+mod registry;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
     }
     if args.get(1).is_some_and(|role| role == "daemon") && !called_docker {
         return daemon::main(&args);
+    }
+    if args.get(1).is_some_and(|role| role == "registry") && !called_docker {
+        return registry::main(&args);
     }
     gantry_client::main(args)
 }

@@ -76,6 +76,7 @@ pub fn root_help(program: &str, globals: &'static [Flag]) -> String {
     let mut others: Vec<_> = ROOT.iter().filter(|entry| !entry.common).map(about).collect();
     if program == "gantry" {
         others.push(("daemon", "Run the engine"));
+        others.push(("registry", "Serve images, and look after what is served"));
         others.sort_unstable();
     }
     text.push_str(&entry_lines(others.into_iter()));

@@ -102,4 +102,8 @@ pub mod named {
 
     pub const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
     pub const API: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+    pub const UPLOAD: HeaderName = HeaderName::from_static("docker-upload-uuid");
+    pub const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+    pub const TAG: HeaderName = HeaderName::from_static("oci-tag");
+    pub const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
 }

@@ -64,6 +64,11 @@ pub trait Access: Send + Sync {
 
     /// Whether who was let in may do something else, too: pull what is mounted, see a name in a list.
     fn may(&self, who: &Who, repository: &Name, action: Action) -> bool;
+
+    /// Whether who was let in may pull from every repository there is: then a blob is mounted from wherever it is.
+    fn may_pull_all(&self, _: &Who) -> bool {
+        false
+    }
 }
 
 /// Everybody may do everything.
@@ -76,6 +81,10 @@ impl Access for Anybody {
     }
 
     fn may(&self, _: &Who, _: &Name, _: Action) -> bool {
+        true
+    }
+
+    fn may_pull_all(&self, _: &Who) -> bool {
         true
     }
 }

@@ -1,8 +1,11 @@
 //! A request with all that is known of it.
 
+use crate::server::connection::Counted;
 use gantry_transport::Peer;
 use http::{HeaderMap, HeaderName, Method, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use super::failure::{Code, Failure, Result};
 use super::hooks::{Action, Who};
 use super::names::Name;
 use super::route::{Query, Route};
@@ -62,5 +65,18 @@ fn action_of(method: &Method) -> Action {
         Method::GET | Method::HEAD => Action::Pull,
         Method::DELETE => Action::Delete,
         _ => Action::Push,
+    }
+}
+
+/// A body as a whole, at most `limit` bytes.
+pub async fn whole(body: Counted, limit: usize, what: &str) -> Result<bytes::Bytes> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("{what} is larger than the {limit} bytes that are taken here");
+            Err(Failure::new(Code::SizeInvalid, message).status(http::StatusCode::PAYLOAD_TOO_LARGE))
+        }
+        Err(error) => Err(Failure::new(Code::Unknown, format!("{what} did not come whole: {error}"))
+            .status(http::StatusCode::BAD_REQUEST)),
     }
 }

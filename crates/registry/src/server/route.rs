@@ -209,6 +209,19 @@ fn percent_decode(text: &str, query: bool) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| invalid())
 }
 
+/// Encodes a value for a query.
+pub fn percent_encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b':') {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a string takes everything");
+        }
+        encoded
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +269,11 @@ mod tests {
             {
                 prop_assert!(name.as_str().split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
             }
+        }
+
+        #[test]
+        fn what_is_encoded_is_decoded(text in ".{0,40}") {
+            prop_assert_eq!(percent_decode(&percent_encode(&text), true).unwrap(), text);
         }
     }
 }

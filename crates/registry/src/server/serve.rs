@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use super::connection;
 use super::hooks::{Access, Anybody, Door, Observer, Secure, Upstream};
-use super::repositories::Repositories;
+use super::repositories::{Repositories, Sparse};
 use super::store::Storage;
+use super::uploads::Uploads;
 
 /// After a failed accept: descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -26,13 +27,15 @@ pub struct Settings {
     pub read_only: bool,
     /// The largest manifest that is taken.
     pub manifest_limit: usize,
+    /// What may be missing of a manifest that is taken.
+    pub sparse: Sparse,
     /// How long what runs may go on after the server was told to stop.
     pub drain: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { read_only: false, manifest_limit: 4 << 20, drain: Duration::from_secs(30) }
+        Self { read_only: false, manifest_limit: 4 << 20, sparse: Sparse::default(), drain: Duration::from_secs(30) }
     }
 }
 
@@ -40,6 +43,10 @@ impl Default for Settings {
 pub struct Server {
     /// What it has.
     pub repositories: Repositories,
+    /// What is on its way in.
+    pub uploads: Uploads,
+    /// Requests that go on when their client is gone: what came is kept.
+    pub(super) work: TaskTracker,
     /// What was set.
     pub settings: Settings,
     /// Who may do what.
@@ -57,9 +64,11 @@ pub struct Server {
 impl Server {
     /// One that everybody may use, without TLS.
     #[must_use]
-    pub fn new(storage: Arc<dyn Storage>, settings: Settings) -> Self {
+    pub fn new(storage: Arc<dyn Storage>, uploads: Uploads, settings: Settings) -> Self {
         Self {
             repositories: Repositories::new(storage),
+            uploads,
+            work: TaskTracker::new(),
             settings,
             access: Arc::new(Anybody),
             upstream: None,
@@ -98,10 +107,14 @@ impl Server {
         }
         drop(listener);
         connections.close();
-        if tokio::time::timeout(self.settings.drain, connections.wait()).await.is_err() {
-            return connections.len();
-        }
-        0
+        self.work.close();
+        let ended = async {
+            connections.wait().await;
+            self.work.wait().await;
+        };
+        // What cannot be finished is cut off: its bytes are kept, and the upload goes on where it was.
+        let _ = tokio::time::timeout(self.settings.drain, ended).await;
+        connections.len()
     }
 
     async fn connect(self: Arc<Self>, stream: Stream, peer: Peer, stop: CancellationToken) {

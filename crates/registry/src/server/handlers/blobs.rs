@@ -10,14 +10,14 @@ use crate::server::names::{Digest, Name};
 use crate::server::repositories::blob_unknown;
 use crate::server::request::Request;
 use crate::server::serve::Server;
-use crate::server::store::Source;
+use crate::server::store::{Source, Stat};
 
 /// Content by digest never changes.
 const FOREVER: &str = "max-age=31536000, immutable";
 
 /// `GET` and `HEAD`, with `Range` and `If-None-Match`.
 pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, digest: &Digest) -> Result<Response> {
-    let Some(stat) = server.repositories.find_blob(name, digest).await? else {
+    let Some(stat) = found(server, request, name, digest).await? else {
         if let Some(upstream) = server.upstream.as_ref().filter(|upstream| upstream.serves(name))
             && let Some(response) = upstream.blob(request, digest).await?
         {
@@ -49,6 +49,24 @@ pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, digest: &
     // What somebody pushed is never a page of ours.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
+}
+
+/// A push asks by `HEAD` what it need not send: that is needed from now on.
+async fn found(server: &Server, request: &Request, name: &Name, digest: &Digest) -> Result<Option<Stat>> {
+    if request.is_head() && !server.settings.read_only {
+        server.repositories.need_blob(name, digest).await
+    } else {
+        server.repositories.blob(name, digest).await
+    }
+}
+
+/// `DELETE`.
+pub async fn delete(server: &Server, name: &Name, digest: &Digest) -> Result<Response> {
+    if server.repositories.delete_blob(name, digest).await? {
+        Ok(empty(StatusCode::ACCEPTED))
+    } else {
+        Err(blob_unknown(name, digest))
+    }
 }
 
 async fn open(server: &Server, name: &Name, digest: &Digest, offset: u64, length: u64) -> Result<Body> {
@@ -101,10 +119,8 @@ pub fn parse_range(text: &str, size: u64) -> Range {
     match (number(first.trim()), number(last.trim())) {
         (Some(Some(first)), Some(last)) => {
             let last: u64 = last.unwrap_or(u64::MAX);
-            if first > last {
-                return Range::Whole;
-            }
-            if first >= size {
+            // RFC 9110 lets a server ignore or refuse a range that ends before it begins.
+            if first > last || first >= size {
                 return Range::Outside;
             }
             Range::Part(first, last.min(size - 1) - first + 1)
@@ -139,7 +155,7 @@ mod tests {
             ("bytes=-30", Range::Part(0, 10)),
             ("bytes=10-", Range::Outside),
             ("bytes=-0", Range::Outside),
-            ("bytes=5-3", Range::Whole),
+            ("bytes=5-3", Range::Outside),
             ("bytes=0-1,3-4", Range::Whole),
             ("bytes=a-", Range::Whole),
             ("bytes=-", Range::Whole),

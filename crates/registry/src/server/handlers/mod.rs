@@ -1,6 +1,9 @@
 //! What answers each route.
 
 mod blobs;
+mod lists;
+mod manifests;
+mod uploads;
 
 use std::sync::Arc;
 
@@ -15,13 +18,29 @@ use super::route::Route;
 use super::serve::Server;
 
 /// Answers a request that was let in.
-pub async fn answer(server: &Arc<Server>, request: &Request, _body: Counted) -> Result<Response> {
+pub async fn answer(server: &Arc<Server>, request: &Request, body: Counted) -> Result<Response> {
     let get = matches!(request.method, Method::GET | Method::HEAD);
-    match &request.route {
-        Route::Base if get => Ok(json_answer(StatusCode::OK, &json!({}))),
-        Route::Health if get => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
-        Route::Blob { name, digest } if get => blobs::get(server, request, name, digest).await,
-        Route::Other => other(server, request).await,
+    if server.settings.read_only && !get && request.route.repository().is_some() {
+        return Err(Failure::new(Code::Denied, "this registry is read-only"));
+    }
+    match (&request.route, &request.method) {
+        (Route::Base, _) if get => Ok(json_answer(StatusCode::OK, &json!({}))),
+        (Route::Health, _) if get => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
+        (Route::Blob { name, digest }, _) if get => blobs::get(server, request, name, digest).await,
+        (Route::Blob { name, digest }, &Method::DELETE) => blobs::delete(server, name, digest).await,
+        (Route::Uploads { name }, &Method::POST) => uploads::start(server, request, name, body).await,
+        (Route::Upload { name, id }, &Method::PATCH) => uploads::append(server, request, name, id, body).await,
+        (Route::Upload { name, id }, &Method::PUT) => uploads::finish(server, request, name, id, body).await,
+        (Route::Upload { name, id }, &Method::DELETE) => uploads::cancel(server, name, id).await,
+        (Route::Upload { name, id }, _) if get => uploads::status(server, name, id).await,
+        (Route::Manifest { name, target }, _) if get => manifests::get(server, request, name, target).await,
+        (Route::Manifest { name, target }, &Method::PUT) => manifests::put(server, request, name, target, body).await,
+        (Route::Manifest { name, target }, &Method::DELETE) => manifests::delete(server, name, target).await,
+        (Route::Tags { name }, _) if get => lists::tags(server, request, name).await,
+        (Route::Referrers { name, digest }, _) if get => lists::referrers(server, request, name, digest).await,
+        (Route::Catalog, _) if get => lists::catalog(server, request).await,
+        (Route::Search, _) if get => lists::search(server, request).await,
+        (Route::Other, _) => other(server, request).await,
         _ => Err(Failure::method(&request.method, request.uri.path())),
     }
 }

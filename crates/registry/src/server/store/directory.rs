@@ -70,12 +70,11 @@ impl Places {
         self.content.join(algorithm.as_str()).join(shard)
     }
 
-    fn write(&self, key: &Key, document: &[u8]) -> gantry_linux::Result<()> {
-        let path = self.document(key);
+    fn write(&self, path: &Path, document: &[u8], top: &Path) -> gantry_linux::Result<()> {
         let staged = self.staging.join(fs::unique());
         let written = (|| {
             fs::write_new(&staged, document, 0o600)?.sync_all().during("sync", staged.display())?;
-            place(&staged, &path, &self.documents)
+            place(&staged, path, top)
         })();
         if written.is_err() {
             // The first error is the one that matters; the staged file may not even exist.
@@ -193,7 +192,7 @@ impl Storage for Directory {
 
     fn write<'a>(&'a self, key: &'a Key, document: Bytes) -> Future<'a, Result<()>> {
         let key = key.clone();
-        Box::pin(self.at(move |at| at.write(&key, &document)))
+        Box::pin(self.at(move |at| at.write(&at.document(&key), &document, &at.documents)))
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> Future<'a, Result<bool>> {
@@ -244,6 +243,11 @@ impl Storage for Directory {
     fn adopt<'a>(&'a self, staged: &'a Path, digest: &'a Digest, _: u64) -> Future<'a, Result<()>> {
         let (staged, digest) = (staged.to_owned(), digest.clone());
         Box::pin(self.at(move |at| at.adopt(&staged, &digest)))
+    }
+
+    fn put<'a>(&'a self, digest: &'a Digest, bytes: Bytes) -> Future<'a, Result<()>> {
+        let digest = digest.clone();
+        Box::pin(self.at(move |at| at.write(&at.content(&digest), &bytes, &at.content)))
     }
 
     fn refresh<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<Option<Stat>>> {

@@ -116,6 +116,9 @@ pub trait Storage: Send + Sync {
     /// Takes over a verified file of the staging directory as content. Content that is there already is replaced by it.
     fn adopt<'a>(&'a self, staged: &'a Path, digest: &'a Digest, size: u64) -> Future<'a, Result<()>>;
 
+    /// Writes small content, as [`Storage::adopt`] does. The caller made the digest of these bytes.
+    fn put<'a>(&'a self, digest: &'a Digest, bytes: Bytes) -> Future<'a, Result<()>>;
+
     /// Makes content young again; none when it is not there.
     fn refresh<'a>(&'a self, digest: &'a Digest) -> Future<'a, Result<Option<Stat>>>;
 

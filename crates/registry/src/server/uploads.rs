@@ -1,0 +1,448 @@
+//! Unfinished uploads: a directory each, with the bytes that came and a note whose they are. They survive the server.
+//!
+//! Bytes are hashed as they come. The hash is kept in memory between two requests and made again from the file when the server
+//! was restarted in between: the file is the truth. One request at a time writes; a newer one takes over from one that hangs on a
+//! connection which is already dead.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use gantry_linux::{ResultExt, fs};
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
+
+use super::failure::{Code, Failure, Result};
+use super::names::{Algorithm, Digest, Hash, Name};
+use super::route::UploadId;
+use super::store::blocking;
+
+/// Bytes that are gathered before they are hashed and written in one go.
+const BATCH: usize = 256 << 10;
+/// Bytes of one read when a hash is made again.
+const REREAD: usize = 1 << 20;
+const ABOUT: &str = "about.json";
+const DATA: &str = "data";
+
+/// All unfinished uploads.
+#[derive(Debug)]
+pub struct Uploads {
+    root: PathBuf,
+    sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
+}
+
+/// One unfinished upload.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: UploadId,
+    folder: PathBuf,
+    about: About,
+    /// What was hashed so far; none before the first request after a restart.
+    progress: Arc<AsyncMutex<Option<Progress>>>,
+    /// Stops the request that writes now.
+    writer: Mutex<CancellationToken>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct About {
+    repository: Name,
+    algorithm: String,
+}
+
+#[derive(Debug)]
+struct Progress {
+    hash: Hash,
+    size: u64,
+}
+
+/// Bytes of a chunk, as `Content-Range` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// The first one.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+}
+
+impl Chunk {
+    /// Reads `0-99`, also as `bytes 0-99/*`, as some clients write it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
+        let (first, last) = text.split('/').next()?.split_once('-')?;
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        let (offset, last) = (number(first)?, number(last)?);
+        let length = last.checked_sub(offset)?.checked_add(1)?;
+        offset.checked_add(length)?;
+        Some(Self { offset, length })
+    }
+}
+
+impl Uploads {
+    /// Those of this directory, which is made.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(root: PathBuf) -> gantry_linux::Result<Self> {
+        fs::create_dir_mode(&root, 0o700)?;
+        Ok(Self { root, sessions: Mutex::default() })
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins one.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn start(&self, repository: &Name, algorithm: Algorithm) -> Result<Arc<Session>> {
+        let id = UploadId::random().map_err(|error| Failure::from(failed(format!("random bytes: {error}"))))?;
+        let about = About { repository: repository.clone(), algorithm: algorithm.as_str().to_owned() };
+        let progress = Progress { hash: Hash::new(algorithm), size: 0 };
+        let folder = self.root.join(id.as_str());
+        let session = Arc::new(Session::new(id, folder.clone(), about.clone(), Some(progress)));
+        let text = serde_json::to_vec(&about).expect("words are JSON");
+        let made = blocking(move || make(&folder, &text)).await;
+        made.map_err(|error| Failure::from(super::store::StoreError::from(error)))?;
+        self.sessions().insert(session.id.clone(), Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// One that was begun for this repository, perhaps by an earlier server.
+    ///
+    /// # Errors
+    /// `BLOB_UPLOAD_UNKNOWN`.
+    pub async fn find(&self, repository: &Name, id: &UploadId) -> Result<Arc<Session>> {
+        let known = self.sessions().get(id).cloned();
+        let session = match known {
+            Some(session) => session,
+            None => self.take_up(id).await.ok_or_else(|| unknown(id))?,
+        };
+        if session.about.repository == *repository { Ok(session) } else { Err(unknown(id)) }
+    }
+
+    async fn take_up(&self, id: &UploadId) -> Option<Arc<Session>> {
+        let folder = self.root.join(id.as_str());
+        let path = folder.join(ABOUT);
+        let about = blocking(move || fs::read_up_to(path, 4096)).await.ok()?;
+        let about = serde_json::from_slice::<About>(&about).ok()?;
+        let session = Arc::new(Session::new(id.clone(), folder, about, None));
+        Some(Arc::clone(self.sessions().entry(id.clone()).or_insert(session)))
+    }
+
+    /// Gives one up. What writes to it is stopped first.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub async fn cancel(&self, session: &Session) -> Result<()> {
+        let _turn = session.turn().await;
+        self.forget(session).await
+    }
+
+    /// Removes what is left of one that is done. The caller has its turn.
+    async fn forget(&self, session: &Session) -> Result<()> {
+        self.sessions().remove(&session.id);
+        let folder = session.folder.clone();
+        let removed = blocking(move || fs::remove_dir_all(folder)).await;
+        removed.map_err(|error| super::store::StoreError::from(error).into())
+    }
+
+    /// Appends a body. Returns how many bytes there are now.
+    ///
+    /// # Errors
+    /// `RANGE_INVALID` when the chunk does not go on where the upload is; `BLOB_UPLOAD_INVALID` when the body breaks off: what came of it
+    /// is kept.
+    pub async fn append<B>(&self, session: &Session, body: B, chunk: Option<Chunk>) -> Result<u64>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut turn = session.turn().await?;
+        turn.append(session, body, chunk).await
+    }
+
+    /// Appends the last body, verifies the whole, gives it to `keep` as a file with its size, and forgets the upload. Content that is
+    /// not what was promised is thrown away.
+    ///
+    /// # Errors
+    /// `DIGEST_INVALID`, what [`Uploads::append`] says, or what `keep` says.
+    pub async fn finish<B, K>(
+        &self,
+        session: &Session,
+        body: B,
+        chunk: Option<Chunk>,
+        digest: &Digest,
+        keep: K,
+    ) -> Result<u64>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+        K: AsyncFnOnce(&Path, u64) -> Result<()>,
+    {
+        let mut turn = session.turn().await?;
+        let size = turn.append(session, body, chunk).await?;
+        let found = turn.digest(session, digest.algorithm()).await?;
+        if found != *digest {
+            self.forget(session).await?;
+            let message = format!("the {size} bytes that came are {found}, not {digest} as was promised");
+            return Err(Failure::new(Code::DigestInvalid, message));
+        }
+        keep(&session.folder.join(DATA), size).await?;
+        self.forget(session).await?;
+        Ok(size)
+    }
+
+    /// Removes uploads that nothing came for since `before`. Returns how many.
+    ///
+    /// # Errors
+    /// The storage's, of the directory itself; one upload that cannot be removed is told in the log.
+    pub async fn expire(&self, before: SystemTime) -> Result<usize> {
+        let root = self.root.clone();
+        let stale = blocking(move || stale(&root, before)).await.map_err(super::store::StoreError::from)?;
+        let mut expired = 0;
+        for id in stale {
+            let known = self.sessions().get(&id).cloned();
+            let session = match known {
+                Some(session) => Some(session),
+                None => self.take_up(&id).await,
+            };
+            let Some(session) = session else {
+                let folder = self.root.join(id.as_str());
+                if let Err(error) = blocking(move || fs::remove_dir_all(folder)).await {
+                    tracing::warn!(%error, "an upload without its note stays");
+                }
+                continue;
+            };
+            // Somebody who writes now keeps it.
+            let Ok(_turn) = Arc::clone(&session.progress).try_lock_owned() else { continue };
+            self.forget(&session).await?;
+            expired += 1;
+        }
+        Ok(expired)
+    }
+}
+
+impl Session {
+    fn new(id: UploadId, folder: PathBuf, about: About, progress: Option<Progress>) -> Self {
+        Self { id, folder, about, progress: Arc::new(AsyncMutex::new(progress)), writer: Mutex::default() }
+    }
+
+    /// Bytes that have come.
+    ///
+    /// # Errors
+    /// `BLOB_UPLOAD_UNKNOWN` when it has ended.
+    pub async fn size(&self) -> Result<u64> {
+        let path = self.folder.join(DATA);
+        match blocking(move || fs::metadata(path)).await {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(_) => Err(unknown(&self.id)),
+        }
+    }
+
+    /// Stops who writes, and waits until it has stopped.
+    async fn turn(&self) -> Result<Turn> {
+        let stop = CancellationToken::new();
+        let before = std::mem::replace(&mut *self.writer.lock().unwrap_or_else(PoisonError::into_inner), stop.clone());
+        before.cancel();
+        let progress = Arc::clone(&self.progress).lock_owned().await;
+        let path = self.folder.join(DATA);
+        let file = blocking(move || fs::open_with(path, OpenOptions::new().read(true).write(true))).await;
+        // Whoever had the turn before may have finished it.
+        let file = file.map_err(|_| unknown(&self.id))?;
+        Ok(Turn { progress, file: Arc::new(file), stop })
+    }
+}
+
+/// The right to write to an upload.
+struct Turn {
+    progress: OwnedMutexGuard<Option<Progress>>,
+    file: Arc<File>,
+    stop: CancellationToken,
+}
+
+impl Turn {
+    async fn append<B>(&mut self, session: &Session, mut body: B, chunk: Option<Chunk>) -> Result<u64>
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut progress = match self.progress.take() {
+            Some(progress) => progress,
+            None => self.again(session, session.about.algorithm()).await?,
+        };
+        if let Some(chunk) = chunk.filter(|chunk| chunk.offset != progress.size) {
+            let message = format!("the chunk begins at {}, but the upload has {} bytes", chunk.offset, progress.size);
+            *self.progress = Some(progress);
+            return Err(Failure::new(Code::RangeInvalid, message));
+        }
+        let limit = chunk.map_or(u64::MAX, |chunk| chunk.length);
+        let (outcome, came) = self.write_body(&mut progress, &mut body, limit).await;
+        let size = progress.size;
+        *self.progress = Some(progress);
+        outcome?;
+        if chunk.is_some_and(|chunk| chunk.length != came) {
+            let message = format!("the chunk has {came} bytes, but Content-Range says {limit}");
+            return Err(Failure::new(Code::SizeInvalid, message));
+        }
+        Ok(size)
+    }
+
+    /// Writes while the next bytes come. Returns what came of it, and how many bytes did.
+    async fn write_body<B>(&self, progress: &mut Progress, body: &mut B, limit: u64) -> (Result<()>, u64)
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut came = 0;
+        loop {
+            let (batch, end) = self.gather(body).await;
+            let length = batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+            came += length;
+            if came > limit {
+                let message = format!("more bytes came than the {limit} that Content-Range says");
+                return (Err(Failure::new(Code::SizeInvalid, message)), came);
+            }
+            if length > 0
+                && let Err(failure) = self.write(progress, batch).await
+            {
+                return (Err(failure), came);
+            }
+            match end {
+                None => {}
+                Some(outcome) => return (outcome, came),
+            }
+        }
+    }
+
+    /// The next bytes, and how the body ended when it did.
+    async fn gather<B>(&self, body: &mut B) -> (Vec<Bytes>, Option<Result<()>>)
+    where
+        B: Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let (mut batch, mut length) = (Vec::new(), 0);
+        while length < BATCH {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                () = self.stop.cancelled() => {
+                    let message = "another request goes on with this upload";
+                    return (batch, Some(Err(Failure::new(Code::BlobUploadInvalid, message))));
+                }
+            };
+            match frame {
+                None => return (batch, Some(Ok(()))),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        length += bytes.len();
+                        batch.push(bytes);
+                    }
+                }
+                Some(Err(error)) => {
+                    let message = format!("the body broke off: {error}; what came is kept, ask for its size and go on");
+                    return (batch, Some(Err(Failure::new(Code::BlobUploadInvalid, message))));
+                }
+            }
+        }
+        (batch, None)
+    }
+
+    async fn write(&self, progress: &mut Progress, batch: Vec<Bytes>) -> Result<()> {
+        let (file, mut hash, start) = (Arc::clone(&self.file), progress.hash.clone(), progress.size);
+        let written = blocking(move || {
+            let mut at = start;
+            for bytes in &batch {
+                if let Err(error) = file.write_all_at(bytes, at) {
+                    // What was not hashed is not there. A file that cannot be cut is longer than it says, and is seen by its digest.
+                    let _ = file.set_len(start);
+                    return Err(error).during("write", "an upload");
+                }
+                hash.update(bytes);
+                at += bytes.len() as u64;
+            }
+            Ok((hash, at))
+        });
+        let (hash, size) = written.await.map_err(super::store::StoreError::from)?;
+        (progress.hash, progress.size) = (hash, size);
+        Ok(())
+    }
+
+    /// What all the bytes are by this algorithm.
+    async fn digest(&mut self, session: &Session, algorithm: Algorithm) -> Result<Digest> {
+        match self.progress.take() {
+            Some(progress) if progress.hash.algorithm() == algorithm => Ok(progress.hash.finish()),
+            _ => Ok(self.again(session, algorithm).await?.hash.finish()),
+        }
+    }
+
+    /// Hashes the file anew.
+    async fn again(&self, session: &Session, algorithm: Algorithm) -> Result<Progress> {
+        let (file, path) = (Arc::clone(&self.file), session.folder.join(DATA));
+        let progress = blocking(move || {
+            let (mut hash, mut size, mut buffer) = (Hash::new(algorithm), 0, vec![0; REREAD]);
+            loop {
+                match file.read_at(&mut buffer, size).during("read", path.display())? {
+                    0 => return Ok::<_, gantry_linux::Error>(Progress { hash, size }),
+                    length => {
+                        hash.update(&buffer[..length]);
+                        size += length as u64;
+                    }
+                }
+            }
+        });
+        Ok(progress.await.map_err(super::store::StoreError::from)?)
+    }
+}
+
+impl About {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::ALL.into_iter().find(|known| known.as_str() == self.algorithm).unwrap_or(Algorithm::Sha256)
+    }
+}
+
+/// The note last: a folder without it is litter.
+fn make(folder: &Path, about: &[u8]) -> gantry_linux::Result<()> {
+    fs::create_dir(folder)?;
+    let made = fs::write_new(folder.join(DATA), b"", 0o600)
+        .and_then(|_| fs::write_atomic(folder.join(ABOUT), about, 0o600, fs::Durability::Process));
+    if made.is_err() {
+        // The first error is the one that matters.
+        let _ = fs::remove_dir_all(folder);
+    }
+    made
+}
+
+fn stale(root: &Path, before: SystemTime) -> gantry_linux::Result<Vec<UploadId>> {
+    let mut stale = Vec::new();
+    for name in fs::list(root)? {
+        let Some(id) = name.to_str().and_then(|name| name.parse::<UploadId>().ok()) else { continue };
+        let data = root.join(id.as_str()).join(DATA);
+        let touched = fs::metadata(&data).or_else(|_| fs::metadata(root.join(id.as_str())));
+        if touched.is_ok_and(|metadata| metadata.modified().is_ok_and(|modified| modified < before)) {
+            stale.push(id);
+        }
+    }
+    Ok(stale)
+}
+
+fn failed(what: String) -> super::store::StoreError {
+    super::store::StoreError::Failed { what }
+}
+
+fn unknown(id: &UploadId) -> Failure {
+    let message = format!("there is no upload {id} here: it was finished, given up, or expired; begin a new one");
+    Failure::new(Code::BlobUploadUnknown, message)
+}
