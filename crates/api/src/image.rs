@@ -1,5 +1,7 @@
 //! Images: lists, inspect, history, removal.
 
+mod inspect;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

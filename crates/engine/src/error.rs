@@ -93,8 +93,7 @@ impl From<gantry_graphdriver::Error> for Error {
             E::NotFound(_) => ErrorKind::NotFound,
             E::Exists(_) => ErrorKind::Conflict,
             E::Archive(_) | E::Unknown { .. } | E::Option { .. } | E::NoLimit { .. } => ErrorKind::InvalidParameter,
-            E::Refused { .. }
-            | E::Unsupported { .. }
+            E::Unsupported { .. }
             | E::InUse(_)
             | E::Damaged { .. }
             | E::NoRoom { .. }

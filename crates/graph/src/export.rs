@@ -1,6 +1,6 @@
 //! Layers as archives: what save, push and fsck read.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use gantry_api::reference::Digest;
 use gantry_linux::ResultExt;
@@ -25,6 +25,34 @@ impl Graph {
             return Err(Error::Digest { what: "layer on disk", wanted: layer.diff_id.clone(), found });
         }
         Ok(length)
+    }
+
+    /// Reads a layer's archive as [`Graph::layer_archive`] does, and holds the layer's files against it: `report` gets a line for
+    /// each thing that is otherwise. Returns the archive's bytes.
+    pub(crate) fn verify_layer(
+        &self,
+        layer: &Layer,
+        below_is_whole: bool,
+        report: &mut dyn FnMut(String),
+    ) -> Result<u64> {
+        self.with_archive(&layer.store_id, |archive| {
+            let mut hashed = Hashed { archive, hash: Sha256::new(), length: 0, failure: None };
+            let verified = self.driver().verify(&layer.store_id, &mut hashed, below_is_whole, report);
+            if hashed.failure.is_none() {
+                // What is left of it, so that all of it is hashed; an error is kept in it.
+                let _ = io::copy(&mut hashed, &mut io::sink());
+            }
+            if let Some(failure) = hashed.failure {
+                return Err(broken(failure));
+            }
+            let found = finish(hashed.hash);
+            if found != layer.diff_id {
+                return Err(Error::Digest { what: "layer on disk", wanted: layer.diff_id.clone(), found });
+            }
+            // An archive that is not the right one is told before what was not understood of it.
+            verified?;
+            Ok(hashed.length)
+        })
     }
 
     /// Bytes of a layer's uncompressed archive.
@@ -58,14 +86,42 @@ impl Graph {
     }
 }
 
+fn broken(error: io::Error) -> Error {
+    match error.downcast::<gantry_graphdriver::Error>() {
+        Ok(error) => Error::Driver(error),
+        Err(source) => Error::Stream { what: "layer on disk".to_owned(), source },
+    }
+}
+
+/// Hashes what is read, and keeps the error where that fails: whoever reads tells it in words of his own.
+struct Hashed<'a> {
+    archive: &'a mut Ahead,
+    hash: Sha256,
+    length: u64,
+    failure: Option<io::Error>,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.archive.read(buffer) {
+            Ok(got) => {
+                self.hash.update(&buffer[..got]);
+                self.length += got as u64;
+                Ok(got)
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+    }
+}
+
 /// Writes what is read; returns its digest and its length.
 fn pass_on(archive: &mut Ahead, output: &mut dyn Write) -> Result<(Digest, u64)> {
     let (mut hash, mut length) = (Sha256::new(), 0);
     loop {
-        let piece = archive.fill_buf().map_err(|error| match error.downcast::<gantry_graphdriver::Error>() {
-            Ok(error) => Error::Driver(error),
-            Err(source) => Error::Stream { what: "layer on disk".to_owned(), source },
-        })?;
+        let piece = archive.fill_buf().map_err(broken)?;
         if piece.is_empty() {
             return Ok((finish(hash), length));
         }

@@ -90,6 +90,8 @@ pub enum Repair {
     Rewritten,
     /// Deleted: nothing needed it.
     Deleted,
+    /// A layer was made anew of its own content. Containers that run see that when they are started again.
+    Remade,
     /// Deleted: the layer is there, and a push compresses it anew where no registry has the blob.
     Forgotten,
     /// Removed with these names.
@@ -186,6 +188,9 @@ impl fmt::Display for Outcome {
             }
             Self::Repaired(Repair::Rewritten) => write!(f, "written again"),
             Self::Repaired(Repair::Deleted) => write!(f, "deleted"),
+            Self::Repaired(Repair::Remade) => {
+                write!(f, "made anew of its own content; restart what runs on it")
+            }
             Self::Repaired(Repair::Forgotten) => write!(f, "deleted; a push compresses its layer anew"),
             Self::Repaired(Repair::Removed(names)) if names.is_empty() => write!(f, "removed"),
             Self::Repaired(Repair::Removed(names)) => write!(f, "removed: pull or load {} again", names.join(", ")),

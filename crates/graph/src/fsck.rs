@@ -8,6 +8,7 @@ use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::Durability;
 
 use crate::finding::{Finding, Outcome, Place, Problem, Repair};
+use crate::graph::sort_uppermost_first;
 use crate::records::{self, IMAGE, IMAGES, ImageRecord, LAYER, SUSPECT, Suspicion, UNPLACED, WRITABLE, WritableRecord};
 use crate::registration::Pins;
 use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Result, shelf};
@@ -15,11 +16,17 @@ use crate::{DamagedImage, Error, Graph, Image, Images, Layer, Result, shelf};
 /// What a look at a layer told.
 enum Look {
     Whole,
-    Damaged(Problem),
+    /// Its archive is not the one that was unpacked, or it is and the files are otherwise not as it says.
+    Damaged {
+        problems: Vec<Problem>,
+        has_archive: bool,
+    },
     /// Somebody makes it, or another one in its place: nothing.
     Unsettled,
 }
 
+/// Paths of one layer that are told.
+const LINES: usize = 20;
 /// How often a layer that others change is looked at anew.
 const LOOKS: usize = 5;
 
@@ -107,29 +114,49 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The layers whose files are not what they were.
+    /// The layers whose files are not what they were, lowest first.
     fn layers(&mut self) -> HashSet<Digest> {
         let mut damaged = HashSet::new();
+        let mut layers = self.graph.inner.layers.all();
+        sort_uppermost_first(&mut layers);
+        let chains: Vec<Digest> = layers.iter().rev().map(|layer| layer.chain_id.clone()).collect();
         // What is being read must not be collected meanwhile.
-        let chains = self.graph.inner.layers.chains();
         let _pins = Pins::new(self.graph, chains.clone());
         for chain in chains {
-            match self.graph.check_layer(&chain) {
+            match self.graph.check_layer(&chain, &damaged) {
                 Look::Unsettled => {}
                 Look::Whole => {
                     if let Err(error) = self.graph.trust(&chain, self.repair) {
                         tracing::warn!(layer = %chain, %error, "the layer is whole, and stays suspect");
                     }
                 }
-                Look::Damaged(problem) => {
-                    self.graph.suspect(&chain, &problem.to_string(), self.repair);
-                    self.say(Place::Layer(chain.clone()), problem, Outcome::Found);
+                Look::Damaged { problems, has_archive } => {
+                    if let Some(first) = problems.first() {
+                        self.graph.suspect(&chain, &first.to_string(), self.repair);
+                    }
+                    let outcome = if has_archive { self.remake(&chain) } else { Outcome::Found };
+                    if outcome == Outcome::Found {
+                        damaged.insert(chain.clone());
+                    }
+                    for problem in problems {
+                        self.say(Place::Layer(chain.clone()), problem, outcome.clone());
+                    }
                     self.tell();
-                    damaged.insert(chain);
                 }
             }
         }
         damaged
+    }
+
+    /// Makes a layer anew of what it holds, if there is to be a repair; one that fails leaves it to be fetched.
+    fn remake(&self, chain: &Digest) -> Outcome {
+        match self.mend(Repair::Remade, || self.graph.remake(chain)) {
+            Outcome::Unrepaired(reason) => {
+                tracing::warn!(layer = %chain, reason, "a layer cannot be made anew of what it holds");
+                Outcome::Found
+            }
+            other => other,
+        }
     }
 
     /// The images that cannot be whole.
@@ -325,32 +352,45 @@ fn problem(error: Error) -> Problem {
 
 impl Graph {
     /// Reads a whole layer; one that somebody replaces meanwhile is read again, and one that somebody makes is not looked at.
-    fn check_layer(&self, chain: &Digest) -> Look {
+    fn check_layer(&self, chain: &Digest, damaged: &HashSet<Digest>) -> Look {
         for _ in 0..LOOKS {
             let Some(layer) = self.inner.layers.settled(chain) else { break };
-            let found = self.read_layer(&layer);
+            let below_is_whole = !self.below(layer.parent.as_ref()).iter().any(|below| damaged.contains(below));
+            let found = self.read_layer(&layer, below_is_whole);
             if self.inner.layers.settled(chain).is_some_and(|now| Arc::ptr_eq(&now, &layer)) {
-                return found.map_or(Look::Whole, Look::Damaged);
+                return found;
             }
         }
         Look::Unsettled
     }
 
-    fn read_layer(&self, layer: &Layer) -> Option<Problem> {
+    fn read_layer(&self, layer: &Layer, below_is_whole: bool) -> Look {
+        let without = |problem| Look::Damaged { problems: vec![problem], has_archive: false };
         if let Err(error) = self.driver().check(&layer.store_id) {
-            return Some(problem(error.into()));
+            return without(problem(error.into()));
         }
-        let read = match self.layer_archive(layer, &mut io::sink()) {
+        let mut lines = Vec::new();
+        let mut tell = |line: String| lines.push(line);
+        let read = match self.verify_layer(layer, below_is_whole, &mut tell) {
             Ok(read) => read,
-            Err(error) => return Some(problem(error)),
+            Err(error) => return without(problem(error)),
         };
         if layer.archive_size != 0 && layer.archive_size != read {
-            return Some(Problem::Size { found: read, recorded: layer.archive_size });
+            return without(Problem::Size { found: read, recorded: layer.archive_size });
         }
         match self.driver().size(&layer.store_id) {
-            Ok(found) if found == layer.size => None,
-            Ok(found) => Some(Problem::Size { found, recorded: layer.size }),
-            Err(error) => Some(problem(error.into())),
+            Ok(found) if found == layer.size => {}
+            Ok(found) => return without(Problem::Size { found, recorded: layer.size }),
+            Err(error) => return without(problem(error.into())),
+        }
+        let more = lines.len().saturating_sub(LINES);
+        lines.truncate(LINES);
+        if more > 0 {
+            lines.push(format!("and {more} more paths are not as they were"));
+        }
+        match lines.is_empty() {
+            true => Look::Whole,
+            false => Look::Damaged { problems: lines.into_iter().map(Problem::Altered).collect(), has_archive: true },
         }
     }
 }

@@ -298,7 +298,7 @@ impl Graph {
     }
 }
 
-fn sort_uppermost_first(layers: &mut [Arc<Layer>]) {
+pub(crate) fn sort_uppermost_first(layers: &mut [Arc<Layer>]) {
     let parents: HashMap<_, _> = layers.iter().map(|l| (l.chain_id.clone(), l.parent.clone())).collect();
     let depth = |layer: &Arc<Layer>| {
         let mut at = layer.parent.as_ref();

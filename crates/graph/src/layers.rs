@@ -120,15 +120,6 @@ impl Layers {
         }
     }
 
-    /// Every layer that is there.
-    pub(crate) fn chains(&self) -> Vec<Digest> {
-        let slots = self.lock();
-        let there = slots.iter().filter(|(_, slot)| matches!(slot.state, State::There(_)));
-        let mut chains: Vec<_> = there.map(|(chain, _)| chain.clone()).collect();
-        chains.sort();
-        chains
-    }
-
     /// The layer that is there and that nobody is about to replace.
     pub(crate) fn settled(&self, chain: &Digest) -> Option<Arc<Layer>> {
         match self.lock().get(chain)? {

@@ -7,8 +7,10 @@ use gantry_linux::fs::Durability;
 
 use crate::finding::{Outcome, Place, Repair};
 use crate::fsck::documents;
+use crate::layers::Plan;
 use crate::records::{self, Unplaced};
-use crate::{Graph, Image, Layer, Removed, Result, Use, origin, shelf};
+use crate::registration::Pins;
+use crate::{Error, Graph, Image, Layer, Removed, Result, Use, origin, shelf};
 
 impl Graph {
     /// The images that a damaged thing is a part of, with the names under which a registry has them.
@@ -39,6 +41,18 @@ impl Graph {
             Place::Document(digest) => !images.documents().contains(digest) || self.content().read(digest).is_ok(),
             _ => false,
         }
+    }
+
+    /// Makes a suspect layer anew of its own archive, which is right although the files are not as it says.
+    pub(crate) fn remake(&self, chain: &Digest) -> Result<()> {
+        let layers = &self.inner.layers;
+        let missing = || Error::NotFound { kind: "layer", name: chain.to_string() };
+        let _pins = Pins::new(self, vec![chain.clone()]);
+        let layer = layers.get(chain).ok_or_else(missing)?;
+        let plan = Plan { chain_id: chain.clone(), diff_id: layer.diff_id.clone(), parent: layer.parent.clone() };
+        self.with_archive(&layer.store_id, |archive| layers.unpack(&plan, archive))?;
+        layers.commit(std::slice::from_ref(&plan))?;
+        self.inner.db.write(Durability::Process, |db| db.purge(&records::suspect_id(chain)).map(drop))
     }
 
     /// Removes the images that a damaged thing is a part of, where nothing uses them. An attestation goes alone: its image runs

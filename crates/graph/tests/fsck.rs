@@ -3,21 +3,16 @@
 #![allow(missing_docs, reason = "tests")]
 
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 mod common;
 
-use common::{Source, debian, name, open, store};
+use common::{Source, debian, fsck, name, open, store};
 use gantry_api::reference::Digest;
 use gantry_graph::{
     Document, Error, Finding, Graph, Manifest, Outcome, Place, Problem, Repair, Unpacked, Use, digest_of,
 };
-
-fn fsck(graph: &Graph, repair: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    graph.fsck(repair, &mut |finding| findings.push(finding)).unwrap();
-    findings
-}
 
 fn places(findings: &[Finding]) -> Vec<Place> {
     findings.iter().map(|finding| finding.place.clone()).collect()
@@ -51,7 +46,6 @@ fn fsck_finds_flipped_bits_missing_files_and_litter_and_a_pull_brings_the_good_o
         std::fs::create_dir(root.path().join(driver).join("layers/litter")).unwrap();
         let stray = graph.content().put(b"nobody's").unwrap();
         let mut wanted: Vec<_> = source.chain().into_iter().map(Place::Layer).collect();
-        wanted.sort_by_key(|place| place.name().to_owned());
         wanted.extend([Place::Image(id.clone()), Place::Directory("litter".into()), Place::Document(stray)]);
         let found = fsck(&graph, false);
         assert_eq!(places(&found), wanted, "{found:#?}");
@@ -71,6 +65,46 @@ fn fsck_finds_flipped_bits_missing_files_and_litter_and_a_pull_brings_the_good_o
         let graph = open(root.path(), driver);
         assert_eq!(fsck(&graph, false), []);
         assert!(graph.damage().is_empty());
+    }
+}
+
+#[test]
+fn a_layer_that_has_its_content_and_is_otherwise_altered_is_made_anew_of_it_without_a_registry() {
+    for driver in ["overlay", "vfs"] {
+        let root = tempfile::tempdir().unwrap();
+        let graph = open(root.path(), driver);
+        let source = debian();
+        let id = source.pull(&graph, &["debian:12"]);
+        graph.create_container_layer("web", &id, None).unwrap();
+        let at = layer(root.path(), &graph, "debian:12", 0).join(tree(driver));
+        let damage = || {
+            std::fs::set_permissions(at.join("bin/sh"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+            std::os::unix::fs::chown(at.join("etc/os"), Some(7), None).unwrap();
+            std::fs::write(at.join("etc/more"), "x").unwrap();
+        };
+        damage();
+        let told = |findings: &[Finding]| findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let line = |line: &str| format!("layer {}: it is not what was stored: {line}", source.chain()[0]);
+        let lines = [
+            line("/bin/sh has mode 4755, not 0644"),
+            line("/etc/more is not of this layer"),
+            line("/etc/os belongs to 7:0, not to 0:0"),
+        ];
+        let found = told(&fsck(&graph, false));
+        assert_eq!((&found[..3], found.len()), (&lines[..], 4), "{driver}: and the image that stands on it");
+        assert!(graph.damage()[0].contains("/bin/sh has mode 4755"), "{:?}", graph.damage());
+        let repaired = fsck(&graph, true);
+        assert_eq!(repaired.len(), 3, "{repaired:#?}");
+        assert!(repaired.iter().all(|finding| finding.outcome == Outcome::Repaired(Repair::Remade)), "{repaired:#?}");
+        assert!(graph.damage().is_empty());
+        let mode = std::fs::metadata(at.join("bin/sh")).unwrap().permissions().mode();
+        assert_eq!((mode & 0o7777, at.join("etc/more").exists()), (0o644, false));
+        graph.container_root("web", false).unwrap();
+        graph.release_replaced(|| Ok::<_, Error>(Vec::new())).unwrap();
+        graph.sweep().unwrap();
+        assert_eq!(fsck(&graph, true), []);
+        drop(graph);
+        assert_eq!(fsck(&open(root.path(), driver), false), []);
     }
 }
 

@@ -22,8 +22,9 @@ use crate::overlay::{apply_to_draft, begin_draft, clean_draft, file_system, undo
 use crate::project::Projects;
 use crate::store::{Store, complete_parent, note, noted_size};
 use crate::tree::{self, Step, Walk, open_inside, show};
+use crate::verify::{Form, Place, verify};
 use crate::whole::{changed_bytes, compare, write_diff};
-use crate::{Change, Error, GraphDriver, Options};
+use crate::{Change, Error, GraphDriver, Options, Replaced};
 
 struct Aufs {
     store: Store,
@@ -102,6 +103,16 @@ impl Aufs {
         note(layer, "parent")?.map(|parent| self.view(&parent)).transpose()
     }
 
+    /// Makes a draft all that a layer is.
+    fn complete(&self, id: &str) -> Result<(), Error> {
+        let draft = self.store.draft(id)?;
+        let below = self.view_below(&draft)?;
+        archive::finish(&draft, below.as_ref().map(|view| view.path.clone()).as_slice())?;
+        // Half translated it is nothing that could be tried again.
+        let translated = translate(&draft.join("diff")).and_then(|()| clean_draft(&self.store, &draft));
+        undo_draft(&self.store, &draft, translated)
+    }
+
     fn fill_writable(&self, draft: &Path, parent: Option<&str>) -> Result<(), Error> {
         let diff = draft.join("diff");
         if let Some(parent) = parent {
@@ -137,16 +148,21 @@ impl GraphDriver for Aufs {
     }
 
     fn commit(&self, id: &str) -> Result<(), Error> {
-        let draft = self.store.draft(id)?;
-        let below = self.view_below(&draft)?;
-        archive::finish(&draft, below.as_ref().map(|view| view.path.clone()).as_slice())?;
-        // Half translated it is nothing that could be tried again.
-        undo_draft(
-            &self.store,
-            &draft,
-            translate(&draft.join("diff")).and_then(|()| clean_draft(&self.store, &draft)),
-        )?;
+        self.complete(id)?;
         self.store.publish(id, true)
+    }
+
+    fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
+        self.complete(draft)?;
+        self.store.replace(draft, id)
+    }
+
+    fn replaced(&self) -> Result<Vec<Replaced>, Error> {
+        self.store.replaced()
+    }
+
+    fn release(&self, replaced: &Replaced) -> Result<(), Error> {
+        self.store.release(replaced)
     }
 
     fn place(&self, draft: &str, id: &str, parent: Option<&str>) -> Result<(), Error> {
@@ -208,6 +224,20 @@ impl GraphDriver for Aufs {
         }
         let (below, writable) = (self.view_below(&layer)?, noted_size(&layer)?.is_none());
         write_diff(&layer, &self.view(id)?.path, below.as_ref().map(|view| view.path.as_path()), writable, archive)
+    }
+
+    fn verify(
+        &self,
+        id: &str,
+        archive: &mut dyn Read,
+        below_is_whole: bool,
+        report: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        let below = self.view_below(&layer)?;
+        let paths: Vec<PathBuf> = below.iter().map(|view| view.path.clone()).collect();
+        let place = Place { root: &layer.join("diff"), below: &paths, form: Form::Aufs };
+        verify(&place, archive, below_is_whole, report).map_err(|error| error.inside(&layer))
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {

@@ -64,23 +64,13 @@ pub trait GraphDriver: Send + Sync {
 
     /// Makes a draft the layer `id` in one step, in the place of what is there under that id, if anything; as
     /// [`GraphDriver::commit`] otherwise. Who has the replaced layer mounted keeps seeing it until [`GraphDriver::release`].
-    ///
-    /// A driver that cannot says so.
-    fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
-        let reason = format!("layer {id} cannot be put in the place of a damaged one: remove its images and pull them");
-        Err(Error::Refused { driver: self.name(), reason: format!("{reason} (draft {draft})") })
-    }
+    fn replace(&self, draft: &str, id: &str) -> Result<(), Error>;
 
     /// What was replaced, and is kept for those who have it mounted.
-    fn replaced(&self) -> Result<Vec<Replaced>, Error> {
-        Ok(Vec::new())
-    }
+    fn replaced(&self) -> Result<Vec<Replaced>, Error>;
 
     /// Gives what was replaced to the next [`GraphDriver::sweep`].
-    fn release(&self, replaced: &Replaced) -> Result<(), Error> {
-        let _ = replaced;
-        Ok(())
-    }
+    fn release(&self, replaced: &Replaced) -> Result<(), Error>;
 
     /// A quick look at a layer: whether the parts that it consists of are there. What they contain only
     /// [`GraphDriver::diff`] tells.
@@ -100,6 +90,18 @@ pub trait GraphDriver: Send + Sync {
     /// Writes the layer's changes relative to its parent as a tar archive in the OCI layer format. For a layer that was
     /// applied from one archive it is that archive, byte for byte.
     fn diff(&self, id: &str, archive: &mut dyn std::io::Write) -> Result<(), Error>;
+
+    /// Holds a layer that was unpacked from an archive against that archive, which `archive` gives ([`GraphDriver::diff`] writes
+    /// it): kinds, modes, owners, extended attributes, sizes, device numbers, what is missing and what is there beside it; a line
+    /// for each. Not the content of what is in the archive, whose digest tells that. What is below is compared where it is known
+    /// to be whole.
+    fn verify(
+        &self,
+        id: &str,
+        archive: &mut dyn Read,
+        below_is_whole: bool,
+        report: &mut dyn FnMut(String),
+    ) -> Result<(), Error>;
 
     /// Bytes that the layer's own content occupies.
     fn size(&self, id: &str) -> Result<u64, Error>;
@@ -163,14 +165,6 @@ pub enum Error {
         /// The layer's directory.
         layer: PathBuf,
         /// What is wrong.
-        reason: String,
-    },
-    /// The driver cannot do it.
-    #[error("graphdriver {driver}: {reason}")]
-    Refused {
-        /// The driver's name.
-        driver: &'static str,
-        /// What, and what to do instead.
         reason: String,
     },
     /// No driver has this name.

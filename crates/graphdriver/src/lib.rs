@@ -18,6 +18,7 @@ mod table;
 pub mod transfer;
 mod trash;
 mod tree;
+mod verify;
 mod whole;
 
 pub use disk::disk_use;

@@ -20,6 +20,7 @@ use crate::fixtures::{self, Difference, is_fixture};
 use crate::project::{Project, Projects};
 use crate::store::{Store, measure, note, noted_size};
 use crate::tree::{self, Step, Walk};
+use crate::verify::{Form, Place, verify};
 use crate::{Change, ChangeKind, Error, GraphDriver, Options, Replaced, owners};
 
 mod probe;
@@ -298,6 +299,19 @@ impl GraphDriver for Overlay {
             }
         }
         writer.finish()
+    }
+
+    fn verify(
+        &self,
+        id: &str,
+        archive: &mut dyn Read,
+        below_is_whole: bool,
+        report: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        let below = self.diffs(&self.below(&layer)?);
+        let place = Place { root: &layer.join("diff"), below: &below, form: Form::Overlay };
+        verify(&place, archive, below_is_whole, report).map_err(|error| error.inside(&layer))
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {

@@ -20,7 +20,7 @@ const TAKEN: [Errno; 4] = [Errno::NOTEMPTY, Errno::EXIST, Errno::ISDIR, Errno::N
 /// Names that are tried.
 const ATTEMPTS: usize = 10_000;
 /// The directory of what was replaced.
-const REPLACED: &str = "replaced";
+pub(crate) const REPLACED: &str = "replaced";
 
 /// The directories of one driver.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ use crate::options::bytes;
 use crate::overlay::{apply_to_draft, begin_draft, clean_draft, prepare_draft, undo_draft};
 use crate::project::{Project, Projects};
 use crate::store::{Store, complete_parent, note, noted_size};
+use crate::verify::{Form, Place, verify};
 use crate::{Change, Error, GraphDriver, Options, Replaced, owners};
 
 mod compare;
@@ -279,6 +280,20 @@ impl GraphDriver for Whole {
         let layer = self.store.layer(id)?;
         let writable = noted_size(&layer)?.is_none();
         write_diff(&layer, &layer.join("root"), self.parent_tree(&layer)?.as_deref(), writable, archive)
+    }
+
+    fn verify(
+        &self,
+        id: &str,
+        archive: &mut dyn Read,
+        below_is_whole: bool,
+        report: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        let below = self.parent_tree(&layer)?;
+        let form = Form::Whole { copied: self.kind == Kind::Copy };
+        let place = Place { root: &layer.join("root"), below: below.as_slice(), form };
+        verify(&place, archive, below_is_whole, report).map_err(|error| error.inside(&layer))
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {

@@ -18,22 +18,27 @@ impl Job for ImageInspect {
     const NAME: &'static str = "image_inspect";
     const DOC: &'static str = "shows everything about an image";
     const CLASS: Class = Class::Read;
-    type Output = image::ImageInspect;
+    type Output = serde_json::Value;
 
     fn arguments(&self) -> String {
         self.image.clone()
     }
 
-    async fn run(self, context: Context) -> Result<image::ImageInspect> {
+    async fn run(self, context: Context) -> Result<serde_json::Value> {
+        let version = context.environment.version();
         let engine = context.engine;
         let image = crate::images::find(&engine, &self.image)?;
         crate::images::check_platform(&image, &self.image, &self.platform)?;
         let (repo_tags, repo_digests) = super::images::names(&engine, &image);
         let config = &image.config;
         let size = i64::try_from(image.size()).unwrap_or(i64::MAX);
-        let last = jiff::Timestamp::from_second(image.last_tagged).unwrap_or_default();
+        // Go's first moment is that of what never happened.
+        let last = match image.last_tagged {
+            0 => "0001-01-01T00:00:00Z".to_owned(),
+            seconds => jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string(),
+        };
         let author = config.author.clone();
-        Ok(image::ImageInspect {
+        let inspect = image::ImageInspect {
             id: image.id.to_string(),
             repo_tags,
             repo_digests,
@@ -54,7 +59,8 @@ impl Job for ImageInspect {
                 kind: "layers".into(),
                 layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
             },
-            metadata: ImageMetadata { last_tag_time: last.to_string() },
-        })
+            metadata: ImageMetadata { last_tag_time: last },
+        };
+        Ok(inspect.in_version(version))
     }
 }

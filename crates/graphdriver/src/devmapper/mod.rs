@@ -26,9 +26,10 @@ use self::space::human;
 use crate::archive::recipe::DISPLACED;
 use crate::fixtures::Difference;
 use crate::overlay::{prepare_draft, undo_draft};
-use crate::store::{Store, delete, note, noted_size};
+use crate::store::{REPLACED, Store, delete, note, noted_size};
+use crate::verify::{Form, Place, verify};
 use crate::whole::{changed_bytes, compare, merge, write_diff};
-use crate::{Change, Error, GraphDriver, Options, archive, owners, tree};
+use crate::{Change, Error, GraphDriver, Options, Replaced, archive, owners, tree};
 
 mod base;
 mod ids;
@@ -58,7 +59,7 @@ pub(crate) fn open(root: &Path, options: &Options) -> Result<Arc<dyn GraphDriver
     let pool = Pool::open(control, store.root(), &settings)?;
     let mut used = Vec::new();
     let mut of_layers = Vec::new();
-    for part in ["layers", "drafts", "trash"] {
+    for part in ["layers", "drafts", "trash", REPLACED] {
         for name in fs::list(store.root().join(part))? {
             let directory = store.root().join(part).join(name);
             match Device::read(&directory) {
@@ -212,6 +213,36 @@ impl DeviceMapper {
         prepare_draft(&own, None)
     }
 
+    /// Makes a draft all that the layer `id` is, on the disk.
+    fn complete(&self, name: &str, id: &str) -> Result<(), Error> {
+        let draft = self.store.draft(name)?;
+        let device = self.device(&draft)?;
+        let held = self.pool.control.open_thin(&self.pool.thin(device.id, device.sectors))?;
+        let committed = self.in_draft(name, |inside, draft| {
+            let (own, root) = (inside.own(name), inside.root());
+            // The snapshot is the layer below, until something is merged into it.
+            let below = note(draft, "parent")?.map(|_| root.clone());
+            archive::finish(&own, below.as_slice()).map_err(|error| error.inside(draft))?;
+            merge(&own.join("diff"), &root, &own.join("grave"))?;
+            for name in ["diff", "grave", "later"] {
+                self.store.discard(&own.join(name))?;
+            }
+            if fs::list(own.join(DISPLACED))?.is_empty() {
+                fs::remove_dir(own.join(DISPLACED))?;
+            }
+            if noted_size(draft)?.is_none() {
+                fs::write(draft.join("size"), "0")?;
+            }
+            if name == id { Ok(()) } else { Ok(fs::rename(&own, inside.own(id))?) }
+        });
+        // It is unmounted, and that has to be on the disk too: a layer is mounted without recovery.
+        let flushed = rustix::fs::fsync(&held).during("flush device of layer", name);
+        let committed = committed.and_then(|()| flushed.map_err(|error| self.pool.explain(error.into())));
+        drop(held);
+        // Half merged it is nothing that could be tried again.
+        undo_draft(&self.store, &draft, committed)
+    }
+
     /// The layer below, mounted.
     fn below(&self, directory: &Path) -> Result<Option<Inside>, Error> {
         let parent = note(directory, "parent")?;
@@ -284,33 +315,24 @@ impl GraphDriver for DeviceMapper {
     }
 
     fn commit(&self, id: &str) -> Result<(), Error> {
-        let draft = self.store.draft(id)?;
-        let device = self.device(&draft)?;
-        let held = self.pool.control.open_thin(&self.pool.thin(device.id, device.sectors))?;
-        let committed = self.in_draft(id, |inside, draft| {
-            let (own, root) = (inside.own(id), inside.root());
-            // The snapshot is the layer below, until something is merged into it.
-            let below = note(draft, "parent")?.map(|_| root.clone());
-            archive::finish(&own, below.as_slice()).map_err(|error| error.inside(draft))?;
-            merge(&own.join("diff"), &root, &own.join("grave"))?;
-            for name in ["diff", "grave", "later"] {
-                self.store.discard(&own.join(name))?;
-            }
-            if fs::list(own.join(DISPLACED))?.is_empty() {
-                fs::remove_dir(own.join(DISPLACED))?;
-            }
-            if noted_size(draft)?.is_none() {
-                fs::write(draft.join("size"), "0")?;
-            }
-            Ok(())
-        });
-        // It is unmounted, and that has to be on the disk too: a layer is mounted without recovery.
-        let flushed = rustix::fs::fsync(&held).during("flush device of layer", id);
-        let committed = committed.and_then(|()| flushed.map_err(|error| self.pool.explain(error.into())));
-        drop(held);
-        // Half merged it is nothing that could be tried again.
-        undo_draft(&self.store, &draft, committed)?;
+        self.complete(id, id)?;
         self.store.publish(id, true)
+    }
+
+    /// Nobody has the device of an image's layer mounted but for a moment: containers have their own, which stay as they are.
+    fn replace(&self, draft: &str, id: &str) -> Result<(), Error> {
+        self.complete(draft, id)?;
+        self.store.replace(draft, id)?;
+        let mut replaced = self.store.replaced()?.into_iter().filter(|replaced| replaced.id == id);
+        replaced.try_for_each(|replaced| self.store.release(&replaced))
+    }
+
+    fn replaced(&self) -> Result<Vec<Replaced>, Error> {
+        self.store.replaced()
+    }
+
+    fn release(&self, replaced: &Replaced) -> Result<(), Error> {
+        self.store.release(replaced)
     }
 
     /// A container has a file system of its own: the limit is its size, and that of the base device where none is given.
@@ -353,6 +375,20 @@ impl GraphDriver for DeviceMapper {
         let below = below.as_ref().map(Inside::root);
         let writable = self.device(&layer)?.writable;
         write_diff(&inside.own(id), &inside.root(), below.as_deref(), writable, archive)
+    }
+
+    fn verify(
+        &self,
+        id: &str,
+        archive: &mut dyn Read,
+        below_is_whole: bool,
+        report: &mut dyn FnMut(String),
+    ) -> Result<(), Error> {
+        let layer = self.store.layer(id)?;
+        let (below, inside) = (self.below(&layer)?, self.enter(&layer, false)?);
+        let below = below.as_ref().map(Inside::root);
+        let place = Place { root: &inside.root(), below: below.as_slice(), form: Form::Whole { copied: false } };
+        verify(&place, archive, below_is_whole, report).map_err(|error| error.inside(&layer))
     }
 
     fn size(&self, id: &str) -> Result<u64, Error> {

@@ -46,7 +46,16 @@ impl Bench {
         self.driver.create(id, parent)?;
         let size = self.driver.apply(id, &mut &*archive)?;
         self.driver.commit(id)?;
+        assert_eq!(self.told(id, true), [""; 0], "{id}, just made");
         Ok(size)
+    }
+
+    /// What a layer has that its archive does not say.
+    pub fn told(&self, id: &str, below_is_whole: bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        let archive = self.diff(id);
+        self.driver.verify(id, &mut archive.as_slice(), below_is_whole, &mut |line| lines.push(line)).unwrap();
+        lines
     }
 
     pub fn mount(&self, id: &str, read_only: bool) -> Mounted {

@@ -13,6 +13,7 @@ mod files;
 mod image;
 mod layers;
 mod removal;
+mod verify;
 
 use std::fs;
 use std::sync::Mutex;
@@ -21,6 +22,7 @@ use archives::*;
 use files::*;
 use layers::*;
 use removal::*;
+use verify::*;
 
 /// Whether the machine has what the driver's tests need; says loudly what it lacks.
 pub fn can_test(driver: &str) -> bool {
@@ -80,6 +82,8 @@ suite! {
         a_layer_gives_back_its_archive_byte_for_byte
         a_mapped_writable_layer_is_its_users_and_its_diff_is_as_they_see_it
         drafts_are_placed_late_and_become_layers_together
+        what_leads_through_links_and_what_is_replaced_is_told_of_no_whole_layer
+        a_good_layer_takes_the_place_of_a_damaged_one_and_who_has_that_keeps_it
     }
 }
 
@@ -94,5 +98,6 @@ suite! {
         drafts_of_the_dead_are_removed
         sparse_copies_stay_sparse
         a_layer_gives_back_its_archive_byte_for_byte
+        a_good_layer_takes_the_place_of_a_damaged_one_and_who_has_that_keeps_it
     }
 }
