@@ -32,6 +32,13 @@ pub(crate) struct Source {
     pub(crate) is_mirror: bool,
 }
 
+impl Source {
+    /// A registry itself, there.
+    pub(crate) const fn at(url: Url) -> Self {
+        Self { url, is_mirror: false }
+    }
+}
+
 impl Registry {
     /// A client with these settings. Nothing is opened before the first request.
     #[must_use]
@@ -55,12 +62,16 @@ impl Registry {
         }
     }
 
+    /// Where the registry of that name is.
+    pub(crate) fn home(domain: &str) -> Result<Url> {
+        let text = format!("https://{}/", if domain == DEFAULT_DOMAIN { HUB } else { domain });
+        Url::parse(&text).map_err(|error| Error::invalid(domain, format!("not a registry: {error}")))
+    }
+
     /// The places to look in, best first; the last is the registry itself.
     pub(crate) fn sources(&self, reference: &Reference) -> Result<Vec<Source>> {
-        let domain = reference.domain();
-        let is_hub = domain == DEFAULT_DOMAIN;
-        let text = format!("https://{}/", if is_hub { HUB } else { domain });
-        let url = Url::parse(&text).map_err(|error| Error::invalid(domain, format!("not a registry: {error}")))?;
+        let is_hub = reference.domain() == DEFAULT_DOMAIN;
+        let url = Self::home(reference.domain())?;
         let mirrors = self.http.options.mirrors.iter().filter(|_| is_hub);
         let mut sources: Vec<_> = mirrors.map(|url| Source { url: url.clone(), is_mirror: true }).collect();
         sources.push(Source { url, is_mirror: false });

@@ -1,6 +1,7 @@
 //! `gantry registry`: serves images, and looks after what is served.
 
 mod serve;
+mod settings;
 
 use std::process::ExitCode;
 

@@ -1,31 +1,25 @@
 //! `gantry registry serve`.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use gantry_registry::server::front::Front;
 use gantry_registry::server::{Root, Server, Settings, Sparse};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info, warn};
+
+use super::settings::{self, SettingFlags};
 
 /// What can be said to it.
 #[derive(Debug, Args)]
 pub struct Flags {
-    /// Address and port to serve
-    #[arg(long, default_value = "127.0.0.1:5000", value_name = "ADDRESS")]
-    addr: SocketAddr,
-    /// Directory of what is served
-    #[arg(long, default_value = "/var/lib/gantry-registry", value_name = "DIR")]
-    root: PathBuf,
-    /// Refuse whatever would change something
-    #[arg(long)]
-    read_only: bool,
+    #[command(flatten)]
+    settings: SettingFlags,
     /// What may be missing of a manifest that is pushed
     #[arg(long, value_enum, default_value = "indexes", value_name = "WHAT")]
     sparse: SparseFlag,
@@ -52,9 +46,14 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
     log(flags.debug);
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    let root = Root::open(&flags.root).context("open the registry's directory")?;
+    let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    let config = flags.settings.config()?;
+    let (addr, place) = (settings::addr(&config)?, settings::root(&config));
+    config.may_listen(addr)?;
+    let root = Root::open(&place).context("open the registry's directory")?;
+    let front = Front::open(config, &place).await?;
     let settings = Settings {
-        read_only: flags.read_only,
+        read_only: flags.settings.is_read_only(),
         sparse: match flags.sparse {
             SparseFlag::Nothing => Sparse::Nothing,
             SparseFlag::Indexes => Sparse::Indexes,
@@ -63,18 +62,24 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
         drain: Duration::from_secs(flags.drain),
         ..Settings::default()
     };
-    let server = Arc::new(Server::new(Arc::new(root.storage), root.uploads, settings));
-    let listener = TcpListener::bind(flags.addr).await.with_context(|| format!("listen on {}", flags.addr))?;
+    let mut server = Server::new(Arc::new(root.storage), root.uploads, settings);
+    front.equip(&mut server);
+    let server = Arc::new(server);
+    let listener = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
     let address = listener.local_addr().context("ask for the port")?;
-    info!(root = %flags.root.display(), "serving images on http://{address}");
+    info!(root = %place.display(), "serving images on {}://{address}", front.scheme());
     let stop = CancellationToken::new();
     let mut serving = tokio::spawn(server.serve(listener, stop.clone()));
-    tokio::select! {
-        ended = &mut serving => {
-            ended.context("the server")?;
+    loop {
+        tokio::select! {
+            ended = &mut serving => {
+                ended.context("the server")?;
+                break;
+            }
+            _ = hangup.recv() => reload(&flags.settings, &front),
+            _ = terminate.recv() => break stop.cancel(),
+            _ = interrupt.recv() => break stop.cancel(),
         }
-        _ = terminate.recv() => stop.cancel(),
-        _ = interrupt.recv() => stop.cancel(),
     }
     info!("stopping: requests that run are finished");
     if !serving.is_finished() {
@@ -85,6 +90,14 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
     }
     drop(root.lock);
     Ok(ExitCode::SUCCESS)
+}
+
+fn reload(flags: &SettingFlags, front: &Front) {
+    match flags.config().and_then(|config| Ok(front.reload(&config)?)) {
+        Ok(other) if other.is_empty() => info!("certificates and configuration were read again"),
+        Ok(other) => warn!("read again; what changed in {} needs a restart", other.join(", ")),
+        Err(error) => error!("nothing was changed: {error:#}"),
+    }
 }
 
 fn log(debug: bool) {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_transport::{Peer, Stream};
@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -22,11 +23,14 @@ use super::answer::{Body, Response, named};
 use super::failure::{Failure, Result};
 use super::handlers;
 use super::hooks::{Ask, Exchange, Observer, Who};
+use super::patient::Patient;
 use super::request::Request;
 use super::request_id::{REQUEST_ID, request_id};
 use super::route::{Query, Route};
 use super::serve::Server;
 
+/// The longest silence in the middle of a request's body, and while an answer is not taken.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is read of a connection at once, per connection: memory stays flat.
@@ -48,7 +52,7 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, SILENCE)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -63,18 +67,36 @@ pub async fn serve(
     }
 }
 
-/// A request's body, counted.
+/// A request's body, counted, and given up when nothing of it comes any more.
 pub struct Counted {
     body: Incoming,
     count: Arc<AtomicU64>,
+    silence: Pin<Box<Sleep>>,
+    is_silent: bool,
+}
+
+impl Counted {
+    fn new(body: Incoming, count: Arc<AtomicU64>) -> Self {
+        Self { body, count, silence: Box::pin(tokio::time::sleep(SILENCE)), is_silent: false }
+    }
 }
 
 impl hyper::body::Body for Counted {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            // Only what we wait for counts: our own disk may take its time.
+            if !std::mem::replace(&mut self.is_silent, true) {
+                self.silence.as_mut().reset(Instant::now() + SILENCE);
+            }
+            ready!(self.silence.as_mut().poll(cx));
+            let reason = format!("nothing came for {} s", SILENCE.as_secs());
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, reason))));
+        };
+        self.is_silent = false;
+        let frame = frame.map(|frame| frame.map_err(io::Error::other));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -176,7 +198,7 @@ async fn exchange(
     // From here on it is told, also when the client goes away while a handler works.
     let observers = server.observers.clone();
     let mut watch = Watch { exchange, began, received: Arc::clone(&received), observers, left: None };
-    let body = Counted { body, count: received };
+    let body = Counted::new(body, received);
     let head = parts.method == http::Method::HEAD;
     let answered = answer(&server, parts, body, certificate, &mut watch.exchange).await;
     let mut response = answered.unwrap_or_else(Failure::into_response);
@@ -194,9 +216,15 @@ async fn answer(
     certificate: Option<String>,
     exchange: &mut Exchange,
 ) -> Result<Response> {
-    let route = Route::parse(parts.uri.path())?;
-    exchange.route = Some(route.clone());
+    let mut route = Route::parse(parts.uri.path())?;
     let query = Query::parse(parts.uri.query())?;
+    // What follows, access before all, is about the repository that is meant.
+    if let (Some(cache), Some(name)) = (&server.upstream, route.repository())
+        && let Some(meant) = cache.meant(name, query.get("ns"))
+    {
+        route = route.renamed(meant);
+    }
+    exchange.route = Some(route.clone());
     let mut request = Request {
         method: parts.method,
         uri: parts.uri,

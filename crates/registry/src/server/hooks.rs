@@ -1,4 +1,4 @@
-//! Where others have their say: who may do what, what a miss is filled from, who watches, what else is answered.
+//! Where others have their say: who may do what, who watches, what else is answered.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::answer::Response;
 use super::auth::Verified;
 use super::failure::Result;
-use super::names::{Digest, Name, Target};
-use super::repositories::Manifest;
+use super::names::Name;
 use super::request::Request;
 use super::route::Route;
 
@@ -87,18 +86,6 @@ impl Access for Anybody {
     fn may_pull_all(&self, _: &Who) -> bool {
         true
     }
-}
-
-/// What a pull goes on to when this registry has nothing: the pull-through cache.
-pub trait Upstream: Send + Sync {
-    /// Whether it has to do with this repository at all.
-    fn serves(&self, repository: &Name) -> bool;
-
-    /// Asked before the own storage when a tag is asked for, and after it for digests. `None` leaves it to the storage.
-    fn manifest<'a>(&'a self, repository: &'a Name, target: &'a Target) -> Future<'a, Result<Option<Manifest>>>;
-
-    /// Asked when the storage has no such blob: the whole answer, streamed while it is kept.
-    fn blob<'a>(&'a self, request: &'a Request, digest: &'a Digest) -> Future<'a, Result<Option<Response>>>;
 }
 
 /// What became of a request, after the last byte of its answer.

@@ -86,6 +86,21 @@ impl Route {
         }
     }
 
+    /// The same of another repository.
+    #[must_use]
+    pub fn renamed(mut self, to: Name) -> Self {
+        match &mut self {
+            Self::Blob { name, .. }
+            | Self::Uploads { name }
+            | Self::Upload { name, .. }
+            | Self::Manifest { name, .. }
+            | Self::Tags { name }
+            | Self::Referrers { name, .. } => *name = to,
+            Self::Base | Self::Catalog | Self::Search | Self::Health | Self::Other => {}
+        }
+        self
+    }
+
     /// One word, for metrics and logs.
     #[must_use]
     pub const fn label(&self) -> &'static str {

@@ -10,7 +10,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::connection;
-use super::hooks::{Access, Anybody, Door, Observer, Secure, Upstream};
+use super::hooks::{Access, Anybody, Door, Observer, Secure};
+use super::proxy::Cache;
 use super::repositories::{Repositories, Sparse};
 use super::store::Storage;
 use super::uploads::Uploads;
@@ -52,7 +53,7 @@ pub struct Server {
     /// Who may do what.
     pub access: Arc<dyn Access>,
     /// Where a miss is asked for.
-    pub upstream: Option<Arc<dyn Upstream>>,
+    pub upstream: Option<Arc<Cache>>,
     /// Who is told of requests.
     pub observers: Vec<Arc<dyn Observer>>,
     /// What is answered beside the protocol.

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests arrange files by hand")]
 
 mod auth;
+mod cache;
 mod damage;
 mod debian;
 mod fake;

@@ -85,6 +85,10 @@ impl Access for Gate {
     fn may(&self, who: &Who, repository: &Name, action: Action) -> bool {
         self.terms().policy.as_ref().is_none_or(|policy| policy.may(who, repository.as_str(), action))
     }
+
+    fn may_pull_all(&self, _: &Who) -> bool {
+        self.terms().policy.is_none()
+    }
 }
 
 impl Terms {

@@ -18,26 +18,31 @@ const FOREVER: &str = "max-age=31536000, immutable";
 /// `GET` and `HEAD`, with `Range` and `If-None-Match`.
 pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, digest: &Digest) -> Result<Response> {
     let Some(stat) = found(server, request, name, digest).await? else {
-        if let Some(upstream) = server.upstream.as_ref().filter(|upstream| upstream.serves(name))
-            && let Some(response) = upstream.blob(request, digest).await?
-        {
-            return Ok(response);
-        }
         return Err(blob_unknown(name, digest));
     };
+    respond(request, digest, stat.size, async |offset, length| open(server, name, digest, offset, length).await).await
+}
+
+/// The answer with a blob of that size, of which `open` gives a part.
+pub async fn respond(
+    request: &Request,
+    digest: &Digest,
+    size: u64,
+    open: impl AsyncFnOnce(u64, u64) -> Result<Body>,
+) -> Result<Response> {
     let etag = format!("\"{digest}\"");
     if request.header(&header::IF_NONE_MATCH).is_some_and(|known| matches_etag(known, &etag)) {
         let mut response = empty(StatusCode::NOT_MODIFIED);
         set(&mut response, header::ETAG, &etag);
         return Ok(response);
     }
-    let range = wanted(request, &etag, stat.size)?;
-    let (offset, length) = range.unwrap_or((0, stat.size));
-    let body = if request.is_head() { Body::default() } else { open(server, name, digest, offset, length).await? };
+    let range = wanted(request, &etag, size)?;
+    let (offset, length) = range.unwrap_or((0, size));
+    let body = if request.is_head() { Body::default() } else { open(offset, length).await? };
     let mut response = Response::new(body);
     if range.is_some() {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        set(&mut response, header::CONTENT_RANGE, &format!("bytes {offset}-{}/{}", offset + length - 1, stat.size));
+        set(&mut response, header::CONTENT_RANGE, &format!("bytes {offset}-{}/{}", offset + length - 1, size));
     }
     set(&mut response, header::CONTENT_LENGTH, &length.to_string());
     set(&mut response, header::ETAG, &etag);

@@ -48,7 +48,7 @@ pub async fn catalog(server: &Server, request: &Request) -> Result<Response> {
         let page = server.repositories.names(last.as_deref(), PAGE).await?;
         let Some(end) = page.last() else { break };
         last = Some(end.as_str().to_owned());
-        names.extend(page.into_iter().filter(|name| server.access.may(&request.who, name, Action::Pull)));
+        names.extend(page.into_iter().filter(|name| server.access.may(&request.who, name, Action::List)));
     }
     let more = names.len() > wanted;
     names.truncate(wanted);
@@ -68,7 +68,7 @@ fn count(request: &Request) -> Result<Option<usize>> {
     text.parse().map(Some).map_err(|_| invalid())
 }
 
-fn link(response: &mut Response, path: &str, count: usize, last: &str) {
+pub fn link(response: &mut Response, path: &str, count: usize, last: &str) {
     let next = format!("<{path}?n={count}&last={}>; rel=\"next\"", percent_encode(last));
     set(response, header::LINK, &next);
 }
@@ -100,7 +100,7 @@ pub async fn search(server: &Server, request: &Request) -> Result<Response> {
     let wanted = query.to_lowercase();
     let names = server.repositories.names(None, usize::MAX).await?;
     let found = names.into_iter().filter(|name| name.as_str().contains(&wanted));
-    let found: Vec<_> = found.filter(|name| server.access.may(&request.who, name, Action::Pull)).collect();
+    let found: Vec<_> = found.filter(|name| server.access.may(&request.who, name, Action::List)).collect();
     let results: Vec<Value> = found.iter().skip((page - 1).saturating_mul(size)).take(size).map(result).collect();
     let answer = json!({
         "query": query,

@@ -19,7 +19,12 @@ const TAGS: usize = 64;
 
 /// `GET` and `HEAD`. `Accept` is not negotiated: what was pushed is served, or its digest would be another one.
 pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, target: &Target) -> Result<Response> {
-    let manifest = find(server, name, target).await?.ok_or_else(|| manifest_unknown(name, target))?;
+    let found = server.repositories.manifest(name, target).await?;
+    Ok(respond(request, found.ok_or_else(|| manifest_unknown(name, target))?))
+}
+
+/// The answer with a manifest.
+pub fn respond(request: &Request, manifest: Manifest) -> Response {
     let etag = format!("\"{}\"", manifest.digest);
     let known = request.header(&header::IF_NONE_MATCH).is_some_and(|known| matches_etag(known, &etag));
     let length = manifest.bytes.len();
@@ -37,21 +42,7 @@ pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, target: &
         set(&mut response, header::CONTENT_TYPE, &manifest.media_type);
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
-    Ok(response)
-}
-
-/// Upstream is asked first where a tag leads, and last for what a digest names.
-async fn find(server: &Server, name: &Name, target: &Target) -> Result<Option<Manifest>> {
-    let upstream = server.upstream.as_ref().filter(|upstream| upstream.serves(name));
-    if let (Some(upstream), Target::Tag(_)) = (upstream, target)
-        && let Some(manifest) = upstream.manifest(name, target).await?
-    {
-        return Ok(Some(manifest));
-    }
-    match (server.repositories.manifest(name, target).await?, upstream, target) {
-        (None, Some(upstream), Target::Digest(_)) => upstream.manifest(name, target).await,
-        (found, ..) => Ok(found),
-    }
+    response
 }
 
 /// `PUT`.

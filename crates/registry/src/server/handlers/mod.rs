@@ -1,8 +1,8 @@
 //! What answers each route.
 
-mod blobs;
+pub(super) mod blobs;
 mod lists;
-mod manifests;
+pub(super) mod manifests;
 mod uploads;
 
 use std::sync::Arc;
@@ -13,12 +13,27 @@ use serde_json::json;
 use super::answer::{Response, json_answer};
 use super::connection::Counted;
 use super::failure::{Code, Failure, Result};
+use super::proxy;
 use super::request::Request;
 use super::route::Route;
 use super::serve::Server;
 
+pub(super) use lists::link;
+
 /// Answers a request that was let in.
 pub async fn answer(server: &Arc<Server>, request: &Request, body: Counted) -> Result<Response> {
+    let Some(cache) = &server.upstream else { return own(server, request, body).await };
+    if let Some(name) = request.route.repository().filter(|name| cache.owns(name)) {
+        return proxy::answer(cache, request, name).await;
+    }
+    match own(server, request, body).await {
+        Err(refused) => proxy::mirror(server, cache, request, refused).await,
+        answered => answered,
+    }
+}
+
+/// Answers for what was pushed here.
+async fn own(server: &Arc<Server>, request: &Request, body: Counted) -> Result<Response> {
     let get = matches!(request.method, Method::GET | Method::HEAD);
     if server.settings.read_only && !get && request.route.repository().is_some() {
         return Err(Failure::new(Code::Denied, "this registry is read-only"));

@@ -1,0 +1,283 @@
+//! What stands before the registry's server, as people meet it: `docker login`, push and pull through passwords, tokens
+//! and TLS, by the real CLI and skopeo; the cache; reload; what is refused.
+#![allow(clippy::disallowed_methods, reason = "tests arrange files by hand")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use gantry_tests::command::{self, LIMIT};
+use gantry_tests::{Daemon, Output, Registry, eventually, paths, skip};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// `secret`, as `htpasswd -B` hashes it.
+const SECRET: &str = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
+
+/// `gantry registry serve` in a directory of its own.
+struct Served {
+    child: Child,
+    port: u16,
+    log: mpsc::Receiver<String>,
+    place: tempfile::TempDir,
+}
+
+impl Served {
+    /// With what `write` puts into the configuration, which may name files of the place.
+    fn start(flags: &[&str], write: impl FnOnce(&Path) -> String) -> Self {
+        let place = tempfile::tempdir().expect("a directory");
+        let at = place.path();
+        fs::write(at.join("htpasswd"), format!("alice:{SECRET}\nbob:{SECRET}\n")).expect("write the users");
+        let config = at.join("registry.toml");
+        fs::write(&config, write(at)).expect("write the configuration");
+        let mut child = Command::new(paths::gantry().expect("the binary"))
+            .args(["registry", "serve", "--addr", "127.0.0.1:0", "--root"])
+            .arg(at.join("root"))
+            .arg("--config")
+            .arg(&config)
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the registry");
+        let (lines, log) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().expect("its log"));
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let mut served = Self { child, port: 0, log, place };
+        let line = served.said("serving images on");
+        served.port = line.rsplit(':').next().and_then(|port| port.trim().parse().ok()).expect("a port");
+        served
+    }
+
+    /// Waits for a line of its log.
+    #[track_caller]
+    fn said(&self, words: &str) -> String {
+        loop {
+            match self.log.recv_timeout(Duration::from_secs(20)) {
+                Ok(line) if line.contains(words) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("the registry did not say {words:?}: {error}"),
+            }
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn name(&self, rest: &str) -> String {
+        format!("127.0.0.1:{}/{rest}", self.port)
+    }
+
+    fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("signal the registry");
+    }
+
+    fn skopeo(&self, arguments: &[&str]) -> Output {
+        let mut skopeo = Command::new(paths::need("skopeo").expect("skopeo"));
+        skopeo.args(["--insecure-policy", "--tmpdir"]).arg(self.place.path()).args(arguments);
+        command::run(&mut skopeo, None, LIMIT).expect("run skopeo")
+    }
+
+    /// An answer, by curl, which speaks TLS with our authority.
+    fn curl(&self, arguments: &[&str], path: &str) -> String {
+        let scheme = if self.at("cert.pem").exists() { "https" } else { "http" };
+        let mut curl = Command::new(paths::need("curl").expect("curl"));
+        curl.args(["-sS", "--noproxy", "*", "-m", "20", "-i"]).args(arguments);
+        if scheme == "https" {
+            curl.arg("--cacert").arg(self.at("cert.pem"));
+        }
+        curl.arg(format!("{scheme}://127.0.0.1:{}{path}", self.port));
+        command::run(&mut curl, None, LIMIT).expect("run curl").ok()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A certificate for 127.0.0.1, its own authority, and its key; also where skopeo looks for it.
+fn certificate(at: &Path) {
+    let mut openssl = Command::new(paths::need("openssl").expect("openssl"));
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout"]);
+    openssl.arg(at.join("key.pem")).arg("-out").arg(at.join("cert.pem"));
+    command::run(&mut openssl, None, LIMIT).expect("run openssl").ok();
+    fs::create_dir_all(at.join("ca")).expect("make a directory");
+    fs::copy(at.join("cert.pem"), at.join("ca/ca.crt")).expect("copy the certificate");
+}
+
+fn secured(at: &Path, rules: &str) -> String {
+    certificate(at);
+    let at = at.display();
+    format!(
+        "[tls]\ncert = \"{at}/cert.pem\"\nkey = \"{at}/key.pem\"\n[access-log]\nfile = \"{at}/access.log\"\n\
+         [auth]\nhtpasswd = \"{at}/htpasswd\"\n[auth.token]\nservice = \"here\"\n{rules}"
+    )
+}
+
+const RULES: &str = "[[auth.rules]]\nusers = [\"alice\"]\nrepositories = [\"team/**\"]\nactions = [\"pull\", \"push\", \"delete\"]\n\
+     [[auth.rules]]\nusers = [\"bob\"]\nrepositories = [\"team/public\"]\nactions = [\"pull\"]\n";
+
+#[test]
+fn docker_and_skopeo_push_and_pull_through_tls_passwords_and_tokens_and_others_do_not() {
+    let served = Served::start(&[], |at| secured(at, RULES));
+    let source = Registry::start().expect("a registry with images");
+    let ca = served.at("ca").display().to_string();
+    let from = format!("docker://{}", source.name("busybox:latest"));
+    let copy = |user: &str, to: &str| {
+        let to = format!("docker://{}", served.name(to));
+        let creds = format!("{user}:secret");
+        served.skopeo(&["copy", "--src-tls-verify=false", "--dest-cert-dir", &ca, "--dest-creds", &creds, &from, &to])
+    };
+    copy("alice", "team/app:1").ok();
+    copy("alice", "team/public:1").ok();
+    copy("bob", "team/app:1").fails(1, "denied");
+    copy("alice", "other/app:1").fails(1, "denied");
+    copy("carol", "team/app:1").fails(1, "unauthorized");
+    let inspect = |user: &str, name: &str| {
+        let (name, creds) = (format!("docker://{}", served.name(name)), format!("{user}:secret"));
+        served.skopeo(&["inspect", "--cert-dir", &ca, "--creds", &creds, "--format", "{{.Digest}}", &name])
+    };
+    assert_eq!(inspect("alice", "team/app:1").ok(), source.manifest_digest("busybox", "latest").expect("a digest"));
+    inspect("bob", "team/public:1").ok();
+    inspect("bob", "team/app:1").fails(1, "denied");
+
+    let daemon = Daemon::start().expect("a daemon");
+    let Some(docker) = paths::program("docker") else { return skip("no docker CLI on this machine") };
+    let docker = |arguments: &[&str], input: Option<&[u8]>| {
+        let mut docker = daemon.client(&docker);
+        command::run(docker.args(arguments), input, LIMIT).expect("run docker")
+    };
+    let host = served.name("");
+    let host = host.trim_end_matches('/');
+    docker(&["login", "-u", "alice", "--password-stdin", host], Some(b"wrong"))
+        .fails(1, "incorrect username or password");
+    docker(&["pull", &served.name("team/app:1")], None).fails(1, "denied");
+    docker(&["login", "-u", "alice", "--password-stdin", host], Some(b"secret")).ok();
+    docker(&["pull", &served.name("team/app:1")], None).ok();
+    docker(&["tag", &served.name("team/app:1"), &served.name("team/again:2")], None).ok();
+    docker(&["push", &served.name("team/again:2")], None).ok();
+    assert_eq!(inspect("alice", "team/again:2").ok(), inspect("alice", "team/app:1").ok());
+    docker(&["tag", &served.name("team/app:1"), &served.name("other/x:1")], None).ok();
+    docker(&["push", &served.name("other/x:1")], None).fails(1, "denied");
+    docker(&["logout", host], None).ok();
+    docker(&["pull", &served.name("team/again:2")], None).fails(1, "denied");
+
+    let log = fs::read_to_string(served.at("access.log")).expect("the access log");
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let pushed =
+        |line: &&serde_json::Value| line["user"] == "alice" && line["method"] == "PUT" && line["status"] == 201;
+    let push = lines.iter().find(pushed).unwrap_or_else(|| panic!("no push of alice in\n{log}"));
+    assert!(push["took_us"].as_u64() > Some(0) && push["id"].as_str().is_some_and(|id| !id.is_empty()), "{push}");
+    assert!(!log.contains("secret"), "no password is in the log");
+    let metrics = served.curl(&[], "/metrics");
+    assert!(
+        metrics.contains("gantry_registry_requests_total{route=\"manifest\",method=\"PUT\",status=\"201\"} 3"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn a_signal_brings_new_certificates_and_rules_without_a_restart_and_a_broken_file_changes_nothing() {
+    let served = Served::start(&[], |at| secured(at, RULES));
+    let config = served.at("registry.toml");
+    let token = |user: &str, scope: &str| {
+        let answer = served.curl(&["-u", &format!("{user}:secret")], &format!("/token?service=here&scope={scope}"));
+        let body: serde_json::Value = serde_json::from_str(answer.lines().last().unwrap_or_default()).expect("JSON");
+        format!("Authorization: Bearer {}", body["token"].as_str().expect("a token"))
+    };
+    let bobs = || served.curl(&["-H", &token("bob", "repository:team/app:pull")], "/v2/team/app/tags/list");
+    assert!(bobs().contains(" 403 "), "{}", bobs());
+    let before = fs::read_to_string(&config).expect("the configuration");
+    fs::write(&config, format!("{before}[auth]\n")).expect("break it");
+    served.hang_up();
+    let line = served.said("nothing was changed");
+    assert!(line.contains("duplicate key") && line.contains("registry.toml"), "{line}");
+    assert!(bobs().contains(" 403 "));
+    // Bob may pull what is there, and there is another certificate.
+    certificate(served.place.path());
+    fs::write(&config, before.replace("[\"team/public\"]", "[\"team/**\"]")).expect("write the configuration");
+    served.hang_up();
+    served.said("were read again");
+    assert!(bobs().contains(" 404 "), "{}", bobs());
+}
+
+#[test]
+fn the_cache_serves_what_it_has_when_upstream_is_gone_beside_what_is_pushed_here() {
+    let upstream = Registry::start().expect("a registry with images");
+    let digest = upstream.manifest_digest("busybox", "latest").expect("a digest");
+    let proxy = format!("hub.test=http://{}", upstream.host());
+    let hub = format!("docker.io=http://{}", upstream.host());
+    let served = Served::start(&["--proxy", &proxy, "--proxy", &hub, "--cache-size", "1GiB"], |_| {
+        "[cache]\nage = \"0s\"\ntimeout = \"2s\"\n".to_owned()
+    });
+    let copy = |from: &str, to: &str| {
+        let from = format!("docker://{}", served.name(from));
+        served.skopeo(&["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, to])
+    };
+    let layout = |name: &str| format!("oci:{}:latest", served.at(name).display());
+    copy("hub.test/busybox:latest", &layout("one")).ok();
+    copy("hub.test/busybox:latest", &format!("docker://{}", served.name("own/busybox:1"))).ok();
+    copy("hub.test/busybox:latest", &format!("docker://{}", served.name("hub.test/other:1"))).fails(1, "denied");
+    // By the daemon, as everybody's registry.
+    let daemon = Daemon::start().expect("a daemon");
+    daemon.pull(&served.name("hub.test/busybox"), "cached").expect("a pull through the cache");
+    drop(upstream);
+    copy("hub.test/busybox:latest", &layout("two")).ok();
+    copy("own/busybox:1", &layout("three")).ok();
+    let head = served.curl(&["-I"], "/v2/hub.test/busybox/manifests/latest");
+    assert!(head.contains(&digest) && head.to_lowercase().contains("warning: 299"), "{head}");
+    let missing = served.curl(&[], "/v2/hub.test/nothing/manifests/latest");
+    assert!(missing.contains(" 503 ") && missing.contains("hub.test cannot be asked now"), "{missing}");
+    let catalog = served.curl(&[], "/v2/_catalog");
+    assert!(catalog.contains("\"own/busybox\"") && !catalog.contains("hub.test"), "{catalog}");
+}
+
+#[test]
+fn it_does_not_listen_where_strangers_could_come_in_and_says_what_is_missing() {
+    let place = tempfile::tempdir().expect("a directory");
+    let serve = |arguments: &[&str]| {
+        let mut gantry = Command::new(paths::gantry().expect("the binary"));
+        gantry.args(["registry", "serve", "--root"]).arg(place.path().join("root")).args(arguments);
+        command::run(&mut gantry, None, LIMIT).expect("run the registry")
+    };
+    fs::write(place.path().join("htpasswd"), format!("alice:{SECRET}\n")).expect("write the users");
+    let users = place.path().join("htpasswd").display().to_string();
+    serve(&["--addr", "0.0.0.0:0"]).fails(1, "set auth.htpasswd, tls.cert and tls.key");
+    serve(&["--addr", "0.0.0.0:0", "--htpasswd", &users]).fails(1, "set tls.cert and tls.key");
+    let config = place.path().join("registry.json");
+    for (text, says) in [
+        ("{\"auth\": {\"htpaswd\": \"/x\"}}", "unknown field `htpaswd`"),
+        ("{\"auth\": {\"htpasswd\": \"/nonexistent\"}}", "/nonexistent"),
+        ("limits.burst = \"many\"", "invalid type"),
+    ] {
+        fs::write(&config, text).expect("write the configuration");
+        serve(&["--config", config.to_str().expect("a path")]).fails(1, says);
+    }
+    assert!(!place.path().join("root/token.key").exists());
+}
+
+#[test]
+fn a_client_that_sends_nothing_or_too_much_is_told_or_left() {
+    let served =
+        Served::start(&[], |_| "[limits]\nrequests-per-second = 1\nburst = 3\nrequest-bytes = \"1KiB\"\n".to_owned());
+    let large = served.curl(&["-X", "POST", "--data-binary", &"x".repeat(2000)], "/v2/a/blobs/uploads/");
+    assert!(large.contains(" 413 ") && large.contains("SIZE_INVALID"), "{large}");
+    let answers: Vec<String> = (0..4).map(|_| served.curl(&[], "/v2/")).collect();
+    let last = answers.last().expect("an answer");
+    assert!(last.contains(" 429 ") && last.to_lowercase().contains("retry-after: 1"), "{last}");
+    assert!(last.contains("TOOMANYREQUESTS") && last.to_lowercase().contains("x-request-id: "), "{last}");
+    // Connections that say nothing do not keep others out.
+    let idle: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(("127.0.0.1", served.port)).expect("a connection")).collect();
+    eventually("an answer beside 200 silent connections", || served.curl(&[], "/v2/").contains(" 200 "));
+    drop(idle);
+}
