@@ -7,6 +7,7 @@
 pub mod cgroups;
 mod cli;
 pub mod command;
+mod cutter;
 pub mod daemon;
 pub mod debian;
 pub mod elf;
@@ -22,6 +23,7 @@ mod world;
 
 pub use cli::{Cli, Kind};
 pub use command::Output;
+pub use cutter::Cutter;
 pub use daemon::{Daemon, Options};
 pub use registry::Registry;
 pub use terminal::Terminal;

@@ -124,6 +124,23 @@ impl Registry {
         Ok(digest.1.trim().to_owned())
     }
 
+    /// The bytes of all blobs in a store that one image was pushed to.
+    pub fn blobs(root: &Path) -> Result<u64> {
+        let mut sum = 0;
+        let mut directories = vec![root.to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if path.file_name().is_some_and(|name| name == "data") {
+                    sum += fs::metadata(&path)?.len();
+                }
+            }
+        }
+        Ok(sum)
+    }
+
     /// What the registry logged so far.
     #[must_use]
     pub fn log(&self) -> String {

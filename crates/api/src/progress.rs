@@ -21,12 +21,12 @@ pub struct Progress {
     /// The layer or object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The transfer failed: the message.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
     /// The transfer failed: code and message.
     #[serde(rename = "errorDetail", skip_serializing_if = "Option::is_none")]
     pub error_detail: Option<ErrorDetail>,
+    /// The transfer failed: the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Facts for programs, such as the digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux: Option<serde_json::Value>,

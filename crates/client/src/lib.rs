@@ -18,6 +18,7 @@ mod dispatch;
 mod failure;
 mod flags;
 mod format;
+mod pace;
 mod printer;
 mod progress;
 mod stream;

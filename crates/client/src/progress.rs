@@ -1,6 +1,7 @@
 //! What a pull or import reports: bars on a terminal, lines elsewhere.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use gantry_api::progress::Progress;
 use http_body_util::BodyExt as _;
@@ -9,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::daemon::broken;
 use crate::failure::{Failure, Result};
+use crate::pace::{self, Pace};
 use crate::printer::Output;
 
 /// The longest message that is believed to be one.
@@ -65,7 +67,7 @@ struct View {
     output: Output,
     quiet: bool,
     bars: Option<MultiProgress>,
-    lines: HashMap<String, ProgressBar>,
+    lines: HashMap<String, (ProgressBar, Pace)>,
     /// What is said about the whole while bars move; it belongs below them.
     held: Vec<Progress>,
 }
@@ -95,19 +97,20 @@ impl View {
 
     fn bar(&mut self, id: &str, message: &Progress) {
         let Some(bars) = &self.bars else { return };
-        let bar = self.lines.entry(id.to_owned()).or_insert_with(|| {
+        let (bar, pace) = self.lines.entry(id.to_owned()).or_insert_with(|| {
             let bar = bars.add(ProgressBar::new(0));
             bar.set_prefix(id.to_owned());
             bar.set_style(style("{prefix}: {msg}"));
-            bar
+            (bar, Pace::default())
         });
         bar.set_message(message.status.clone());
         let detail = message.detail.unwrap_or_default();
         match (detail.current, detail.total) {
             (Some(current), Some(total)) if total > 0 => {
-                bar.set_style(
-                    style("{prefix}: {msg} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}").progress_chars("=> "),
-                );
+                pace.note(&message.status, Instant::now(), current);
+                let left = pace.left(total).filter(|_| current < total).map(|left| format!(" {}", pace::short(left)));
+                let template = "{prefix}: {msg} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}";
+                bar.set_style(style(&format!("{template}{}", left.unwrap_or_default())).progress_chars("=> "));
                 bar.set_length(total);
                 bar.set_position(current);
             }
@@ -137,7 +140,7 @@ impl View {
 
     /// Leaves the last state of each bar on the screen, and the rest below.
     fn finish(&mut self) -> Result<()> {
-        for (_, bar) in self.lines.drain() {
+        for (_, (bar, _)) in self.lines.drain() {
             bar.abandon();
         }
         self.bars = None;

@@ -196,17 +196,25 @@ async fn back_up(engine: std::sync::Weak<Engine>) {
     }
 }
 
-/// Deletes removed layers, directories and volumes, and measures new layers, off every path that somebody waits for.
+/// How often it is looked for what has become too old.
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Deletes removed layers, directories, volumes and old downloads, and measures new layers, off every path that somebody waits for.
 async fn sweep(engine: std::sync::Weak<Engine>, wanted: Arc<tokio::sync::Notify>) {
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
     loop {
-        wanted.notified().await;
+        tokio::select! {
+            () = wanted.notified() => {}
+            _ = tick.tick() => {}
+        }
         let Some(engine) = engine.upgrade() else { return };
         let result = blocking(move || {
+            let downloads = engine.registry.sweep_downloads();
             let layers = release_replaced(&engine).and_then(|()| Ok(engine.graph.sweep()?));
             let directories = lifecycle::remove::sweep_directories(&engine);
             // Most often an image has come or gone before.
             gantry_linux::memory::give_back();
-            directories.and(layers)
+            directories.and(layers).and(downloads.map_err(Error::from))
         });
         if let Err(error) = result.await {
             warn!("give back the space of what was removed: {error}");

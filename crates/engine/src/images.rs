@@ -1,6 +1,7 @@
 //! Images in the engine's hands: finding them, and the bridge between the registry's pull and the graph.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_api::progress::Progress;
@@ -124,12 +125,30 @@ pub fn users(engine: &Engine) -> Vec<Use> {
     uses.collect()
 }
 
+/// Where what has come of images that are not there yet is kept.
+pub fn downloads(options: &Options) -> PathBuf {
+    options.data_root.join("parts")
+}
+
+/// What that takes of the disk.
+///
+/// # Errors
+/// The disk's.
+pub fn downloads_disk_use(engine: &Engine) -> Result<u64> {
+    let directory = downloads(&engine.options);
+    if gantry_linux::fs::symlink_metadata(&directory).is_err_and(|error| error.is_not_found()) {
+        return Ok(0);
+    }
+    Ok(gantry_graphdriver::disk_use(&directory)?)
+}
+
 /// What the daemon was told about registries.
 ///
 /// # Errors
 /// A setting that cannot be.
 pub fn registry_options(options: &Options) -> Result<gantry_registry::Options> {
     gantry_registry::Options::parse(&options.insecure_registries, &options.registry_mirrors)
+        .map(|parsed| parsed.parts(downloads(options)).registries(options.registries.clone()))
         .map_err(|error| Error::invalid(error.to_string()))
 }
 
@@ -140,7 +159,18 @@ impl From<gantry_registry::Error> for Error {
 }
 
 /// The graph as the registry sees it.
-pub struct GraphSink(pub Graph);
+pub struct GraphSink {
+    graph: Graph,
+    /// Compressed layers are kept beside the unpacked ones.
+    keeps_blobs: bool,
+}
+
+impl GraphSink {
+    /// That of an engine.
+    pub fn of(engine: &Engine) -> Self {
+        Self { graph: engine.graph.clone(), keeps_blobs: engine.options.keep_compressed_layers }
+    }
+}
 
 impl ImageSink for GraphSink {
     fn begin(&self, image: NewImage) -> std::result::Result<Arc<dyn ImageDraft>, SinkError> {
@@ -148,8 +178,8 @@ impl ImageSink for GraphSink {
         let tagged = image.reference.tag().map(|tag| image.reference.with_tag(tag)).transpose()?;
         let tag = tagged.filter(|_| image.reference.digest().is_none());
         names.extend(tag.clone());
-        let known = self.0.images().get(&image.id).is_some();
-        let before = tag.as_ref().and_then(|tag| self.0.image(&tag.to_string()).ok()).map(|held| held.id.clone());
+        let known = self.graph.images().get(&image.id).is_some();
+        let before = tag.as_ref().and_then(|tag| self.graph.image(&tag.to_string()).ok()).map(|held| held.id.clone());
         let descriptor = |layer: &gantry_registry::Descriptor| Descriptor {
             media_type: layer.media_type.clone(),
             digest: layer.digest.clone(),
@@ -160,7 +190,8 @@ impl ImageSink for GraphSink {
             media_type: image.manifest.descriptor.media_type.clone(),
             layers: image.layers.iter().map(descriptor).collect(),
         };
-        let mut registration = self.0.register(image.config, Some(manifest))?.seen_in(&image.reference.repository());
+        let mut registration =
+            self.graph.register(image.config, Some(manifest))?.seen_in(&image.reference.repository());
         if let Some(index) = image.index {
             registration = registration.chosen_from(document(index));
         }
@@ -168,11 +199,20 @@ impl ImageSink for GraphSink {
         let present = known && (0..registration.len()).all(|index| registration.is_present(index));
         let changed = !present || (tag.is_some() && before.as_ref() != Some(registration.id()));
         let registration = Mutex::new(Some(Arc::new(registration)));
-        Ok(Arc::new(Draft { graph: self.0.clone(), registration, attached: Mutex::default(), names, changed, present }))
+        Ok(Arc::new(Draft {
+            graph: self.graph.clone(),
+            keeps_blobs: self.keeps_blobs,
+            registration,
+            blobs: image.layers.into_iter().map(|layer| layer.digest).collect(),
+            attached: Mutex::default(),
+            names,
+            changed,
+            present,
+        }))
     }
 
     fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
-        self.0.content().read(digest).ok()
+        self.graph.content().read(digest).ok()
     }
 }
 
@@ -182,6 +222,9 @@ fn document(document: gantry_registry::Document) -> Document {
 
 struct Draft {
     graph: Graph,
+    keeps_blobs: bool,
+    /// The digests of the compressed layers.
+    blobs: Vec<Digest>,
     registration: Mutex<Option<Arc<Registration>>>,
     /// What its index says about it.
     attached: Mutex<Vec<Document>>,
@@ -215,6 +258,14 @@ impl ImageDraft for Draft {
             gantry_graph::Unpacked::Fresh(_) => Unpacked::Fresh,
             gantry_graph::Unpacked::Shared => Unpacked::Shared,
         })
+    }
+
+    fn keeps_blobs(&self) -> bool {
+        self.keeps_blobs
+    }
+
+    fn keep_blob(&self, index: usize, blob: &Path) -> std::result::Result<(), SinkError> {
+        Ok(self.registration()?.keep_blob(index, &self.blobs[index], blob)?)
     }
 
     fn attach(&self, documents: Vec<gantry_registry::Document>) {

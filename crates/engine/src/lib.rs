@@ -27,4 +27,4 @@ mod volumes;
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use job::{Caller, Class, Context, Environment, Handler, Job, handler};
-pub use options::{Drivers, Options, SecurityDefaults};
+pub use options::{Drivers, Mirrored, Options, SecurityDefaults};

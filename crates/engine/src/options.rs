@@ -8,6 +8,8 @@ use gantry_execdriver::ExecDriver;
 use gantry_graphdriver::GraphDriver;
 use gantry_networkdriver::{NetworkDriver, NetworkDrivers};
 
+pub use gantry_registry::Mirrored;
+
 pub use crate::spec::confinement::Defaults as SecurityDefaults;
 
 /// The daemon's settings.
@@ -35,6 +37,10 @@ pub struct Options {
     pub insecure_registries: Vec<String>,
     /// Mirrors of Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// Keep the compressed blobs of pulled layers, too.
+    pub keep_compressed_layers: bool,
+    /// Mirrors of any registry.
+    pub registries: Vec<Mirrored>,
     /// Address on which ports are published that name none.
     pub publish_address: std::net::Ipv4Addr,
     /// Run an init in containers that do not say.

@@ -50,7 +50,7 @@ async fn bring(
         words.join("/").parse::<Platform>().ok()
     });
     let request = Pull { reference: name.clone(), platform, auth: None };
-    let sink = Arc::new(GraphSink(engine.graph.clone()));
+    let sink = Arc::new(GraphSink::of(engine));
     let pulled = engine.registry.pull(request, sink, Arc::new(|_| {}), cancelled.clone()).await;
     match pulled {
         Ok(_) => Ok(()),

@@ -1,118 +1,112 @@
-//! One layer's blob: streamed, hashed as it comes, taken up again where it broke off, and declared whole only when it is.
+//! One layer's blob: fetched into its part from the first place that gives it, taken up where it broke off, and declared
+//! whole only when its digest is right.
 
-use reqwest::header::CONTENT_RANGE;
-use reqwest::{Method, Response, StatusCode};
-use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
-use crate::backoff::Backoff;
-use crate::http::{network, shown};
-use crate::manifest::finish;
-use crate::pipe::Writer;
-use crate::progress::LayerReport;
-use crate::session::Session;
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::parts::{self, Lease, Ledger, Part, Verdict};
+use crate::places::Places;
+use crate::progress::{LayerReport, TICK};
+use crate::pull::joined;
+use crate::ranges::Filling;
 use crate::{Descriptor, Error, Result};
 
-/// Attempts that bring nothing.
-const ATTEMPTS: u32 = 5;
+/// Pieces on their way to the disk; when they are full the download waits.
+const DEPTH: usize = 8;
 
-struct Download<'a> {
-    session: &'a Session,
-    descriptor: &'a Descriptor,
-    report: &'a LayerReport,
-    writer: &'a Writer,
-    hash: Sha256,
-    received: u64,
-}
-
-enum End {
-    /// The answer ended.
-    Answer,
-    /// Nobody reads any more.
-    Reader,
-}
-
-/// Downloads `descriptor` into `writer`. False when its reader went away.
-pub async fn blob(session: &Session, descriptor: &Descriptor, report: &LayerReport, writer: Writer) -> Result<bool> {
-    let mut download = Download { session, descriptor, report, writer: &writer, hash: Sha256::new(), received: 0 };
-    let mut backoff = Backoff::new(session.pause(), ATTEMPTS);
-    while download.received < descriptor.size {
-        let before = download.received;
-        let error = match download.attempt().await {
-            Ok(End::Reader) => return Ok(false),
-            Ok(End::Answer) if download.received == descriptor.size => break,
-            Ok(End::Answer) => download.truncated(),
-            Err(error) => error,
-        };
-        if download.received > before {
-            backoff.reset();
-        }
-        let pause = backoff.pause(error)?;
-        if pause.as_secs() > 0 {
-            let unit = if pause.as_secs() == 1 { "second" } else { "seconds" };
-            report.state(format!("Retrying in {} {unit}", pause.as_secs()));
-        }
-        tokio::time::sleep(pause).await;
-    }
-    let found = finish(download.hash);
-    if found != descriptor.digest {
-        let subject = "filesystem layer";
-        return Err(Error::Digest { subject, expected: descriptor.digest.clone(), found: found.to_string() });
-    }
-    report.exactly("Downloading", descriptor.size);
-    Ok(writer.verified().await)
+/// What is to be fetched, and for whom.
+pub struct Download<'a> {
+    pub places: &'a Places,
+    pub lease: &'a Lease,
+    pub descriptor: &'a Descriptor,
+    pub report: Arc<LayerReport>,
+    pub tasks: &'a TaskTracker,
+    /// Connections that large blobs may take beside their first.
+    pub further: Arc<Semaphore>,
 }
 
 impl Download<'_> {
-    async fn attempt(&mut self) -> Result<End> {
-        let path = format!("blobs/{}", self.descriptor.digest);
-        let mut answer = self.session.send(Method::GET, &path, self.received).await?;
-        // A registry that does not know ranges sends all of it again.
-        let mut skip = if self.received == 0 || is_continued(&answer, self.received)? { 0 } else { self.received };
-        let url = answer.url().clone();
-        while let Some(mut chunk) = answer.chunk().await.map_err(|error| network(&Method::GET, &url, &error))? {
-            if skip > 0 {
-                let known = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
-                skip -= known as u64;
-                drop(chunk.split_to(known));
+    /// Has the part whole: by fetching, or by waiting for somebody else who does.
+    pub async fn run(self) -> Result<()> {
+        let part = &self.lease.part;
+        let mut ledger = lead(part, &self.report).await;
+        if !part.is_whole() {
+            // Whoever fetched before may have been sent something else.
+            part.now_is_old();
+            let mut place = self.places.chosen();
+            loop {
+                let (back, error) = self.fill(place, ledger).await?;
+                let Some(error) = error else { break };
+                ledger = back;
+                if matches!(error, Error::Damaged { .. }) {
+                    tracing::warn!(%error, "what an earlier pull left is thrown away");
+                    continue;
+                }
+                place = self.places.after(place, error)?;
+                part.now_is_old();
             }
-            if chunk.is_empty() {
-                continue;
-            }
-            self.received += chunk.len() as u64;
-            if self.received > self.descriptor.size {
-                return Err(self.too_long());
-            }
-            self.hash.update(&chunk);
-            if !self.writer.data(chunk).await {
-                return Ok(End::Reader);
-            }
-            self.report.so_far("Downloading", self.received);
         }
-        Ok(End::Answer)
+        self.report.exactly("Downloading", self.descriptor.size);
+        Ok(())
     }
 
-    fn truncated(&self) -> Error {
-        let reason = format!("unexpected EOF after {} of {} bytes", self.received, self.descriptor.size);
-        let url = shown(&self.session.url(&format!("blobs/{}", self.descriptor.digest)));
-        Error::Network { method: "Get", url, reason }
-    }
-
-    fn too_long(&self) -> Error {
-        let found = format!("more than the {} bytes that the manifest says", self.descriptor.size);
-        Error::Digest { subject: "filesystem layer", expected: self.descriptor.digest.clone(), found }
+    /// Fetches from one place what is missing. The inner error is one that another place may not have.
+    async fn fill(
+        &self,
+        place: usize,
+        mut ledger: OwnedMutexGuard<Ledger>,
+    ) -> Result<(OwnedMutexGuard<Ledger>, Option<Error>)> {
+        let part = &self.lease.part;
+        let session = match self.places.session(place).await {
+            Ok(session) => session,
+            Err(error) => return Ok((ledger, Some(error))),
+        };
+        let (sender, pieces) = mpsc::channel(DEPTH);
+        let (parts, written) = (Arc::clone(&self.lease.parts), Arc::clone(part));
+        // It has the ledger until the last piece is written, also when nobody waits for it any more.
+        let writing = self.tasks.spawn_blocking(move || {
+            let outcome = parts::write(&parts, &written, &mut ledger, pieces);
+            Ok((ledger, outcome))
+        });
+        let filling = Filling::new(session, self.descriptor, part, &self.report, sender);
+        let filled = filling.run(self.tasks, &self.further).await;
+        let (mut ledger, outcome) = joined(writing.await)?;
+        // The disk's failure is why nobody took what came.
+        outcome.map_err(Error::part(&part.digest))?;
+        let found = match (ledger.judge(part), filled) {
+            (Some(Verdict::Right), _) => return Ok((ledger, None)),
+            (Some(Verdict::Wrong(found)), _) => found,
+            (None, Err(error)) => return Ok((ledger, Some(error))),
+            (None, Ok(())) => return Ok((ledger, Some(Error::invalid("download", "it ended without its last bytes")))),
+        };
+        let was_old = part.is_old();
+        let thrown = Arc::clone(part);
+        let throw = move || {
+            let outcome = ledger.anew(&thrown);
+            Ok((ledger, outcome))
+        };
+        let (ledger, outcome) = joined(self.tasks.spawn_blocking(throw).await)?;
+        outcome.map_err(Error::part(&part.digest))?;
+        let expected = part.digest.clone();
+        let error = match was_old {
+            true => Error::Damaged { digest: expected },
+            false => Error::Digest { subject: "filesystem layer", expected, found: found.to_string() },
+        };
+        Ok((ledger, Some(error)))
     }
 }
 
-/// Whether the answer goes on at byte `from`, rather than beginning anew.
-fn is_continued(answer: &Response, from: u64) -> Result<bool> {
-    if answer.status() != StatusCode::PARTIAL_CONTENT {
-        return Ok(false);
+/// Waits until nobody else fetches it, and shows how far that one is.
+async fn lead(part: &Part, report: &LayerReport) -> OwnedMutexGuard<Ledger> {
+    let mut turn = std::pin::pin!(Arc::clone(&part.ledger).lock_owned());
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            biased;
+            ledger = &mut turn => return ledger,
+            _ = tick.tick() => report.so_far("Downloading", part.received()),
+        }
     }
-    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let start =
-        range.strip_prefix("bytes ").and_then(|rest| rest.split('-').next()).and_then(|n| n.parse::<u64>().ok());
-    if start == Some(from) {
-        return Ok(true);
-    }
-    Err(Error::invalid("answer of the registry", format!("byte {from} was asked for, and it sent range {range:.80?}")))
 }

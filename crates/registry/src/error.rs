@@ -13,6 +13,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The longest pause that a registry may ask for; longer ones are an error that says so.
 const PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
+/// `ENOSPC`.
+const NO_SPACE: i32 = 28;
+
+/// What to do about a full disk.
+fn room(error: &gantry_linux::Error) -> &'static str {
+    if error.errno() == NO_SPACE { ": make room, for example with `gantry system prune`, and pull again" } else { "" }
+}
+
 /// Why an image did not come, or did not go.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the texts say what the fields are")]
@@ -63,6 +71,13 @@ pub enum Error {
     Unpack(#[source] SinkError),
     #[error("failed to store the image: {0}")]
     Store(#[source] SinkError),
+    /// What an earlier download, or another source, left of it is not right.
+    #[error("what was there of layer {digest} has another digest")]
+    Damaged { digest: Digest },
+    #[error("failed to keep the download of layer {}: {source}{}", .digest.short(), room(.source))]
+    Part { digest: Digest, source: gantry_linux::Error },
+    #[error("unfinished downloads: {0}")]
+    Parts(#[source] gantry_linux::Error),
     #[error("pull of {0} was cancelled")]
     Cancelled(String),
     #[error("push of {0} was cancelled")]
@@ -97,6 +112,43 @@ impl Error {
 
     pub(crate) fn invalid(subject: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { subject: subject.into(), reason: reason.into() }
+    }
+
+    /// The disk failed under the download of a layer.
+    pub(crate) fn part(digest: &Digest) -> impl FnOnce(gantry_linux::Error) -> Self + use<> {
+        let digest = digest.clone();
+        |source| Self::Part { digest, source }
+    }
+
+    /// The disk failed under the directory of downloads.
+    pub(crate) const fn parts(source: gantry_linux::Error) -> Self {
+        Self::Parts(source)
+    }
+
+    /// Whether another registry may do better.
+    pub(crate) const fn is_of_the_registry(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unpack(_)
+                | Self::Store(_)
+                | Self::Part { .. }
+                | Self::Parts(_)
+                | Self::Cancelled(_)
+                | Self::Damaged { .. }
+        )
+    }
+
+    /// Whether there was no space left.
+    pub(crate) fn is_full(&self) -> bool {
+        let mut cause: Option<&dyn std::error::Error> = Some(self);
+        while let Some(error) = cause {
+            let errno = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            if errno == Some(NO_SPACE) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// How long to wait before trying the same again; `None` when that is no use.

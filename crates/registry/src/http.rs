@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE,
+    RETRY_AFTER,
 };
 use reqwest::{Body, Client, Method, RequestBuilder, Response, Url};
 
 use crate::dns::Resolver;
+use crate::session::Span;
 use crate::{Error, Options, Result, redirect};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -44,8 +46,8 @@ pub struct Outgoing {
     pub url: Url,
     pub accept: Option<HeaderValue>,
     pub authorization: Option<HeaderValue>,
-    /// The first byte wanted.
-    pub from: u64,
+    /// The bytes wanted.
+    pub span: Span,
     pub content_type: Option<HeaderValue>,
     pub content_range: Option<HeaderValue>,
     /// What is sent as a whole. Only requests that read (`GET`, `HEAD`) follow redirects.
@@ -59,7 +61,7 @@ impl Outgoing {
             url,
             accept: None,
             authorization: None,
-            from: 0,
+            span: Span { from: 0, to: None, same_as: None },
             content_type: None,
             content_range: None,
             body: Bytes::new(),
@@ -129,8 +131,13 @@ impl Http {
                 headers.insert(name, value.clone());
             }
         }
-        if request.from > 0 {
-            headers.insert(RANGE, HeaderValue::try_from(format!("bytes={}-", request.from)).expect("digits"));
+        let Span { from, to, same_as } = &request.span;
+        if *from > 0 || to.is_some() {
+            let last = to.map(|to| to.saturating_sub(1).to_string()).unwrap_or_default();
+            headers.insert(RANGE, HeaderValue::try_from(format!("bytes={from}-{last}")).expect("digits"));
+            if let Some(tag) = same_as {
+                headers.insert(IF_RANGE, tag.clone());
+            }
         }
         Ok(self.client(url, sends)?.request(request.method.clone(), url.clone()).headers(headers))
     }

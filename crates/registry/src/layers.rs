@@ -2,42 +2,81 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use crate::progress::{LayerReport, ProgressFn};
+use crate::download::Download;
+use crate::parts::{Lease, Parts};
+use crate::places::Places;
+use crate::progress::{LayerReport, ProgressFn, TICK};
 use crate::pull::joined;
-use crate::session::Session;
+use crate::reader::{self, BlobReader};
 use crate::sink::{ImageDraft, SinkError, Unpacked};
-use crate::{Descriptor, Error, Result, download, pipe};
+use crate::{Descriptor, Error, Result};
 
-const TICK: Duration = Duration::from_millis(100);
+/// As many as there are processors, within these bounds.
+const UNPACKING: (usize, usize) = (2, 6);
+
+/// The parts that a pull uses, until its image is there or it has failed.
+#[derive(Default)]
+pub struct Leases(Mutex<Vec<Leased>>);
+
+/// One of them.
+pub struct Leased {
+    pub lease: Arc<Lease>,
+    /// The layer that was unpacked from it, by this pull.
+    pub layer: Option<usize>,
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, Vec<Leased>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pull is over.
+    pub fn take(&self) -> Vec<Leased> {
+        std::mem::take(&mut *self.lock())
+    }
+}
 
 pub struct Layers {
-    pub session: Arc<Session>,
+    pub places: Arc<Places>,
+    pub parts: Arc<Parts>,
     pub draft: Arc<dyn ImageDraft>,
     pub layers: Vec<Descriptor>,
     pub progress: ProgressFn,
     pub tasks: TaskTracker,
     pub downloads: usize,
+    pub leases: Arc<Leases>,
+}
+
+/// What all layers of a pull share.
+#[derive(Clone)]
+struct Shared {
+    places: Arc<Places>,
+    parts: Arc<Parts>,
+    draft: Arc<dyn ImageDraft>,
+    tasks: TaskTracker,
+    leases: Arc<Leases>,
+    /// Layers that are unpacked at once: each has three threads and some four MiB of buffers. Others are fetched meanwhile.
+    unpacking: Arc<Semaphore>,
+    /// Connections beside one for each download.
+    further: Arc<Semaphore>,
 }
 
 /// One layer's work.
 struct Work {
-    session: Arc<Session>,
-    draft: Arc<dyn ImageDraft>,
+    shared: Shared,
     index: usize,
     descriptor: Descriptor,
-    report: LayerReport,
-    tasks: TaskTracker,
-    permit: OwnedSemaphorePermit,
+    report: Arc<LayerReport>,
+    /// Its place among the downloads.
+    permit: Option<OwnedSemaphorePermit>,
     /// Tells when the layer below is there, where that matters.
     below: Option<oneshot::Receiver<()>>,
-    /// To tell the layer above.
-    above: oneshot::Sender<()>,
 }
 
 impl Layers {
@@ -54,6 +93,7 @@ impl Layers {
         }
         self.announce(&missing);
         let slots = Arc::new(Semaphore::new(self.downloads));
+        let shared = self.shared();
         let (mut running, mut next) = (JoinSet::new(), missing.into_iter().peekable());
         let mut below = None;
         loop {
@@ -63,13 +103,35 @@ impl Layers {
                 permit = slots.clone().acquire_owned(), if next.peek().is_some() => {
                     let (Ok(permit), Some(index)) = (permit, next.next()) else { continue };
                     let (above, receiver) = oneshot::channel();
-                    let work = self.work(index, permit, below.take(), above);
+                    let descriptor = self.layers[index].clone();
+                    let report = Arc::new(LayerReport::new(&descriptor, self.progress.clone()));
+                    let shared = shared.clone();
+                    let work = Work { shared, index, descriptor, report, permit: Some(permit), below: below.take() };
                     below = (!self.draft.unpacks_in_parallel()).then_some(receiver);
-                    running.spawn(self.tasks.track_future(work.run()));
+                    running.spawn(self.tasks.track_future(async move {
+                        work.run().await?;
+                        // Nobody may be above.
+                        let _ = above.send(());
+                        Ok(())
+                    }));
                 }
                 Some(done) = running.join_next() => joined(done)?,
                 else => return Ok(()),
             }
+        }
+    }
+
+    fn shared(&self) -> Shared {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let unpacking = processors.clamp(UNPACKING.0, UNPACKING.1);
+        Shared {
+            places: Arc::clone(&self.places),
+            parts: Arc::clone(&self.parts),
+            draft: Arc::clone(&self.draft),
+            tasks: self.tasks.clone(),
+            leases: Arc::clone(&self.leases),
+            unpacking: Arc::new(Semaphore::new(unpacking)),
+            further: Arc::new(Semaphore::new(self.downloads)),
         }
     }
 
@@ -82,83 +144,115 @@ impl Layers {
             LayerReport::new(&self.layers[*index], self.progress.clone()).state("Waiting");
         }
     }
+}
 
-    fn work(
-        &self,
+impl Shared {
+    /// The part of a blob, which stays until the pull is over.
+    async fn lease(&self, blob: &Descriptor) -> Result<Arc<Lease>> {
+        let (parts, blob) = (Arc::clone(&self.parts), blob.clone());
+        let lease = Arc::new(joined(self.tasks.spawn_blocking(move || parts.lease(&blob)).await)?);
+        self.leases.lock().push(Leased { lease: Arc::clone(&lease), layer: None });
+        Ok(lease)
+    }
+
+    async fn unpack(
+        self,
         index: usize,
-        permit: OwnedSemaphorePermit,
         below: Option<oneshot::Receiver<()>>,
-        above: oneshot::Sender<()>,
-    ) -> Work {
-        let descriptor = self.layers[index].clone();
-        Work {
-            session: self.session.clone(),
-            draft: self.draft.clone(),
-            index,
-            report: LayerReport::new(&descriptor, self.progress.clone()),
-            descriptor,
-            tasks: self.tasks.clone(),
-            permit,
-            below,
-            above,
+        mut reader: BlobReader,
+    ) -> Result<Unpacked> {
+        if let Some(below) = below {
+            // Its sender goes without a word only when the pull has failed: this task ends with it.
+            if below.await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
+        let place = self.unpacking.acquire_owned().await;
+        let draft = self.draft;
+        let unpack = move || -> std::result::Result<Unpacked, SinkError> {
+            let _place = place;
+            let outcome = draft.unpack(index, &mut reader)?;
+            if outcome == Unpacked::Fresh {
+                reader.finish()?;
+            }
+            Ok(outcome)
+        };
+        joined(self.tasks.spawn_blocking(move || unpack().map_err(Error::Unpack)).await)
     }
 }
 
 impl Work {
-    async fn run(self) -> Result<()> {
-        let Self { session, draft, index, descriptor, report, tasks, permit, below, above } = self;
-        let (writer, mut reader) = pipe::pipe();
-        let consumed = reader.consumed();
-        let unpack = async move {
-            if let Some(below) = below {
-                // Its sender goes without a word only when the pull has failed: this task ends with it.
-                if below.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
+    async fn run(mut self) -> Result<()> {
+        let lease = self.shared.lease(&self.descriptor).await?;
+        let outcome = loop {
+            if let Some(outcome) = self.attempt(&lease).await? {
+                break outcome;
             }
-            let mut unpack = move || -> std::result::Result<Unpacked, SinkError> {
-                let outcome = draft.unpack(index, &mut reader)?;
-                if outcome == Unpacked::Fresh {
-                    reader.finish()?;
+        };
+        match outcome {
+            Unpacked::Shared => self.report.state("Already exists"),
+            Unpacked::Fresh => {
+                let mut leases = self.shared.leases.lock();
+                if let Some(leased) = leases.iter_mut().find(|leased| Arc::ptr_eq(&leased.lease, &lease)) {
+                    leased.layer = Some(self.index);
                 }
-                Ok(outcome)
-            };
-            joined(tasks.spawn_blocking(move || unpack().map_err(Error::Unpack)).await)
+                drop(leases);
+                self.report.exactly("Extracting", self.descriptor.size);
+                self.report.state("Pull complete");
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches and unpacks; `None` when what was unpacked turned out to be damaged and was fetched anew.
+    async fn attempt(&mut self, lease: &Lease) -> Result<Option<Unpacked>> {
+        let part = &lease.part;
+        let round = part.round();
+        let (supply, reader) = reader::read(part);
+        let unpack = self.shared.clone().unpack(self.index, self.below.take(), reader);
+        let download = Download {
+            places: &self.shared.places,
+            lease,
+            descriptor: &self.descriptor,
+            report: Arc::clone(&self.report),
+            tasks: &self.shared.tasks,
+            further: Arc::clone(&self.shared.further),
         };
-        let download = download::blob(&session, &descriptor, &report, writer);
-        let (mut unpack, mut download) = (std::pin::pin!(unpack), std::pin::pin!(download));
-        // Of two failures the download's is the cause: it is looked at first.
-        let early = tokio::select! {
-            biased;
-            downloaded = &mut download => { downloaded?; None }
-            unpacked = &mut unpack => Some(unpacked?),
-        };
-        let outcome = match early {
-            Some(outcome) => outcome,
+        let (mut unpack, mut download) = (std::pin::pin!(unpack), std::pin::pin!(download.run()));
+        let mut early = None;
+        loop {
+            // Of two failures the download's is the cause: it is looked at first.
+            tokio::select! {
+                biased;
+                downloaded = &mut download => break downloaded?,
+                unpacked = &mut unpack, if early.is_none() => match unpacked {
+                    Ok(outcome) => return Ok(Some(outcome)),
+                    // What an earlier pull left of it may be what is wrong: the digest tells.
+                    Err(error) if part.is_old() || part.round() != round => early = Some(error),
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        self.permit = None;
+        self.report.state("Verifying Checksum");
+        self.report.state("Download complete");
+        let unpacked = match early {
+            Some(error) => Err(error),
             None => {
-                drop(permit);
-                report.state("Verifying Checksum");
-                report.state("Download complete");
                 let mut tick = tokio::time::interval(TICK);
                 loop {
                     tokio::select! {
                         biased;
-                        unpacked = &mut unpack => break unpacked?,
-                        _ = tick.tick() => report.so_far("Extracting", consumed.load(Ordering::Relaxed)),
+                        unpacked = &mut unpack => break unpacked,
+                        _ = tick.tick() => self.report.so_far("Extracting", supply.consumed.load(Ordering::Relaxed)),
                     }
                 }
             }
         };
-        match outcome {
-            Unpacked::Shared => report.state("Already exists"),
-            Unpacked::Fresh => {
-                report.exactly("Extracting", descriptor.size);
-                report.state("Pull complete");
-            }
+        match unpacked {
+            Ok(outcome) => Ok(Some(outcome)),
+            Err(_) if part.round() != round => Ok(None),
+            Err(error) => Err(error),
         }
-        // Nobody may be above.
-        let _ = above.send(());
-        Ok(())
     }
 }

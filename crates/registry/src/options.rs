@@ -1,10 +1,13 @@
 //! What the daemon was told about registries, and what follows for a host: may it be plain, may it be local.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use reqwest::Url;
+
+use crate::mirrors::Mirrored;
 
 /// How to reach registries.
 #[derive(Debug, Clone)]
@@ -13,6 +16,8 @@ pub struct Options {
     insecure: Vec<Insecure>,
     /// Tried before Docker Hub, in this order.
     pub(crate) mirrors: Vec<Url>,
+    /// Mirrors of any registry.
+    pub(crate) registries: Vec<Mirrored>,
     pub(crate) user_agent: String,
     /// Layers that are downloaded at once.
     pub(crate) downloads: usize,
@@ -20,6 +25,12 @@ pub struct Options {
     pub(crate) uploads: usize,
     /// The pause before the second attempt at what failed; each further one doubles.
     pub(crate) pause: Duration,
+    /// The longest silence in the middle of a blob.
+    pub(crate) silence: Duration,
+    /// A blob of which so much is missing comes in several ranges at once.
+    pub(crate) large: u64,
+    /// Where unfinished downloads are.
+    pub(crate) parts: Option<PathBuf>,
 }
 
 /// A setting that cannot be.
@@ -28,6 +39,16 @@ pub enum OptionsError {
     /// `--insecure-registry`.
     #[error("insecure registry {0:?}: want a host, host:port or CIDR, without http://")]
     Insecure(String),
+    /// A mirror in `registries`.
+    #[error(
+        "mirror {0:?}: want http://host[:port][/path] or https://host[:port][/path], the path as names of repositories are"
+    )]
+    Location(String),
+    /// What is mirrored in `registries`.
+    #[error(
+        "prefix {0:?}: want a registry, as docker.io, and after it nothing or the beginning of its repositories' names"
+    )]
+    Prefix(String),
     /// `--registry-mirror`.
     #[error("registry mirror {0:?}: want http://host[:port] or https://host[:port], without path or query")]
     Mirror(String),
@@ -44,10 +65,14 @@ impl Default for Options {
         Self {
             insecure: Vec::new(),
             mirrors: Vec::new(),
+            registries: Vec::new(),
             user_agent: concat!("gantry/", env!("CARGO_PKG_VERSION")).to_owned(),
             downloads: 3,
             uploads: 5,
             pause: Duration::from_millis(500),
+            silence: Duration::from_secs(30),
+            large: 64 << 20,
+            parts: None,
         }
     }
 }
@@ -63,6 +88,12 @@ impl Options {
             mirrors: mirrors.iter().map(|text| mirror(text)).collect::<Result<_, _>>()?,
             ..Self::default()
         })
+    }
+
+    /// With mirrors of any registry.
+    #[must_use]
+    pub fn registries(self, registries: Vec<Mirrored>) -> Self {
+        Self { registries, ..self }
     }
 
     /// With what the registry is told about us.
@@ -87,6 +118,24 @@ impl Options {
     #[must_use]
     pub fn retry_pause(self, pause: Duration) -> Self {
         Self { pause, ..self }
+    }
+
+    /// With this longest silence in the middle of a blob; 30 seconds unless told.
+    #[must_use]
+    pub fn longest_silence(self, silence: Duration) -> Self {
+        Self { silence, ..self }
+    }
+
+    /// With blobs fetched in several ranges at once of which so many bytes are missing; 64 MiB unless told.
+    #[must_use]
+    pub fn large_blobs(self, large: u64) -> Self {
+        Self { large, ..self }
+    }
+
+    /// With unfinished downloads in this directory: nothing is pulled without one.
+    #[must_use]
+    pub fn parts(self, directory: impl Into<PathBuf>) -> Self {
+        Self { parts: Some(directory.into()), ..self }
     }
 
     /// Whether `url`'s host may speak http and show any certificate.

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use gantry_api::progress::Progress;
 
-use crate::Descriptor;
+use crate::backoff::Backoff;
+use crate::{Descriptor, Error, Result};
 
 /// Takes the messages of a pull. Called from any thread; it must not block.
 pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
 
-const INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is said how far a layer is.
+pub const TICK: Duration = Duration::from_millis(100);
 /// The width of a bar that is drawn here.
 const BAR: u64 = 50;
 
@@ -40,11 +42,26 @@ impl LayerReport {
     /// How far it is; dropped when the last such message was a moment ago.
     pub fn so_far(&self, status: &str, current: u64) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+        if last.is_none_or(|last| last.elapsed() >= TICK) {
             *last = Some(Instant::now());
             drop(last);
             self.exactly(status, current);
         }
+    }
+
+    /// Waits before another attempt, counting down; the error when no further one is made.
+    pub async fn waits(&self, backoff: &mut Backoff, error: Error) -> Result<()> {
+        let why = matches!(error, Error::TooManyRequests { .. }).then(|| error.to_string());
+        let mut pause = backoff.pause(error)?;
+        while pause > Duration::ZERO {
+            let step = pause.min(Duration::from_secs(1));
+            if pause >= Duration::from_secs(1) {
+                self.state(waiting(pause, why.as_deref()));
+            }
+            tokio::time::sleep(step).await;
+            pause -= step;
+        }
+        Ok(())
     }
 
     /// How far it is, in any case.
@@ -52,6 +69,14 @@ impl LayerReport {
         let progress = bar(current, self.size);
         (self.to)(Progress { progress, ..Progress::transfer(&self.id, status, current, Some(self.size)) });
     }
+}
+
+/// That the next attempt is made later, and why where it is not plain.
+pub fn waiting(pause: Duration, why: Option<&str>) -> String {
+    let seconds = pause.as_secs_f32().ceil();
+    let unit = if seconds > 1.0 { "seconds" } else { "second" };
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    format!("Retrying in {seconds} {unit}{why}")
 }
 
 /// The first line of a pull.

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attached::{self, Attached};
-use crate::layers::Layers;
+use crate::layers::{Layers, Leased, Leases};
 use crate::manifest::{Config, Parsed, choose};
+use crate::places::Places;
 use crate::progress::{ProgressFn, pulling};
-use crate::registry::{Registry, Source};
+use crate::registry::Registry;
 use crate::session::Session;
 use crate::sink::{Document, ImageDraft, ImageSink, NewImage};
 use crate::{Descriptor, Error, Platform, Result};
@@ -47,13 +48,16 @@ struct Attempt<'a> {
     pull: &'a Pull,
     sink: &'a Arc<dyn ImageSink>,
     progress: &'a ProgressFn,
+    places: Arc<Places>,
     /// Everything that may hold the draft.
     tasks: TaskTracker,
     slot: Slot,
+    leases: Arc<Leases>,
 }
 
 impl Registry {
-    /// Pulls an image into `sink`. Cancelled by `cancel`, it returns when the draft is gone.
+    /// Pulls an image into `sink`. Cancelled by `cancel`, it returns when the draft is gone. What was downloaded of an image
+    /// that did not come is kept for the next pull of it.
     ///
     /// # Errors
     /// With Docker's words; nothing is left in the sink then.
@@ -65,65 +69,106 @@ impl Registry {
         cancel: CancellationToken,
     ) -> Result<Pulled> {
         pull.reference = pull.reference.with_default_tag();
+        let pulled = self.bring(&pull, &sink, &progress, &cancel).await?;
+        progress(verdict(pulled.changed, &pull.reference));
+        Ok(pulled)
+    }
+
+    /// Pulls every tag of a repository into `sink`; the first that fails ends it.
+    ///
+    /// # Errors
+    /// As for [`Registry::pull`]; the tags that came before stay.
+    pub async fn pull_all(
+        &self,
+        pull: Pull,
+        sink: Arc<dyn ImageSink>,
+        progress: ProgressFn,
+        cancel: CancellationToken,
+    ) -> Result<()> {
+        let tags = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Cancelled(pull.reference.familiar())),
+            tags = self.tags(&pull.reference, pull.auth.as_ref(), &progress) => tags?,
+        };
+        let mut changed = false;
+        for tag in tags {
+            let invalid = |error| Error::invalid(format!("tag {tag:.128?} of {}", pull.reference), format!("{error}"));
+            let reference = pull.reference.with_tag(&tag).map_err(invalid)?;
+            changed |= self.bring(&Pull { reference, ..pull.clone() }, &sink, &progress, &cancel).await?.changed;
+        }
+        progress(verdict(changed, &pull.reference));
+        Ok(())
+    }
+
+    async fn bring(
+        &self,
+        pull: &Pull,
+        sink: &Arc<dyn ImageSink>,
+        progress: &ProgressFn,
+        cancel: &CancellationToken,
+    ) -> Result<Pulled> {
         let reference = &pull.reference;
         let what = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or_default();
         progress(pulling(reference.path(), what));
-        let mut outcome = Err(Error::invalid(reference.to_string(), "it has no registry"));
-        for source in self.sources(reference)? {
-            let attempt = Attempt {
-                registry: self,
-                pull: &pull,
-                sink: &sink,
-                progress: &progress,
-                tasks: TaskTracker::new(),
-                slot: Slot::default(),
-            };
-            outcome = attempt.run(&source, &cancel).await;
-            match &outcome {
-                Err(error) if source.is_mirror && !cancel.is_cancelled() => {
-                    tracing::warn!(%error, "mirror failed, trying the next registry");
-                }
-                _ => break,
-            }
-        }
-        let pulled = outcome?;
+        let attempt = Attempt {
+            registry: self,
+            pull,
+            sink,
+            progress,
+            places: Arc::new(Places::new(self, reference, pull.auth.as_ref(), progress)?),
+            tasks: TaskTracker::new(),
+            slot: Slot::default(),
+            leases: Arc::default(),
+        };
+        let pulled = attempt.run(cancel).await?;
         progress(Progress::status(format!("Digest: {}", pulled.digest)));
-        let verdict = if pulled.changed { "Downloaded newer image for" } else { "Image is up to date for" };
-        progress(Progress::status(format!("Status: {verdict} {}", reference.familiar())));
         Ok(pulled)
     }
 }
 
+/// The last line of a pull.
+fn verdict(changed: bool, reference: &Reference) -> Progress {
+    let verdict = if changed { "Downloaded newer image for" } else { "Image is up to date for" };
+    Progress::status(format!("Status: {verdict} {}", reference.familiar()))
+}
+
 impl Attempt<'_> {
-    async fn run(self, source: &Source, cancel: &CancellationToken) -> Result<Pulled> {
+    async fn run(self, cancel: &CancellationToken) -> Result<Pulled> {
         let fetched = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Error::Cancelled(self.pull.reference.familiar())),
-            fetched = self.fetch(source) => fetched,
+            fetched = self.fetch() => fetched,
         };
-        // The threads that unpack see the end of their pipe; what they made goes with the draft.
+        // The threads that unpack see that nothing more comes; what they made goes with the draft.
         self.tasks.close();
         self.tasks.wait().await;
         let draft = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let result = blocking(move || match (fetched, draft) {
-            (Ok((id, digest)), Some(draft)) => {
-                let changed = draft.commit().map_err(Error::Store)?;
-                Ok(Pulled { id, digest, changed })
+        let leases = self.leases.take();
+        let result = blocking(move || {
+            let result = match (fetched, draft) {
+                (Ok((id, digest)), Some(draft)) => {
+                    let changed = keep_blobs(&*draft, &leases).and_then(|()| draft.commit().map_err(Error::Store));
+                    changed.map(|changed| Pulled { id, digest, changed })
+                }
+                (Ok(_), None) => Err(Error::Store("there is no draft".into())),
+                (Err(error), draft) => {
+                    drop(draft);
+                    Err(error)
+                }
+            };
+            // What filled the disk does not keep it full.
+            if result.as_ref().map_or_else(Error::is_full, |_| true) {
+                leases.iter().for_each(|leased| leased.lease.part.spend());
             }
-            (Ok(_), None) => Err(Error::Store("there is no draft".into())),
-            (Err(error), draft) => {
-                drop(draft);
-                Err(error)
-            }
+            drop(leases);
+            result
         });
         result.await
     }
 
     /// Everything up to the commit. Returns the image's id and digest.
-    async fn fetch(&self, source: &Source) -> Result<(Digest, Digest)> {
-        let reference = &self.pull.reference;
-        let session = Arc::new(self.registry.session(source, reference, self.pull.auth.as_ref()).await?);
-        let (image, attestations) = self.describe(&session).await?;
+    async fn fetch(&self) -> Result<(Digest, Digest)> {
+        let (session, image, attestations) = self.describe().await?;
         let (id, digest, layers) = (image.id.clone(), image.digest.clone(), image.layers.clone());
         let (sink, slot) = (self.sink.clone(), self.slot.clone());
         let begin = move || {
@@ -132,27 +177,44 @@ impl Attempt<'_> {
             Ok(draft)
         };
         let draft = joined(self.tasks.spawn_blocking(begin).await)?;
-        let attached = Attached {
-            session: Arc::clone(&session),
-            sink: Arc::clone(self.sink),
-            tasks: self.tasks.clone(),
-            entries: attestations,
-        };
+        let attached =
+            Attached { session, sink: Arc::clone(self.sink), tasks: self.tasks.clone(), entries: attestations };
         let layers = Layers {
-            session,
+            places: Arc::clone(&self.places),
+            parts: Arc::clone(&self.registry.parts),
             draft: Arc::clone(&draft),
             layers,
             progress: self.progress.clone(),
             tasks: self.tasks.clone(),
             downloads: self.registry.http.options.downloads,
+            leases: Arc::clone(&self.leases),
         };
         let ((), documents) = tokio::try_join!(layers.fetch(), attached.fetch())?;
         draft.attach(documents);
         Ok((id, digest))
     }
 
+    /// What the first place says that has the image.
+    async fn describe(&self) -> Result<(Arc<Session>, NewImage, Vec<Descriptor>)> {
+        let mut place = self.places.chosen();
+        loop {
+            let described = async {
+                let session = self.places.session(place).await?;
+                let (image, attestations) = self.described_by(&session).await?;
+                Ok((session, image, attestations))
+            };
+            match described.await {
+                Ok(described) => {
+                    self.places.choose(place);
+                    return Ok(described);
+                }
+                Err(error) => place = self.places.after(place, error)?,
+            }
+        }
+    }
+
     /// Manifest and configuration, and the attestations that the index has of them.
-    async fn describe(&self, session: &Session) -> Result<(NewImage, Vec<Descriptor>)> {
+    async fn described_by(&self, session: &Session) -> Result<(NewImage, Vec<Descriptor>)> {
         let reference = &self.pull.reference;
         let host = Platform::host();
         let wanted = self.pull.platform.as_ref().unwrap_or(&host);
@@ -183,6 +245,19 @@ impl Attempt<'_> {
         let image = NewImage { reference, id: config.digest, digest, config: raw, manifest, index, layers };
         Ok((image, attestations))
     }
+}
+
+/// Gives the store the blobs that layers were unpacked from, if it wants them.
+fn keep_blobs(draft: &dyn ImageDraft, leases: &[Leased]) -> Result<()> {
+    if !draft.keeps_blobs() {
+        return Ok(());
+    }
+    for Leased { lease, layer } in leases {
+        let Some(layer) = layer else { continue };
+        let blob = lease.part.file().map_err(Error::part(&lease.part.digest))?;
+        draft.keep_blob(*layer, &blob).map_err(Error::Store)?;
+    }
+    Ok(())
 }
 
 /// The manifest that an index led to.

@@ -1,6 +1,7 @@
 //! The registries of the world, as one daemon sees them: where each is, and what the tokens for it are.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use gantry_api::reference::{DEFAULT_DOMAIN, Reference};
 use gantry_api::system::AuthConfig;
@@ -9,6 +10,9 @@ use reqwest::Url;
 use crate::auth::Tokens;
 use crate::credentials::Credentials;
 use crate::http::{Http, Outgoing};
+use crate::mirrors::{self, Mirror};
+use crate::parts::{Cleared, Parts};
+use crate::places::Resting;
 use crate::push::Busy;
 use crate::session::{Access, Session};
 use crate::{Descriptor, Error, Options, Result};
@@ -20,6 +24,8 @@ const HUB: &str = "registry-1.docker.io";
 #[derive(Clone)]
 pub struct Registry {
     pub(crate) http: Arc<Http>,
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) resting: Arc<Resting>,
     tokens: Arc<Tokens>,
     /// Blobs that are on their way to a registry.
     pub(crate) busy: Arc<Busy>,
@@ -29,13 +35,22 @@ pub struct Registry {
 pub(crate) struct Source {
     /// `https://…` unless it is known that it must be something else.
     url: Url,
-    pub(crate) is_mirror: bool,
+    /// The repository's name there.
+    repository: String,
+    /// Where it is a mirror: who we are there.
+    mirror: Option<Option<AuthConfig>>,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(crate::http::shown(&self.url).trim_end_matches('/'))
+    }
 }
 
 impl Source {
     /// A registry itself, there.
-    pub(crate) const fn at(url: Url) -> Self {
-        Self { url, is_mirror: false }
+    pub(crate) fn at(url: Url, reference: &Reference) -> Self {
+        Self { url, repository: reference.path().to_owned(), mirror: None }
     }
 }
 
@@ -43,7 +58,30 @@ impl Registry {
     /// A client with these settings. Nothing is opened before the first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { http: Arc::new(Http::new(options)), tokens: Arc::default(), busy: Arc::default() }
+        let parts = Arc::new(Parts::new(options.parts.clone()));
+        Self {
+            http: Arc::new(Http::new(options)),
+            parts,
+            resting: Arc::default(),
+            tokens: Arc::default(),
+            busy: Arc::default(),
+        }
+    }
+
+    /// Deletes unfinished downloads that were kept too long, and the oldest of what is more than is kept.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sweep_downloads(&self) -> Result<()> {
+        self.parts.sweep()
+    }
+
+    /// Deletes unfinished downloads that no pull uses and of which nothing came for so long.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn clear_downloads(&self, age: Duration) -> Result<Cleared> {
+        self.parts.clear(age)
     }
 
     /// What a name means at its registry, without pulling it.
@@ -72,9 +110,14 @@ impl Registry {
     pub(crate) fn sources(&self, reference: &Reference) -> Result<Vec<Source>> {
         let is_hub = reference.domain() == DEFAULT_DOMAIN;
         let url = Self::home(reference.domain())?;
-        let mirrors = self.http.options.mirrors.iter().filter(|_| is_hub);
-        let mut sources: Vec<_> = mirrors.map(|url| Source { url: url.clone(), is_mirror: true }).collect();
-        sources.push(Source { url, is_mirror: false });
+        let options = &self.http.options;
+        let mut mirrors = mirrors::of(&options.registries, reference);
+        let of_hub = options.mirrors.iter().filter(|_| is_hub);
+        mirrors.extend(of_hub.map(|url| (Mirror::whole(url.clone()), reference.path().to_owned())));
+        let source =
+            |(mirror, repository): (Mirror, String)| Source { url: mirror.url, repository, mirror: Some(mirror.auth) };
+        let mut sources: Vec<_> = mirrors.into_iter().map(source).collect();
+        sources.push(Source::at(url, reference));
         Ok(sources)
     }
 
@@ -85,12 +128,18 @@ impl Registry {
         auth: Option<&AuthConfig>,
     ) -> Result<Session> {
         // A mirror is another host than the one that the credentials are for.
-        let auth = auth.filter(|_| !source.is_mirror);
+        let auth = match &source.mirror {
+            Some(own) => own.as_ref(),
+            None => auth,
+        };
         Ok(Session {
             http: self.http.clone(),
             tokens: self.tokens.clone(),
             base: self.reach(&source.url).await?,
             reference: reference.clone(),
+            repository: source.repository.clone(),
+            progress: None,
+            patient: true,
             credentials: Credentials::of(auth, reference.domain()),
             access: Access::Pull,
             reads: Vec::new(),

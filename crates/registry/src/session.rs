@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gantry_api::progress::Progress;
 use gantry_api::reference::{Digest, Reference};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -14,6 +15,7 @@ use crate::challenge::Challenge;
 use crate::credentials::Credentials;
 use crate::http::{Http, Outgoing, bounded, printable, retry_after, shown};
 use crate::manifest::{ACCEPT, DOCUMENT_LIMIT, Parsed, digest_of};
+use crate::progress::{ProgressFn, waiting};
 use crate::redirect::same_origin;
 use crate::{Descriptor, Document, Error, Result};
 
@@ -24,6 +26,16 @@ const ATTEMPTS: u32 = 3;
 /// Docker's words.
 const DENIED: &str = "requested access to the resource is denied";
 const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// Which bytes of a blob are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Span {
+    pub from: u64,
+    /// The first byte that is not asked for; none for all that there is.
+    pub to: Option<u64>,
+    /// Only of what has this entity tag; all of it where it has another one.
+    pub same_as: Option<HeaderValue>,
+}
 
 /// What is done at the repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +57,16 @@ pub struct Session {
     /// `https://host[:port]/`.
     pub base: Url,
     pub reference: Reference,
+    /// The repository's path there: a mirror may have it under another one.
+    pub repository: String,
     pub credentials: Credentials,
     pub access: Access,
     /// Other repositories of the registry that are read meanwhile: what is mounted comes from there.
     pub reads: Vec<String>,
+    /// Told when the registry has us wait.
+    pub progress: Option<ProgressFn>,
+    /// Whether to wait when there were too many requests: nobody else is there to be asked.
+    pub patient: bool,
     /// What the registry accepted last.
     pub header: Mutex<Option<HeaderValue>>,
 }
@@ -69,9 +87,14 @@ struct ErrorEntry {
 impl Session {
     /// Asks for something of the repository; the answer is a success.
     pub async fn send(&self, method: Method, path: &str, from: u64) -> Result<Response> {
+        self.send_span(method, path, Span { from, ..Span::default() }).await
+    }
+
+    /// Asks for some bytes of a blob.
+    pub async fn send_span(&self, method: Method, path: &str, span: Span) -> Result<Response> {
         let url = self.url(path);
         let accept = path.starts_with("manifests/").then(|| HeaderValue::from_static(ACCEPT));
-        let request = Outgoing { accept, from, ..Outgoing::with_method(method, url) };
+        let request = Outgoing { accept, span, ..Outgoing::with_method(method, url) };
         let answer = self.ask(request).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(self.failure(answer, path).await) }
     }
@@ -94,6 +117,9 @@ impl Session {
             tokens: Arc::clone(&self.tokens),
             base: self.base.clone(),
             reference: self.reference.clone(),
+            repository: self.repository.clone(),
+            progress: self.progress.clone(),
+            patient: self.patient,
             credentials: self.credentials.clone(),
             access: self.access,
             reads: vec![repository.to_owned()],
@@ -139,14 +165,14 @@ impl Session {
             Access::Login => return Vec::new(),
             Access::Search => return vec!["registry:catalog:search".to_owned()],
         };
-        let own = format!("repository:{}:{actions}", self.reference.path());
+        let own = format!("repository:{}:{actions}", self.repository);
         let others = self.reads.iter().map(|repository| format!("repository:{repository}:pull"));
         std::iter::once(own).chain(others).collect()
     }
 
     /// Where something of the repository is.
     pub fn url(&self, path: &str) -> Url {
-        let relative = format!("v2/{}/{path}", self.reference.path());
+        let relative = format!("v2/{}/{path}", self.repository);
         self.base.join(&relative).expect("names, tags and digests are words of a path by their grammar")
     }
 
@@ -214,7 +240,15 @@ impl Session {
                 Err(error @ (Error::Network { .. } | Error::TooManyRequests { retry_after: None, .. })) => {
                     return Err(error);
                 }
-                Err(error) => tokio::time::sleep(backoff.pause(error)?).await,
+                Err(error @ Error::TooManyRequests { .. }) if !self.patient => return Err(error),
+                Err(error) => {
+                    let why = error.to_string();
+                    let pause = backoff.pause(error)?;
+                    if let Some(progress) = &self.progress {
+                        progress(Progress::status(waiting(pause, Some(&why))));
+                    }
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }

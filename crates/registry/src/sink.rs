@@ -1,5 +1,6 @@
 //! Where a pulled image goes: what this crate needs of a store, defined here and implemented by the engine.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use gantry_api::reference::{Digest, Reference};
@@ -38,6 +39,20 @@ pub trait ImageDraft: Send + Sync {
     /// # Errors
     /// When the archive is refused, the disk is full, or `blob` failed.
     fn unpack(&self, index: usize, blob: &mut BlobReader) -> Result<Unpacked, SinkError>;
+
+    /// Whether the compressed blobs are wanted as well.
+    fn keeps_blobs(&self) -> bool {
+        false
+    }
+
+    /// Takes the compressed blob that layer `index` was unpacked from: its digest is right. The file may be moved away.
+    ///
+    /// # Errors
+    /// When the store cannot.
+    fn keep_blob(&self, index: usize, blob: &Path) -> Result<(), SinkError> {
+        let _ = (index, blob);
+        Ok(())
+    }
 
     /// Takes what the index says about the image: attestations, and what they name.
     fn attach(&self, documents: Vec<Document>);

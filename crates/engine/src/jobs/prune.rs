@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gantry_api::filters::Filters;
 use gantry_api::image::ImageDeleted;
 use gantry_api::prune::{PrunedContainers, PrunedImages, PrunedNetworks, PrunedVolumes};
+use gantry_api::reference::Digest;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::container::State;
@@ -115,7 +116,16 @@ fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) ->
             }
         }
     }
-    let space_reclaimed = before.saturating_sub(engine.graph.layers_size());
+    let mut space_reclaimed = before.saturating_sub(engine.graph.layers_size());
+    // What was downloaded of images that never came has no labels.
+    if ["label", "label!"].iter().all(|key| filters.get(key).next().is_none()) {
+        let age = until.map(|until| Timestamp::now().duration_since(until).unsigned_abs()).unwrap_or_default();
+        let cleared = engine.registry.clear_downloads(age)?;
+        space_reclaimed += cleared.bytes;
+        // Docker's CLI tells of no space where nothing was deleted.
+        let gone = |blob: Digest| ImageDeleted { deleted: blob.to_string(), ..ImageDeleted::default() };
+        deleted.extend(cleared.blobs.into_iter().map(gone));
+    }
     publish(engine, "image", space_reclaimed);
     Ok(PrunedImages { images_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed })
 }

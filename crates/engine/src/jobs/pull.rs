@@ -16,7 +16,7 @@ use crate::stream::{Opening, Outlet};
 
 /// Pulls an image.
 pub struct Pull {
-    /// With tag or digest; `latest` where neither is given.
+    /// With tag or digest; every tag where neither is given.
     pub reference: Reference,
     /// `os/architecture[/variant]`; this machine's where empty.
     pub platform: String,
@@ -37,7 +37,7 @@ impl Job for Pull {
     }
 
     async fn run(mut self, context: Context) -> Result<()> {
-        let reference = self.reference.clone().with_default_tag();
+        let reference = self.reference.clone();
         let platform = match self.platform.as_str() {
             "" => None,
             text => Some(text.parse::<Platform>().map_err(|error| Error::invalid(error.to_string()))?),
@@ -70,9 +70,15 @@ async fn bring(engine: Arc<Engine>, key: String, request: Request, broadcast: Ar
     let reference = request.reference.clone();
     let to = Arc::clone(&broadcast);
     let progress: gantry_registry::ProgressFn = Arc::new(move |message| to.push(message));
-    let sink = Arc::new(GraphSink(engine.graph.clone()));
+    let sink = Arc::new(GraphSink::of(&engine));
     let cancel = tokio_util::sync::CancellationToken::new();
-    let pull = engine.registry.pull(request, sink, progress, cancel.clone());
+    let every_tag = reference.tag().is_none() && reference.digest().is_none();
+    let pull = async {
+        match every_tag {
+            true => engine.registry.pull_all(request, sink, progress, cancel.clone()).await,
+            false => engine.registry.pull(request, sink, progress, cancel.clone()).await.map(drop),
+        }
+    };
     tokio::pin!(pull);
     let result = tokio::select! {
         result = &mut pull => result,
@@ -90,7 +96,7 @@ async fn bring(engine: Arc<Engine>, key: String, request: Request, broadcast: Ar
     // What unpacking leaves behind it, of a failure or none.
     engine.sweep_soon();
     match result {
-        Ok(_) => {
+        Ok(()) => {
             let familiar = reference.familiar();
             let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_repository())]);
             engine.events.publish("image", "pull", &familiar, attributes);

@@ -49,7 +49,8 @@ impl Job for SystemDf {
             for container in containers.iter_mut().flatten() {
                 container.size_rw = container_disk_use(&engine, &container.id);
             }
-            Ok((engine.graph.disk_use()?, images, containers, volumes.then(|| measured_volumes(&engine))))
+            let disk_use = engine.graph.disk_use()? + crate::images::downloads_disk_use(&engine)?;
+            Ok((disk_use, images, containers, volumes.then(|| measured_volumes(&engine))))
         })
         .await?;
         let build_cache = wants("build-cache").then(Vec::new);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, Parser};
 use gantry_api::hostconfig::Ulimit;
-use gantry_engine::{Options, SecurityDefaults};
+use gantry_engine::{Mirrored, Options, SecurityDefaults};
 use gantry_linux::fs;
 
 /// What can be logged.
@@ -141,6 +141,12 @@ pub struct Flags {
     /// first-last
     #[arg(long, value_name = "USER[:GROUP]")]
     pub userns_remap: Option<String>,
+    /// Keep pulled layers compressed, too: pushes and saves read them from there, and they take their space twice
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub keep_compressed_layers: bool,
+    /// Mirrors of any registry; only in the configuration file
+    #[arg(skip)]
+    pub registries: Vec<Mirrored>,
     /// Show debugging output
     #[arg(short = 'D', long)]
     pub debug: bool,
@@ -220,6 +226,8 @@ impl Flags {
             "exec_opt" => self.exec_opt = read(value)?,
             "insecure_registry" => self.insecure_registry = read(value)?,
             "registry_mirror" => self.registry_mirror = read(value)?,
+            "registries" => self.registries = read(value)?,
+            "keep_compressed_layers" => self.keep_compressed_layers = read(value)?,
             "dns" => self.dns = read(value)?,
             "dns_opt" => self.dns_opt = read(value)?,
             "dns_search" => self.dns_search = read(value)?,
@@ -323,6 +331,8 @@ impl Flags {
             labels: self.label.clone(),
             insecure_registries: self.insecure_registry.clone(),
             registry_mirrors: self.registry_mirror.clone(),
+            registries: self.registries.clone(),
+            keep_compressed_layers: self.keep_compressed_layers,
             publish_address: self.ip,
             init: self.init,
             shm_size: bytes(&self.default_shm_size)?,

@@ -42,7 +42,8 @@ async fn a_bearer_token_is_fetched_once_and_used_for_everything() {
         let (fake, image) = (Fake::start().await, Image::oci(3));
         fake.image("app", "1", &image);
         needs_token(&fake, format!("http://{}/token", fake.address), expected);
-        let registry = Registry::new(Options::default());
+        let parts = tempfile::tempdir().unwrap();
+        let registry = Registry::new(Options::default().parts(parts.path()));
         let request = |auth| Request { auth, registry: Some(registry.clone()), ..Request::default() };
         request(auth.clone()).pull(&fake.name("app:1")).await.result.unwrap();
         request(auth).pull(&fake.name("app:1")).await.result.unwrap();

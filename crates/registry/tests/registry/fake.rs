@@ -35,13 +35,15 @@ impl Seen {
 }
 
 /// How a body ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum End {
     Whole,
     /// The connection breaks after so many bytes.
     Break(usize),
     /// Nothing comes any more after so many bytes.
     Hang(usize),
+    /// The rest comes when somebody says so.
+    Pause(usize, Arc<tokio::sync::Notify>),
 }
 
 /// An answer.
@@ -73,7 +75,8 @@ impl Reply {
 }
 
 type Hook = Box<dyn Fn(&Seen, usize) -> Option<Reply> + Send + Sync>;
-type Gate = (Vec<String>, Arc<tokio::sync::Barrier>);
+/// Paths, how many requests pass first, and where the others wait for each other.
+type Gate = (Vec<String>, usize, Arc<tokio::sync::Barrier>);
 
 #[derive(Default)]
 struct State {
@@ -165,7 +168,12 @@ impl Fake {
 
     /// Requests for `paths` are answered only when `count` of them are there.
     pub fn gate(&self, paths: Vec<String>, count: usize) {
-        *self.state.gate.lock().unwrap() = Some((paths, Arc::new(tokio::sync::Barrier::new(count))));
+        self.gate_from(paths, 0, count);
+    }
+
+    /// As [`Fake::gate`], for the `count` requests after the first `free` ones.
+    pub fn gate_from(&self, paths: Vec<String>, free: usize, count: usize) {
+        *self.state.gate.lock().unwrap() = Some((paths, free, Arc::new(tokio::sync::Barrier::new(count))));
     }
 
     /// From here on it can be pushed to.
@@ -209,8 +217,9 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> io::Result<Res
     let before = state.seen.lock().unwrap().iter().filter(|earlier| earlier.path == seen.path).count();
     state.seen.lock().unwrap().push(seen.clone());
     let gate = state.gate.lock().unwrap().clone();
-    if let Some((paths, barrier)) = gate
+    if let Some((paths, free, barrier)) = gate
         && paths.contains(&seen.path)
+        && (free == 0 || (free..free + 2).contains(&before))
     {
         barrier.wait().await;
     }
@@ -235,12 +244,15 @@ fn usual(state: &State, seen: &Seen) -> Reply {
         let code = if seen.path.contains("/manifests/") { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
         return Reply::error(404, code, "manifest unknown");
     };
-    let from: Option<usize> =
-        seen.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    match from {
-        Some(from) => {
-            let range = format!("bytes {from}-{}/{}", reply.body.len() - 1, reply.body.len());
-            Reply { status: 206, body: reply.body.slice(from..), ..reply }.header("content-range", range)
+    let span = seen.header("range").and_then(|range| {
+        let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let last = reply.body.len() - 1;
+        Some((from.parse::<usize>().ok()?, to.parse::<usize>().map_or(last, |to| to.min(last))))
+    });
+    match span {
+        Some((from, to)) => {
+            let range = format!("bytes {from}-{to}/{}", reply.body.len());
+            Reply { status: 206, body: reply.body.slice(from..=to), ..reply }.header("content-range", range)
         }
         None => reply,
     }
@@ -256,7 +268,7 @@ fn response(reply: Reply, method: &Method) -> Response<FakeBody> {
         builder = builder.header(*name, value);
     }
     let body = if *method == Method::HEAD { Bytes::new() } else { reply.body };
-    builder.body(FakeBody { data: body, end: reply.end, started: false, flushed: false }).unwrap()
+    builder.body(FakeBody { data: body, end: reply.end, started: false, flushed: false, paused: None }).unwrap()
 }
 
 struct FakeBody {
@@ -264,6 +276,7 @@ struct FakeBody {
     end: End,
     started: bool,
     flushed: bool,
+    paused: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Body for FakeBody {
@@ -273,14 +286,14 @@ impl Body for FakeBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let length = match self.end {
             End::Whole => self.data.len(),
-            End::Break(length) | End::Hang(length) => length,
+            End::Break(length) | End::Hang(length) | End::Pause(length, _) => length,
         };
         if !self.started && length > 0 {
             self.started = true;
             return Poll::Ready(Some(Ok(Frame::data(self.data.slice(..length)))));
         }
         let flushed = std::mem::replace(&mut self.flushed, true);
-        match self.end {
+        match self.end.clone() {
             End::Whole => Poll::Ready(None),
             // One moment in which what was said goes out.
             End::Break(_) if !flushed => {
@@ -289,6 +302,12 @@ impl Body for FakeBody {
             }
             End::Break(_) => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
             End::Hang(_) => Poll::Pending,
+            End::Pause(length, gate) => {
+                let paused = self.paused.get_or_insert_with(|| Box::pin(async move { gate.notified().await }));
+                std::task::ready!(paused.as_mut().poll(cx));
+                self.end = End::Whole;
+                Poll::Ready(Some(Ok(Frame::data(self.data.slice(length..)))))
+            }
         }
     }
 

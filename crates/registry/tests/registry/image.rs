@@ -44,6 +44,15 @@ impl Image {
     pub fn of(architecture: &str, count: usize, oci: bool) -> Self {
         let seed = architecture.bytes().map(u64::from).sum::<u64>() + u64::from(oci) * 1000;
         let layers: Vec<_> = (0..count).map(|index| noise(seed + index as u64 * 7, 300_000 + index)).collect();
+        Self::with(architecture, layers, oci)
+    }
+
+    /// An image of one layer of so many bytes.
+    pub fn sized(bytes: usize) -> Self {
+        Self::with("amd64", vec![noise(bytes as u64, bytes)], true)
+    }
+
+    fn with(architecture: &str, layers: Vec<Vec<u8>>, oci: bool) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest(&[layer.as_slice(), b"plain"].concat())).collect();
         let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
         let config = json!({"architecture": architecture, "os": "linux", "config": {}, "rootfs": rootfs});

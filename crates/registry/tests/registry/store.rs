@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use gantry_registry::{
     Unpacked,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::image::digest;
 
 /// What a store has, and what it was asked.
 #[derive(Default)]
@@ -28,8 +31,13 @@ pub struct Store {
     pub drafts: AtomicUsize,
     pub order: Mutex<Vec<usize>>,
     pub names: Mutex<BTreeMap<String, Digest>>,
+    /// Compressed blobs are wanted, too, and here they are by layer.
+    pub keeps_blobs: bool,
+    pub blobs: Mutex<HashMap<usize, Vec<u8>>>,
     /// The archive of this layer is refused.
     pub refuse: Option<usize>,
+    /// So is one that begins with zeros.
+    pub refuse_zeros: bool,
 }
 
 pub struct Sink(pub Arc<Store>);
@@ -77,11 +85,24 @@ impl ImageDraft for Draft {
             blob.read_exact(&mut [0; 10])?;
             return Err("the archive is hostile".into());
         }
-        let mut bytes = Vec::new();
+        let mut bytes = vec![0; 100];
+        blob.read_exact(&mut bytes)?;
+        if self.store.refuse_zeros && bytes.iter().all(|byte| *byte == 0) {
+            return Err("the archive is nothing but zeros".into());
+        }
         blob.read_to_end(&mut bytes)?;
         self.store.order.lock().unwrap().push(index);
         self.made.lock().unwrap().insert(self.image.layers[index].digest.clone(), bytes);
         Ok(Unpacked::Fresh)
+    }
+
+    fn keeps_blobs(&self) -> bool {
+        self.store.keeps_blobs
+    }
+
+    fn keep_blob(&self, index: usize, blob: &Path) -> Result<(), SinkError> {
+        self.store.blobs.lock().unwrap().insert(index, std::fs::read(blob)?);
+        Ok(std::fs::remove_file(blob)?)
     }
 
     fn attach(&self, documents: Vec<Document>) {
@@ -129,23 +150,55 @@ pub struct Request {
     pub store: Arc<Store>,
     pub cancel: CancellationToken,
     pub mirrors: Vec<String>,
+    /// `registries` of `daemon.json`.
+    pub registries: Option<serde_json::Value>,
+    pub every_tag: bool,
     pub registry: Option<Registry>,
+    /// Where unfinished downloads are; a directory of its own where none is given.
+    pub parts: Option<std::path::PathBuf>,
+    /// From so many bytes on a blob comes in several ranges.
+    pub large: Option<u64>,
+    /// What it says, as it says it.
+    pub progress: Arc<Mutex<Vec<Progress>>>,
+    /// The longest silence that is borne.
+    pub silence: Option<Duration>,
 }
 
 impl Request {
-    pub async fn pull(self, name: &str) -> Outcome {
+    /// The client that it asks for.
+    pub fn registry(&self) -> Registry {
         let options = Options::parse(&[], &self.mirrors).unwrap().retry_pause(Duration::from_millis(5));
-        let registry = self.registry.unwrap_or_else(|| Registry::new(options));
+        let options = options
+            .large_blobs(self.large.unwrap_or(1 << 30))
+            .longest_silence(self.silence.unwrap_or(Duration::from_secs(20)));
+        let registries = self.registries.clone().unwrap_or_else(|| serde_json::json!([]));
+        let options = options.registries(serde_json::from_value(registries).unwrap());
+        Registry::new(match &self.parts {
+            Some(parts) => options.parts(parts),
+            None => options,
+        })
+    }
+
+    pub async fn pull(mut self, name: &str) -> Outcome {
+        let own = self.parts.is_none().then(|| tempfile::tempdir().unwrap());
+        self.parts = self.parts.or_else(|| Some(own.as_ref()?.path().to_owned()));
+        let registry = self.registry.clone().unwrap_or_else(|| self.registry());
         let pull = Pull {
             reference: name.parse().unwrap(),
             platform: Some(self.platform.unwrap_or("linux/amd64").parse::<Platform>().unwrap()),
             auth: self.auth,
         };
-        let progress = Arc::new(Mutex::new(Vec::new()));
+        let progress = self.progress;
         let told = progress.clone();
         let report = Arc::new(move |message| told.lock().unwrap().push(message));
         let sink = Arc::new(Sink(self.store.clone()));
-        let pulling = registry.pull(pull, sink, report, self.cancel);
+        let nothing = || Pulled { id: digest(b""), digest: digest(b""), changed: false };
+        let pulling = async {
+            match self.every_tag {
+                true => registry.pull_all(pull, sink, report, self.cancel).await.map(|()| nothing()),
+                false => registry.pull(pull, sink, report, self.cancel).await,
+            }
+        };
         let result = tokio::time::timeout(Duration::from_secs(30), pulling).await.expect("a pull that ends");
         let progress = progress.lock().unwrap().clone();
         Outcome { result, progress, store: self.store }

@@ -207,7 +207,8 @@ impl Place {
             .as_str()
             .parse()
             .map_err(|error| Error::invalid(repository.as_str(), format!("no name of an image: {error}")))?;
-        let session = self.client.session(&Source::at(self.url.clone()), &reference, self.auth.as_ref()).await?;
+        let session =
+            self.client.session(&Source::at(self.url.clone(), &reference), &reference, self.auth.as_ref()).await?;
         let session = Arc::new(session);
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= SESSIONS {

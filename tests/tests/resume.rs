@@ -1,0 +1,119 @@
+//! Pulls that break off: what came of them is kept, counted, and never fetched again.
+
+use std::path::Path;
+
+use gantry_tests::image::{self, Layer};
+use gantry_tests::{Cutter, IMAGE, Options, Registry, World, command, eventually, note};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Bytes of the layer, in MB; the whole size of the promise by this variable.
+const SIZE: &str = "GANTRY_RESUME_MB";
+const MB: u64 = 1_000_000;
+
+/// Busybox with a layer of so many bytes that nothing compresses.
+fn noise(bytes: u64) -> image::Image {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let content: Vec<u8> = (0..bytes / 8).flat_map(|_| next()).collect();
+    let (_, mut image) = image::standard().expect("images").into_iter().next().expect("busybox");
+    image.layers.push(Layer::default().file("noise", 0o644, content).finish().expect("a layer"));
+    image
+}
+
+/// A registry with that image, and how many bytes its blobs are.
+fn registry(root: &Path, bytes: u64) -> (Registry, u64) {
+    let registry = Registry::serve(root).expect("a registry");
+    registry.push("noise", "latest", &noise(bytes)).expect("push");
+    let size = Registry::blobs(root).expect("its blobs");
+    (registry, size)
+}
+
+fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    // It may have ended, which the test sees.
+    let _ = kill_process(pid, signal);
+}
+
+#[test]
+fn a_layer_comes_through_cuts_and_two_killed_daemons_and_no_byte_comes_twice() {
+    let megabytes = std::env::var(SIZE).ok().and_then(|text| text.parse().ok()).unwrap_or(50);
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    let store = tempfile::tempdir().expect("a directory");
+    let (registry, size) = registry(store.path(), megabytes * MB);
+    let line = Cutter::start(&registry.host(), megabytes * MB / 10, 60 * MB).expect("a proxy");
+    let name = line.name("noise");
+    for round in 1..=2 {
+        let pid = world.daemon.pid().expect("a daemon");
+        line.when(size * round / 3, move || send(pid, Signal::KILL));
+        let cli = world.docker().unwrap_or_else(|| world.gantry());
+        let out = cli.run(&["pull", &name]);
+        assert_ne!(out.code, 0, "the daemon died half-way: {out}");
+        world.daemon.kill9().expect("reap the daemon");
+        world.daemon.launch().expect("the next daemon");
+    }
+    let cli = world.docker().unwrap_or_else(|| world.gantry());
+    cli.ok(&["pull", &name]);
+    let fetched = line.total();
+    note(&format!(
+        "{size} bytes in 10 cuts and 2 killed daemons: {fetched} fetched, {:.3} of it",
+        fetched as f64 / size as f64
+    ));
+    assert!(fetched * 100 <= size * 105, "{fetched} of {size}");
+    let bytes = (megabytes * MB / 8 * 8).to_string();
+    assert_eq!(cli.ok(&["run", "--rm", &name, "stat", "-c", "%s", "/noise"]), bytes);
+    let checked = world.gantry().ok(&["system", "fsck"]);
+    assert!(checked.ends_with("checked: clean"), "{checked}");
+    let parts = world.daemon.data_root().join("parts");
+    assert_eq!(std::fs::read_dir(parts).expect("the parts").count(), 0, "an image that is there needs no parts");
+}
+
+#[test]
+fn an_interrupted_pull_is_counted_goes_on_from_the_byte_and_can_be_pruned() {
+    let options = Options { flags: vec!["--keep-compressed-layers".to_owned()], ..Options::default() };
+    let world = World::start(options).expect("a daemon of its own");
+    let store = tempfile::tempdir().expect("a directory");
+    let (registry, size) = registry(store.path(), 8 * MB);
+    let line = Cutter::start(&registry.host(), u64::MAX, 4 * MB).expect("a proxy");
+    let name = line.name("noise");
+    let parts = world.daemon.data_root().join("parts");
+    let part_count = || std::fs::read_dir(&parts).map_or(0, |parts| parts.filter(|part| part.is_ok()).count());
+    let cli = world.docker().unwrap_or_else(|| world.gantry());
+    let images = || world.daemon.get("/v1.47/system/df?type=image").expect("df").json()["LayersSize"].as_u64();
+    let interrupt = || {
+        let mut pull = cli.command(&["pull", &name]).spawn().expect("a client");
+        let pid = pull.id();
+        line.when(line.total() + size / 2, move || send(pid, Signal::INT));
+        assert!(!command::wait(&mut pull, command::LIMIT).expect("the client ends").success());
+    };
+    let before = images().expect("a number");
+    interrupt();
+    assert!(part_count() > 0, "what came is kept");
+    assert!(images().expect("a number") >= before + size / 3, "and counted");
+    let fetched = line.total();
+    cli.ok(&["pull", &name]);
+    let again = line.total() - fetched;
+    assert!(again < size * 6 / 10, "{again} of {size} came after half had come");
+    assert_eq!(part_count(), 0);
+    let content = world.daemon.data_root().join("content/sha256");
+    let kept = || {
+        let sizes =
+            std::fs::read_dir(&content).expect("the content").map(|file| file.unwrap().metadata().unwrap().len());
+        sizes.max().expect("some")
+    };
+    assert!(kept() > 8 * MB, "the daemon was told to keep compressed layers");
+    cli.ok(&["rmi", &name]);
+    assert!(kept() < 8 * MB, "as long as their layers are there");
+    interrupt();
+    // The daemon ends the pull when its last client has left; until then its parts are in use.
+    eventually("the parts are pruned, and told", || {
+        let freed = cli.ok(&["image", "prune", "-f"]);
+        assert!(freed.contains("Total reclaimed space"), "{freed}");
+        part_count() == 0 && freed.contains("MB")
+    });
+    assert_eq!(cli.ok(&["run", "--rm", IMAGE, "echo", "here"]), "here");
+}
