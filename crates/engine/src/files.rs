@@ -2,6 +2,7 @@
 
 use gantry_linux::fs;
 use gantry_networkdriver::files;
+use tracing::warn;
 
 use crate::container::Record;
 use crate::engine::Engine;
@@ -20,7 +21,7 @@ pub fn write(engine: &Engine, record: &Record, names_arrive: bool) -> Result<()>
     let directory = record.directory(&engine.options.data_root);
     fs::write(directory.join("resolv.conf"), resolv_conf(engine, record, names_arrive))?;
     fs::write(directory.join("hostname"), files::hostname(record.hostname()))?;
-    write_hosts(engine, record)
+    Ok(fs::write(directory.join("hosts"), hosts(engine, record)?)?)
 }
 
 /// What the container's `resolv.conf` says: in another container's network the same as there.
@@ -60,17 +61,41 @@ pub fn refresh_resolv_conf(engine: &Engine, before: &Record, after: &Record) -> 
     Ok(())
 }
 
-/// Writes `hosts`, in place: a container that runs has the file bound.
+/// No `hosts` that is longer is changed; a container may have written it.
+const LONGEST_HOSTS: usize = 1024 * 1024;
+
+/// Follows a change in `hosts` of a container that runs, in place, as it has the file bound: the lines of ours change, of which
+/// there was `old`, and what else stands there stays.
 ///
 /// # Errors
 /// As [`write()`].
-pub fn write_hosts(engine: &Engine, record: &Record) -> Result<()> {
+pub fn refresh_hosts(engine: &Engine, record: &Record, old: &str) -> Result<()> {
+    let path = record.directory(&engine.options.data_root).join("hosts");
+    let current = fs::read_up_to(&path, LONGEST_HOSTS)?;
+    if current.len() == LONGEST_HOSTS {
+        warn!("{} is too long to be changed", path.display());
+        return Ok(());
+    }
+    // The address that a linked container had is not known any more.
+    let linked = networks::links::hosts(engine, record);
+    let names: Vec<&str> = linked.iter().map(|(_, names)| names.as_str()).collect();
+    let merged = files::merge_hosts(&current, old, &hosts(engine, record)?, &names);
+    if merged != current {
+        fs::write(path, merged)?;
+    }
+    Ok(())
+}
+
+/// What `hosts` says of us.
+///
+/// # Errors
+/// As [`write()`].
+pub fn hosts(engine: &Engine, record: &Record) -> Result<String> {
     let addresses = networks::addresses(record);
     let mut gateways = record.endpoints.values().map(|endpoint| endpoint.gateway);
     let gateway = gateways.find(|gateway| !gateway.is_unspecified());
     let gateway = gateway.or_else(|| engine.networks.gateway(engine));
     let extra = record.host_config.extra_hosts.as_deref().unwrap_or_default();
     let linked = networks::links::hosts(engine, record);
-    let hosts = files::hosts(&addresses, &linked, record.hostname(), &record.config.domainname, extra, gateway)?;
-    Ok(fs::write(record.directory(&engine.options.data_root).join("hosts"), hosts)?)
+    Ok(files::hosts(&addresses, &linked, record.hostname(), &record.config.domainname, extra, gateway)?)
 }

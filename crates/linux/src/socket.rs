@@ -54,10 +54,15 @@ pub fn listen(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// How long one waits for a place in the queue of a listener that takes nobody from it; then it is `EAGAIN`.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Connects to the socket `name` in an open directory.
 pub fn connect(directory: impl AsFd, name: &str) -> Result<OwnedFd> {
     let socket = new_socket(SocketFlags::CLOEXEC)?;
+    set_timeouts(&socket, Some(QUEUE_PATIENCE), None)?;
     rustix::net::connect(&socket, &address(&directory, name)?).during("connect to", name)?;
+    set_timeouts(&socket, None, None)?;
     Ok(socket)
 }
 

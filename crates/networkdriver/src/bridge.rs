@@ -1,5 +1,6 @@
 //! The bridge driver: a Linux bridge, a pair of links for each container, addresses, ports and the firewall.
 
+mod found;
 mod publish;
 mod setup;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gantry_linux::netlink::Socket;
 use libcontainer::network::firewall::{BridgeRules, Element};
 use libcontainer::network::link::{self, Link};
+use libcontainer::network::{Subnet, conntrack};
 
 use crate::places::{Leases, Places, random};
 use crate::ports::{self, Ports, Wanted, short};
@@ -21,7 +23,8 @@ use crate::{
     Routes, Wall,
 };
 
-pub use setup::{ALIAS, check_name, free_subnet};
+pub use found::Found;
+pub use setup::{ALIAS, NETWORK_OF, check_name, free_subnet};
 
 /// How a bridge is to be.
 #[derive(Debug, Clone)]
@@ -30,6 +33,10 @@ pub struct BridgeOptions {
     pub name: String,
     /// The note on it that says that we made it, and may delete it.
     pub alias: String,
+    /// Its name is made of the network's id: one of that name is ours, also where a daemon of another `--bridge` made it.
+    pub own_name: bool,
+    /// What a bridge that was there was like when the network was made; else what it is like now.
+    pub found: Option<Found>,
     /// The subnet and the host's address in it (`--bip`). Any is that of a bridge that is there, else a free one.
     pub ipv4: Addresses,
     /// The same for IPv6.
@@ -58,6 +65,8 @@ impl Default for BridgeOptions {
         Self {
             name: "gantry0".into(),
             alias: ALIAS.into(),
+            own_name: false,
+            found: None,
             ipv4: Addresses::Any,
             ipv6: Addresses::None,
             pools: Vec::new(),
@@ -79,6 +88,8 @@ pub struct Bridge {
     index: u32,
     mtu: u32,
     places: Places,
+    /// What it was like, where it is somebody else's.
+    found: Option<Found>,
     state: Mutex<State>,
 }
 
@@ -107,16 +118,19 @@ impl Bridge {
     /// made is gone then.
     pub fn open(options: BridgeOptions) -> Result<Self, Error> {
         let mut route = Socket::route()?;
-        let setup::Made { link, mtu, ipv4, ipv6, new } = setup::bridge(&mut route, &options)?;
+        let setup::Made { link, mtu, ipv4, ipv6, new, found } = setup::bridge(&mut route, &options)?;
         if let Err(error) = wall_in(&options, ipv4.as_ref(), ipv6.as_ref()) {
-            if new && let Err(second) = delete_link(&mut route, &link.name) {
-                return Err(Error::Several(vec![error, second]));
+            let mut failures = vec![error];
+            if new {
+                failures.extend(delete_link(&mut route, &link.name).err());
+            } else if let Some(found) = found.filter(|_| options.found.is_none()) {
+                failures.extend(found.give_back(&mut route, &link, &gateways(ipv4.as_ref(), ipv6.as_ref())));
             }
-            return Err(error);
+            return Err(if failures.len() == 1 { failures.remove(0) } else { Error::Several(failures) });
         }
         let places = Places::new(ipv4, ipv6, options.internal);
         let state = Mutex::new(State { route, held: HashMap::new(), removed: false });
-        Ok(Self { index: link.index, mtu, places, state, options })
+        Ok(Self { index: link.index, mtu, places, found, state, options })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -149,7 +163,6 @@ impl Bridge {
     fn wanted(&self, port: &PublishPort) -> Result<Wanted, Error> {
         let here = IpAddr::V4(self.options.publish_address);
         let addresses = match port.host_ip {
-            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => vec![here],
             Some(named) => vec![named],
             None if here.is_unspecified() => [here, IpAddr::V6(Ipv6Addr::UNSPECIFIED)].into(),
             None => vec![here],
@@ -167,18 +180,24 @@ impl Bridge {
         Ok(Wanted { container_port, protocol, addresses, host_port, host_port_end })
     }
 
-    /// Makes the pair; the name of the host's end.
+    /// Makes the pair, and plugs it in; the name of the host's end.
     fn connect(&self, state: &mut State, request: &Join<'_>, mac: [u8; 6]) -> Result<String, Error> {
+        let name = self.new_pair(state, request, mac)?;
+        // A port of a bridge needs no address of its own. It would make one, and tell every other port of it.
+        let messages = link::quiet(&name, self.mtu).into_iter().chain([link::plug(&name, self.index)]);
+        match state.route.transact(messages.collect()) {
+            Ok(()) => Ok(name),
+            Err(error) => Err(match delete_link(&mut state.route, &name) {
+                Ok(()) => error.into(),
+                Err(second) => Error::Several(vec![error.into(), second]),
+            }),
+        }
+    }
+
+    fn new_pair(&self, state: &mut State, request: &Join<'_>, mac: [u8; 6]) -> Result<String, Error> {
         loop {
             let name = new_link_name()?;
-            match state.route.transact(vec![link::new_pair(
-                &name,
-                self.index,
-                request.link,
-                self.mtu,
-                mac,
-                request.netns,
-            )]) {
+            match state.route.transact(vec![link::new_pair(&name, request.link, self.mtu, mac, request.netns)]) {
                 Ok(()) => return Ok(name),
                 // Taken by chance, or is it the container that has such a link?
                 Err(error) if error.errno() == libc::EEXIST && link::link(&mut state.route, &name)?.is_some() => {}
@@ -196,6 +215,13 @@ impl Bridge {
             state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
         }
         Ok(())
+    }
+
+    /// Closes published ports; datagrams of theirs go nowhere any more.
+    fn close(&self, elements: &[Element]) -> Result<(), Error> {
+        let Some(wall) = self.options.wall.as_ref().filter(|_| !elements.is_empty()) else { return Ok(()) };
+        wall.lock().remove(elements)?;
+        Ok(conntrack::forget(elements)?)
     }
 
     /// What comes after the link is made; whoever calls it deletes the link when it fails.
@@ -236,12 +262,9 @@ impl NetworkDriver for Bridge {
     }
 
     fn leave(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let mut state = self.lock();
-        let Some(held) = state.held.remove(&endpoint.container) else { return Ok(()) };
-        match &self.options.wall {
-            Some(wall) if !held.ports.is_empty() => Ok(wall.lock().remove(&held.elements())?),
-            _ => Ok(()),
-        }
+        // Address and ports are its own until they lead nowhere.
+        let Some(held) = self.lock().held.remove(&endpoint.container) else { return Ok(()) };
+        self.close(&held.elements())
     }
 
     fn disconnect(&self, endpoint: &Endpoint, _route_socket: BorrowedFd<'_>) -> Result<(), Error> {
@@ -302,6 +325,10 @@ impl NetworkDriver for Bridge {
         all(failures)
     }
 
+    fn found(&self) -> Option<Found> {
+        self.found.clone()
+    }
+
     fn info(&self) -> NetworkInfo {
         NetworkInfo { bridge: self.options.name.clone(), icc: self.options.icc, ..self.places.info(self.mtu) }
     }
@@ -321,7 +348,13 @@ impl NetworkDriver for Bridge {
             Ok(Some(bridge)) if bridge.alias == self.options.alias => {
                 failures.extend(delete_link(&mut state.route, &bridge.name).err());
             }
-            Ok(_) => {}
+            Ok(Some(bridge)) => {
+                let info = self.places.info(self.mtu);
+                let given = gateways(info.ipv4.as_ref(), info.ipv6.as_ref());
+                let found = self.found.iter();
+                failures.extend(found.flat_map(|found| found.give_back(&mut state.route, &bridge, &given)));
+            }
+            Ok(None) => {}
             Err(error) => failures.push(error.into()),
         }
         all(failures)
@@ -336,6 +369,11 @@ impl Held {
         };
         self.ports.iter().filter_map(element).collect()
     }
+}
+
+/// The host's own addresses on a bridge.
+fn gateways(ipv4: Option<&Pool>, ipv6: Option<&Pool>) -> Vec<Subnet> {
+    ipv4.into_iter().chain(ipv6).map(Pool::of_gateway).collect()
 }
 
 /// Tells the firewall of the bridge. On failure it knows of none.

@@ -10,7 +10,7 @@ use libcontainer::network::firewall::Element;
 use libcontainer::network::link::{self, IpFamily, Route};
 use serde::{Deserialize, Serialize};
 
-use crate::Pool;
+use crate::{Found, Pool};
 
 /// One network of one driver. Calls block for a millisecond or so; they are safe from several threads.
 pub trait NetworkDriver: Send + Sync {
@@ -61,6 +61,11 @@ pub trait NetworkDriver: Send + Sync {
     /// Called once after every [`NetworkDriver::restore`]: removes elements and links that belong to nobody.
     fn restored(&self) -> Result<(), Error>;
 
+    /// What the bridge of somebody else was like that the network uses.
+    fn found(&self) -> Option<Found> {
+        None
+    }
+
     /// What the network looks like.
     fn info(&self) -> NetworkInfo;
 
@@ -99,6 +104,8 @@ pub struct Join<'a> {
     pub address: Option<Ipv4Addr>,
     /// The same for IPv6, where the network has it.
     pub address6: Option<Ipv6Addr>,
+    /// Addresses that its link has beside, which are the link's own affair (`--link-local-ip`).
+    pub link_local: Vec<IpAddr>,
     /// A fixed hardware address, or one derived from the address.
     pub mac: Option<[u8; 6]>,
     /// Ports to publish.
@@ -118,6 +125,7 @@ impl<'a> Join<'a> {
             link: "eth0",
             address: None,
             address6: None,
+            link_local: Vec::new(),
             mac: None,
             ports: Vec::new(),
             routes: Routes { ipv4: true, ipv6: true },

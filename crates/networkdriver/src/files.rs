@@ -97,6 +97,25 @@ pub fn hosts(
     Ok(text)
 }
 
+/// A container's `/etc/hosts` after a change: lines of `old` that are not in `new` go, and so do those whose names are among
+/// `names`; lines of `new` that are not there come at the end; all others stay.
+#[must_use]
+pub fn merge_hosts(current: &[u8], old: &str, new: &str, names: &[&str]) -> Vec<u8> {
+    let has = |text: &str, line: &[u8]| text.lines().any(|other| other.as_bytes() == line);
+    let is_named = |line: &[u8]| names.iter().any(|names| line.ends_with(format!("\t{names}").as_bytes()));
+    let lines = || current.split_inclusive(|byte| *byte == b'\n').map(|line| (line, line.trim_ascii_end()));
+    let kept = lines().filter(|(_, line)| has(new, line) || !(has(old, line) || is_named(line)));
+    let mut merged: Vec<u8> = kept.flat_map(|(whole, _)| whole.iter().copied()).collect();
+    for line in new.lines().filter(|line| !lines().any(|(_, other)| other == line.as_bytes())) {
+        if merged.last().is_some_and(|last| *last != b'\n') {
+            merged.push(b'\n');
+        }
+        merged.extend_from_slice(line.as_bytes());
+        merged.push(b'\n');
+    }
+    merged
+}
+
 /// A container's `/etc/hostname`.
 #[must_use]
 pub fn hostname(name: &str) -> String {
@@ -197,6 +216,23 @@ mod tests {
         assert!(
             text.ends_with("10.0.0.1\tdb\n2001:db8::1\tsix\n::2\tb\n172.18.0.1\tup\n172.18.0.2\tweb.example.org web\n")
         );
+    }
+
+    #[test]
+    fn of_a_hosts_file_our_lines_change_and_the_containers_own_stay() {
+        let (old, new) =
+            ("127.0.0.1\tlocalhost\n10.0.0.2\tweb\n", "127.0.0.1\tlocalhost\n10.0.0.2\tweb\n10.1.0.2\tweb\n");
+        let own = b"10.9.9.9 mine\n# web\n10.0.0.7\tdb";
+        let written = [old.as_bytes(), own].concat();
+        let merged = merge_hosts(&written, old, new, &[]);
+        assert_eq!(merged, [old.as_bytes(), own, b"\n10.1.0.2\tweb\n"].concat());
+        assert_eq!(merge_hosts(&merged, new, old, &[]), [old.as_bytes(), own, b"\n"].concat());
+        let linked = format!("{old}10.0.0.8\tdb\n");
+        let moved = merge_hosts(&written, "", &linked, &["db"]);
+        assert_eq!(moved, [old.as_bytes(), b"10.9.9.9 mine\n# web\n10.0.0.8\tdb\n"].concat());
+        assert_eq!(merge_hosts(&moved, "", &linked, &["db"]), moved);
+        let broken = [0xff, b'\n', 0xfe];
+        assert_eq!(merge_hosts(&broken, "", "", &[]), broken);
     }
 
     #[test]

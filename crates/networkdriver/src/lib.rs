@@ -14,7 +14,7 @@ mod ports;
 mod table;
 mod wall;
 
-pub use bridge::{Bridge, BridgeOptions, check_name as check_link_name};
+pub use bridge::{Bridge, BridgeOptions, Found, check_name as check_link_name};
 pub use driver::*;
 pub use libcontainer::network::firewall::Element;
 pub use libcontainer::network::{Cidr, Protocol, Subnet};

@@ -84,12 +84,21 @@ impl Places {
             Error::Invalid(format!("route socket of container {} is of another namespace", short(request.container)))
         })?;
         let mut messages: Vec<Message> = vec![link::raise(LOOPBACK, "lo")];
+        if self.ipv6.is_none() {
+            messages.extend(link::quiet(request.link, inside.mtu));
+        }
         for (family, lease) in [(&self.ipv4, &leases.ipv4), (&self.ipv6, &leases.ipv6)] {
             if let (Some(family), Some(lease)) = (family, lease) {
                 let subnet = Subnet { address: lease.address, prefix: family.pool.subnet.prefix };
                 messages.push(link::add_address(inside.index, subnet));
             }
         }
+        // The kernel's own have these lengths.
+        let beside = request
+            .link_local
+            .iter()
+            .map(|address| Subnet { address: *address, prefix: if address.is_ipv4() { 16 } else { 64 } });
+        messages.extend(beside.map(|subnet| link::add_address(inside.index, subnet)));
         messages.push(link::raise(inside.index, request.link));
         messages.extend(self.default_routes(inside.index, request.routes));
         Ok(socket.transact(messages)?)

@@ -10,9 +10,9 @@ use libcontainer::network::Subnet;
 use libcontainer::network::link;
 use serde::{Deserialize, Serialize};
 
-use crate::bridge::ALIAS;
+use crate::bridge::{ALIAS, NETWORK_OF};
 use crate::macvlan::{self, Macvlan, MacvlanOptions};
-use crate::{Addresses, Bridge, BridgeOptions, Error, NetworkDriver, Ports, Wall, WallOptions, doctor};
+use crate::{Addresses, Bridge, BridgeOptions, Error, Found, NetworkDriver, Ports, Wall, WallOptions, doctor};
 
 /// A user-defined network as it is to be made; with its addresses known, it makes the same network again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Definition {
     pub ipv4: Addresses,
     /// Its IPv6 addresses.
     pub ipv6: Addresses,
+    /// What the bridge was like that it uses, where that is somebody else's.
+    #[serde(default)]
+    pub found: Option<Found>,
 }
 
 /// A block that subnets of networks are taken from (`--default-address-pool base=10.10.0.0/16,size=24`).
@@ -178,6 +181,12 @@ impl NetworkDrivers {
     pub fn check(&self, definition: &Definition) -> Result<(), Error> {
         match definition.driver.as_str() {
             "bridge" => self.bridge_of(definition).map(drop),
+            // Whatever it is told of gateways, who is on it stands on the parent's network.
+            "macvlan" if definition.internal => Err(Error::Invalid(
+                "a macvlan network cannot be internal, as it is a part of the network that its parent is on: leave \
+                 --internal out, or make a network of driver bridge"
+                    .into(),
+            )),
             "macvlan" => self.macvlan_of(definition).map(drop),
             other => Err(unknown(other)),
         }
@@ -240,6 +249,8 @@ impl NetworkDrivers {
         let mut options = BridgeOptions {
             name: format!("br-{short}"),
             alias: self.alias(),
+            found: definition.found.clone(),
+            own_name: !definition.options.contains_key(BRIDGE_NAME),
             ipv4: definition.ipv4.clone(),
             ipv6: definition.ipv6.clone(),
             internal: definition.internal,
@@ -284,7 +295,7 @@ impl NetworkDrivers {
     }
 
     fn alias(&self) -> String {
-        format!("network of {}", self.options.owner)
+        format!("{NETWORK_OF}{}", self.options.owner)
     }
 
     /// Removes bridges that an earlier daemon of this name made for networks that are not `known` by their bridges' names.
@@ -356,9 +367,21 @@ mod tests {
                 internal: false,
                 ipv4: Addresses::Any,
                 ipv6: Addresses::None,
+                found: None,
             })
         };
         assert!(check("bridge", MTU, "1400").is_ok());
+        let internal = Definition {
+            id: "0".repeat(64),
+            driver: "macvlan".into(),
+            options: BTreeMap::from([("parent".to_owned(), "lo".to_owned())]),
+            internal: true,
+            ipv4: Addresses::Any,
+            ipv6: Addresses::None,
+            found: None,
+        };
+        assert!(matches!(drivers.check(&internal), Err(Error::Invalid(text)) if text.contains("cannot be internal")));
+        assert!(drivers.check(&Definition { internal: false, ..internal }).is_ok());
         assert!(matches!(check("no-such", MTU, "1400"), Err(Error::Unknown(_))));
         for (name, value) in [
             (MTU, "x"),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gantry_linux::fs;
 use libcontainer::network::firewall::{Changed, Firewall, Options, Stop, Watch};
@@ -56,9 +56,8 @@ impl Wall {
             shared: options.shared,
         };
         let mut firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
-        for obstacle in firewall.attend()? {
-            warn!("published ports and what containers send may not get through: {obstacle}");
-        }
+        let mut attention = Attention::default();
+        attention.look(&mut firewall)?;
         let owned = firewall.is_owned();
         if !owned {
             info!(
@@ -74,7 +73,7 @@ impl Wall {
         let watched = Arc::clone(&firewall);
         let thread = std::thread::Builder::new()
             .name("firewall".into())
-            .spawn(move || keep(watch, &watched))
+            .spawn(move || keep(watch, &watched, attention))
             .map_err(|error| gantry_linux::Error::new("start", "thread that watches the firewall", error))?;
         let shared = Shared { firewall, ip_forward: options.ip_forward, owned, watching: Some((stop, thread)) };
         Ok(Self { shared: Arc::new(shared) })
@@ -123,10 +122,47 @@ impl Drop for Shared {
     }
 }
 
+/// How often other firewalls are looked at while they change all the time: each look lists all their chains.
+const REST: Duration = Duration::from_secs(1);
+
+/// What was seen of other firewalls, and what is to be looked at.
+#[derive(Debug, Default)]
+struct Attention {
+    /// What a person has been told.
+    told: Vec<String>,
+    /// When the last look was.
+    last: Option<Instant>,
+    /// Something has changed since.
+    wanted: bool,
+}
+
+impl Attention {
+    /// When the next look is due, where one is wanted.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        self.wanted.then(|| self.last.map_or(now, |last| (last + REST).max(now)))
+    }
+
+    fn look(&mut self, firewall: &mut Firewall) -> Result<(), Error> {
+        let found = firewall.attend();
+        (self.last, self.wanted) = (Some(Instant::now()), false);
+        for obstacle in self.news(found?) {
+            warn!("published ports and what containers send may not get through: {obstacle}");
+        }
+        Ok(())
+    }
+
+    /// What has not been told yet.
+    fn news(&mut self, found: Vec<String>) -> Vec<String> {
+        let news = found.iter().filter(|obstacle| !self.told.contains(obstacle)).cloned().collect();
+        self.told = found;
+        news
+    }
+}
+
 /// Until nobody has the firewall any more: heals what others change.
-fn keep(mut watch: Watch, firewall: &Mutex<Firewall>) {
+fn keep(mut watch: Watch, firewall: &Mutex<Firewall>, mut attention: Attention) {
     loop {
-        let changed = match watch.wait() {
+        let changed = match watch.wait(attention.due(Instant::now())) {
             Ok(Some(changed)) => changed,
             Ok(None) => return,
             Err(error) => {
@@ -135,25 +171,22 @@ fn keep(mut watch: Watch, firewall: &Mutex<Firewall>) {
             }
         };
         let mut firewall = firewall.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = answer(&mut firewall, changed) {
+        if let Err(error) = answer(&mut firewall, changed, &mut attention) {
             warn!("somebody changed nftables tables, and the firewall could not be brought back: {error}");
         }
     }
 }
 
-fn answer(firewall: &mut Firewall, changed: Changed) -> Result<(), Error> {
+fn answer(firewall: &mut Firewall, changed: Changed, attention: &mut Attention) -> Result<(), Error> {
     if changed.ours {
         let start = Instant::now();
         firewall.heal()?;
         let milliseconds = start.elapsed().as_millis();
         warn!(milliseconds, "somebody changed the firewall's nftables tables: they are as they were");
     }
-    if changed.others {
-        for obstacle in firewall.attend()? {
-            warn!("published ports and what containers send may not get through: {obstacle}");
-        }
-    }
-    Ok(())
+    attention.wanted |= changed.others;
+    let now = Instant::now();
+    if attention.due(now).is_some_and(|due| due <= now) { attention.look(firewall) } else { Ok(()) }
 }
 
 /// A host that forwards takes no router's advertisements any more, and forgets the default route that it has from one,
@@ -198,4 +231,25 @@ fn taken(name: &str, error: gantry_linux::Error) -> Error {
     Error::Conflict(format!(
         "nftables table {name} belongs to another daemon that runs: give this one its own --bridge"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_others_change_they_are_looked_at_once_a_second_and_told_of_once() {
+        let start = Instant::now();
+        let mut attention = Attention { wanted: true, ..Attention::default() };
+        assert_eq!(attention.due(start), Some(start), "the first time at once");
+        (attention.last, attention.wanted) = (Some(start), false);
+        assert_eq!(attention.due(start), None);
+        attention.wanted = true;
+        assert_eq!(attention.due(start + REST / 2), Some(start + REST));
+        assert_eq!(attention.due(start + REST * 2), Some(start + REST * 2));
+        let found = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(attention.news(found(&["a", "b"])), ["a", "b"]);
+        assert_eq!(attention.news(found(&["b", "c"])), ["c"]);
+        assert_eq!(attention.news(found(&["b", "a"])), ["a"], "what went and came again is news");
+    }
 }

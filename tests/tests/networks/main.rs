@@ -1,5 +1,6 @@
 //! User-defined networks: made, joined, changed while containers run, restored, refused and removed.
 
+mod changes;
 mod doctor;
 mod recovery;
 

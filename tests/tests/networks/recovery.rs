@@ -1,6 +1,7 @@
 //! What the next daemon finds and makes good.
 
-use gantry_tests::{IMAGE, Options, World, note, slot};
+use gantry_tests::kernel::Snapshot;
+use gantry_tests::{IMAGE, Options, World, eventually, http, note, slot};
 
 use crate::{inside, of_network};
 
@@ -29,6 +30,8 @@ fn networks_and_places_outlive_the_daemon() {
         let pools = cli.ok(&["network", "inspect", "-f", "{{.Id}} {{json .IPAM}}", "one", "two"]);
         format!("{pools}\n{}\n{}\n{}", place("one"), place("two"), inside(&cli, "runs"))
     };
+    // The kernel uses an IPv6 address once it has seen that there is somebody at the link's other end.
+    eventually("its addresses are in use", || !inside(&world.gantry(), "runs").contains("tentative"));
     let seen = described(&world);
     assert!(seen.contains("default dev eth1"), "{seen}");
     for orderly in [false, true] {
@@ -64,11 +67,87 @@ fn a_bridge_of_a_network_that_nobody_knows_is_removed_by_the_next_daemon() {
     assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
 }
 
-/// Connects and disconnects for as long as the daemon answers.
-fn churn(world: &World, container: &str) -> usize {
+#[test]
+fn networks_and_links_are_found_again_when_the_database_is_damaged() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    let data = world.daemon.data_root();
+    let pools =
+        |world: &World| world.gantry().ok(&["network", "inspect", "-f", "{{.Id}} {{json .IPAM}} {{.Labels}}", "kept"]);
+    let cli = world.gantry();
+    cli.ok(&["network", "create", "--label", "a=b", "kept"]);
+    cli.ok(&["network", "create", "removed"]);
+    cli.ok(&["network", "rm", "removed"]);
+    cli.ok(&["run", "-d", "--name", "db", IMAGE, "sleep", "600"]);
+    cli.ok(&["run", "-d", "--name", "web", "--link", "db:store", IMAGE, "sleep", "600"]);
+    cli.ok(&["run", "-d", "--name", "user", "--network", "kept", IMAGE, "sleep", "600"]);
+    let address = of_network(&cli, "user", "kept", "IPAddress");
+    let seen = pools(&world);
+    world.daemon.kill9().expect("kill -9");
+    for file in ["gantry.db.backup", "gantry.db-wal"] {
+        std::fs::remove_file(data.join(file))
+            .or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })
+            .expect("remove what would know it");
+    }
+    std::fs::write(data.join("gantry.db"), "garbage").expect("damage");
+    world.daemon.launch().expect("a damaged database is no reason not to start");
+    assert_eq!(pools(&world), seen);
+    // The names of images went with the database.
+    world.pull(IMAGE).expect("pull");
+    let cli = world.gantry();
+    cli.run(&["network", "inspect", "removed"]).fails(1, "not found");
+    cli.run(&["network", "rm", "kept"]).fails(1, "active endpoints");
+    let other = cli.ok(&["run", "--rm", "--network", "kept", IMAGE, "ip", "-4", "-o", "addr", "show", "eth0"]);
+    assert!(!other.contains(&format!(" {address}/")), "{other}");
+    assert_eq!(cli.inspect("web", "{{json .HostConfig.Links}}"), "[\"/db:/web/store\"]");
+    cli.ok(&["exec", "web", "nslookup", "store"]);
+    cli.ok(&["rm", "-f", "user", "web", "db"]);
+    cli.ok(&["network", "rm", "kept"]);
+    assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
+}
+
+#[test]
+fn a_container_whose_supervisor_is_silent_keeps_its_place_and_is_taken_up_when_it_answers() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    world.pull("web").expect("pull");
+    let cli = world.gantry();
+    cli.ok(&["network", "create", "home"]);
+    cli.ok(&["run", "-d", "--name", "web", "--network", "home", "-p", "127.0.0.1:0:80", "web"]);
+    let port = cli.inspect("web", "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}");
+    let port: u16 = port.parse().expect("a port");
+    let answers = || http::fetch("127.0.0.1", port).is_ok_and(|page| page.contains("hello"));
+    eventually("it serves", answers);
+    let place = of_network(&cli, "web", "home", "IPAddress");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cli.inspect("web", "{{.State.Pid}}")));
+    let status = status.expect("the container's process");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|pid| pid.trim().parse().ok());
+    let supervisor = parent.and_then(Pid::from_raw).expect("the supervisor");
+    kill_process(supervisor, Signal::STOP).expect("silence it");
+    world.daemon.kill9().expect("kill -9");
+    world.daemon.launch().expect("the next daemon does not wait for it");
+    let cli = world.gantry();
+    assert!(answers(), "its port leads to it");
+    assert_eq!(of_network(&cli, "web", "home", "IPAddress"), place);
+    let other = cli.ok(&["run", "--rm", "--network", "home", IMAGE, "ip", "-4", "-o", "addr", "show", "eth0"]);
+    assert!(!other.contains(&format!(" {place}/")), "its address is nobody else's: {other}");
+    let said = cli.run(&["network", "doctor", "web"]);
+    assert!(said.code == 1 && said.stdout.contains("its supervisor does not answer"), "{said}");
+    cli.run(&["network", "rm", "home"]).fails(1, "active endpoints");
+    kill_process(supervisor, Signal::CONT).expect("let it speak");
+    eventually("it is taken up", || cli.run(&["exec", "web", "true"]).code == 0);
+    assert!(answers());
+    cli.ok(&["rm", "-f", "web"]);
+    cli.ok(&["network", "rm", "home"]);
+}
+
+/// Connects and disconnects for as long as the daemon answers, and no more than so often.
+fn churn(world: &World, container: &str, most: usize) -> usize {
     let body = serde_json::json!({ "Container": container });
     let mut done = 0;
-    for network in ["one", "two"].into_iter().cycle() {
+    for network in ["one", "two"].into_iter().cycle().take(most) {
         for action in ["connect", "disconnect"] {
             // A network that it is on, or not, already: the next round is about the other one.
             match world.daemon.post(&format!("/networks/{network}/{action}"), Some(&body)) {
@@ -80,10 +159,46 @@ fn churn(world: &World, container: &str) -> usize {
     done
 }
 
+/// By default so few that it takes seconds; `GANTRY_TEST_CYCLES` says how many else.
+#[test]
+fn cycles_of_connect_and_disconnect_leave_nothing() {
+    let cycles = std::env::var("GANTRY_TEST_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let world = World::start(Options::default()).expect("a daemon of its own");
+    let names: Vec<String> = (0..4).map(|number| format!("cycled-{number}")).collect();
+    let cli = world.gantry();
+    for network in ["one", "two"] {
+        cli.ok(&["network", "create", network]);
+    }
+    for name in &names {
+        cli.ok(&["run", "-d", "--name", name, "-p", "127.0.0.1::80", IMAGE, "sleep", "600"]);
+    }
+    let run = |cycles: usize| {
+        std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                names.iter().map(|name| scope.spawn(|| churn(&world, name, cycles.div_ceil(names.len())))).collect();
+            workers.into_iter().map(|worker| worker.join().expect("no panic")).sum::<usize>()
+        })
+    };
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", world.daemon.pid().expect("it runs"))).expect("its files").count();
+    // What is made once and kept is there after the first.
+    run(names.len() * 4);
+    let (before, open) = (Snapshot::settled(&world.daemon), descriptors());
+    let done = run(cycles);
+    assert!(done >= cycles * 2, "{done} of {cycles} cycles");
+    before.assert_restored(&world.daemon);
+    // Threads that are kept for a while may have one each.
+    assert!(descriptors() <= open + 8, "{open} descriptors became {}", descriptors());
+    note(&format!("{done} changes"));
+}
+
+/// So many connects and disconnects are under way, or wait for their turn, when the daemon is killed.
+const IN_FLIGHT: usize = 500;
+
 #[test]
 fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
     let mut world = World::start(Options::default()).expect("a daemon of its own");
-    let names: Vec<String> = (0..8).map(|number| format!("churned-{number}")).collect();
+    let names: Vec<String> = (0..20).map(|number| format!("churned-{number}")).collect();
     let cli = world.gantry();
     for network in ["home", "one", "two"] {
         cli.ok(&["network", "create", network]);
@@ -95,7 +210,8 @@ fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
         let pid =
             world.daemon.pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
         let done: usize = std::thread::scope(|scope| {
-            let workers: Vec<_> = names.iter().map(|name| scope.spawn(|| churn(&world, name))).collect();
+            let workers = (0..IN_FLIGHT).map(|number| &names[number % names.len()]);
+            let workers: Vec<_> = workers.map(|name| scope.spawn(|| churn(&world, name, usize::MAX))).collect();
             std::thread::sleep(std::time::Duration::from_millis(700));
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill -9");
             workers.into_iter().map(|worker| worker.join().expect("no panic")).sum()

@@ -100,7 +100,7 @@ pub static CONNECT: Command = Command::new(
     Flag::one("ip", "string", "IPv4 address (e.g., \"172.30.100.104\")"),
     Flag::one("ip6", "string", "IPv6 address (e.g., \"2001:db8::33\")"),
     Flag::many("link", "list", "Add link to another container"),
-    Flag::later("link-local-ip", "strings"),
+    Flag::many("link-local-ip", "strings", "Add a link-local address for the container"),
 ]]);
 
 /// `network disconnect`.
@@ -275,7 +275,7 @@ async fn connect(context: Context, flags: Parsed) -> Result<u8> {
         ipam_config: Some(EndpointIpam {
             ipv4_address: flags.text_or_empty("ip").to_owned(),
             ipv6_address: flags.text_or_empty("ip6").to_owned(),
-            ..EndpointIpam::default()
+            link_local_ips: some(flags.list("link-local-ip")),
         }),
         links: some(flags.list("link")),
         aliases: some(flags.list("alias")),

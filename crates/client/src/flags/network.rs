@@ -32,6 +32,10 @@ pub fn attachment(text: &str) -> Result<Attachment, String> {
             "alias" => one.settings.aliases.get_or_insert_default().push(value.to_owned()),
             "ip" => value.clone_into(&mut one.settings.ipam_config.get_or_insert_default().ipv4_address),
             "ip6" => value.clone_into(&mut one.settings.ipam_config.get_or_insert_default().ipv6_address),
+            "link-local-ip" => {
+                let ipam = one.settings.ipam_config.get_or_insert_default();
+                ipam.link_local_ips.get_or_insert_default().push(value.to_owned());
+            }
             "mac-address" => value.clone_into(&mut one.settings.mac_address),
             "driver-opt" => {
                 let (name, value) = value
@@ -85,6 +89,10 @@ pub fn networking(flags: &Parsed) -> Result<Networking, String> {
     };
     ipam(flags.text_or_empty("ip"), &mut settings.ipam_config, false);
     ipam(flags.text_or_empty("ip6"), &mut settings.ipam_config, true);
+    let link_local = flags.list("link-local-ip");
+    if !link_local.is_empty() {
+        settings.ipam_config.get_or_insert_default().link_local_ips = Some(link_local.to_vec());
+    }
     if !mac.is_empty() {
         mac.clone_into(&mut settings.mac_address);
     }

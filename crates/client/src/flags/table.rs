@@ -54,6 +54,7 @@ pub static CREATE: &[Flag] = &[
     Flag::many("label", "list", "Set meta data on a container").short('l').check(checks::label),
     Flag::many("label-file", "list", "Read in a line delimited file of labels"),
     Flag::many("link", "list", "Add link to another container").check(checks::link),
+    Flag::many("link-local-ip", "list", "Container IPv4/IPv6 link-local addresses"),
     Flag::one("log-driver", "string", "Logging driver for the container"),
     Flag::many("log-opt", "list", "Log driver options"),
     Flag::one("mac-address", "string", "Container MAC address (e.g., 92:d0:c6:0a:29:33)"),
@@ -132,6 +133,5 @@ pub static LATER: &[Flag] = &[
     Flag::later("io-maxiops", "uint"),
     Flag::later("isolation", "string"),
     Flag::later("kernel-memory", "bytes"),
-    Flag::later("link-local-ip", "list"),
     Flag::later("use-api-socket", ""),
 ];

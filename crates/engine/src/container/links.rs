@@ -49,6 +49,20 @@ impl Store {
         index.by_id.get(child).cloned()
     }
 
+    /// Writes the links of a container that was found again, as it was made with them.
+    pub(super) fn link_again(&self, id: &str) -> Result<()> {
+        let record = self.get(id)?.record();
+        let mut links = BTreeMap::new();
+        for link in record.host_config.links.iter().flatten() {
+            let (name, alias) = parse(link)?;
+            // One that is gone, or has another name now, is not linked any more.
+            if let Some(child) = self.read().by_name.get(name.trim_start_matches('/')) {
+                links.insert(alias.to_owned(), child.clone());
+            }
+        }
+        Ok(self.graph().db().write(Durability::Process, |tx| write(tx, &record.name, &links))?)
+    }
+
     /// Removes a link, not the container that it leads to; the container that had it.
     ///
     /// # Errors

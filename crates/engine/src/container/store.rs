@@ -75,14 +75,17 @@ impl Store {
                 },
             }
         }
+        let mut found = Vec::new();
         if rescued {
             for record in copy::all(data_root) {
                 let lost = !store.read().by_id.contains_key(&record.id);
                 if lost && store.graph.driver().exists(&record.id) {
+                    found.push(record.id.clone());
                     store.restore(record)?;
                 }
             }
         }
+        found.iter().try_for_each(|id| store.link_again(id))?;
         store.load_links()?;
         for container in store.all() {
             let record = container.record();

@@ -31,12 +31,15 @@ impl Job for Delete {
         if self.link {
             let engine = context.engine;
             return blocking(move || {
+                let name = self.container.trim_start_matches('/').split('/').next().unwrap_or_default();
+                let before =
+                    engine.containers.get(name).and_then(|parent| crate::files::hosts(&engine, &parent.record()));
                 let parent = engine.containers.unlink(&self.container)?;
                 if parent.running().is_none() {
                     return Ok(());
                 }
                 crate::networks::names::update(&engine, &parent);
-                crate::files::write_hosts(&engine, &parent.record())
+                crate::files::refresh_hosts(&engine, &parent.record(), &before?)
             })
             .await;
         }

@@ -78,7 +78,7 @@ fn run(engine: &Arc<Engine>, container: &Arc<Container>, mut record: Record) -> 
     // Those that link to it know its address from now on.
     for (parent, _) in engine.containers.linked_by(&record.id) {
         if parent.running().is_some()
-            && let Err(error) = files::write_hosts(engine, &parent.record())
+            && let Err(error) = files::refresh_hosts(engine, &parent.record(), "")
         {
             warn!("tell container {} of its link: {error}", parent.id());
         }

@@ -59,6 +59,7 @@ pub fn document(request: NetworkCreate) -> Result<(Document, String)> {
         internal: request.internal,
         ipv4: four,
         ipv6: six,
+        found: None,
     };
     let document = Document {
         name: request.name,

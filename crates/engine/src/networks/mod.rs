@@ -1,5 +1,6 @@
 //! Networks: the three that every daemon has, those that people define, and what each looks like.
 
+mod copy;
 mod define;
 mod doctor;
 pub mod links;
@@ -9,8 +10,9 @@ mod publish;
 mod settings;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gantry_api::ErrorKind;
@@ -81,6 +83,7 @@ pub struct Networks {
     seed: String,
     graph: Graph,
     known: RwLock<Arc<Known>>,
+    data_root: PathBuf,
     /// Held by whoever makes or removes a network.
     changes: Mutex<()>,
     /// Networks whose descriptions cannot be read.
@@ -95,6 +98,9 @@ impl Networks {
     /// When the database cannot be read.
     pub fn open(graph: Graph, options: &Options, drivers: &Drivers) -> Result<Self> {
         graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}")))?;
+        if graph.was_rescued() {
+            find_again(&graph, &options.data_root)?;
+        }
         let (mut known, mut unreadable) = (Known::new(), false);
         for entity in graph.db().entities(KIND)? {
             let document: Document = match serde_json::from_str(&entity.properties) {
@@ -105,6 +111,7 @@ impl Networks {
                     continue;
                 }
             };
+            copy::keep(&document, &options.data_root);
             let driver = drivers.networks.open(&document.definition).map_err(|error| error.to_string());
             if let Err(error) = &driver {
                 warn!("take up network {}: {error}", document.name);
@@ -115,6 +122,7 @@ impl Networks {
             created: Timestamp::now(),
             seed: options.data_root.to_string_lossy().into_owned(),
             graph,
+            data_root: options.data_root.clone(),
             known: RwLock::new(Arc::new(known)),
             changes: Mutex::default(),
             unreadable,
@@ -257,6 +265,7 @@ impl Networks {
         let info = driver.info();
         let settle = |pool: Option<Pool>| pool.map_or(Addresses::None, Addresses::Of);
         (document.definition.ipv4, document.definition.ipv6) = (settle(info.ipv4), settle(info.ipv6));
+        document.definition.found = driver.found();
         if let Err(error) = self.record(&document) {
             if let Err(second) = driver.remove() {
                 warn!("undo the failed create of network {}: {second}", document.name);
@@ -269,12 +278,9 @@ impl Networks {
     }
 
     fn record(&self, document: &Document) -> Result<()> {
-        let text = serde_json::to_string(document).map_err(|error| Error::system(error.to_string()))?;
-        let id = &document.definition.id;
-        Ok(self.graph.db().write(Durability::Process, |tx| {
-            tx.put_entity(id, KIND, &text)?;
-            tx.set(&gantry_graph::join(&format!("/{NAMES}"), &document.name), id)
-        })?)
+        write(&self.graph, document)?;
+        copy::keep(document, &self.data_root);
+        Ok(())
     }
 
     fn refuse_overlaps(&self, engine: &Engine, wanted: &Definition) -> Result<()> {
@@ -342,6 +348,7 @@ impl Networks {
             self.publish(|known| drop(known.insert(found.name, Arc::new(UserNetwork { document, driver }))));
             return Err(error.into());
         }
+        copy::forget(&document, &self.data_root);
         self.publish(|known| drop(known.remove(&found.name)));
         Ok(document)
     }
@@ -365,6 +372,35 @@ impl Networks {
         let unused = known.values().filter(|network| self.holders(engine, &network.document.name).is_empty());
         unused.map(|network| network.document.clone()).collect()
     }
+}
+
+/// Writes a network down.
+fn write(graph: &Graph, document: &Document) -> Result<()> {
+    let text = serde_json::to_string(document).map_err(|error| Error::system(error.to_string()))?;
+    let id = &document.definition.id;
+    Ok(graph.db().write(Durability::Process, |tx| {
+        tx.put_entity(id, KIND, &text)?;
+        tx.set(&gantry_graph::join(&format!("/{NAMES}"), &document.name), id)
+    })?)
+}
+
+/// Enters networks that a damaged database lost, from their copies.
+fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
+    let known: BTreeMap<String, String> =
+        graph.db().entities(KIND)?.into_iter().map(|entity| (entity.id, entity.properties)).collect();
+    let read = |text: &String| serde_json::from_str::<Document>(text).ok();
+    let mut names: BTreeSet<String> = known.values().filter_map(read).map(|document| document.name).collect();
+    for mut document in copy::all(data_root) {
+        if known.get(&document.definition.id).and_then(read).is_some() {
+            continue;
+        }
+        if !names.insert(document.name.clone()) {
+            document.name = format!("{}-{}", document.name, document.definition.id.get(..12).unwrap_or_default());
+        }
+        warn!("network {} was not in the database, and was taken from its copy", document.name);
+        write(graph, &document)?;
+    }
+    Ok(())
 }
 
 /// Whether the network is one that every daemon has.

@@ -117,6 +117,7 @@ fn join_one(
         link: wanted.link.as_deref().unwrap_or(link),
         address: wanted.ipv4,
         address6: wanted.ipv6,
+        link_local: wanted.link_local,
         mac,
         ports,
         routes,
@@ -181,10 +182,7 @@ pub fn connect(engine: &Engine, container: &Container, network: &str, settings: 
     refuse_alone(&record, &found.name)?;
     if record.networks.contains_key(&found.name) {
         let (name, network) = (&record.name, &found.name);
-        if container.running().is_some() {
-            return Err(Error::forbidden(format!("endpoint with name {name} already exists in network {network}")));
-        }
-        return Ok(());
+        return Err(Error::forbidden(format!("endpoint with name {name} already exists in network {network}")));
     }
     engine.networks.check(engine, &found, &settings)?;
     let mut changed = Record::clone(&record);
@@ -209,14 +207,15 @@ fn connect_running(
     let inside = running.network()?;
     let link = free_link(&changed);
     let sockets = (inside.netns.as_fd(), inside.route_socket.as_fd());
+    let hosts = files::hosts(engine, &before)?;
     let endpoint = join_one(&changed, &place, Routes::default(), &link, Vec::new(), sockets)?;
     changed.endpoints.insert(network.to_owned(), endpoint.clone());
     let settled = settle(engine, &mut changed, &inside, Vec::new(), true);
     let saved = settled
         .and_then(|_| engine.containers.save(container, changed.clone()))
-        .and_then(|()| files::write_hosts(engine, &changed));
+        .and_then(|()| files::refresh_hosts(engine, &changed, &hosts));
     if let Err(error) = saved {
-        undo_connect(engine, container, changed, network, &inside);
+        undo_connect(engine, container, &before, changed, network, &inside);
         return Err(error);
     }
     told_of(engine, container, &before)?;
@@ -224,25 +223,40 @@ fn connect_running(
     Ok(())
 }
 
-/// Takes back a place, and what moved to it; the record is as it was before.
-fn undo_connect(engine: &Engine, container: &Container, mut changed: Record, network: &str, inside: &Inside) {
+/// Takes back a place, and what moved to it or was about to; the record is as it was before.
+fn undo_connect(
+    engine: &Engine,
+    container: &Container,
+    before: &Record,
+    mut changed: Record,
+    network: &str,
+    inside: &Inside,
+) {
     changed.networks.remove(network);
-    let undone =
-        take_off(engine, &mut changed, network, inside).and_then(|()| engine.containers.save(container, changed));
+    // The same numbers again, also those that the kernel chose.
+    let ports: Vec<PublishedPort> = before.endpoints.values().flat_map(|endpoint| endpoint.ports.clone()).collect();
+    let undone = take_off(engine, &mut changed, network, inside, &ports)
+        .and_then(|()| engine.containers.save(container, changed));
     if let Err(error) = undone {
         warn!("undo the failed connect of container {} to network {network}: {error}", container.id());
     }
 }
 
-/// Takes a container's link to a network away, and has the others do what it did.
-fn take_off(engine: &Engine, changed: &mut Record, network: &str, inside: &Inside) -> Result<()> {
+/// Takes a container's link to a network away, and has the others do what it did, `ports` among it.
+fn take_off(
+    engine: &Engine,
+    changed: &mut Record,
+    network: &str,
+    inside: &Inside,
+    ports: &[PublishedPort],
+) -> Result<()> {
     let Some(endpoint) = changed.endpoints.remove(network) else { return Ok(()) };
     let gone = engine
         .networks
         .driver(engine, network)
         .and_then(|driver| Ok(driver.disconnect(&endpoint, inside.route_socket.as_fd())?));
     // What it did has to be done all the same.
-    let settled = settle(engine, changed, inside, again(&endpoint.ports), true);
+    let settled = settle(engine, changed, inside, again(ports), true);
     gone.and(settled.map(drop))
 }
 
@@ -374,9 +388,11 @@ pub fn disconnect(engine: &Engine, container: &Container, network: &str) -> Resu
     let mut recorded = changed.clone();
     recorded.endpoints.remove(&name);
     engine.containers.save(container, recorded)?;
-    let gone = take_off(engine, &mut changed, &name, &inside);
+    let hosts = files::hosts(engine, &record)?;
+    let ports = changed.endpoints.get(&name).map(|endpoint| endpoint.ports.clone()).unwrap_or_default();
+    let gone = take_off(engine, &mut changed, &name, &inside, &ports);
     engine.containers.save(container, changed)?;
-    files::write_hosts(engine, &container.record())?;
+    files::refresh_hosts(engine, &container.record(), &hosts)?;
     told_of(engine, container, &record)?;
     tell(engine, &name, container.id(), "disconnect");
     gone.map_err(|error| error.context(format!("disconnect container {} from network {name}", record.id)))

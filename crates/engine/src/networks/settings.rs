@@ -121,6 +121,7 @@ pub(super) struct Wanted {
     pub(super) link: Option<String>,
     pub(super) ipv4: Option<Ipv4Addr>,
     pub(super) ipv6: Option<Ipv6Addr>,
+    pub(super) link_local: Vec<IpAddr>,
     pub(super) mac: Option<[u8; 6]>,
     wrong: Vec<String>,
 }
@@ -142,8 +143,12 @@ impl Wanted {
         if ipv6.as_ref().is_some_and(|read| read.as_ref().map_or(true, |address| address.is_unspecified())) {
             wrong.push(format!("invalid IPv6 address: {}", ipam.ipv6_address));
         }
-        if ipam.link_local_ips.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(Error::not_implemented("link-local addresses (--link-local-ip) are not supported yet"));
+        let mut link_local = Vec::new();
+        for text in ipam.link_local_ips.iter().flatten() {
+            match text.parse::<IpAddr>() {
+                Ok(address) if !address.is_unspecified() => link_local.push(address),
+                _ => wrong.push(format!("invalid link-local IP address: {text}")),
+            }
         }
         let option = |name: &str| settings.driver_opts.iter().flatten().find(|(key, _)| *key == name);
         if option(SYSCTLS).is_some() {
@@ -156,6 +161,7 @@ impl Wanted {
             wrong.push(format!("invalid interface name: {name:?}"));
         }
         let mac = Some(settings.mac_address.as_str()).filter(|mac| !mac.is_empty()).map(parse_mac).transpose()?;
-        Ok(Self { link, ipv4: ipv4.and_then(|read| read.ok()), ipv6: ipv6.and_then(|read| read.ok()), mac, wrong })
+        let (ipv4, ipv6) = (ipv4.and_then(|read| read.ok()), ipv6.and_then(|read| read.ok()));
+        Ok(Self { link, ipv4, ipv6, link_local, mac, wrong })
     }
 }

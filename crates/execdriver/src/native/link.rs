@@ -14,6 +14,8 @@ use crate::{Error, Exit, NameDoors};
 /// A supervisor that does not answer within this time is sick; the request fails and says so.
 /// A start that is given up after a minute takes some time more to be undone.
 pub const PATIENCE: Duration = Duration::from_secs(110);
+/// A supervisor that goes on says at once who it is.
+const GREETING: Duration = Duration::from_secs(2);
 
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -117,6 +119,27 @@ impl Link {
 
     /// Asks, and waits for the answer.
     pub fn ask(&self, body: Ask, blob: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<(Done, Vec<OwnedFd>), Error> {
+        self.ask_within(PATIENCE, body, blob, fds)
+    }
+
+    /// Asks who is there, and does not wait for long: a daemon that starts waits for it. A connection that nobody answers on
+    /// is ended.
+    pub fn greet(&self) -> Result<Done, Error> {
+        let answer = self.ask_within(GREETING, Ask::Hello { version: protocol::VERSION }, &[], &[]);
+        if answer.is_err() {
+            // It may have ended already.
+            let _ = rustix::net::shutdown(self.socket(), rustix::net::Shutdown::Both);
+        }
+        Ok(answer?.0)
+    }
+
+    fn ask_within(
+        &self,
+        patience: Duration,
+        body: Ask,
+        blob: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Done, Vec<OwnedFd>), Error> {
         let id = {
             let mut state = self.state();
             if state.closed {
@@ -135,11 +158,11 @@ impl Link {
             // Whether it is gone or has only ended the connection shows in a moment.
             return Err(if ended && self.await_end(Instant::now() + MOMENT) { gone() } else { system(error) });
         }
-        self.await_answer(id)
+        self.await_answer(id, patience)
     }
 
-    fn await_answer(&self, id: u64) -> Result<(Done, Vec<OwnedFd>), Error> {
-        let deadline = Instant::now() + PATIENCE;
+    fn await_answer(&self, id: u64, patience: Duration) -> Result<(Done, Vec<OwnedFd>), Error> {
+        let deadline = Instant::now() + patience;
         let mut state = self.state();
         loop {
             if let Some(Some(_)) = state.answers.get(&id) {

@@ -155,11 +155,14 @@ impl NativeContainer {
         let not_found =
             |error: gantry_linux::Error| Error::NotFound(format!("container {id} has no supervisor: {error}"));
         let directory = record.open().map_err(not_found)?;
-        let socket = gantry_linux::socket::connect(&directory, super::record::SOCKET).map_err(not_found)?;
+        let connected = gantry_linux::socket::connect(&directory, super::record::SOCKET);
+        // One that takes nobody from its queue is there, and silent.
+        let is_silent = |error: &gantry_linux::Error| error.errno() == rustix::io::Errno::AGAIN.raw_os_error();
+        let socket = connected.map_err(|error| if is_silent(&error) { system(error) } else { not_found(error) })?;
         let link = Arc::new(Link::new(socket)?);
         link.set_record(&record);
         shared.dispatch.add(&link, None).map_err(system)?;
-        let (done, _) = link.ask(Ask::Hello { version: super::protocol::VERSION }, &[], &[])?;
+        let done = link.greet()?;
         let Done::Hello { pid, leaf, .. } = done else { return Err(unexpected(&done)) };
         Self::new(link, pid, &leaf, shared)
     }

@@ -155,7 +155,8 @@ impl Firewall {
     /// # Errors
     /// The kernel's refusals.
     pub fn attend(&mut self) -> Result<Vec<String>> {
-        let mut found = others::find(&mut self.socket, &self.table)?;
+        let bridges = self.bridges.keys().map(String::as_str);
+        let mut found = others::find(&mut self.socket, &self.table, bridges)?;
         if !self.options.hooks {
             let blocks = |hook: &Hook| format!("{hook} drops what is forwarded by its policy, and is left alone");
             found.blocks.extend(found.hooks.drain(..).map(|hook| blocks(&hook)));

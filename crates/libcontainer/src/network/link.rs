@@ -34,6 +34,7 @@ const VETH_PEER: u16 = 1;
 const MACVLAN_MODE: u16 = 1;
 const BRIDGE_FORWARD_DELAY: u16 = 1;
 const BRIDGE_STP: u16 = 5;
+const ADDRESS_GENERATION: u16 = 8;
 const PORT_HAIRPIN: u16 = 4;
 const PORT_ISOLATED: u16 = 33;
 const ADDRESS_BROADCAST: u16 = 4;
@@ -114,15 +115,14 @@ pub fn set_alias(name: &str, alias: &str) -> Message {
         .named("set alias of", format!("link {name}"))
 }
 
-/// Makes a pair in one message: the host's end up and a port of the bridge, the other one `inside`, with its hardware
-/// address, in the container's namespace.
+/// Makes a pair in one message: the host's end, and the other one `inside`, with its hardware address, in the container's
+/// namespace. Both are down.
 #[must_use]
-pub fn new_pair(host: &str, bridge: u32, inside: &str, mtu: u32, mac: [u8; 6], netns: BorrowedFd<'_>) -> Message {
+pub fn new_pair(host: &str, inside: &str, mtu: u32, mac: [u8; 6], netns: BorrowedFd<'_>) -> Message {
     let netns = u32::try_from(netns.as_raw_fd()).unwrap_or(u32::MAX);
-    Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, UP))
+    Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, host)
         .u32(libc::IFLA_MTU, mtu)
-        .u32(libc::IFLA_MASTER, bridge)
         .nest(libc::IFLA_LINKINFO, |m| {
             m.text(INFO_KIND, "veth").nest(INFO_DATA, |m| {
                 m.nest(VETH_PEER, |m| {
@@ -135,6 +135,32 @@ pub fn new_pair(host: &str, bridge: u32, inside: &str, mtu: u32, mac: [u8; 6], n
             })
         })
         .named("make", format!("link {host}"))
+}
+
+/// Makes a link a port of a bridge, and brings it up.
+#[must_use]
+pub fn plug(name: &str, bridge: u32) -> Message {
+    Message::new(libc::RTM_NEWLINK, 0, &link_header(0, UP))
+        .text(libc::IFLA_IFNAME, name)
+        .u32(libc::IFLA_MASTER, bridge)
+        .named("make a port of the bridge of", format!("link {name}"))
+}
+
+/// Has a link that is down give itself no IPv6 address when it comes up: it speaks IPv6 only where it is told to. `None` where
+/// the link has no IPv6 anyway, by its MTU or by the kernel.
+pub fn quiet(name: &str, mtu: u32) -> Option<Message> {
+    const LEAST_MTU: u32 = 1280;
+    const NO_ADDRESS: u8 = 1;
+    static HAS_IPV6: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| gantry_linux::fs::metadata("/proc/sys/net/ipv6/conf").is_ok());
+    let quiet = || {
+        let family = |m: Message| m.nest(AF_INET6.into(), |m| m.attribute(ADDRESS_GENERATION, [NO_ADDRESS]));
+        Message::new(libc::RTM_NEWLINK, 0, &link_header(0, 0))
+            .text(libc::IFLA_IFNAME, name)
+            .nest(libc::IFLA_AF_SPEC, family)
+            .named("turn off IPv6 addresses of", format!("link {name}"))
+    };
+    (mtu >= LEAST_MTU && *HAS_IPV6).then(quiet)
 }
 
 /// Makes a link of its own hardware address on a link of the host, in the container's namespace.

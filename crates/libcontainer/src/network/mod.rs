@@ -17,11 +17,15 @@
 //! // A link of the container whose first process is 4711, and its other end, a port of the bridge.
 //! let namespace = libcontainer::linux::fs::open("/proc/4711/ns/net")?;
 //! let mac = [2, 0, 10, 77, 0, 2];
-//! host.transact(vec![link::new_pair("mine0-1", bridge, "eth0", 1500, mac, namespace.as_fd())])?;
+//! host.transact(vec![
+//!     link::new_pair("mine0-1", "eth0", 1500, mac, namespace.as_fd()),
+//!     link::plug("mine0-1", bridge),
+//! ])?;
 //! # Ok(())
 //! # }
 //! ```
 
+pub mod conntrack;
 pub mod devices;
 pub mod firewall;
 pub mod link;

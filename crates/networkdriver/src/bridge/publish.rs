@@ -28,10 +28,7 @@ impl Bridge {
         let mut state = self.lock();
         let Some(held) = state.held.remove(container) else { return Ok(()) };
         let elements = held.elements();
-        let removed = match &self.options.wall {
-            Some(wall) if !elements.is_empty() => wall.lock().remove(&elements).map_err(Error::from),
-            _ => Ok(()),
-        };
+        let removed = self.close(&elements);
         state.held.insert(container.into(), Held { ports: Vec::new(), ..held });
         removed
     }

@@ -7,11 +7,13 @@ use gantry_linux::netlink::Socket;
 use libcontainer::network::Subnet;
 use libcontainer::network::link::{self, IpFamily, Link, Route};
 
-use super::BridgeOptions;
+use super::{BridgeOptions, Found};
 use crate::{AddressPool, Addresses, Error, Pool};
 
 /// The note on the daemon's own bridge that says that we made it, and may delete it.
 pub const ALIAS: &str = "made by gantry";
+/// The same of the bridges of user-defined networks begins so; the daemon's name follows.
+pub const NETWORK_OF: &str = "network of ";
 const LONGEST_NAME: usize = 15;
 const USUAL_MTU: u32 = 1500;
 /// Subnets of 4094 addresses, from blocks that are for private use and that few networks use.
@@ -30,6 +32,8 @@ pub struct Made {
     pub ipv6: Option<Pool>,
     /// It was not there before.
     pub new: bool,
+    /// What it was like, where it is somebody else's.
+    pub found: Option<Found>,
 }
 
 /// Makes the bridge, or takes up the one that is there.
@@ -37,17 +41,28 @@ pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<Made, Erro
     check_name(&options.name)?;
     let mtu = options.mtu.map_or_else(|| egress_mtu(socket), Ok)?;
     let (link, new) = find_or_make(socket, options, mtu)?;
+    let ours = new || link.alias == options.alias;
+    let found = match &options.found {
+        _ if ours => None,
+        Some(found) => Some(found.clone()),
+        None => Some(Found::look(socket, &link)?),
+    };
     match with_subnets(socket, options, &link) {
         Ok((ipv4, ipv6)) => {
             // A bridge that was there keeps its own MTU unless it is asked to have another.
             let mtu = if new || options.mtu.is_some() { mtu } else { link.mtu };
-            Ok(Made { link, mtu, ipv4, ipv6, new })
+            Ok(Made { link, mtu, ipv4, ipv6, new, found })
         }
         Err(error) => {
-            if new && let Err(second) = socket.transact(vec![link::delete(&link.name)]) {
-                return Err(Error::Several(vec![error, second.into()]));
+            let mut failures = vec![error];
+            if new {
+                failures.extend(socket.transact(vec![link::delete(&link.name)]).err().map(Error::from));
+            } else if let Some(found) = found.filter(|_| options.found.is_none()) {
+                let given = [&options.ipv4, &options.ipv6].into_iter().filter_map(|wanted| wanted.pool());
+                let given: Vec<Subnet> = given.map(Pool::of_gateway).collect();
+                failures.extend(found.give_back(socket, &link, &given));
             }
-            Err(error)
+            Err(if failures.len() == 1 { failures.remove(0) } else { Error::Several(failures) })
         }
     }
 }
@@ -140,6 +155,10 @@ fn find_or_make(socket: &mut Socket, options: &BridgeOptions, mtu: u32) -> Resul
     if let Some(link) = link::link(socket, name)? {
         if link.kind != "bridge" {
             return Err(Error::Conflict(format!("link {name} is there and is no bridge: give another name")));
+        }
+        if options.own_name && link.alias.starts_with(NETWORK_OF) && link.alias != options.alias {
+            socket.transact(vec![link::set_alias(name, &options.alias)])?;
+            return Ok((Link { alias: options.alias.clone(), ..link }, false));
         }
         return Ok((link, false));
     }

@@ -81,7 +81,7 @@ impl Exam<'_> {
             }
         }
         let Some(wall) = self.wall else { return Ok(None) };
-        match wall.lock().obstacles()?.into_iter().next() {
+        match wall.lock().obstacles(&info.bridge)?.into_iter().next() {
             Some(obstacle) => {
                 let (what, fix) =
                     obstacle.split_once(": ").unwrap_or((&obstacle, "restart the daemon, which puts one there"));

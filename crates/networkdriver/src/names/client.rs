@@ -1,7 +1,7 @@
 //! The daemon's end: it starts the resolver or takes up the one that is there, says who is called what, and starts it
 //! again when it has ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -56,6 +56,8 @@ struct Shared {
 struct State {
     link: Option<Arc<OwnedFd>>,
     residents: HashMap<String, Resident>,
+    /// Containers whose sockets were told since the resolver was asked to be told of all.
+    told: HashSet<String>,
     doors_of: Option<Arc<DoorsOf>>,
     /// Of the last [`Order::Sync`], and of the last answer.
     asked: u64,
@@ -98,6 +100,9 @@ impl Resolver {
     pub fn put(&self, resident: Resident, doors: Option<&Doors>) {
         let mut state = self.shared.state();
         state.residents.insert(resident.container.clone(), resident.clone());
+        if doors.is_some() {
+            state.told.insert(resident.container.clone());
+        }
         let fds: Vec<BorrowedFd<'_>> = doors.iter().flat_map(|doors| doors.fds()).collect();
         state.tell(&Order::Put(Box::new(resident)), &fds);
     }
@@ -249,12 +254,21 @@ impl Shared {
     fn listen(&self, link: &OwnedFd) {
         loop {
             match socket::receive(link) {
-                Ok(Some(packet)) => {
-                    if let Ok(Reply::Synced { id }) = order::understand(&packet) {
+                Ok(Some(packet)) => match order::understand(&packet) {
+                    Ok(Reply::Synced { id }) => {
                         self.state().synced = id;
                         self.changed.notify_all();
                     }
-                }
+                    Ok(Reply::Incomplete { container, descriptors }) => {
+                        tracing::warn!(
+                            container,
+                            descriptors,
+                            "names may not be answered: its sockets did not all arrive"
+                        );
+                    }
+                    // What a newer one says beyond that is not for us.
+                    Ok(Reply::Hello { .. }) | Err(_) => {}
+                },
                 Err(error) if error.errno() == Errno::AGAIN.raw_os_error() => {}
                 Ok(None) | Err(_) => return,
             }
@@ -285,6 +299,7 @@ impl Shared {
                 return state.hang_up();
             }
             state.link = Some(Arc::clone(link));
+            state.told.clear();
             (state.residents.keys().cloned().collect::<Vec<_>>(), state.doors_of.clone())
         };
         self.changed.notify_all();
@@ -292,6 +307,10 @@ impl Shared {
             // Without a lock: a supervisor is asked.
             let doors = doors_of.as_ref().and_then(|doors_of| doors_of(&container));
             let mut state = self.state();
+            // It has been told of meanwhile, by whoever started it anew; these sockets are of an earlier run.
+            if state.told.contains(&container) {
+                continue;
+            }
             let Some(resident) = state.residents.get(&container).cloned() else { continue };
             let fds: Vec<BorrowedFd<'_>> = doors.iter().flat_map(Doors::fds).collect();
             state.tell(&Order::Put(Box::new(resident)), &fds);
@@ -339,6 +358,8 @@ fn greet(link: &OwnedFd) -> gantry_linux::Result<u32> {
             socket::set_timeouts(link, Some(STALL), None)?;
             Ok(version)
         }
-        Reply::Synced { .. } => Err(SystemError::new("speak to", "the resolver", Errno::PROTO)),
+        Reply::Synced { .. } | Reply::Incomplete { .. } => {
+            Err(SystemError::new("speak to", "the resolver", Errno::PROTO))
+        }
     }
 }

@@ -56,6 +56,13 @@ pub enum Reply {
         /// How many containers it answers.
         containers: usize,
     },
+    /// The sockets of a container were not all that is needed, and it keeps those that it had.
+    Incomplete {
+        /// Its id.
+        container: String,
+        /// So many descriptors came.
+        descriptors: usize,
+    },
     /// See [`Order::Sync`].
     Synced {
         /// As it was sent.

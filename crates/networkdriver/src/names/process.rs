@@ -331,8 +331,7 @@ impl Process {
             Order::Put(resident) => {
                 let container: Rc<str> = resident.container.as_str().into();
                 self.world.put(*resident);
-                self.open(container, packet.fds);
-                None
+                self.open(container, packet.fds)
             }
             Order::Remove { container } => {
                 self.forget(&container);
@@ -358,9 +357,13 @@ impl Process {
         }
     }
 
-    /// Takes a container's sockets, in place of those that it had.
-    fn open(&mut self, container: Rc<str>, fds: Vec<OwnedFd>) {
-        let Ok([datagrams, connections, life]) = <[OwnedFd; 3]>::try_from(fds) else { return };
+    /// Takes a container's sockets, in place of those that it had; it keeps those where none came.
+    fn open(&mut self, container: Rc<str>, fds: Vec<OwnedFd>) -> Option<Reply> {
+        let descriptors = fds.len();
+        let Ok([datagrams, connections, life]) = <[OwnedFd; 3]>::try_from(fds) else {
+            let incomplete = || Reply::Incomplete { container: container.to_string(), descriptors };
+            return (descriptors > 0).then(incomplete);
+        };
         self.close(&container);
         let door = Rc::new(Door::new(Rc::clone(&container), datagrams, connections));
         let sources = [
@@ -373,6 +376,7 @@ impl Process {
             // Out of memory: then this container's names are not answered, and all others' are.
             let _ = self.watch(source, epoll::EventFlags::IN);
         }
+        None
     }
 
     fn close(&mut self, container: &str) {

@@ -35,12 +35,12 @@ impl Firewall {
         Ok(None)
     }
 
-    /// What other firewalls of the host drop of what ours lets through, as [`Self::attend`] would tell it.
+    /// What other firewalls of the host drop of what ours lets through for a bridge, as [`Self::attend`] would tell it.
     ///
     /// # Errors
     /// The kernel's refusals.
-    pub fn obstacles(&mut self) -> Result<Vec<String>> {
-        let found = others::find(&mut self.socket, &self.table)?;
+    pub fn obstacles(&mut self, bridge: &str) -> Result<Vec<String>> {
+        let found = others::find(&mut self.socket, &self.table, std::iter::once(bridge))?;
         let mut all = found.blocks;
         for hook in found.hooks {
             if hook.ours(&mut self.socket, &self.table)?.is_empty() {

@@ -65,22 +65,17 @@ fn read(reply: &Reply) -> Chain {
     }
 }
 
-/// Looks at every chain that forwarded packets pass.
-pub fn find(socket: &mut Socket, own: &str) -> Result<Found> {
+/// Looks at every chain that forwarded packets pass, on behalf of these bridges.
+pub fn find<'a>(socket: &mut Socket, own: &str, bridges: impl Iterator<Item = &'a str>) -> Result<Found> {
     let question = Message::new(NFTABLES << 8 | GET_CHAIN, 0, &[0; 4]).named("list", "nftables chains");
     let chains: Vec<Chain> = socket.dump(&question)?.iter().map(read).collect();
-    let mut found = Found::default();
+    let (mut found, mut zoned) = (Found::default(), false);
     for chain in chains.iter().filter(|chain| chain.forwards && chain.table != own) {
         let families: Vec<Family> =
             FAMILIES.into_iter().filter(|family| chain.family == INET || chain.family == family.number()).collect();
         let Some(family) = families.first().copied() else { continue };
-        if chain.table == "firewalld" {
-            found.blocks.push(
-                "firewalld is active, which forwards between zones only what its policies allow: put the bridges into a \
-                 zone that is, with firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE and firewall-cmd \
-                 --reload"
-                    .into(),
-            );
+        if chain.table == FIREWALLD {
+            zoned = true;
             continue;
         }
         if !chain.drops {
@@ -101,6 +96,9 @@ pub fn find(socket: &mut Socket, own: &str) -> Result<Found> {
             )),
         }
     }
+    if zoned {
+        found.blocks.extend(outside_of_zones(socket, bridges)?);
+    }
     if has_legacy_filter()? {
         found.blocks.push(format!(
             "the host has rules of the legacy iptables, which cannot be seen from here; should their FORWARD chain drop, \
@@ -109,6 +107,45 @@ pub fn find(socket: &mut Socket, own: &str) -> Result<Found> {
         ));
     }
     Ok(found)
+}
+
+const FIREWALLD: &str = "firewalld";
+/// Where firewalld sends what comes by an interface of the zone that lets all pass.
+const TRUSTED: &str = "filter_FWD_trusted";
+
+/// What firewalld keeps from leaving bridges that nobody has put into a zone.
+fn outside_of_zones<'a>(socket: &mut Socket, bridges: impl Iterator<Item = &'a str>) -> Result<Option<String>> {
+    let question = Message::new(NFTABLES << 8 | GET_RULE, 0, &[INET, 0, 0, 0]).text(1, FIREWALLD);
+    let rules = socket.dump(&question.named("list rules of nftables table", FIREWALLD))?;
+    let trusted: Vec<String> = rules.iter().filter_map(trusts).collect();
+    let outside: Vec<&str> = bridges.filter(|bridge| !trusted.iter().any(|link| link == bridge)).collect();
+    let adds: Vec<String> = outside.iter().map(|bridge| format!("--add-interface={bridge}")).collect();
+    Ok((!outside.is_empty()).then(|| {
+        format!(
+            "firewalld is active, which forwards between zones only what its policies allow: put the bridges into a zone \
+             that is allowed, with firewall-cmd --permanent --zone=trusted {} and firewall-cmd --reload",
+            adds.join(" ")
+        )
+    }))
+}
+
+/// The link whose packets a rule sends to where all may pass: the rule compares with its name.
+fn trusts(rule: &Reply) -> Option<String> {
+    let expressions = Attributes::new(rule.attributes(4).find(4)?);
+    let (mut link, mut chain) = (None, None);
+    for (_, expression) in expressions {
+        let expression = Attributes::new(expression);
+        let Some(data) = expression.find(2).map(Attributes::new) else { continue };
+        match expression.text(1).as_deref() {
+            Some("cmp") => link = data.find(3).and_then(|value| Attributes::new(value).text(1)),
+            Some("immediate") => {
+                let verdict = data.find(2).and_then(|value| Attributes::new(value).find(2));
+                chain = verdict.and_then(|verdict| Attributes::new(verdict).text(2));
+            }
+            _ => {}
+        }
+    }
+    link.filter(|_| chain.as_deref() == Some(TRUSTED))
 }
 
 /// Whether there is a filter table of the legacy iptables; asking for its rules would make one.

@@ -1,10 +1,11 @@
 //! Tells when another program changed the tables, or a firewall beside them.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use gantry_linux::netlink::{Events, NFTABLES, Reply};
 use gantry_linux::{Result, ResultExt as _};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Firewall, others};
 
@@ -49,14 +50,17 @@ impl Watch {
         Ok((Self { events, table: firewall.table.clone(), stop }, Stop { _pipe: pipe }))
     }
 
-    /// Waits until somebody else changes something that concerns us; `None` once [`Stop`] is dropped.
+    /// Waits until somebody else changes something that concerns us, or until that time; `None` once [`Stop`] is dropped.
     ///
     /// # Errors
     /// The kernel's refusals.
-    pub fn wait(&mut self) -> Result<Option<Changed>> {
+    pub fn wait(&mut self, until: Option<Instant>) -> Result<Option<Changed>> {
         loop {
             let mut watched = [PollFd::new(&self.events, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
-            match poll(&mut watched, None) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut watched, timeout.as_ref()) {
+                Ok(0) => return Ok(Some(Changed::default())),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).during("wait for", "nf_tables changes"),
             }

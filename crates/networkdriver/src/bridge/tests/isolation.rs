@@ -7,8 +7,8 @@ use gantry_linux::fs;
 use gantry_linux::netlink::{Message, NFTABLES, Socket, transaction};
 
 use super::world::{
-    Container, HOST_ON_LAN, HOST6_ON_LAN, LAN, LAN6, Namespace, Server, ask, join, lan_of_both, on_a_host, options_of,
-    publish, reached, serve_both, wall_options,
+    Container, HOST_ON_LAN, HOST6_ON_LAN, LAN, LAN6, Namespace, Server, ask, behind, join, lan_of_both, on_a_host,
+    options_of, publish, reached, serve_both, wall_options,
 };
 use crate::{Addresses, Bridge, BridgeOptions, NetworkDriver as _, Protocol, PublishPort, Wall, WallOptions};
 
@@ -246,5 +246,29 @@ fn a_network_that_goes_takes_its_elements_rules_and_routes_along() {
         own.remove().unwrap();
         options.wall.unwrap().remove().unwrap();
         assert_eq!(rules(), before);
+    });
+}
+
+#[test]
+fn from_behind_a_router_published_ports_are_reached_and_nothing_else_is() {
+    on_a_host(|| {
+        let networks = Networks::new(&wall_options());
+        with_crafted_routes(&networks);
+        let (far, own) = behind(&networks.lan);
+        let host = [IpAddr::V4(HOST_ON_LAN), HOST6_ON_LAN.into()];
+        for (host, own) in host.into_iter().zip(own) {
+            assert_eq!(far.inside(|| ask(host, 8080)), Some(format!("web {own}")), "the server sees who asks");
+        }
+        let _server = far.inside(|| Server::start("far", Ipv6Addr::UNSPECIFIED, 7001));
+        for (host, own) in host.into_iter().zip(own) {
+            let answer = networks.peer.namespace.inside(|| ask(own, 7001));
+            assert_eq!(answer, Some(format!("far {host}")), "what leaves has the host's address");
+        }
+        let from_lan = networks.forbidden().into_iter().filter(|(_, from, _)| std::ptr::eq(*from, &networks.lan));
+        let targets: Vec<SocketAddr> = from_lan.flat_map(|(.., targets)| targets).collect();
+        assert!(targets.len() > 4);
+        assert_eq!(far.inside(|| reached(&targets)), []);
+        let outside = own.map(|address| SocketAddr::new(address, 7001));
+        assert_eq!(networks.secluded.namespace.inside(|| reached(&outside)), [], "out of an internal network");
     });
 }

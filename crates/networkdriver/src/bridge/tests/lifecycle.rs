@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 use gantry_linux::fs;
 use gantry_linux::netlink::{Socket, enter_new_namespace};
 
+use super::super::NETWORK_OF;
 use super::world::{
     Namespace, ask, bridge, join, link_names, nft_table, on_a_host, options, options_of, serve, tcp, try_join,
     unreachable, wall_options,
 };
-use crate::{Bridge, BridgeOptions, Cidr, Error, Host, Join, NetworkDriver as _, NoNetwork, Subnet, Wall, WallOptions};
+use crate::{
+    Bridge, BridgeOptions, Cidr, Error, Host, Join, NetworkDriver as _, NoNetwork, PublishPort, Subnet, Wall,
+    WallOptions,
+};
 use libcontainer::network::firewall::{Element, Firewall};
 use libcontainer::network::{Protocol, link};
 
@@ -352,5 +356,69 @@ fn a_host_that_begins_to_forward_ipv6_keeps_the_routes_that_routers_advertise() 
         assert_eq!(fs::read_to_string(setting("all/forwarding")).unwrap().trim(), "1");
         assert_eq!(fs::read_to_string(setting("uplink/accept_ra")).unwrap().trim(), "2");
         wall.remove().unwrap();
+    });
+}
+
+#[test]
+fn a_port_for_every_address_is_one_also_where_the_network_publishes_on_another() {
+    on_a_host(|| {
+        let bridge = Bridge::open(BridgeOptions { publish_address: LOOPBACK, ..options() }).unwrap();
+        let everywhere = join(&bridge, "everywhere", tcp("0.0.0.0", 8080, 80));
+        assert_eq!(everywhere.endpoint.ports[0].host_ip, Ipv4Addr::UNSPECIFIED);
+        let usual = PublishPort { host_ip: None, ..tcp("0.0.0.0", 8081, 80).remove(0) };
+        assert_eq!(join(&bridge, "usual", vec![usual]).endpoint.ports[0].host_ip, LOOPBACK);
+    });
+}
+
+#[test]
+fn a_networks_bridge_goes_with_it_also_when_the_daemon_has_another_name_by_then() {
+    on_a_host(|| {
+        let options = options();
+        let named = |daemon: &str| BridgeOptions {
+            name: "br-0123456789ab".into(),
+            alias: format!("{NETWORK_OF}{daemon}"),
+            own_name: true,
+            ..options.clone()
+        };
+        drop(Bridge::open(named("old0")).unwrap());
+        assert!(link_names().contains(&"br-0123456789ab".into()));
+        let somebody_elses = BridgeOptions { own_name: false, ..named("new0") };
+        Bridge::open(somebody_elses).unwrap().remove().unwrap();
+        assert!(link_names().contains(&"br-0123456789ab".into()), "one that a person named is left alone");
+        Bridge::open(named("new0")).unwrap().remove().unwrap();
+        assert!(!link_names().contains(&"br-0123456789ab".into()));
+    });
+}
+
+#[test]
+fn a_bridge_of_somebody_else_is_given_back_as_it_was_also_by_the_next_daemon() {
+    on_a_host(|| {
+        let mut socket = Socket::route().unwrap();
+        socket.transact(vec![link::new_bridge("theirs0", [2, 0, 0, 0, 0, 1], 1500)]).unwrap();
+        let index = link::link(&mut socket, "theirs0").unwrap().unwrap().index;
+        let own: Subnet = "fd00:99::1/64".parse().unwrap();
+        socket.transact(vec![link::add_address(index, own), link::raise(index, "theirs0")]).unwrap();
+        let look = || {
+            let setting = |name: &str| fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap();
+            let settings =
+                ["ipv4/conf/theirs0/forwarding", "ipv4/conf/theirs0/route_localnet", "ipv6/conf/theirs0/accept_ra"];
+            let mut addresses = link::addresses(&mut Socket::route().unwrap(), index).unwrap();
+            addresses
+                .retain(|subnet| !matches!(subnet.address, std::net::IpAddr::V6(six) if six.is_unicast_link_local()));
+            (settings.map(setting), addresses)
+        };
+        let before = look();
+        let named = BridgeOptions { name: "theirs0".into(), alias: format!("{NETWORK_OF}gvtest0"), ..options() };
+        let bridge = Bridge::open(named.clone()).unwrap();
+        assert_ne!(look(), before);
+        let found = bridge.found();
+        assert!(found.is_some());
+        // The next daemon has it written down, and no bridge to look at that is as it was.
+        drop(bridge);
+        Bridge::open(BridgeOptions { found, ..named.clone() }).unwrap().remove().unwrap();
+        assert_eq!(look(), before);
+        let bad = BridgeOptions { ipv4: "192.0.2.0/24".parse::<Cidr>().unwrap().into(), ..named };
+        assert!(Bridge::open(bad).is_err());
+        assert_eq!(look(), before, "also after a failure half-way");
     });
 }

@@ -136,6 +136,33 @@ fn what_blocks_and_cannot_be_helped_is_named() {
     }
 }
 
+/// As firewalld writes it for interfaces of its zone `trusted`.
+const TRUSTED: &str = "table inet firewalld {
+    chain filter_FWD_trusted { accept
+    }
+    chain filter_FORWARD {
+        iifname \"gvtest0\" goto filter_FWD_trusted
+        iifname \"gvtest1\" goto filter_FWD_trusted
+        iifname \"gvtest2\" goto filter_FWD_trusted
+    }
+}";
+
+#[test]
+fn bridges_that_were_put_into_a_zone_of_firewalld_are_not_told_of_any_more() {
+    on_a_host(|| {
+        if !loaded(FIREWALLD) {
+            return;
+        }
+        let networks = Networks::new(&wall_options());
+        let told = networks.wall.lock().attend().unwrap();
+        assert!(told.iter().any(|text| text.contains("--add-interface=gvtest0 --add-interface=gvtest1")), "{told:?}");
+        assert!(loaded(TRUSTED));
+        assert_eq!(networks.wall.lock().attend().unwrap(), Vec::<String>::new());
+        assert_eq!(networks.wall.lock().obstacles("gvtest0").unwrap(), Vec::<String>::new());
+        assert!(!networks.wall.lock().obstacles("other0").unwrap().is_empty());
+    });
+}
+
 #[test]
 fn what_the_message_advises_opens_the_way() {
     on_a_host(|| {

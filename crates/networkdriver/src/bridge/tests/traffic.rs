@@ -224,3 +224,24 @@ fn nft_reads_the_table_as_it_is_meant() {
         }
     });
 }
+
+#[test]
+fn datagrams_to_a_port_that_has_gone_to_another_container_go_there_too() {
+    on_a_host(|| {
+        let lan = lan();
+        let bridge = bridge();
+        let port = || vec![publish("0.0.0.0", 5353, 53, Protocol::Udp)];
+        let client = lan.inside(|| UdpSocket::bind((LAN, 4000)).unwrap());
+        let bound = |container: &super::world::Container| {
+            container.namespace.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap())
+        };
+        let to = SocketAddr::from((HOST_ON_LAN, 5353));
+        let first = join(&bridge, "first", port());
+        assert_eq!(udp_round_trip(&bound(&first), &client, to), Some(LAN.into()));
+        let direct = SocketAddr::from((first.endpoint.address, 53));
+        bridge.leave(&first.endpoint).unwrap();
+        let second = join(&bridge, "second", port());
+        assert_ne!(second.endpoint.address, first.endpoint.address);
+        assert_eq!(udp_round_trip(&bound(&second), &client, to), Some(LAN.into()), "not to {direct}");
+    });
+}

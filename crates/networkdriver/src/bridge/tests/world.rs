@@ -117,21 +117,22 @@ pub fn tcp(ip: &str, host: u16, container: u16) -> Vec<PublishPort> {
     vec![publish(ip, host, container, Protocol::Tcp)]
 }
 
+/// A cable with an end here and one in another namespace.
+fn cable(here: &mut Socket, name: &str, there: &Namespace, other: &str) {
+    let header = [0; 16];
+    let fd = u32::try_from(there.fd.as_raw_fd()).unwrap();
+    let end = |m: Message| m.raw(&header).text(libc::IFLA_IFNAME, other).u32(libc::IFLA_NET_NS_FD, fd);
+    let pair = Message::new(libc::RTM_NEWLINK, 0x600, &header)
+        .text(libc::IFLA_IFNAME, name)
+        .nest(libc::IFLA_LINKINFO, |m| m.text(1, "veth").nest(2, |m| m.nest(1, end)));
+    here.transact(vec![pair]).unwrap();
+}
+
 /// A machine beside the host, which knows the host as its gateway.
 pub fn lan() -> Namespace {
     let lan = Namespace::new();
     let mut host = Socket::route().unwrap();
-    let header = [0; 16];
-    let fd = u32::try_from(lan.fd.as_raw_fd()).unwrap();
-    let pair = Message::new(libc::RTM_NEWLINK, 0x600, &header).text(libc::IFLA_IFNAME, "lan0").nest(
-        libc::IFLA_LINKINFO,
-        |m| {
-            m.text(1, "veth").nest(2, |m| {
-                m.nest(1, |m| m.raw(&header).text(libc::IFLA_IFNAME, "lan1").u32(libc::IFLA_NET_NS_FD, fd))
-            })
-        },
-    );
-    host.transact(vec![pair]).unwrap();
+    cable(&mut host, "lan0", &lan, "lan1");
     for (socket, name, address) in [(&mut host, "lan0", HOST_ON_LAN), (&mut lan.route(), "lan1", LAN)] {
         let link = link::link(socket, name).unwrap().unwrap();
         let cidr = Cidr { address, prefix: 24 };
@@ -158,6 +159,34 @@ pub fn lan_of_both() -> Namespace {
         }
     }
     lan
+}
+
+/// A machine in another LAN, to which that beside the host is the router; with the addresses that it has.
+pub fn behind(router: &Namespace) -> (Namespace, [IpAddr; 2]) {
+    let far = Namespace::new();
+    cable(&mut router.route(), "far0", &far, "far1");
+    let ip = |arguments: &str| {
+        let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {arguments}");
+    };
+    router.inside(|| {
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap();
+        }
+        ip("addr add 198.51.100.1/24 dev far0");
+        ip("addr add 2001:db8:1::1/64 dev far0 nodad");
+        ip("link set far0 up");
+    });
+    far.inside(|| {
+        ip("addr add 198.51.100.2/24 dev far1");
+        ip("addr add 2001:db8:1::2/64 dev far1 nodad");
+        ip("link set far1 up");
+        ip("route add default via 198.51.100.1");
+        ip("-6 route add default via 2001:db8:1::1");
+    });
+    ip(&format!("route add 198.51.100.0/24 via {LAN}"));
+    ip(&format!("-6 route add 2001:db8:1::/64 via {LAN6}"));
+    (far, ["198.51.100.2", "2001:db8:1::2"].map(|address| address.parse().unwrap()))
 }
 
 /// A server that tells each client its own name and the address that it sees.

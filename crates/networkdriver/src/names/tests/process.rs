@@ -182,3 +182,48 @@ fn a_second_resolver_does_not_take_the_place_of_one_that_serves() {
         assert_eq!(error.errno(), libc::EADDRINUSE);
     });
 }
+
+#[test]
+fn sockets_of_an_earlier_run_never_take_the_place_of_a_containers_new_ones() {
+    on_a_host(|host| {
+        let resolver = host.resolver();
+        let (earlier, web) = (Container::new("web"), Container::new("web"));
+        earlier.join(&resolver, 1, Upstream::Nowhere);
+        let (asked, is_asked) = std::sync::mpsc::channel();
+        let (go, may_go) = std::sync::mpsc::channel::<()>();
+        let may_go = std::sync::Mutex::new(may_go);
+        resolver.set_doors(Box::new(move |_| {
+            asked.send(()).unwrap();
+            may_go.lock().unwrap().recv().unwrap();
+            Some(earlier.doors())
+        }));
+        let directory = gantry_linux::fs::open(host.exec_root().join(ADDRESS)).unwrap();
+        let other = gantry_linux::socket::connect(&directory, SOCKET).unwrap();
+        order::send(&other, &Order::Leave, &[]).unwrap();
+        is_asked.recv_timeout(LONG).unwrap();
+        // While the supervisor of its earlier run is asked, it is started anew.
+        web.join(&resolver, 2, Upstream::Nowhere);
+        go.send(()).unwrap();
+        resolver.sync().unwrap();
+        assert_eq!(text(&web.ask("web.", A)), ["10.0.0.2"]);
+        resolver.put(web.resident(3, Upstream::Nowhere), None);
+        assert_eq!(text(&web.ask("web.", A)), ["10.0.0.3"], "and so it stays");
+    });
+}
+
+#[test]
+fn sockets_that_did_not_all_arrive_are_told_of_and_the_container_keeps_what_it_has() {
+    on_a_host(|host| {
+        let resolver = host.resolver();
+        let web = Container::new("web");
+        web.join(&resolver, 1, Upstream::Nowhere);
+        let directory = gantry_linux::fs::open(host.exec_root().join(ADDRESS)).unwrap();
+        let daemon = gantry_linux::socket::connect(&directory, SOCKET).unwrap();
+        let put = Order::Put(Box::new(web.resident(2, Upstream::Nowhere)));
+        order::send(&daemon, &put, &[std::os::fd::AsFd::as_fd(&web.doors().datagrams)]).unwrap();
+        let packet = gantry_linux::socket::receive(&daemon).unwrap().unwrap();
+        let reply: order::Reply = order::understand(&packet).unwrap();
+        assert_eq!(reply, order::Reply::Incomplete { container: "web".into(), descriptors: 1 });
+        assert_eq!(text(&web.ask("web.", A)), ["10.0.0.2"]);
+    });
+}
