@@ -108,6 +108,35 @@ fn a_layer_that_has_its_content_and_is_otherwise_altered_is_made_anew_of_it_with
     }
 }
 
+/// Whoever is told may be slow, or ask for something: nobody waits for it with a lock in hand.
+#[test]
+fn what_is_found_is_told_while_others_change_the_store() {
+    let (root, graph) = store();
+    let source = debian();
+    let id = source.pull(&graph, &["debian:12"]);
+    std::fs::remove_file(layer(root.path(), &graph, "debian:12", 0).join("diff/bin/sh")).unwrap();
+    std::fs::create_dir(root.path().join("overlay/layers/litter")).unwrap();
+    graph.content().put(b"nobody's").unwrap();
+    graph.db().put_entity(gantry_graph::Durability::Process, "no digest", "image", "{}").unwrap();
+    let mut told = Vec::new();
+    for repair in [false, true] {
+        let mut number = 0;
+        graph
+            .fsck(repair, &mut |finding| {
+                number += 1;
+                let (done, outcome) = std::sync::mpsc::channel();
+                let (graph, id, tag) = (graph.clone(), id.clone(), format!("tag:{number}"));
+                std::thread::spawn(move || done.send(graph.tag(&name(&tag), &id).map(drop)));
+                outcome.recv_timeout(std::time::Duration::from_secs(60)).expect("nobody holds a lock").unwrap();
+                told.push(finding.place.kind());
+            })
+            .unwrap();
+    }
+    for kind in ["layer", "image", "directory", "document", "record"] {
+        assert_eq!(told.iter().filter(|told| **told == kind).count(), 2, "{kind}: {told:?}");
+    }
+}
+
 #[test]
 fn a_pull_sees_at_once_that_a_layer_lacks_a_part_and_brings_that_layer_only() {
     for part in ["", "recipe", "size", "lower", "diff"] {

@@ -203,3 +203,21 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .during("open", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_does_not_fit_is_refused_before_the_kernel_is_asked() {
+        let place = tempfile::tempdir().unwrap();
+        let refused = |length: usize| {
+            let path = place.path().join("n".repeat(length));
+            let errors = [create(&path).unwrap_err(), snapshot(place.path(), &path).unwrap_err()];
+            errors.map(|error| Errno::from_raw_os_error(error.errno()))
+        };
+        assert_eq!(refused(256), [Errno::NAMETOOLONG; 2]);
+        // The longest one goes to the kernel: the file system has no subvolumes, or the directory is none.
+        assert!(!refused(255).contains(&Errno::NAMETOOLONG));
+    }
+}

@@ -1,4 +1,5 @@
 //! GraphDB against a plain model, and its promises one by one.
+#![allow(clippy::disallowed_methods, reason = "the tests look at the files as they are")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -318,4 +319,37 @@ proptest! {
             prop_assert_eq!(edges, expected);
         }
     }
+}
+
+#[test]
+fn a_backup_that_fails_leaves_the_one_before_and_no_litter() {
+    let (dir, db) = db();
+    let many: Vec<_> = (0..2000).map(|number| format!("entity{number}")).collect();
+    put(&db, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(db.backup().unwrap());
+    let backup = std::fs::read(dir.path().join("gantry.db.backup")).unwrap();
+    drop(db);
+    // Pages in the middle, so that the copy meets them.
+    let path = dir.path().join("gantry.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() > 40 * 4096);
+    bytes[8 * 4096..40 * 4096].fill(0xee);
+    std::fs::write(&path, bytes).unwrap();
+    let db = GraphDb::open(&path).unwrap();
+    // Something is new, as far as the database knows.
+    db.written.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    db.backup().unwrap_err();
+    assert_eq!(std::fs::read(dir.path().join("gantry.db.backup")).unwrap(), backup);
+    let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name == "gantry.db.backup.new"), "{names:?}");
+}
+
+#[test]
+fn what_is_written_from_the_moment_on_that_a_backup_begins_is_younger_than_it() {
+    let (dir, db) = db();
+    put(&db, &["one"]);
+    let begins = std::time::SystemTime::now();
+    assert!(db.backup().unwrap());
+    let backup = super::backed_up(dir.path()).unwrap();
+    assert!(backup < begins, "{backup:?} is not before {begins:?}");
 }

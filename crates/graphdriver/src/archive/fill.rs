@@ -207,3 +207,48 @@ fn finish(file: &File, end: &End) -> Result<(), Error> {
     let times = tree::times(entry.mtime.0, i64::from(entry.mtime.1));
     Ok(rustix::fs::futimens(file, &times).during("set times of", shown())?)
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests make files plainly")]
+mod tests {
+    use super::*;
+    use crate::archive::entry::Kind;
+
+    fn entry(words: usize) -> Entry {
+        let xattrs = vec![(b"trusted.none".to_vec(), vec![0; words])];
+        Entry { path: b"a".to_vec(), kind: Kind::File, mode: 0o644, uid: 0, gid: 0, mtime: (1, 0), xattrs, size: 0 }
+    }
+
+    /// Whatever the archive is made of: pieces of a byte, files of nothing, names and attributes of a mebibyte.
+    #[test]
+    fn what_waits_to_be_written_is_bounded() {
+        let (file, place) = (Arc::new(tempfile::tempfile().unwrap()), tempfile::tempdir().unwrap());
+        let made = rustix::fs::fstat(&*file).unwrap();
+        std::thread::scope(|scope| {
+            let mut filler = Filler::start(scope);
+            let check = |filler: &Filler<'_>| {
+                let batch = &filler.current;
+                assert!(batch.bytes.len() == BATCH && batch.used <= BATCH && batch.pieces.len() <= PIECES);
+                assert!(batch.files < FILES && batch.words < WORDS, "{} files, {} bytes", batch.files, batch.words);
+                assert!(filler.left < BATCHES);
+            };
+            for piece in 0..5 * PIECES as u64 {
+                let mut target = filler.file(&file);
+                target.room().unwrap()[0] = 1;
+                target.content(2 * piece, 1).unwrap();
+                check(&filler);
+            }
+            for number in 0..10 * FILES {
+                let empty = Arc::new(File::create(place.path().join(number.to_string())).unwrap());
+                let made = rustix::fs::fstat(&*empty).unwrap();
+                filler.end(empty, entry(0), made, false).unwrap();
+                check(&filler);
+            }
+            filler.end(Arc::clone(&file), entry(WORDS), made, false).unwrap();
+            check(&filler);
+            assert_eq!(filler.current.files, 0, "it was handed over");
+            // An attribute of that size is refused by every file system.
+            assert!(filler.finish().is_err());
+        });
+    }
+}

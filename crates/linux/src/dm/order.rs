@@ -229,6 +229,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a file of the machine")]
 mod tests {
     use super::*;
 
@@ -248,5 +249,33 @@ mod tests {
         let answer = Answer(buffer);
         assert_eq!(answer.targets(), table);
         assert_eq!(answer.version(), (4, 0, 0));
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_is_refused_before_the_kernel_is_asked() {
+        // It takes no order at all: one that is given fails otherwise.
+        let control = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let refused = |length: usize| {
+            let order = Order::new("make", "x").named(&"n".repeat(length));
+            Errno::from_raw_os_error(order.run(&control, Command::Create).err().unwrap().errno())
+        };
+        assert_eq!(refused(NAME_LIMIT), Errno::NAMETOOLONG);
+        assert_eq!(refused(NAME_LIMIT - 1), Errno::NOTTY);
+    }
+
+    #[test]
+    fn what_an_answer_says_of_its_own_lengths_leads_nowhere_outside_it() {
+        let table = [Target { start: 0, sectors: 8, kind: "thin".to_owned(), parameters: "7:0 1".to_owned() }];
+        let whole = Order::new("load", "x").named("x").table(&table).encode(64).unwrap();
+        for at in [12, 16, 20, HEADER, HEADER + 4, HEADER + 8, HEADER + 20] {
+            for value in [1_u32, 7, 311, 1 << 20, u32::MAX] {
+                let mut buffer = whole.clone();
+                buffer[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+                buffer.truncate(HEADER + 60);
+                let answer = Answer(buffer);
+                assert!(answer.targets().len() <= 2, "{at}: {value}");
+                assert!(answer.names().len() < 1000 && answer.dependencies().len() < 1000, "{at}: {value}");
+            }
+        }
     }
 }
