@@ -63,9 +63,12 @@ pub(crate) fn verify(
         targets: BTreeSet::new(),
         wrong: BTreeMap::new(),
         links: HashSet::new(),
+        takes_users: false,
         parent: None,
         is_plain: true,
     };
+    let asked = rustix::fs::fgetxattr(&check.root, "user.gantry", &mut [0_u8; 1][..]);
+    check.takes_users = !matches!(asked, Err(Errno::OPNOTSUPP));
     let mut entries = Entries::new(archive, None);
     while let Some(entry) = entries.next()? {
         check.entry(&entry)?;
@@ -106,6 +109,8 @@ struct Check {
     wrong: BTreeMap<Vec<u8>, Wrong>,
     /// What was a symbolic link once: what is written through it lies elsewhere.
     links: HashSet<u64>,
+    /// The file system has attributes of users.
+    takes_users: bool,
     /// The directory of the last entry, if it is there.
     parent: Option<(Vec<u8>, Option<OwnedFd>)>,
     /// No entry leads through a symbolic link: every path is where it says.
@@ -212,6 +217,7 @@ impl Check {
 
     fn look(&mut self, path: &[u8], entry: &Entry, is_again: bool) -> Result<Option<Wrong>, Error> {
         let (directory, name) = split(path);
+        let past = compare::Past { is_again, takes_users: self.takes_users };
         let wrong = |text: String| Wrong { text, target: None };
         let Some(parent) = self.open_parent(directory)? else {
             return Ok(Some(wrong(MISSING.to_owned())));
@@ -220,7 +226,7 @@ impl Check {
             Err(Errno::NOENT) => Ok(Some(wrong(MISSING.to_owned()))),
             Err(error) => Err(error).during("stat", show(path)).map_err(Error::from),
             Ok(stat) => {
-                let found = compare::entry(parent.as_fd(), name, &stat, entry, is_again)?;
+                let found = compare::entry(parent.as_fd(), name, &stat, entry, past)?;
                 Ok(found.map(wrong))
             }
         }

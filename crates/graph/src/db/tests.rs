@@ -324,7 +324,7 @@ proptest! {
 #[test]
 fn a_backup_that_fails_leaves_the_one_before_and_no_litter() {
     let (dir, db) = db();
-    let many: Vec<_> = (0..2000).map(|number| format!("entity{number}")).collect();
+    let many: Vec<_> = (0..20_000).map(|number| format!("entity{number}")).collect();
     put(&db, &many.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(db.backup().unwrap());
     let backup = std::fs::read(dir.path().join("gantry.db.backup")).unwrap();

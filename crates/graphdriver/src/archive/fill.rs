@@ -228,7 +228,7 @@ mod tests {
             let mut filler = Filler::start(scope);
             let check = |filler: &Filler<'_>| {
                 let batch = &filler.current;
-                assert!(batch.bytes.len() == BATCH && batch.used <= BATCH && batch.pieces.len() <= PIECES);
+                assert!(batch.bytes.len() == BATCH && batch.used <= BATCH && batch.pieces.len() <= PIECES + FILES);
                 assert!(batch.files < FILES && batch.words < WORDS, "{} files, {} bytes", batch.files, batch.words);
                 assert!(filler.left < BATCHES);
             };

@@ -13,13 +13,22 @@ use crate::tree::{self, at, show};
 const CAPABILITIES: &[u8] = b"security.capability";
 const CAPABILITIES_2: usize = 20;
 
-/// What of an entry is not so at `name` of `dir`; with `is_again` another entry described the same path before it.
+/// What matters of how a path came to be what it is.
+#[derive(Clone, Copy)]
+pub(super) struct Past {
+    /// Another entry described it before.
+    pub is_again: bool,
+    /// The file system has attributes of users.
+    pub takes_users: bool,
+}
+
+/// What of an entry is not so at `name` of `dir`.
 pub(super) fn entry(
     dir: BorrowedFd<'_>,
     name: &[u8],
     stat: &Stat,
     entry: &Entry,
-    is_again: bool,
+    past: Past,
 ) -> Result<Option<String>> {
     let kind = tree::file_type(stat);
     let wanted = match entry.kind {
@@ -62,8 +71,9 @@ pub(super) fn entry(
         wanted.retain(|(known, _)| known != key);
         wanted.push((key.clone(), value.clone()));
     }
-    let is_plain = matches!(kind, FileType::RegularFile | FileType::Directory);
-    Ok(differ(&attributes(wanted), &found, is_plain, is_again && kind == FileType::Directory))
+    // Links and devices have none of users.
+    let takes_users = past.takes_users && matches!(kind, FileType::RegularFile | FileType::Directory);
+    Ok(differ(&attributes(wanted), &found, takes_users, past.is_again && kind == FileType::Directory))
 }
 
 /// What of a directory is not as in another that it was made after.
@@ -95,17 +105,16 @@ fn attributes(all: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
     all.into_iter().filter(|(key, value)| counts(key, value)).collect()
 }
 
-/// Attributes of users are a nicety that not every file system takes, and no link or device.
+/// Attributes of users are missed only where there can be some.
 fn differ(
     wanted: &[(Vec<u8>, Vec<u8>)],
     found: &[(Vec<u8>, Vec<u8>)],
-    is_plain: bool,
+    takes_users: bool,
     may_have_more: bool,
 ) -> Option<String> {
     let value = |list: &[(Vec<u8>, Vec<u8>)], key: &[u8]| {
         list.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
     };
-    let takes_users = is_plain && found.iter().any(|(key, _)| key.starts_with(b"user."));
     for (key, wanted) in wanted {
         let same = |found: &Vec<u8>| {
             found == wanted || (key == CAPABILITIES && found.len() == CAPABILITIES_2 && wanted.len() > CAPABILITIES_2)

@@ -85,6 +85,10 @@ fn damage_each(name: &str) {
             damage(|at| rustix::fs::setxattr(at.join("dir/marked"), "user.mark", b"2", XattrFlags::empty()).unwrap()),
         ),
         (
+            &["/dir/marked lacks the attribute user.mark"],
+            damage(|at| rustix::fs::removexattr(at.join("dir/marked"), "user.mark").unwrap()),
+        ),
+        (
             &["/dir/file has the attribute trusted.more, which is not its own"],
             damage(|at| rustix::fs::setxattr(at.join("dir/file"), "trusted.more", b"2", XattrFlags::empty()).unwrap()),
         ),
