@@ -56,7 +56,7 @@ pub const SUITES: &[Suite] = &[
     // The layer drivers that this machine's kernel may lack; archives are the same on any kernel.
     Suite {
         arguments: GRAPHDRIVER,
-        ..suite("graphdriver-devmapper", "gantry-graphdriver", Target::Test("suite"), 300)
+        ..suite("graphdriver-devmapper", "gantry-graphdriver", Target::Test("suite"), 420)
     },
     // The daemon with Docker's client and ours: each call of a client takes a second here, so chosen tests.
     Suite { arguments: SYSTEM_SECURITY, ..suite("system-security", "gantry-tests", Target::Test("security"), 120) },
