@@ -61,29 +61,59 @@ impl Registry {
 
     /// Serves a store.
     pub fn serve(root: &Path) -> Result<Self> {
+        Self::serve_with(root, "")
+    }
+
+    /// Serves a store to those who know one of these passwords, lines of htpasswd.
+    pub fn serve_with_passwords(root: &Path, htpasswd: &str) -> Result<Self> {
+        fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+        let path = root.join("htpasswd");
+        fs::write(&path, htpasswd).context("write the registry's passwords")?;
+        Self::serve_with(root, &format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", path.display()))
+    }
+
+    fn serve_with(root: &Path, settings: &str) -> Result<Self> {
         let program = paths::need("docker-registry")?;
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+        Self::launch(|port, directory| {
+            let path = directory.join("config.yml");
+            fs::write(&path, configure(root, port) + settings).context("write the registry's configuration")?;
+            let mut command = Command::new(&program);
+            command.arg("serve").arg(&path);
+            Ok(command)
+        })
+    }
+
+    /// Serves a directory by our own registry.
+    pub fn own(root: &Path) -> Result<Self> {
+        let program = paths::gantry()?;
+        fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
+        Self::launch(|port, _| {
+            let mut command = Command::new(&program);
+            command.args(["registry", "serve", "--addr", &format!("127.0.0.1:{port}"), "--root"]).arg(root);
+            Ok(command)
+        })
+    }
+
+    fn launch(command: impl Fn(u16, &Path) -> Result<Command>) -> Result<Self> {
         for _ in 0..5 {
             let port = free_port()?;
             let configuration = tempfile::tempdir().context("make a directory for the registry's configuration")?;
-            let path = configuration.path().join("config.yml");
-            fs::write(&path, configure(root, port)).context("write the registry's configuration")?;
             let log = File::create(configuration.path().join("log"))?;
-            let mut child = Command::new(&program)
-                .arg("serve")
-                .arg(&path)
+            let mut command = command(port, configuration.path())?;
+            let mut child = command
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)
                 .spawn()
-                .context("start docker-registry")?;
+                .with_context(|| format!("start {}", command::describe(&command)))?;
             if until(Duration::from_secs(10), || answers(port).or_else(|| ended(&mut child))) == Some(true) {
                 return Ok(Self { child, port, configuration });
             }
             child.kill().ok();
             child.wait().ok();
         }
-        bail!("docker-registry does not answer on loopback");
+        bail!("the registry does not answer on loopback");
     }
 
     /// `127.0.0.1:port`.
@@ -139,6 +169,15 @@ impl Registry {
             }
         }
         Ok(sum)
+    }
+
+    /// The body of an answer, whatever it is.
+    pub fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect to the registry")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.host()).as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
     }
 
     /// What the registry logged so far.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// As in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "config_json",
     "seccomp_bpf",
     "passwd_group",
@@ -17,6 +17,7 @@ const TARGETS: [&str; 10] = [
     "image_config",
     "reference",
     "names",
+    "www_authenticate",
 ];
 /// For one target, where no other time is given.
 const SECONDS: u64 = 60;

@@ -144,6 +144,18 @@ impl Daemon {
         Ok(gantry_api::json::from_slice(&self.get_bytes(path, query).await?)?)
     }
 
+    /// GET with further headers, as a type.
+    pub async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Query,
+        headers: &[(&'static str, &str)],
+    ) -> Result<T> {
+        let mut request = self.build(Method::GET, path, query, Body::empty())?;
+        add_headers(&mut request, headers)?;
+        Ok(gantry_api::json::from_slice(&collect(self.send(request).await?).await?)?)
+    }
+
     /// POST without a body, when the answer does not matter.
     pub async fn post(&self, path: &str, query: &Query) -> Result<StatusCode> {
         let answer = self.post_stream(path, query, Body::empty(), &[]).await?;

@@ -7,6 +7,7 @@ use gantry_api::progress::Progress;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 
 use crate::daemon::broken;
 use crate::failure::{Failure, Result};
@@ -18,8 +19,17 @@ const LINE_LIMIT: usize = 1 << 20;
 
 /// Shows a stream of messages to its end. An error in it is the failure.
 pub async fn show(body: Incoming, output: Output, quiet: bool) -> Result<()> {
+    show_with(body, output, quiet, |_| ()).await
+}
+
+/// The same; facts for programs among the messages go to `aux`.
+pub async fn show_with(body: Incoming, output: Output, quiet: bool, mut aux: impl FnMut(&Value)) -> Result<()> {
     let mut view = View::new(output, quiet);
-    let outcome = read(body, |message| view.show(message)).await;
+    let outcome = read(body, |message| {
+        message.aux.iter().for_each(&mut aux);
+        view.show(message)
+    });
+    let outcome = outcome.await;
     view.finish()?;
     outcome
 }

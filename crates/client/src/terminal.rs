@@ -7,6 +7,7 @@ use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, Result};
+use crate::printer::Output;
 
 /// Height and width in cells.
 pub type Size = (u16, u16);
@@ -38,6 +39,34 @@ impl Drop for RawMode {
             let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
         }
     }
+}
+
+/// Asks for a line that is not shown while it is typed.
+pub async fn secret(prompt: &str) -> Result<String> {
+    let stdin = rustix::stdio::stdin();
+    let before = rustix::termios::tcgetattr(stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
+    // Also when the person gives up: a terminal that shows nothing is of no use to anybody.
+    let mut signals = Signals::catch()?;
+    rustix::termios::tcsetattr(stdin, OptionalActions::Flush, &silent)?;
+    let restored = RawMode { before: Some(before) };
+    Output::Out.write(prompt.as_bytes())?;
+    let typed = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = tokio::select! {
+        line = typed => line.map_err(io::Error::other)??,
+        (_, number) = signals.next() => {
+            drop(restored);
+            Output::Out.write(b"\n")?;
+            return Err(Failure::silent(128 + u8::try_from(number).unwrap_or(0)));
+        }
+    };
+    drop(restored);
+    Output::Out.write(b"\n")?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// Whether standard input is a terminal.

@@ -147,9 +147,15 @@ pub fn downloads_disk_use(engine: &Engine) -> Result<u64> {
 /// # Errors
 /// A setting that cannot be.
 pub fn registry_options(options: &Options) -> Result<gantry_registry::Options> {
-    gantry_registry::Options::parse(&options.insecure_registries, &options.registry_mirrors)
-        .map(|parsed| parsed.parts(downloads(options)).registries(options.registries.clone()))
-        .map_err(|error| Error::invalid(error.to_string()))
+    let parsed = gantry_registry::Options::parse(&options.insecure_registries, &options.registry_mirrors)
+        .map_err(|error| Error::invalid(error.to_string()))?;
+    let proxies = gantry_registry::Proxies {
+        http: options.http_proxy.clone(),
+        https: options.https_proxy.clone(),
+        no_proxy: options.no_proxy.clone(),
+    };
+    proxies.check()?;
+    Ok(parsed.parts(downloads(options)).registries(options.registries.clone()).proxies(proxies))
 }
 
 impl From<gantry_registry::Error> for Error {

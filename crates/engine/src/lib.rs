@@ -18,6 +18,7 @@ mod logs;
 mod names;
 mod networks;
 mod options;
+mod pushing;
 mod repair;
 mod spec;
 pub mod stream;

@@ -41,6 +41,12 @@ pub struct Options {
     pub keep_compressed_layers: bool,
     /// Mirrors of any registry.
     pub registries: Vec<Mirrored>,
+    /// Proxies to registries; empty where there is none.
+    pub http_proxy: String,
+    /// The same for https.
+    pub https_proxy: String,
+    /// What is reached without them.
+    pub no_proxy: String,
     /// Address on which ports are published that name none.
     pub publish_address: std::net::Ipv4Addr,
     /// Run an init in containers that do not say.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+use http::header::{HeaderMap, WWW_AUTHENTICATE};
 
 /// One challenge.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,9 @@ use reqwest::header::{
 };
 use reqwest::{Body, Client, Method, RequestBuilder, Response, Url};
 
+use crate::certificates::Certificates;
 use crate::dns::Resolver;
+use crate::options::is_loopback;
 use crate::session::Span;
 use crate::{Error, Options, Result, redirect};
 
@@ -31,10 +33,14 @@ pub struct Http {
 }
 
 /// What a client is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kind {
-    /// For hosts that may be insecure: any certificate, and no proxy, for they are near.
+    /// For hosts that may be insecure: any certificate.
     lenient: bool,
+    /// For this machine, where no proxy leads.
+    here: bool,
+    /// For a host that has certificates of its own; they are shown to no other.
+    host: Option<(String, Certificates)>,
     /// For bodies that are sent piece by piece: while one is on its way no answer is expected, and who sends it watches it.
     sends: bool,
 }
@@ -143,7 +149,9 @@ impl Http {
     }
 
     fn client(&self, url: &Url, sends: bool) -> Result<Client> {
-        let kind = Kind { lenient: self.options.is_insecure(url), sends };
+        let certificates = Certificates::of(url, &self.options.certificates)?;
+        let host = (!certificates.is_empty()).then(|| (url.authority().to_owned(), certificates));
+        let kind = Kind { lenient: self.options.is_insecure(url), here: is_loopback(url), host, sends };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&kind) {
             return Ok(client.clone());
@@ -160,7 +168,15 @@ impl Http {
             builder = builder.read_timeout(READ_DEADLINE);
         }
         if kind.lenient {
-            builder = builder.danger_accept_invalid_certs(true).no_proxy().connect_timeout(NEAR_DEADLINE);
+            builder = builder.tls_danger_accept_invalid_certs(true).connect_timeout(NEAR_DEADLINE);
+        }
+        builder = if kind.here { builder.no_proxy() } else { self.options.proxies.add_to(builder)? };
+        if let Some((authority, certificates)) = &kind.host {
+            builder = certificates.add_to(builder)?;
+            // Those that were replaced are of no use.
+            clients.retain(|known, _| {
+                known.sends != sends || known.host.as_ref().is_none_or(|(other, _)| other != authority)
+            });
         }
         let client = builder.build().map_err(|error| network(&Method::GET, url, &error))?;
         clients.insert(kind, client.clone());

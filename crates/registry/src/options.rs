@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::certificates;
 use crate::mirrors::Mirrored;
+use crate::proxies::Proxies;
 
 /// How to reach registries.
 #[derive(Debug, Clone)]
@@ -18,6 +20,9 @@ pub struct Options {
     pub(crate) mirrors: Vec<Url>,
     /// Mirrors of any registry.
     pub(crate) registries: Vec<Mirrored>,
+    /// Directories of `<host>/*.crt`, `*.cert` and `*.key`.
+    pub(crate) certificates: Vec<PathBuf>,
+    pub(crate) proxies: Proxies,
     pub(crate) user_agent: String,
     /// Layers that are downloaded at once.
     pub(crate) downloads: usize,
@@ -66,6 +71,8 @@ impl Default for Options {
             insecure: Vec::new(),
             mirrors: Vec::new(),
             registries: Vec::new(),
+            certificates: certificates::DIRECTORIES.map(PathBuf::from).to_vec(),
+            proxies: Proxies::default(),
             user_agent: concat!("gantry/", env!("CARGO_PKG_VERSION")).to_owned(),
             downloads: 3,
             uploads: 5,
@@ -106,6 +113,18 @@ impl Options {
     #[must_use]
     pub fn concurrent_downloads(self, downloads: usize) -> Self {
         Self { downloads: downloads.max(1), ..self }
+    }
+
+    /// With the certificates of these directories; those of the machine unless told.
+    #[must_use]
+    pub fn certificates(self, certificates: Vec<PathBuf>) -> Self {
+        Self { certificates, ..self }
+    }
+
+    /// With these proxies; those of the environment unless told.
+    #[must_use]
+    pub fn proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 
     /// With this many layers pushed at once; 5 unless told.

@@ -6,7 +6,7 @@ use gantry_engine::Job;
 use gantry_engine::jobs;
 
 use crate::error::Result;
-use crate::handlers::{containers, exec, images, networks, system, volumes};
+use crate::handlers::{containers, exec, images, networks, registries, system, volumes};
 use crate::request::Request;
 use crate::respond::Response;
 
@@ -41,6 +41,8 @@ routes! {
     GET    "/info"                           jobs::Info::NAME             => system::info;
     GET    "/system/df"                      jobs::SystemDf::NAME         => system::disk_usage;
     POST   "/system/fsck"                    jobs::Fsck::NAME             => system::fsck;
+    POST   "/auth"                           jobs::Auth::NAME             => registries::auth;
+    GET    "/distribution/{name...}/json"    jobs::Distribution::NAME     => registries::distribution;
     GET    "/events"                         jobs::Events::NAME           => system::events;
     GET    "/jobs"                           jobs::Jobs::NAME             => system::jobs;
     GET    "/jobs/handlers"                  jobs::JobHandlers::NAME      => system::job_handlers;
@@ -78,6 +80,7 @@ routes! {
     GET    "/images/json"                    jobs::Images::NAME           => images::list;
     POST   "/images/create"                  jobs::Pull::NAME             => images::pull_or_import;
     GET    "/images/get"                     jobs::ImageExport::NAME      => images::get;
+    GET    "/images/search"                  jobs::Search::NAME           => registries::search;
     GET    "/images/viz"                     jobs::Viz::NAME              => images::viz;
     POST   "/images/load"                    jobs::Load::NAME             => images::load;
     POST   "/images/prune"                   jobs::ImagesPrune::NAME      => images::prune;
@@ -86,6 +89,7 @@ routes! {
     GET    "/images/{name...}/get"           jobs::ImageExport::NAME      => images::get;
     GET    "/images/{name...}/json"          jobs::ImageInspect::NAME     => images::inspect;
     GET    "/images/{name...}/history"       jobs::History::NAME          => images::history;
+    POST   "/images/{name...}/push"          jobs::Push::NAME             => images::push;
     POST   "/images/{name...}/tag"           jobs::ImageTag::NAME         => images::tag;
     DELETE "/images/{name...}"               jobs::ImageDelete::NAME      => images::delete;
 

@@ -3,8 +3,8 @@
 use super::Command;
 use crate::commands::{
     attach, commit, cp, create, df, diff, events, exec, export, fsck, history, images, import, info, inspect, jobs,
-    kill, load, logs, network, pause, port, prune, ps, pull, rename, rm, rmi, run, save, start, stats, stop, tag, top,
-    version, volume, wait,
+    kill, load, login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi, run, save, search, start,
+    stats, stop, tag, top, version, volume, wait,
 };
 
 /// A name that leads to a command.
@@ -47,7 +47,11 @@ pub static ROOT: &[Entry] = &[
     common("exec", &exec::COMMAND),
     common("ps", &ps::COMMAND),
     common("pull", &pull::COMMAND),
+    common("push", &push::COMMAND),
     common("images", &images::COMMAND),
+    common("login", &login::LOGIN),
+    common("logout", &login::LOGOUT),
+    common("search", &search::COMMAND),
     common("version", &version::COMMAND),
     common("info", &info::COMMAND),
     entry("attach", &attach::COMMAND),
@@ -123,6 +127,7 @@ pub static GROUPS: &[GroupEntry] = &[
             also("ls", &["list"], &images::COMMAND),
             entry("prune", &prune::IMAGES),
             entry("pull", &pull::COMMAND),
+            entry("push", &push::COMMAND),
             also("rm", &["remove"], &rmi::COMMAND),
             entry("save", &save::COMMAND),
             entry("tag", &tag::COMMAND),
@@ -170,10 +175,6 @@ pub static GROUPS: &[GroupEntry] = &[
 /// Docker's commands that are still to come.
 pub static LATER: &[&str] = &[
     "build",
-    "push",
-    "login",
-    "logout",
-    "search",
     "builder",
     "buildx",
     "compose",

@@ -98,9 +98,9 @@ fn describe(engine: &Engine) -> system::Info {
         init_binary: "built in".into(),
         security_options: security_options(engine),
         warnings: Some(warnings).filter(|list| !list.is_empty()),
-        http_proxy: proxy("HTTP_PROXY"),
-        https_proxy: proxy("HTTPS_PROXY"),
-        no_proxy: proxy("NO_PROXY"),
+        http_proxy: masked(&options.http_proxy),
+        https_proxy: masked(&options.https_proxy),
+        no_proxy: options.no_proxy.clone(),
         ..system::Info::default()
     }
 }
@@ -130,8 +130,13 @@ fn security_options(engine: &Engine) -> Vec<String> {
     all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name.to_owned()).collect()
 }
 
-fn proxy(name: &str) -> String {
-    std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase())).unwrap_or_default()
+/// An address without the password that may be in it, as Docker shows it.
+fn masked(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (&url[..scheme.len() + 3], rest));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}xxxxx:xxxxx@{host}"),
+        None => url.to_owned(),
+    }
 }
 
 fn registries(options: &crate::options::Options) -> RegistryConfig {

@@ -92,6 +92,15 @@ pub struct Flags {
     /// Mirror of Docker Hub
     #[arg(long, value_name = "URL")]
     pub registry_mirror: Vec<String>,
+    /// Proxy for http, to registries; the environment's HTTP_PROXY where not given
+    #[arg(long, value_name = "URL")]
+    pub http_proxy: Option<String>,
+    /// Proxy for https, to registries; the environment's HTTPS_PROXY where not given
+    #[arg(long, value_name = "URL")]
+    pub https_proxy: Option<String>,
+    /// Hosts, domains and networks that are reached without a proxy; the environment's NO_PROXY where not given
+    #[arg(long, value_name = "LIST")]
+    pub no_proxy: Option<String>,
     /// DNS server of containers
     #[arg(long, value_name = "ADDRESS")]
     pub dns: Vec<String>,
@@ -228,6 +237,17 @@ impl Flags {
             "registry_mirror" => self.registry_mirror = read(value)?,
             "registries" => self.registries = read(value)?,
             "keep_compressed_layers" => self.keep_compressed_layers = read(value)?,
+            "proxies" => {
+                let proxies: BTreeMap<String, String> = read(value)?;
+                for (name, address) in proxies {
+                    match name.as_str() {
+                        "http-proxy" => self.http_proxy = Some(address),
+                        "https-proxy" => self.https_proxy = Some(address),
+                        "no-proxy" => self.no_proxy = Some(address),
+                        other => bail!("there is no such setting: {other}"),
+                    }
+                }
+            }
             "dns" => self.dns = read(value)?,
             "dns_opt" => self.dns_opt = read(value)?,
             "dns_search" => self.dns_search = read(value)?,
@@ -333,6 +353,9 @@ impl Flags {
             registry_mirrors: self.registry_mirror.clone(),
             registries: self.registries.clone(),
             keep_compressed_layers: self.keep_compressed_layers,
+            http_proxy: proxy(self.http_proxy.as_ref(), "HTTP_PROXY"),
+            https_proxy: proxy(self.https_proxy.as_ref(), "HTTPS_PROXY"),
+            no_proxy: proxy(self.no_proxy.as_ref(), "NO_PROXY"),
             publish_address: self.ip,
             init: self.init,
             shm_size: bytes(&self.default_shm_size)?,
@@ -342,6 +365,12 @@ impl Flags {
             hosts: self.hosts(),
         })
     }
+}
+
+/// What was given, else what the environment says, in capitals or not.
+fn proxy(given: Option<&String>, variable: &str) -> String {
+    let environment = || std::env::var(variable).or_else(|_| std::env::var(variable.to_lowercase())).ok();
+    given.cloned().or_else(environment).unwrap_or_default()
 }
 
 fn one_of(flag: &str, value: &str, known: [&str; 2]) -> Result<String> {

@@ -99,18 +99,21 @@ impl Pusher {
             }
         }
         for from in known.seen.iter().filter(|from| !self.is_target(from)) {
-            let data = match self.origins.session(from).await {
-                Ok(origin) => Data::Elsewhere(origin, blob.clone()),
+            let origins = match self.origins.sessions(from).await {
+                Ok(origins) => origins,
                 Err(error) => {
                     reason = error.to_string();
                     continue;
                 }
             };
-            let upload = Upload::new(&self.session, &data, report, session.take());
-            match upload.run(Some(&blob.digest)).await {
-                Ok(_) => return Ok(()),
-                Err(Failure::Target(error)) => return Err(error),
-                Err(Failure::Source(error)) => reason = error.to_string(),
+            for origin in origins {
+                let data = Data::Elsewhere(origin, blob.clone());
+                let upload = Upload::new(&self.session, &data, report, session.take());
+                match upload.run(Some(&blob.digest)).await {
+                    Ok(_) => return Ok(()),
+                    Err(Failure::Target(error)) => return Err(error),
+                    Err(Failure::Source(error)) => reason = error.to_string(),
+                }
             }
         }
         Err(Error::Lost { digest: blob.digest.clone(), reason })

@@ -75,9 +75,10 @@ impl Pusher {
         Ok(held.insert(made).clone())
     }
 
-    /// The blobs that are the layer beyond doubt.
+    /// The compressed blobs that are the layer beyond doubt.
     fn verified(&self, index: usize) -> impl Iterator<Item = &KnownBlob> {
-        self.image.layers[index].blobs.iter().filter(|known| known.verified)
+        let layer = &self.image.layers[index];
+        layer.blobs.iter().filter(|known| known.verified && known.descriptor.digest != layer.diff_id)
     }
 
     /// What of the forms of a layer the registry has.

@@ -200,10 +200,18 @@ impl Pusher {
     async fn fetched(&self, entry: &Descriptor, origin: &PushOrigin) -> Result<Document> {
         let mut reason = "no registry is known that has it".to_owned();
         for repository in &origin.repositories {
-            let fetched = async { self.origins.session(repository).await?.any_manifest(entry).await };
-            match fetched.await {
-                Ok(raw) => return Ok(Document { descriptor: entry.clone(), raw }),
-                Err(error) => reason = error.to_string(),
+            let sessions = match self.origins.sessions(repository).await {
+                Ok(sessions) => sessions,
+                Err(error) => {
+                    reason = error.to_string();
+                    continue;
+                }
+            };
+            for session in sessions {
+                match session.any_manifest(entry).await {
+                    Ok(raw) => return Ok(Document { descriptor: entry.clone(), raw }),
+                    Err(error) => reason = error.to_string(),
+                }
             }
         }
         Err(Error::Lost { digest: entry.digest.clone(), reason })

@@ -83,7 +83,10 @@ impl Registry {
         source: Arc<dyn ImageSource>,
         progress: ProgressFn,
     ) -> Result<Pushed> {
-        let Push { auth, others, image, .. } = push;
+        let Push { mut auth, others, image, .. } = push;
+        if let Some(auth) = auth.as_mut().filter(|auth| auth.serveraddress.is_empty()) {
+            reference.domain().clone_into(&mut auth.serveraddress);
+        }
         let session = self.push_session(&reference, auth.as_ref()).await?;
         let pusher = Arc::new(Pusher {
             session: Arc::new(session),

@@ -15,7 +15,7 @@ use crate::{Error, Registry, Result};
 pub struct Origins {
     registry: Registry,
     credentials: Vec<AuthConfig>,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    sessions: Mutex<HashMap<String, Vec<Arc<Session>>>>,
 }
 
 impl Origins {
@@ -24,22 +24,30 @@ impl Origins {
         Self { registry, credentials, sessions: Mutex::default() }
     }
 
-    /// The session of a repository.
-    pub async fn session(&self, repository: &Reference) -> Result<Arc<Session>> {
-        let mut sessions = self.sessions.lock().await;
+    /// The sessions of a repository: at its mirrors and at the registry itself, as a pull would ask them.
+    pub async fn sessions(&self, repository: &Reference) -> Result<Vec<Arc<Session>>> {
+        let mut known = self.sessions.lock().await;
         let name = repository.repository();
-        if let Some(session) = sessions.get(&name) {
-            return Ok(Arc::clone(session));
+        if let Some(sessions) = known.get(&name) {
+            return Ok(sessions.clone());
         }
-        // Those without a host are for the registry of the push, and no other.
+        // Those that do not say for whom they are, are for nobody.
         let mut fitting = self
             .credentials
             .iter()
             .filter(|auth| !auth.serveraddress.is_empty() && Credentials::are_for(auth, repository.domain()));
-        let sources = self.registry.sources(repository)?;
-        let Some(own) = sources.last() else { return Err(Error::invalid(name, "it has no registry")) };
-        let session = Arc::new(self.registry.session(own, repository, fitting.next()).await?);
-        sessions.insert(name, Arc::clone(&session));
-        Ok(session)
+        let auth = fitting.next();
+        let (mut sessions, mut failure) = (Vec::new(), Error::invalid(&name, "it has no registry"));
+        for source in self.registry.sources(repository)? {
+            match self.registry.session(&source, repository, auth).await {
+                Ok(session) => sessions.push(Arc::new(session)),
+                Err(error) => failure = error,
+            }
+        }
+        if sessions.is_empty() {
+            return Err(failure);
+        }
+        known.insert(name, sessions.clone());
+        Ok(sessions)
     }
 }

@@ -53,6 +53,8 @@ pub struct Upload<'a> {
     renewals: u32,
     /// What the registry has must be asked before anything is sent.
     is_unsure: bool,
+    /// The session had requests before that broke off.
+    is_taken_up: bool,
 }
 
 /// What one attempt came to.
@@ -70,7 +72,18 @@ impl<'a> Upload<'a> {
         report: &'a Arc<LayerReport>,
         location: Option<Url>,
     ) -> Self {
-        Self { session, data, report, location, offset: 0, made: None, beginnings: 1, renewals: 0, is_unsure: false }
+        Self {
+            session,
+            data,
+            report,
+            location,
+            offset: 0,
+            made: None,
+            beginnings: 1,
+            renewals: 0,
+            is_unsure: false,
+            is_taken_up: false,
+        }
     }
 
     /// Sends everything. Returns digest and size of the blob, which are known before unless it is made on the way.
@@ -169,7 +182,7 @@ impl<'a> Upload<'a> {
 
     /// Forgets the session; gives the error when that was done often enough.
     async fn begin_again(&mut self, answer: Response) -> Result<Step> {
-        (self.location, self.offset) = (None, 0);
+        (self.location, self.offset, self.is_taken_up) = (None, 0, false);
         if self.beginnings == BEGINNINGS {
             return Err(self.session.failure(answer, UPLOADS).await);
         }
@@ -184,7 +197,7 @@ impl<'a> Upload<'a> {
             ..Outgoing::with_method(Method::PATCH, url)
         };
         // Said only where it tells the registry more than it knows: not all of them understand it.
-        if let Some(size) = self.data.size().filter(|_| self.offset > 0) {
+        if let Some(size) = self.data.size().filter(|_| self.offset > 0 || self.is_taken_up) {
             let range = format!("{}-{}", self.offset, size - 1);
             request.content_range = Some(HeaderValue::try_from(range).expect("digits"));
         }
@@ -228,10 +241,13 @@ impl<'a> Upload<'a> {
         }
         self.is_unsure = false;
         match received(answer.headers()).filter(|_| status.is_success()) {
-            // "0-0" is said of one byte and of none.
-            None | Some(0 | 1) => (self.location, self.offset) = (None, 0),
+            None => (self.location, self.offset) = (None, 0),
+            // "0-0" is said of one byte and of none, and while an earlier request still holds what it got. Where the size is
+            // known, the range that goes along has the registry say which.
+            Some(0 | 1) if self.data.size().is_none() => (self.location, self.offset) = (None, 0),
             Some(offset) => {
-                self.offset = offset;
+                self.offset = if offset == 1 { 0 } else { offset };
+                self.is_taken_up = true;
                 if let Some(next) = next_location(self.session, &answer)? {
                     self.location = Some(next);
                 }

@@ -1,7 +1,9 @@
 //! Against Debian's `docker-registry`, which is the reference implementation of the protocol.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,8 +11,15 @@ use gantry_transport::{Endpoint, HttpClient};
 use http::Request;
 use http_body_util::Full;
 
-use crate::image::{Image, digest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener as TokioListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::image::{Image, digest, noise};
+use crate::push::{made, push};
 use crate::store::pull;
+
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// Says that a test did not run, where nobody overlooks it.
 #[allow(clippy::print_stderr, reason = "it is for the person who runs the tests")]
@@ -95,4 +104,61 @@ async fn debians_registry_is_understood() {
     let name = format!("{}/team/none:1", server.name);
     let error = pull(&name).await.error();
     assert!(error.contains("not found"), "{error}");
+}
+
+/// What went a way that is cut.
+#[derive(Default)]
+pub struct Traffic {
+    pub cuts: AtomicUsize,
+    /// Towards the server.
+    pub bytes: AtomicUsize,
+}
+
+/// A way to a server that breaks off the first connections after so many bytes.
+pub async fn cutting(to: String, limit: usize, cuts: usize) -> (SocketAddr, Arc<Traffic>, JoinHandle<()>) {
+    let listener = TokioListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, traffic) = (listener.local_addr().unwrap(), Arc::<Traffic>::default());
+    let counted = Arc::clone(&traffic);
+    let task = tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (to, traffic) = (to.clone(), Arc::clone(&counted));
+            let limit = if traffic.cuts.load(Ordering::SeqCst) < cuts { limit } else { usize::MAX };
+            tokio::spawn(async move {
+                // A server that is down is a connection that breaks off.
+                let Ok(far) = TcpStream::connect(to).await else { return };
+                let ((mut near_reads, mut near_writes), (mut far_reads, mut far_writes)) =
+                    (near.into_split(), far.into_split());
+                let back = tokio::spawn(async move { tokio::io::copy(&mut far_reads, &mut near_writes).await });
+                let (mut buffer, mut left) = (vec![0; 16 << 10], limit);
+                while let Ok(length @ 1..) = near_reads.read(&mut buffer).await {
+                    let length = length.min(left);
+                    left -= length;
+                    traffic.bytes.fetch_add(length, Ordering::SeqCst);
+                    if far_writes.write_all(&buffer[..length]).await.is_err() {
+                        break;
+                    }
+                    if left == 0 {
+                        traffic.cuts.fetch_add(1, Ordering::SeqCst);
+                        break;
+                    }
+                }
+                back.abort();
+            });
+        }
+    });
+    (address, traffic, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_registry_which_forgets_a_session_that_was_cut_is_pushed_to_all_the_same() {
+    let Some(server) = start().await else { return skipped("docker-registry") };
+    let (address, traffic, task) = cutting(server.name.clone(), 700_000, 2).await;
+    let (image, store) = made(&[noise(1, 3_000_000)]);
+    let outcome = push(&format!("{address}/team/app:1"), image, &store).await;
+    let root = outcome.pushed().root.digest.clone();
+    task.abort();
+    assert_eq!(traffic.cuts.load(Ordering::SeqCst), 2);
+    let request = Request::builder().uri(format!("/v2/team/app/manifests/{root}")).header("accept", OCI);
+    let answer = server.client.request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), 200);
 }

@@ -9,8 +9,10 @@ mod damage;
 mod debian;
 mod fake;
 mod image;
+mod login;
 mod manifests;
 mod mirrors;
+mod own;
 #[allow(dead_code, reason = "the graph has tests of its own with it")]
 #[path = "../../../graph/tests/crash/points.rs"]
 mod points;

@@ -23,11 +23,11 @@ use crate::uploads::Uploads;
 
 /// A store: layers by number, blobs that are kept, what was noted.
 #[derive(Default)]
-struct Store {
-    archives: Vec<Vec<u8>>,
-    kept: HashMap<Digest, Vec<u8>>,
-    read: AtomicUsize,
-    noted: Mutex<Vec<Pushed>>,
+pub struct Store {
+    pub archives: Vec<Vec<u8>>,
+    pub kept: HashMap<Digest, Vec<u8>>,
+    pub read: AtomicUsize,
+    pub noted: Mutex<Vec<Pushed>>,
 }
 
 impl ImageSource for Store {
@@ -49,14 +49,14 @@ impl ImageSource for Store {
     }
 }
 
-struct Outcome {
+pub struct Outcome {
     result: Result<Pushed, Error>,
     progress: Vec<Progress>,
 }
 
 impl Outcome {
     #[track_caller]
-    fn pushed(&self) -> &Pushed {
+    pub fn pushed(&self) -> &Pushed {
         self.result.as_ref().unwrap_or_else(|error| panic!("{error}\n{:#?}", self.progress))
     }
 
@@ -77,7 +77,22 @@ impl Outcome {
 }
 
 async fn push_with(name: &str, image: Pushable, store: &Arc<Store>, auth: Option<AuthConfig>) -> Outcome {
-    let registry = Registry::new(Options::default().retry_pause(Duration::from_millis(5)));
+    push_by(quick(Options::default()), name, image, store, auth).await
+}
+
+/// With pauses that a test has time for.
+fn quick(options: Options) -> Options {
+    options.retry_pause(Duration::from_millis(5))
+}
+
+pub async fn push_by(
+    options: Options,
+    name: &str,
+    image: Pushable,
+    store: &Arc<Store>,
+    auth: Option<AuthConfig>,
+) -> Outcome {
+    let registry = Registry::new(options);
     let progress = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&progress);
     let push = Push { reference: name.parse().unwrap(), auth, others: Vec::new(), image };
@@ -89,7 +104,7 @@ async fn push_with(name: &str, image: Pushable, store: &Arc<Store>, auth: Option
     Outcome { result, progress }
 }
 
-async fn push(name: &str, image: Pushable, store: &Arc<Store>) -> Outcome {
+pub async fn push(name: &str, image: Pushable, store: &Arc<Store>) -> Outcome {
     push_with(name, image, store, None).await
 }
 
@@ -98,7 +113,7 @@ fn descriptor(kind: &str, raw: &[u8]) -> Descriptor {
 }
 
 /// An image that was pulled from there.
-fn pulled(image: &Image, index: Option<(Vec<u8>, &str)>, from: &[&str]) -> Pushable {
+pub fn pulled(image: &Image, index: Option<(Vec<u8>, &str)>, from: &[&str]) -> Pushable {
     let layers = image.layers.iter().map(|layer| PushLayer {
         diff_id: digest(&[layer.as_slice(), b"plain"].concat()),
         size: layer.len() as u64 * 2,
@@ -118,7 +133,7 @@ fn pulled(image: &Image, index: Option<(Vec<u8>, &str)>, from: &[&str]) -> Pusha
 }
 
 /// An image that was made here, of these archives.
-fn made(archives: &[Vec<u8>]) -> (Pushable, Arc<Store>) {
+pub fn made(archives: &[Vec<u8>]) -> (Pushable, Arc<Store>) {
     let layers = archives.iter().map(|archive| PushLayer {
         diff_id: digest(archive),
         size: archive.len() as u64,
@@ -170,6 +185,19 @@ async fn what_was_pulled_arrives_byte_for_byte_from_the_registry_that_it_came_fr
         assert!(outcome.said("Layer already exists"));
         assert!(to.seen()[before..].iter().all(|seen| seen.method != "PATCH" && seen.method != "POST"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_by_a_mirror_is_fetched_there_again() {
+    let (mirror, to, image) = (Fake::start().await, Fake::start().await, Image::oci(2));
+    let uploads = to.takes_uploads();
+    mirror.image("library/app", "1", &image);
+    let options = Options::parse(&[], &[format!("http://{}", mirror.address)]).unwrap();
+    let pushable = pulled(&image, None, &["docker.io/library/app"]);
+    let outcome = push_by(quick(options), &to.name("app:1"), pushable, &Arc::default(), login("me", "secret")).await;
+    assert_eq!(outcome.pushed().root.digest, image.digest());
+    assert_eq!(uploads.manifest("app", "1").unwrap().1, image.manifest);
+    assert!(mirror.seen().iter().all(|seen| seen.header("authorization").is_none()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

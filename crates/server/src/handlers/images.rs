@@ -1,17 +1,14 @@
 //! `/images/…`.
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use gantry_api::container::Config;
 use gantry_api::image::GraphNode;
 use gantry_api::reference::{Digest, Reference};
-use gantry_api::system::AuthConfig;
 use gantry_engine::jobs;
 use hyper::StatusCode;
 
 use crate::body::Body;
 use crate::error::{Failure, Result};
+use crate::handlers::registries::{registry_auth, registry_config};
 use crate::request::Request;
 use crate::respond::{Response, checked, empty, json, ok, set, streamed};
 
@@ -58,29 +55,14 @@ async fn pull(request: Request, image: &str) -> Result<Response> {
     streamed(&request, "application/json", |outlet| jobs::Pull { reference, platform, auth, outlet }).await
 }
 
-/// `X-Registry-Auth`: base64url, with or without padding, of a JSON document.
-fn registry_auth(request: &Request) -> Result<Option<AuthConfig>> {
-    const LENIENT: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let Some(header) = request.headers.get("x-registry-auth").filter(|header| !header.is_empty()) else {
-        return Ok(None);
-    };
-    let engine = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-    let text: Vec<u8> = header
-        .as_bytes()
-        .iter()
-        .map(|b| match b {
-            b'+' => b'-',
-            b'/' => b'_',
-            b => *b,
-        })
-        .collect();
-    let decoded = engine.decode(text).map_err(|e| Failure::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
-    if decoded.is_empty() || decoded == b"{}" {
-        return Ok(None);
-    }
-    let parsed = gantry_api::json::from_slice(&decoded);
-    parsed.map(Some).map_err(|e| Failure::invalid(format!("invalid X-Registry-Auth header: {e}")))
+pub async fn push(request: Request) -> Result<Response> {
+    let name = request.parameter("name");
+    let repository = Reference::parse(&name).map_err(|error| Failure::invalid(error.to_string()))?;
+    let platform = platform(&request)?;
+    let (auth, others) = (registry_auth(&request)?, registry_config(&request)?);
+    let tag = request.query("tag").unwrap_or_default();
+    let job = |outlet| jobs::Push { repository, tag, platform, auth, others, outlet };
+    streamed(&request, "application/json", job).await
 }
 
 async fn import(mut request: Request) -> Result<Response> {

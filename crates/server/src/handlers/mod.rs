@@ -4,6 +4,7 @@ pub mod containers;
 pub mod exec;
 pub mod images;
 pub mod networks;
+pub mod registries;
 pub mod system;
 pub mod volumes;
 
