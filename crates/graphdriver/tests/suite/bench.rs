@@ -46,7 +46,10 @@ impl Bench {
         self.driver.create(id, parent)?;
         let size = self.driver.apply(id, &mut &*archive)?;
         self.driver.commit(id)?;
-        assert_eq!(self.told(id, true), [""; 0], "{id}, just made");
+        // Each look at a device is four mounts, which take their time in the virtual machine.
+        if self.driver.name() != "devmapper" {
+            assert_eq!(self.told(id, true), [""; 0], "{id}, just made");
+        }
         Ok(size)
     }
 

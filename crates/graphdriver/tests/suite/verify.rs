@@ -212,6 +212,9 @@ pub fn what_leads_through_links_and_what_is_replaced_is_told_of_no_whole_layer(n
     bench.layer("upper", Some("base"), &archive.0).unwrap();
     // And what stands on it.
     bench.layer("top", Some("upper"), &Archive::default().file("etc/two", "2").file("by/more", "m").0).unwrap();
+    for id in ["base", "upper", "top"] {
+        assert_eq!(bench.told(id, true), [""; 0], "{id}");
+    }
 }
 
 pub fn a_good_layer_takes_the_place_of_a_damaged_one_and_who_has_that_keeps_it(name: &str) {
