@@ -39,6 +39,8 @@ usage: cargo xtask <verb>
   bench images measure load, save, pull, import, commit and rmi against Docker, podman and tar (installs them; as root)
   bench network
                measure what networks carry and cost against Docker and podman (installs them; as root)
+  bench registry
+               measure the private registry against Debian's docker-registry with skopeo (as root)
   bench runtime [--sid DIR]
                measure the OCI runtime against runc, crun and youki (installs and builds them; as root)
 ";
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         ["bench", "start", options @ ..] => bench::start(options),
         ["bench", "images", options @ ..] => bench::images(options),
         ["bench", "network", options @ ..] => bench::network(options),
+        ["bench", "registry", options @ ..] => bench::registry(options),
         ["bench", "runtime", options @ ..] => bench::runtime(options),
         ["help" | "--help" | "-h"] | [] => {
             print!("{HELP}");

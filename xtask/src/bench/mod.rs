@@ -3,12 +3,14 @@
 mod images;
 mod measure;
 mod network;
+mod registry;
 mod report;
 mod runtime;
 mod start;
 
 pub use images::images;
 pub use network::network;
+pub use registry::registry;
 pub use runtime::{lives, run_within, runtime};
 pub use start::start;
 

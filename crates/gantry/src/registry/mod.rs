@@ -1,5 +1,6 @@
 //! `gantry registry`: serves images, and looks after what is served.
 
+mod look;
 mod serve;
 mod settings;
 
@@ -21,6 +22,14 @@ struct Flags {
 enum Command {
     /// Serve images until a signal ends it
     Serve(serve::Flags),
+    /// List repositories, or the tags of one
+    Ls(look::Ls),
+    /// Remove what nobody needs
+    Gc(look::Gc),
+    /// Read everything and say what is damaged or missing
+    Verify(look::Verify),
+    /// Copy images into an OCI layout
+    Copy(look::Copy),
 }
 
 /// Runs the command.
@@ -54,6 +63,10 @@ fn run(command: Command) -> Result<ExitCode> {
     let result = runtime.block_on(async {
         match command {
             Command::Serve(flags) => serve::run(flags).await,
+            Command::Ls(flags) => look::ls(flags).await,
+            Command::Gc(flags) => look::gc(flags).await,
+            Command::Verify(flags) => look::verify(flags).await,
+            Command::Copy(flags) => look::copy(flags).await,
         }
     });
     // What still blocks on a kernel call must not hold the exit up.

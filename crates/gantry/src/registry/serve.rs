@@ -1,5 +1,6 @@
 //! `gantry registry serve`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use gantry_registry::server::front::Front;
-use gantry_registry::server::{Root, Server, Settings, Sparse};
+use gantry_registry::server::store::Layout;
+use gantry_registry::server::{Name, Repositories, Root, Server, Settings, Sparse, Storage};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,8 @@ use super::settings::{self, SettingFlags};
 pub struct Flags {
     #[command(flatten)]
     settings: SettingFlags,
+    /// Serve this OCI layout instead, read-only
+    layout: Option<PathBuf>,
     /// What may be missing of a manifest that is pushed
     #[arg(long, value_enum, default_value = "indexes", value_name = "WHAT")]
     sparse: SparseFlag,
@@ -50,10 +54,17 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
     let config = flags.settings.config()?;
     let (addr, place) = (settings::addr(&config)?, settings::root(&config));
     config.may_listen(addr)?;
+    let layout = match &flags.layout {
+        Some(layout) => Some(Layout::open(layout, &name_of(layout)?).await?),
+        None => None,
+    };
     let root = Root::open(&place).context("open the registry's directory")?;
+    let (gc, quota) = (config.gc.clone(), config.quota.clone());
     let front = Front::open(config, &place).await?;
     let settings = Settings {
-        read_only: flags.settings.is_read_only(),
+        read_only: flags.settings.is_read_only() || layout.is_some(),
+        collection: gc.policy().filter(|_| layout.is_none()),
+        collect_every: gc.every.0,
         sparse: match flags.sparse {
             SparseFlag::Nothing => Sparse::Nothing,
             SparseFlag::Indexes => Sparse::Indexes,
@@ -62,7 +73,12 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
         drain: Duration::from_secs(flags.drain),
         ..Settings::default()
     };
-    let mut server = Server::new(Arc::new(root.storage), root.uploads, settings);
+    let storage: Arc<dyn Storage> = match layout {
+        Some(layout) => layout,
+        None => Arc::new(root.storage),
+    };
+    let mut server = Server::new(Arc::clone(&storage), root.uploads, settings);
+    server.repositories = Repositories::new(storage).with_quotas(quota);
     front.equip(&mut server);
     let server = Arc::new(server);
     let listener = TcpListener::bind(addr).await.with_context(|| format!("listen on {addr}"))?;
@@ -90,6 +106,13 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
     }
     drop(root.lock);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What images of a layout are called that have no name of their own: as its directory.
+fn name_of(layout: &Path) -> Result<Name> {
+    let layout = gantry_linux::fs::canonicalize(layout).context("open the OCI layout")?;
+    let name = layout.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    Ok(name.parse().unwrap_or_else(|_| "image".parse().expect("this is a name")))
 }
 
 fn reload(flags: &SettingFlags, front: &Front) {

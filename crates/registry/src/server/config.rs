@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::access_log::LogSettings;
 use super::auth::AuthSettings;
+use super::gc::{GcSettings, Quota};
 use super::limits::LimitSettings;
 use super::metrics::MetricsFor;
 use super::proxy::{CacheSettings, ProxySettings};
@@ -42,6 +43,10 @@ pub struct Config {
     pub proxy: Vec<ProxySettings>,
     /// How they are cached.
     pub cache: CacheSettings,
+    /// Garbage: what goes when.
+    pub gc: GcSettings,
+    /// How much repositories may have.
+    pub quota: Vec<Quota>,
     /// The access log.
     pub access_log: LogSettings,
     /// Who may read `/metrics`: `loopback`, `all` or `none`.

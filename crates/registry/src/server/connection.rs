@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::answer::{Body, Response, named};
+use super::direct::{Direct, Outgoing};
 use super::failure::{Failure, Result};
 use super::handlers;
 use super::hooks::{Ask, Exchange, Observer, Who};
@@ -44,15 +45,26 @@ pub async fn serve(
     certificate: Option<String>,
     stop: CancellationToken,
 ) {
+    let outgoing = Arc::new(Outgoing::default());
+    let sends = Direct::is_possible(&stream).then(|| Arc::clone(&outgoing));
     let service = service_fn(move |request| {
         let (server, peer, certificate) = (Arc::clone(&server), peer.clone(), certificate.clone());
-        async move { Ok::<_, Infallible>(exchange(server, request, peer, certificate).await) }
+        let sends = sends.clone();
+        async move {
+            let mut response = exchange(server, request, peer, certificate).await;
+            if let (Some(sends), Body::File(piece)) = (sends, &mut response.body_mut().body) {
+                piece.send_to(sends);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Patient::new(stream, SILENCE)), service);
+        // Never copied into a buffer of its own: what stands for a file has to reach the socket as it is.
+        .writev(true)
+        .serve_connection(TokioIo::new(Patient::new(Direct::new(stream, outgoing), SILENCE)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

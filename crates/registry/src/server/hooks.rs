@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::answer::Response;
 use super::auth::Verified;
 use super::failure::Result;
+use super::gc::Collected;
 use super::names::Name;
 use super::request::Request;
 use super::route::Route;
@@ -124,6 +125,9 @@ pub trait Observer: Send + Sync {
 
     /// A request has ended.
     fn ended(&self, exchange: &Exchange);
+
+    /// A collection of garbage has ended.
+    fn collected(&self, _: &Collected) {}
 }
 
 /// Answers paths that are not the protocol's: `/metrics`, `/token`.

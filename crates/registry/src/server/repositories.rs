@@ -4,6 +4,7 @@
 //! under the same lock before it removes anything.
 
 mod listing;
+mod usage;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::failure::{Code, Failure, Result};
 use super::locks::Locks;
 use super::names::{Digest, Name, Tag, Target};
 use super::store::{Key, Source, Stat, Storage, StoreError};
+use usage::Usage;
 
 /// A manifest as it was pushed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,7 @@ pub(super) struct TagLink {
 /// Every repository of a registry.
 pub struct Repositories {
     storage: Arc<dyn Storage>,
+    usage: Usage,
     pub(super) locks: Locks,
 }
 
@@ -73,7 +76,7 @@ impl Repositories {
     /// Of this storage.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, locks: Locks::default() }
+        Self { storage, usage: Usage::default(), locks: Locks::default() }
     }
 
     /// What they are kept in.
@@ -112,6 +115,7 @@ impl Repositories {
     pub async fn link_blob(&self, name: &Name, digest: &Digest) -> Result<Option<Stat>> {
         let _lock = self.locks.hold(digest).await;
         let Some(stat) = self.storage.refresh(digest).await? else { return Ok(None) };
+        self.within_quota(name, &Key::blob(name, digest), stat.size).await?;
         self.write(&Key::blob(name, digest), &BlobLink { size: stat.size }).await?;
         Ok(Some(stat))
     }
@@ -122,6 +126,7 @@ impl Repositories {
     /// The storage's.
     pub async fn adopt_blob(&self, name: &Name, digest: &Digest, staged: &Path, size: u64) -> Result<()> {
         let _lock = self.locks.hold(digest).await;
+        self.within_quota(name, &Key::blob(name, digest), size).await?;
         self.storage.adopt(staged, digest, size).await?;
         self.write(&Key::blob(name, digest), &BlobLink { size }).await
     }
@@ -132,7 +137,14 @@ impl Repositories {
     /// The storage's.
     pub async fn delete_blob(&self, name: &Name, digest: &Digest) -> Result<bool> {
         let _lock = self.locks.hold(digest).await;
-        Ok(self.storage.remove(&Key::blob(name, digest)).await?)
+        self.unlink_blob(name, digest).await
+    }
+
+    /// As [`Repositories::delete_blob`], for who holds the lock of the digest.
+    pub(super) async fn unlink_blob(&self, name: &Name, digest: &Digest) -> Result<bool> {
+        let removed = self.storage.remove(&Key::blob(name, digest)).await?;
+        self.usage.forget(name);
+        Ok(removed)
     }
 
     /// What a tag leads to.
@@ -222,8 +234,11 @@ impl Repositories {
     ) -> Result<()> {
         let (digest, size) = (&manifest.digest, manifest.bytes.len() as u64);
         let _lock = self.locks.hold(digest).await;
+        self.within_quota(name, &Key::manifest(name, digest), size).await?;
         self.storage.put(digest, manifest.bytes.clone()).await?;
         let subject = document.subject.as_ref().map(|subject| subject.digest.clone());
+        let link = ManifestLink { media_type: manifest.media_type.clone(), size, subject: subject.clone() };
+        self.write(&Key::manifest(name, digest), &link).await?;
         if let Some(subject) = &subject {
             let referrer = Descriptor {
                 media_type: manifest.media_type.clone(),
@@ -235,8 +250,6 @@ impl Repositories {
             };
             self.write(&Key::referrer(name, subject, digest), &referrer).await?;
         }
-        let link = ManifestLink { media_type: manifest.media_type.clone(), size, subject };
-        self.write(&Key::manifest(name, digest), &link).await?;
         for tag in tags {
             self.write(&Key::tag(name, tag), &TagLink { digest: digest.clone() }).await?;
         }
@@ -273,7 +286,9 @@ impl Repositories {
         if let Some(subject) = &link.subject {
             self.storage.remove(&Key::referrer(name, subject, digest)).await?;
         }
-        Ok(self.storage.remove(&key).await?)
+        let removed = self.storage.remove(&key).await?;
+        self.usage.forget(name);
+        Ok(removed)
     }
 
     pub(super) async fn read<T: serde::de::DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {

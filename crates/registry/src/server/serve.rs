@@ -1,7 +1,7 @@
 //! The server: accepts connections until it is told to stop, then lets what runs end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gantry_transport::{Peer, Stream};
 use tokio::net::TcpListener;
@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::connection;
+use super::gc::{Collector, Finding, Policy};
 use super::hooks::{Access, Anybody, Door, Observer, Secure};
 use super::proxy::Cache;
 use super::repositories::{Repositories, Sparse};
@@ -18,6 +19,7 @@ use super::uploads::Uploads;
 
 /// After a failed accept: descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(50);
+const HOUR: Duration = Duration::from_secs(3600);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -30,13 +32,24 @@ pub struct Settings {
     pub manifest_limit: usize,
     /// What may be missing of a manifest that is taken.
     pub sparse: Sparse,
+    /// What goes when; nothing does where it is none.
+    pub collection: Option<Policy>,
+    /// How long after a collection the next one begins.
+    pub collect_every: Duration,
     /// How long what runs may go on after the server was told to stop.
     pub drain: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { read_only: false, manifest_limit: 4 << 20, sparse: Sparse::default(), drain: Duration::from_secs(30) }
+        Self {
+            read_only: false,
+            manifest_limit: 4 << 20,
+            sparse: Sparse::default(),
+            collection: None,
+            collect_every: HOUR,
+            drain: Duration::from_secs(30),
+        }
     }
 }
 
@@ -82,6 +95,7 @@ impl Server {
     /// Serves until `stop`, then finishes the requests that run. Returns how many connections had to be cut off.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) -> usize {
         let connections = TaskTracker::new();
+        let collecting = tokio::spawn(Arc::clone(&self).collect(stop.clone()));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -107,6 +121,7 @@ impl Server {
             }
         }
         drop(listener);
+        collecting.abort();
         connections.close();
         self.work.close();
         let ended = async {
@@ -116,6 +131,38 @@ impl Server {
         // What cannot be finished is cut off: its bytes are kept, and the upload goes on where it was.
         let _ = tokio::time::timeout(self.settings.drain, ended).await;
         connections.len()
+    }
+
+    /// Collects garbage every now and then.
+    async fn collect(self: Arc<Self>, stop: CancellationToken) {
+        let Some(policy) = &self.settings.collection else { return };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.settings.collect_every) => {}
+            }
+            let mut tell = |finding: &Finding| {
+                let repository = finding.repository.as_ref().map_or("", |name| name.as_str());
+                info!(kind = finding.kind, repository, name = finding.name, "collected: {}", finding.reason);
+            };
+            let collector = Collector {
+                repositories: &self.repositories,
+                uploads: Some(&self.uploads),
+                policy,
+                dry: false,
+                tell: &mut tell,
+                now: &SystemTime::now,
+            };
+            match collector.run().await {
+                Ok(collected) => {
+                    for (name, reason) in &collected.left_alone {
+                        warn!("garbage of {name} stays: {reason}");
+                    }
+                    self.observers.iter().for_each(|observer| observer.collected(&collected));
+                }
+                Err(error) => warn!("a collection of garbage broke off, the next one begins anew: {error}"),
+            }
+        }
     }
 
     async fn connect(self: Arc<Self>, stream: Stream, peer: Peer, stop: CancellationToken) {

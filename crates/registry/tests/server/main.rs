@@ -4,7 +4,13 @@
 
 mod blobs;
 mod client;
+mod crash;
+mod garbage;
+mod hostile;
+mod layout;
 mod lists;
 mod manifests;
+mod memory;
+mod model;
 mod served;
 mod uploads;

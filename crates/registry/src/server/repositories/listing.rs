@@ -2,6 +2,7 @@
 
 use super::{Digest, Key, Name, Repositories, Result, Tag};
 use crate::server::document::Descriptor;
+use crate::server::names::Algorithm;
 use crate::server::store::Entry;
 
 impl Repositories {
@@ -20,6 +21,17 @@ impl Repositories {
     pub async fn tags(&self, name: &Name) -> Result<Vec<Tag>> {
         let entries = self.storage.list(&Key::tags(name)).await?;
         Ok(entries.into_iter().filter(|entry| !entry.folder).filter_map(|entry| entry.name.parse().ok()).collect())
+    }
+
+    /// The digests below a folder of [`Key::blobs`] or [`Key::manifests`].
+    pub(in crate::server) async fn digests(&self, folder: &Key) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let entries = self.storage.list(&folder.child(algorithm.as_str())).await?;
+            let parse = |entry: Entry| format!("{}:{}", algorithm.as_str(), entry.name).parse().ok();
+            digests.extend(entries.into_iter().filter_map(parse));
+        }
+        Ok(digests)
     }
 
     /// What has this subject.

@@ -37,14 +37,23 @@ impl Directory {
     /// # Errors
     /// When the directories cannot be made or cleaned.
     pub fn open(root: &Path) -> Result<Self> {
-        let at = |name: &str| root.join(name);
-        let places = Places { documents: at("documents"), content: at("content"), staging: at("staging") };
+        let places = Places::of(root);
         fs::create_dir_mode(root, 0o700)?;
         fs::create_dir_all(&places.staging)?;
         fs::remove_children(&places.staging)?;
         fs::create_dir_all(&places.documents)?;
         fs::create_dir_all(&places.content)?;
         fs::sync_directory(root)?;
+        Ok(Self(Arc::new(places)))
+    }
+
+    /// One that is there, for reading: somebody else may have it.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn look(root: &Path) -> Result<Self> {
+        let places = Places::of(root);
+        fs::metadata(&places.documents)?;
         Ok(Self(Arc::new(places)))
     }
 
@@ -58,6 +67,11 @@ impl Directory {
 }
 
 impl Places {
+    fn of(root: &Path) -> Self {
+        let at = |name: &str| root.join(name);
+        Self { documents: at("documents"), content: at("content"), staging: at("staging") }
+    }
+
     fn document(&self, key: &Key) -> PathBuf {
         self.documents.join(key.as_str())
     }
@@ -162,7 +176,7 @@ fn is_absent(error: &Error) -> bool {
     matches!(error.source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-fn present<T>(result: gantry_linux::Result<T>) -> gantry_linux::Result<Option<T>> {
+pub(super) fn present<T>(result: gantry_linux::Result<T>) -> gantry_linux::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if is_absent(&error) => Ok(None),
@@ -177,10 +191,10 @@ fn now(file: &File) -> std::io::Result<()> {
 fn touch(path: &Path) -> gantry_linux::Result<Option<Stat>> {
     let Some(file) = present(fs::open_with(path, OpenOptions::new().read(true)))? else { return Ok(None) };
     now(&file).during("touch", path.display())?;
-    stat(&file.metadata().during("stat", path.display())?).map(Some)
+    stat_of(&file.metadata().during("stat", path.display())?).map(Some)
 }
 
-fn stat(metadata: &std::fs::Metadata) -> gantry_linux::Result<Stat> {
+pub(super) fn stat_of(metadata: &std::fs::Metadata) -> gantry_linux::Result<Stat> {
     Ok(Stat { size: metadata.len(), touched: metadata.modified().during("stat", "a file's time")? })
 }
 
@@ -210,7 +224,7 @@ impl Storage for Directory {
         let key = key.clone();
         Box::pin(self.at(move |at| {
             let metadata = present(fs::metadata(at.document(&key)))?;
-            metadata.map(|metadata| Ok(stat(&metadata)?.touched)).transpose()
+            metadata.map(|metadata| Ok(stat_of(&metadata)?.touched)).transpose()
         }))
     }
 
@@ -228,7 +242,7 @@ impl Storage for Directory {
         let digest = digest.clone();
         Box::pin(self.at(move |at| {
             let metadata = present(fs::metadata(at.content(&digest)))?;
-            metadata.map(|metadata| stat(&metadata)).transpose()
+            metadata.map(|metadata| stat_of(&metadata)).transpose()
         }))
     }
 

@@ -2,6 +2,7 @@
 
 mod directory;
 mod key;
+mod layout;
 mod piece;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 
 pub use directory::Directory;
 pub use key::Key;
+pub use layout::Layout;
 pub use piece::Piece;
 
 use super::hooks::Future;
