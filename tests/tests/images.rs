@@ -35,6 +35,27 @@ fn pull_by_digest_runs_and_is_listed_without_a_tag() {
 }
 
 #[test]
+fn every_tag_of_a_repository_comes_with_all_tags() {
+    both(|world, cli| {
+        let own = world.name("tagged");
+        let standard = image::standard().expect("images");
+        for (tag, (_, image)) in ["1", "2.0", "latest"].iter().zip(&standard) {
+            world.registry.push(&own, tag, image).expect("push");
+        }
+        let name = world.registry.name(&own);
+        let said = cli.ok(&["pull", "-a", &name]);
+        let has = |tag: &str| said.contains(&format!("{tag}: Pulling from {own}"));
+        assert!(["1", "2.0", "latest"].into_iter().all(has), "{said}");
+        assert_eq!(said.matches(&format!("Status: Downloaded newer image for {name}")).count(), 1, "{said}");
+        let mut tags: Vec<_> = cli.ok(&["images", "--format", "{{.Tag}}", &name]).lines().map(str::to_owned).collect();
+        tags.sort();
+        assert_eq!(tags, ["1", "2.0", "latest"]);
+        cli.run(&["pull", "-a", &format!("{name}:1")]).fails(1, "tag can't be used with --all-tags/-a");
+        ["1", "2.0", "latest"].iter().for_each(|tag| drop(cli.ok(&["rmi", &format!("{name}:{tag}")])));
+    });
+}
+
+#[test]
 fn layers_whiteouts_and_ownership_are_as_in_the_archive() {
     both(|world, cli| {
         let name = world.registry.name("layered");

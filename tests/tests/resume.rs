@@ -85,9 +85,10 @@ fn an_interrupted_pull_is_counted_goes_on_from_the_byte_and_can_be_pruned() {
     let cli = world.docker().unwrap_or_else(|| world.gantry());
     let images = || world.daemon.get("/v1.47/system/df?type=image").expect("df").json()["LayersSize"].as_u64();
     let interrupt = || {
+        let half = line.total() + size / 2;
         let mut pull = cli.command(&["pull", &name]).spawn().expect("a client");
         let pid = pull.id();
-        line.when(line.total() + size / 2, move || send(pid, Signal::INT));
+        line.when(half, move || send(pid, Signal::INT));
         assert!(!command::wait(&mut pull, command::LIMIT).expect("the client ends").success());
     };
     let before = images().expect("a number");
@@ -116,4 +117,47 @@ fn an_interrupted_pull_is_counted_goes_on_from_the_byte_and_can_be_pruned() {
         part_count() == 0 && freed.contains("MB")
     });
     assert_eq!(cli.ok(&["run", "--rm", IMAGE, "echo", "here"]), "here");
+}
+
+#[test]
+fn a_pull_that_two_clients_wait_for_goes_on_when_one_leaves_and_comes_once() {
+    let world = World::start(Options::default()).expect("a daemon of its own");
+    let store = tempfile::tempdir().expect("a directory");
+    let (registry, size) = registry(store.path(), 8 * MB);
+    let line = Cutter::start(&registry.host(), u64::MAX, 4 * MB).expect("a proxy");
+    let name = line.name("noise");
+    let cli = world.docker().unwrap_or_else(|| world.gantry());
+    let pull = || cli.command(&["pull", "-q", &name]).stdout(std::process::Stdio::null()).spawn().expect("a client");
+    let (mut first, mut second) = (pull(), pull());
+    let pid = first.id();
+    line.when(size / 2, move || send(pid, Signal::INT));
+    assert!(!command::wait(&mut first, command::LIMIT).expect("the first leaves").success());
+    assert!(command::wait(&mut second, command::LIMIT).expect("the second ends").success());
+    let fetched = line.total();
+    assert!(fetched * 100 <= size * 105, "{fetched} of {size}");
+    assert_eq!(cli.ok(&["run", "--rm", &name, "stat", "-c", "%s", "/noise"]), (8 * MB).to_string());
+}
+
+#[test]
+fn mirrors_of_daemon_json_are_asked_in_their_order_before_the_registry() {
+    let mut world = World::start(Options::default()).expect("a daemon of its own");
+    let line = Cutter::start(&world.registry.host(), u64::MAX, 100 * MB).expect("a proxy");
+    let prefix = world.registry.host();
+    let location = format!("http://{}", line.name("").trim_end_matches('/'));
+    let settings = serde_json::json!({"registries": [{"prefix": prefix, "mirrors": ["http://127.0.0.1:1", location]}]});
+    let file = world.daemon.home().join("daemon.json");
+    std::fs::write(&file, settings.to_string()).expect("write daemon.json");
+    world.daemon.stop().expect("stop");
+    world.daemon.set_flags(&["--config-file", &file.display().to_string()]);
+    world.daemon.launch().expect("the daemon with a mirror");
+    let own = world.push_own("mirrored").expect("push");
+    let name = world.registry.name(&own);
+    let cli = world.docker().unwrap_or_else(|| world.gantry());
+    let said = cli.ok(&["pull", &name]);
+    assert!(
+        said.contains("Mirror http://127.0.0.1:1 failed: ") && said.contains(&format!("; trying {location}")),
+        "{said}"
+    );
+    assert!(line.total() > 0, "it came through the mirror");
+    assert_eq!(cli.ok(&["run", "--rm", &name]), "new");
 }

@@ -47,7 +47,9 @@ impl Job for Pull {
         let followed = broadcast.follow();
         if first {
             let request = Request { reference: reference.clone(), platform, auth: self.auth.take() };
-            tokio::spawn(bring(Arc::clone(&context.engine), key, request, Arc::clone(&broadcast)));
+            // A shutdown waits for it: it ends with its followers.
+            let pull = bring(Arc::clone(&context.engine), key, request, Arc::clone(&broadcast));
+            context.engine.background.spawn(pull);
         }
         relay(&mut self.outlet, &broadcast, followed, &context).await
     }

@@ -269,6 +269,26 @@ async fn a_registry_that_falls_silent_is_asked_again_for_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_rest_is_asked_for_only_of_the_same_file() {
+    let (fake, image, parts) = (Fake::start().await, Image::oci(1), tempfile::tempdir().unwrap());
+    fake.image("app", "1", &image);
+    let (path, body) = (image.blob_path("app", 0), image.layers[0].clone());
+    let it = path.clone();
+    fake.hook(move |seen, before| match before {
+        _ if seen.path != it => None,
+        0 => Some(Reply::new(200, body.clone()).header("etag", "\"one\"").ends(End::Break(100_000))),
+        // It is another file there by now, as far as the registry knows: all of it comes.
+        _ => Some(Reply::new(200, body.clone()).header("etag", "\"two\"")),
+    });
+    let outcome = pull(&fake, parts.path()).await;
+    outcome.result.as_ref().unwrap();
+    assert_eq!(outcome.store.layers.lock().unwrap()[&digest(&image.layers[0])], image.layers[0]);
+    let asked: Vec<_> = fake.seen().into_iter().filter(|seen| seen.path == path).collect();
+    assert_eq!(asked.len(), 2);
+    assert!(asked[1].header("range").is_some() && asked[1].header("if-range") == Some("\"one\""), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parts_are_swept_by_age_and_cleared_when_nobody_uses_them() {
     let (fake, image, parts) = (Fake::start().await, Image::oci(1), tempfile::tempdir().unwrap());
     fake.image("app", "1", &image);
