@@ -154,11 +154,18 @@ impl FromStr for Config {
         let config: Self = if text.trim_start().starts_with('{') {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         } else {
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?
+            toml::from_str(text).map_err(|error| in_one_line(text, &error))?
         };
         config.check()?;
         Ok(config)
     }
+}
+
+/// Where and what, fit for a log.
+fn in_one_line(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map_or_else(String::new, |before| format!(" at line {}", before.matches('\n').count() + 1));
+    format!("{}{line}", error.message().replace('\n', " "))
 }
 
 /// A span of time: `90s`, `5m`, `12h`, `7d`.

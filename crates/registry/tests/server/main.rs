@@ -6,6 +6,7 @@ mod blobs;
 mod client;
 mod crash;
 mod garbage;
+mod gate;
 mod hostile;
 mod layout;
 mod lists;

@@ -84,7 +84,8 @@ fn an_unknown_key_is_an_error_that_names_it_in_every_section() {
     ];
     for section in sections {
         let error = format!("{section}\nfrobnicate = 1\n").parse::<Config>().unwrap_err();
-        assert!(error.contains("frobnicate"), "{section}: {error}");
+        assert!(error.contains("frobnicate") && error.contains(" at line "), "{section}: {error}");
+        assert!(!error.contains('\n'), "{error}");
     }
     for json in
         [r#"{"frobnicate": 1}"#, r#"{"auth": {"frobnicate": 1}}"#, r#"{"proxy": [{"name":"a.b","frobnicate":1}]}"#]
