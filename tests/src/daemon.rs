@@ -22,6 +22,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// The first part of the bridge's name, where a person shall recognise it: `gt`, `gdemo` or `gbench`.
     pub bridge: Option<&'static str>,
+    /// A command that becomes the daemon: it is given the daemon's command line.
+    pub before: Vec<String>,
     /// What the daemon, and what it starts, sees as `/etc/resolv.conf`.
     pub resolv_conf: Option<PathBuf>,
 }
@@ -86,10 +88,17 @@ impl Daemon {
                     let mount = r#"mount --bind "$1" /etc/resolv.conf; shift; exec "$@""#;
                     shell.args(["unshare", "--mount", "/bin/sh", "-c", mount, "mount"]).arg(file);
                 }
-                shell.arg(&binary);
+                shell.args(&self.options.before).arg(&binary);
                 shell
             }
-            None => Command::new(&binary),
+            None => match self.options.before.split_first() {
+                Some((program, arguments)) => {
+                    let mut before = Command::new(program);
+                    before.args(arguments).arg(&binary);
+                    before
+                }
+                None => Command::new(&binary),
+            },
         };
         let root = self.slot.root();
         command.arg("daemon").arg("--data-root").arg(root.join("data")).arg("--exec-root").arg(root.join("run"));
@@ -126,6 +135,13 @@ impl Daemon {
     /// Further flags of the next start.
     pub fn set_flags(&mut self, flags: &[&str]) {
         self.options.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
+    /// Has the daemon read its certificates, policies and settings again.
+    pub fn hangup(&self) -> Result<()> {
+        let child = self.child.as_ref().context("no daemon runs")?;
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::HUP)
+            .context("send SIGHUP to the daemon")
     }
 
     /// The daemon's pid.

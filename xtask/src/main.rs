@@ -36,6 +36,7 @@ usage: cargo xtask <verb>
                build libcontainer.a, libcontainer.so and libcontainer.h (release)
   lint         formatting, clippy, the walls between the crates, licences and sources of dependencies
   bench start  measure the start path against Docker and podman (installs them; as root)
+  bench doors  measure requests over TLS beside a unix socket, and memory after 100,000 connections (as root)
   bench images measure load, save, pull, import, commit and rmi against Docker, podman and tar (installs them; as root)
   bench network
                measure what networks carry and cost against Docker and podman (installs them; as root)
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ["c-library", words @ ..] => c_library::run(words),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", "start", options @ ..] => bench::start(options),
+        ["bench", "doors", options @ ..] => bench::doors(options),
         ["bench", "images", options @ ..] => bench::images(options),
         ["bench", "network", options @ ..] => bench::network(options),
         ["bench", "registry", options @ ..] => bench::registry(options),

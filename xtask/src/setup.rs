@@ -36,9 +36,12 @@ const RUN: [Need; 6] = [
 ];
 
 /// For the whole test suite.
-const TEST: [Need; 6] = [
+const TEST: [Need; 9] = [
     need("mkfs.btrfs", "btrfs-progs", "a file system for the graphdriver btrfs"),
     need("tmux", "tmux", "a real terminal"),
+    need("sshd", "openssh-server", "a daemon behind ssh, on loopback"),
+    need("ssh", "openssh-client", "the way to it"),
+    need("openssl", "openssl", "a second opinion on TLS"),
     need("c++", "g++", "libcontainer's header in C++"),
     need("python3", "python3", "libcontainer from another language"),
     need("lxc-start", "lxc", "the execdriver that it makes containers for"),

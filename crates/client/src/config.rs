@@ -17,6 +17,9 @@ pub struct Config {
     /// Where it is, whether it is there or not; none for a person without a home.
     #[serde(skip)]
     path: Option<PathBuf>,
+    /// The context that is used when none is named.
+    #[serde(rename = "currentContext")]
+    pub current_context: String,
     pub(crate) auths: BTreeMap<String, Auth>,
     /// The helper that keeps credentials: `docker-credential-…`.
     #[serde(rename = "credsStore")]
@@ -63,6 +66,11 @@ impl Config {
             None => Self::default(),
         };
         Ok(Self { path: Some(path), ..config })
+    }
+
+    /// The directory that it is in; contexts and certificates are beside it.
+    pub fn directory(&self) -> &Path {
+        self.path.as_deref().and_then(Path::parent).unwrap_or(Path::new(".docker"))
     }
 
     /// Where it is.

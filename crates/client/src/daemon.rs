@@ -1,7 +1,7 @@
 //! The daemon as commands see it: requests by path and query, answers as types or failures.
 
 use gantry_api::ErrorBody;
-use gantry_transport::{Endpoint, Hijacked, HttpClient, Upgrade};
+use gantry_transport::{ClientTls, Endpoint, Hijacked, HttpClient, Upgrade};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -78,7 +78,7 @@ fn escape(text: &str, out: &mut String, path: bool) {
 
 impl Daemon {
     /// A daemon there; nothing is sent yet.
-    pub fn new(endpoint: Endpoint, config: &Config) -> Result<Self> {
+    pub fn new(endpoint: Endpoint, tls: Option<ClientTls>, config: &Config) -> Result<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in &config.http_headers {
             let bad = || Failure::new(format!("config.json: {name:?} in HttpHeaders is not a header"));
@@ -96,7 +96,17 @@ impl Daemon {
                 format!("/v{version}")
             }
         };
-        Ok(Self { http: HttpClient::new(endpoint), prefix, headers })
+        Ok(Self { http: HttpClient::new(endpoint).with_tls(tls), prefix, headers })
+    }
+
+    /// Where it is.
+    pub const fn endpoint(&self) -> &Endpoint {
+        self.http.endpoint()
+    }
+
+    /// How TLS is spoken with it.
+    pub fn tls(&self) -> Option<&ClientTls> {
+        self.http.tls()
     }
 
     fn build(&self, method: Method, path: &str, query: &Query, body: Body) -> Result<Request<Body>> {
@@ -240,6 +250,11 @@ async fn refusal(answer: Response<Incoming>) -> Failure {
         _ if !bytes.trim_ascii().is_empty() => String::from_utf8_lossy(bytes.trim_ascii()).into_owned(),
         _ => status.canonical_reason().unwrap_or("refused").to_owned(),
     };
+    if message.contains("HTTP request to an HTTPS server") {
+        let way_out = "it speaks TLS there: give --tlsverify with its certificates (or DOCKER_TLS_VERIFY and \
+                       DOCKER_CERT_PATH), or --tls";
+        return Failure::daemon(status, &format!("{} {way_out}", message.trim_end()));
+    }
     Failure::daemon(status, &message)
 }
 

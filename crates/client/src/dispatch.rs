@@ -12,17 +12,18 @@ const BAD_FLAG: u8 = 125;
 
 static GLOBALS: &[Flag] = &[
     Flag::one("config", "string", "Directory of the client's config.json (default \"~/.docker\")"),
-    Flag::many("host", "list", "Daemon to connect to: unix:///path or tcp://host:port").short('H'),
+    Flag::many("host", "list", "Daemon to connect to: unix:///path, tcp://host:port or ssh://user@host").short('H'),
     Flag::switch("no-autostart", "Do not start a daemon when none is running"),
     Flag::switch("version", "Print version information and quit").short('v'),
-    Flag::one("context", "string", "").short('c').alias_of("context"),
+    Flag::one("context", "string", "Context to use; overrides DOCKER_HOST and the one that 'context use' set")
+        .short('c'),
     Flag::later("debug", "").short('D'),
     Flag::later("log-level", "string").short('l'),
-    Flag::later("tls", ""),
-    Flag::later("tlscacert", "string"),
-    Flag::later("tlscert", "string"),
-    Flag::later("tlskey", "string"),
-    Flag::later("tlsverify", ""),
+    Flag::switch("tls", "Use TLS; implied by --tlsverify"),
+    Flag::one("tlscacert", "string", "Trust certs signed only by this CA (default \"~/.docker/ca.pem\")"),
+    Flag::one("tlscert", "string", "Path to TLS certificate file (default \"~/.docker/cert.pem\")"),
+    Flag::one("tlskey", "string", "Path to TLS key file (default \"~/.docker/key.pem\")"),
+    Flag::switch("tlsverify", "Use TLS and verify the remote"),
 ];
 
 /// Runs what the arguments ask for.

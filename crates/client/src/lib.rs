@@ -13,6 +13,7 @@ mod cli;
 mod commands;
 mod config;
 mod context;
+mod contexts;
 mod credentials;
 mod daemon;
 mod dispatch;

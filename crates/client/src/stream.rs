@@ -179,7 +179,7 @@ async fn send_input(mut writer: Half, mut detach: Option<DetachKeys>) -> (Half, 
 }
 
 /// Standard input, read by a thread that ends with the process.
-fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
+pub fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(2);
     std::thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{Level, debug, info, warn};
 
+use crate::audit::{Audit, Entry};
 use crate::container::store::Store;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -16,6 +17,7 @@ use crate::job::{Class, Context, Environment, Job};
 use crate::lifecycle;
 use crate::networks::{self, Networks};
 use crate::options::{Drivers, Options};
+use crate::policy::Deed;
 use crate::spec::apparmor::AppArmor;
 use crate::spec::seccomp::Programs;
 use crate::table::JobTable;
@@ -41,6 +43,7 @@ pub struct Engine {
     pub(crate) exits: mpsc::UnboundedSender<(String, Exit)>,
     /// Work that goes on after its job: teardown, restarts.
     pub(crate) background: TaskTracker,
+    audit: Option<Audit>,
     stopping: AtomicBool,
     sweep: Arc<tokio::sync::Notify>,
 }
@@ -80,6 +83,7 @@ impl Engine {
             networks: Networks::open(graph.clone(), &options, &drivers)?,
             names: networks::names::open(&options, &drivers)?,
             host: crate::spec::host::Host::discover()?,
+            audit: options.audit_log.as_deref().map(Audit::open).transpose()?,
             options,
             drivers,
             containers,
@@ -107,6 +111,7 @@ impl Engine {
         if self.stopping.load(Ordering::Acquire) && environment.parent.is_none() {
             return Err(Error::unavailable(format!("{}: the daemon is shutting down", J::NAME)));
         }
+        self.judge(&job, &environment)?;
         let engine = Arc::clone(self);
         if !J::CLASS.outlives_caller() {
             return engine.execute(job, environment).await;
@@ -116,16 +121,41 @@ impl Engine {
         task.await.unwrap_or_else(|panic| Err(Error::system(format!("{}: the job crashed: {panic}", J::NAME))))
     }
 
+    /// Asks the policy of the caller's door, once: what a job starts itself is part of what was allowed.
+    fn judge<J: Job>(&self, job: &J, environment: &Environment) -> Result<()> {
+        let Some(door) = environment.door.as_ref().filter(|_| environment.parent.is_none()) else { return Ok(()) };
+        let deed = Deed { job: J::NAME, reads: J::READS, subject: job.subject() };
+        let judged = door.judge(self, &deed);
+        if let Err(error) = &judged {
+            let caller = &environment.caller;
+            info!(job = J::NAME, %caller, door = door.name(), "refused: {error}");
+            Entry::begin(self.audit.as_ref(), J::NAME, &job.arguments(), environment)
+                .end("denied", Some(&error.message));
+        }
+        judged
+    }
+
+    /// Opens the audit log anew.
+    ///
+    /// # Errors
+    /// When it cannot be opened; the old file stays in use.
+    pub fn reopen_audit_log(&self) -> Result<()> {
+        self.audit.as_ref().map_or(Ok(()), Audit::reopen)
+    }
+
     async fn execute<J: Job>(self: Arc<Self>, job: J, environment: Environment) -> Result<J::Output> {
         let arguments = job.arguments();
         let place = self.jobs.enter(J::NAME, J::CLASS, arguments.clone(), &environment);
         let (id, parent, caller) = (place.id, environment.parent, environment.caller.clone());
         debug!(job = J::NAME, id, parent, %caller, arguments, "job started");
+        let audit = self.audit.as_ref().filter(|_| !J::READS);
+        let entry = Entry::begin(audit, J::NAME, &arguments, &environment);
         let context = Context { engine: Arc::clone(&self), id, environment, cancelled: place.cancelled.clone() };
         let result = job.run(context).await;
         let error = result.as_ref().err().map(ToString::to_string);
         let took = place.end(error.clone());
         let status = error.as_deref().unwrap_or("ok");
+        entry.end(if error.is_some() { "failed" } else { "done" }, error.as_deref());
         if J::CLASS == Class::Read || !tracing::enabled!(Level::INFO) {
             debug!(job = J::NAME, id, parent, ?took, status, "job ended");
         } else {

@@ -4,6 +4,7 @@
 //! run it, and does for each the same: refuse when shutting down, an id, a parent, a line in the log, a place in the
 //! table of jobs, cancellation.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
 use crate::error::Result;
+use crate::policy::{Door, Subject};
 
 /// One kind of work.
 pub trait Job: Send + 'static {
@@ -22,8 +24,15 @@ pub trait Job: Send + 'static {
     const DOC: &'static str;
     /// How the engine treats it.
     const CLASS: Class;
+    /// Whether it changes nothing: what a read-only door lets pass, and the audit log leaves out.
+    const READS: bool = matches!(Self::CLASS, Class::Read);
     /// What it returns.
     type Output: Send + 'static;
+
+    /// What it is about, for the policy of a door. What says nothing is about the whole daemon.
+    fn subject(&self) -> Subject<'_> {
+        Subject::Daemon
+    }
 
     /// Its arguments, as a person would write them.
     fn arguments(&self) -> String {
@@ -103,9 +112,16 @@ pub struct Environment {
     pub caller: Caller,
     /// Which job started this one.
     pub parent: Option<u64>,
+    /// The door that the caller came in by; none is the daemon's own.
+    pub door: Option<Arc<Door>>,
 }
 
 impl Environment {
+    /// Whether the caller may see what has these labels.
+    pub(crate) fn shows(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.door.as_ref().is_none_or(|door| door.shows(labels))
+    }
+
     /// The caller's version, the newest where it named none.
     #[must_use]
     pub fn version(&self) -> ApiVersion {

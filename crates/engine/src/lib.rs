@@ -2,6 +2,7 @@
 //! server is one door, others come later.
 
 mod archive;
+mod audit;
 mod changes;
 pub mod container;
 mod engine;
@@ -18,6 +19,7 @@ mod logs;
 mod names;
 mod networks;
 mod options;
+pub mod policy;
 mod pushing;
 mod repair;
 mod spec;
@@ -29,3 +31,4 @@ pub use engine::Engine;
 pub use error::{Error, Result};
 pub use job::{Caller, Class, Context, Environment, Handler, Job, handler};
 pub use options::{Drivers, Mirrored, Options, SecurityDefaults};
+pub use policy::{Door, Subject};

@@ -63,6 +63,8 @@ pub struct Options {
     pub cgroupns_mode: String,
     /// The users of containers outside (`--userns-remap`); `None` is the host's own.
     pub userns_remap: Option<gantry_linux::mount::IdMap>,
+    /// Gets a line for each job that changes something.
+    pub audit_log: Option<PathBuf>,
     /// Show debugging output.
     pub debug: bool,
     /// The addresses that are served, for `info` and messages.

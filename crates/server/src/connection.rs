@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_engine::{Caller, Engine, Environment};
+use gantry_engine::{Caller, Door, Engine, Environment};
 use gantry_transport::{Arrival, Peer};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -23,16 +24,26 @@ use crate::router;
 /// How long a client may take to send a request's head.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What is kept of a connection's bytes; a head that is longer is refused.
+const BUFFER: usize = 128 << 10;
+
 /// What `Api-Version` says: the newest that is spoken.
 const NEWEST: &str = "1.56";
 
 /// Serves a connection until it ends or `cancelled`.
-pub async fn serve(arrival: Arrival, engine: Arc<Engine>, cancelled: CancellationToken) {
+pub async fn serve(
+    arrival: Arrival,
+    entering: OwnedSemaphorePermit,
+    door: Arc<Door>,
+    engine: Arc<Engine>,
+    cancelled: CancellationToken,
+) {
     let address = arrival.address();
     let entered = tokio::select! {
         entered = arrival.enter() => entered,
         () = cancelled.cancelled() => return,
     };
+    drop(entering);
     let (mut stream, peer) = match entered {
         Ok(entered) => entered,
         Err(error) => {
@@ -46,6 +57,7 @@ pub async fn serve(arrival: Arrival, engine: Arc<Engine>, cancelled: Cancellatio
         }
         Peer::Remote { address, subject } => Caller::Remote { address, subject },
     };
+    let environment = Environment { version: None, caller, parent: None, door: Some(door) };
     let begins_raw = tokio::select! {
         begins_raw = tokio::time::timeout(HEAD_TIMEOUT, raw::begins_raw(&mut stream)) => begins_raw,
         () = cancelled.cancelled() => return,
@@ -53,7 +65,7 @@ pub async fn serve(arrival: Arrival, engine: Arc<Engine>, cancelled: Cancellatio
     match begins_raw {
         Ok(Ok(false)) => {}
         Ok(Ok(true)) => {
-            if let Err(error) = raw::answer(stream, &engine, &caller).await {
+            if let Err(error) = raw::answer(stream, &engine, &environment).await {
                 debug!("a raw connection ended: {error}");
             }
             return;
@@ -62,12 +74,13 @@ pub async fn serve(arrival: Arrival, engine: Arc<Engine>, cancelled: Cancellatio
         Ok(Err(_)) | Err(_) => return,
     }
     let service = service_fn(move |request| {
-        let (engine, caller) = (Arc::clone(&engine), caller.clone());
-        async move { Ok::<_, Infallible>(answer(request, engine, caller).await) }
+        let (engine, environment) = (Arc::clone(&engine), environment.clone());
+        async move { Ok::<_, Infallible>(answer(request, engine, environment).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
@@ -84,9 +97,9 @@ pub async fn serve(arrival: Arrival, engine: Arc<Engine>, cancelled: Cancellatio
     }
 }
 
-async fn answer(request: hyper::Request<Incoming>, engine: Arc<Engine>, caller: Caller) -> Response {
+async fn answer(request: hyper::Request<Incoming>, engine: Arc<Engine>, environment: Environment) -> Response {
     let result = match router::find(request.method(), request.uri().path()) {
-        Ok(found) => handle(found, request, engine, caller).await,
+        Ok(found) => handle(found, request, engine, environment).await,
         Err(failure) => Err(failure),
     };
     dress(result.unwrap_or_else(crate::error::Failure::into_response))
@@ -105,7 +118,7 @@ async fn handle(
     found: router::Found,
     mut request: hyper::Request<Incoming>,
     engine: Arc<Engine>,
-    caller: Caller,
+    environment: Environment,
 ) -> Result<Response> {
     let headers = request.headers();
     let upgrades = headers.contains_key(UPGRADE)
@@ -118,7 +131,7 @@ async fn handle(
     let handler = found.route.handler;
     handler(Request {
         engine,
-        environment: Environment { version: found.version, caller, parent: None },
+        environment: Environment { version: found.version, ..environment },
         headers: parts.headers,
         upgrade,
         parameters: found.parameters,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_engine::stream::Connection;
-use gantry_engine::{Caller, Engine, Environment};
+use gantry_engine::{Engine, Environment};
 use gantry_transport::Stream;
 use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -43,9 +43,9 @@ pub async fn begins_raw(stream: &mut Stream) -> std::io::Result<bool> {
 }
 
 /// Serves such a connection.
-pub async fn answer(mut stream: Stream, engine: &Arc<Engine>, caller: &Caller) -> std::io::Result<()> {
+pub async fn answer(mut stream: Stream, engine: &Arc<Engine>, environment: &Environment) -> std::io::Result<()> {
     let (take, taken) = oneshot::channel();
-    let read = tokio::time::timeout(HEAD_TIMEOUT, read_request(&mut stream, engine, caller, taken));
+    let read = tokio::time::timeout(HEAD_TIMEOUT, read_request(&mut stream, engine, environment, taken));
     let read = read.await.map_err(|_| std::io::Error::other("the request did not come whole in time"))?;
     let (result, early) = match read? {
         Ok((handler, request, early)) => (handler(request).await, early),
@@ -71,7 +71,7 @@ type Parsed = (fn(Request) -> crate::routes::Answer, Request, Vec<u8>);
 async fn read_request(
     stream: &mut Stream,
     engine: &Arc<Engine>,
-    caller: &Caller,
+    environment: &Environment,
     taken: oneshot::Receiver<Connection>,
 ) -> std::io::Result<Result<Parsed>> {
     let mut bytes = Vec::new();
@@ -102,7 +102,7 @@ async fn read_request(
     let request = || {
         let found = router::find(&method, path)?;
         let query = router::parse_query(query)?;
-        let environment = Environment { version: found.version, caller: caller.clone(), parent: None };
+        let environment = Environment { version: found.version, ..environment.clone() };
         let request = Request {
             engine: Arc::clone(engine),
             environment,

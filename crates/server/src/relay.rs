@@ -1,11 +1,11 @@
-//! Connections that a job can give away as a descriptor: a plain socket is one; an encrypted one is relayed through a
+//! Connections that a job can give away as a descriptor: a plain socket is one; another is relayed through a
 //! pair of sockets, whose other end the job has.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use gantry_transport::{Stream, TlsStream};
+use gantry_transport::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tracing::debug;
@@ -20,7 +20,7 @@ pub fn into_descriptor(stream: Stream) -> io::Result<OwnedFd> {
     match stream {
         Stream::Unix(stream) => stream.into_std().map(Into::into),
         Stream::Tcp(stream) => stream.into_std().map(Into::into),
-        Stream::Tls(stream) => {
+        stream @ (Stream::Tls(_) | Stream::Ssh(_)) => {
             let (near, far) = UnixStream::pair()?;
             tokio::spawn(async move {
                 if let Err(error) = relay(stream, near).await {
@@ -34,7 +34,7 @@ pub fn into_descriptor(stream: Stream) -> io::Result<OwnedFd> {
 
 /// Carries bytes both ways, and each end's end of output to the other. It ends when the job's end is closed, or when both
 /// have said all.
-async fn relay(client: TlsStream, job: UnixStream) -> io::Result<()> {
+async fn relay(client: Stream, job: UnixStream) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_job, mut to_job) = job.into_split();
     let input = async {

@@ -22,6 +22,8 @@ use crate::respond::Takeover;
 const BODY_LIMIT: usize = 4 << 20;
 /// How long a client may take between two pieces of a JSON body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a whole JSON body may take.
+const BODY_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A parsed request.
 pub struct Request {
@@ -129,7 +131,10 @@ impl Request {
         };
         let mut whole = Vec::new();
         let stalled = |_| Failure::invalid("read the request's body: it stalled");
-        while let Some(frame) = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await.map_err(stalled)? {
+        let end = tokio::time::Instant::now() + BODY_DEADLINE;
+        loop {
+            let patience = BODY_TIMEOUT.min(end.saturating_duration_since(tokio::time::Instant::now()));
+            let Some(frame) = tokio::time::timeout(patience, body.frame()).await.map_err(stalled)? else { break };
             let frame = frame.map_err(|error| Failure::invalid(format!("read the request's body: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
             if whole.len() + data.len() > BODY_LIMIT {

@@ -3,22 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_engine::{Class, Context, Engine, Error, Job, Result};
+use gantry_engine::{Class, Context, Door, Engine, Error, Job, Result};
 use gantry_transport::Listener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::connection;
 
 /// Serves the API on these doors.
 pub struct ServeApi {
-    /// Open doors.
-    pub listeners: Vec<Listener>,
+    /// Open doors, and what may be done through each.
+    pub listeners: Vec<(Listener, Arc<Door>)>,
 }
 
 /// How long connections may take to end after the job was cancelled.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How many may be in their TLS handshake at once; who comes beyond that is sent away, so that those who are known get in.
+const ENTERING: usize = 1024;
+/// Connections at once where the kernel does not say how many descriptors there may be.
+const CONNECTIONS: usize = 4096;
 /// After a failed accept: descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -29,15 +34,23 @@ impl Job for ServeApi {
     type Output = ();
 
     fn arguments(&self) -> String {
-        self.listeners.iter().map(|listener| listener.endpoint().to_string()).collect::<Vec<_>>().join(" ")
+        self.listeners.iter().map(|(listener, _)| listener.endpoint().to_string()).collect::<Vec<_>>().join(" ")
     }
 
     async fn run(self, context: Context) -> Result<()> {
         let connections = TaskTracker::new();
         let doors = TaskTracker::new();
-        for listener in self.listeners {
+        let crowd = Crowd::new();
+        for (listener, door) in self.listeners {
             info!("serving the API on {}", listener.endpoint());
-            doors.spawn(accept(listener, Arc::clone(&context.engine), context.cancelled.clone(), connections.clone()));
+            doors.spawn(accept(
+                listener,
+                door,
+                Arc::clone(&context.engine),
+                context.cancelled.clone(),
+                connections.clone(),
+                crowd.clone(),
+            ));
         }
         doors.close();
         doors.wait().await;
@@ -49,15 +62,53 @@ impl Job for ServeApi {
     }
 }
 
-async fn accept(listener: Listener, engine: Arc<Engine>, cancelled: CancellationToken, connections: TaskTracker) {
+/// How many may be here at once: memory and descriptors stay bounded whatever comes.
+#[derive(Clone)]
+struct Crowd {
+    entering: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        // The rest is for containers, layers and the database.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = limit.and_then(|limit| usize::try_from(limit / 4 * 3).ok());
+        let all = limit.unwrap_or(CONNECTIONS).clamp(64, 1 << 20);
+        Self { entering: Arc::new(Semaphore::new(ENTERING)), all: Arc::new(Semaphore::new(all)) }
+    }
+}
+
+async fn accept(
+    listener: Listener,
+    door: Arc<Door>,
+    engine: Arc<Engine>,
+    cancelled: CancellationToken,
+    connections: TaskTracker,
+    crowd: Crowd,
+) {
     loop {
+        let next = async {
+            // Those who find no place wait in the kernel's queue.
+            let place = Arc::clone(&crowd.all).acquire_owned().await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>((place, listener.accept().await?))
+        };
         let accepted = tokio::select! {
             () = cancelled.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
         };
         match accepted {
-            Ok(arrival) => {
-                connections.spawn(connection::serve(arrival, Arc::clone(&engine), cancelled.clone()));
+            Ok((place, arrival)) => {
+                let Ok(entering) = Arc::clone(&crowd.entering).try_acquire_owned() else {
+                    debug!("{}: too many are entering: one is sent away", listener.endpoint());
+                    continue;
+                };
+                let serving =
+                    connection::serve(arrival, entering, Arc::clone(&door), Arc::clone(&engine), cancelled.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 warn!("accept a connection on {}: {error}", listener.endpoint());

@@ -1,7 +1,7 @@
-//! HTTP/1 to a daemon: one connection per request, and connections that become a raw stream.
+//! HTTP/1 to a daemon: connections that serve one request after the other, and those that become a raw stream.
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -9,17 +9,31 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE}
 use http::response::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use crate::ssh::Complaint;
 use crate::{ClientTls, Endpoint, Error, Hijacked, Result, Stream, connect, tls};
 
-/// A client of one daemon. Cheap: it holds no connection.
+/// A client of one daemon. Its clones share their connections: one that has answered is asked again, because TLS and ssh
+/// cost far more to begin than to go on.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     endpoint: Endpoint,
     tls: Option<Arc<ClientTls>>,
+    idle: Arc<Mutex<Vec<Sender>>>,
+}
+
+type AnyBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+type Connection = http1::Connection<TokioIo<Stream>, AnyBody>;
+
+/// A connection that can be asked.
+#[derive(Debug)]
+struct Sender {
+    sender: http1::SendRequest<AnyBody>,
+    complaint: Option<Complaint>,
 }
 
 /// What a daemon answered to a request for the raw connection.
@@ -31,13 +45,11 @@ pub enum Upgrade {
     Answered(Response<Incoming>),
 }
 
-type Connection<B> = http1::Connection<TokioIo<Stream>, B>;
-
 impl HttpClient {
     /// A client of the daemon there.
     #[must_use]
-    pub const fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, tls: None }
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, tls: None, idle: Arc::default() }
     }
 
     /// The same over TLS, where it is TCP.
@@ -53,21 +65,53 @@ impl HttpClient {
         &self.endpoint
     }
 
-    /// Sends a request (its URI needs only path and query) and returns the answer's head; the body streams. Dropping
-    /// the answer closes the connection.
+    /// Whether and how it speaks TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_deref()
+    }
+
+    /// Sends a request (its URI needs only path and query) and returns the answer's head; the body streams. Dropping an
+    /// answer that is not whole closes the connection.
     ///
     /// # Errors
     /// When the daemon cannot be reached or breaks off; an error status is an answer.
     pub async fn request<B>(&self, request: Request<B>) -> Result<Response<Incoming>>
     where
-        B: Body + Send + 'static,
-        B::Data: Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (mut sender, connection) = self.open().await?;
+        let mut request = self.prepare(request).map(|body| body.map_err(Into::into).boxed_unsync());
+        while let Some(mut kept) = self.take_idle() {
+            match kept.sender.try_send_request(request).await {
+                Ok(answer) => return Ok(self.answered(kept, answer)),
+                // The daemon had closed it meanwhile: nothing was sent.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(self.broken(error.into_error(), kept.complaint).await),
+                },
+            }
+        }
+        let (mut fresh, connection) = self.open().await?;
         // Its failures reach the caller through the answer and its body.
         tokio::spawn(async move { drop(connection.await) });
-        sender.send_request(self.prepare(request)).await.map_err(|source| self.broken(source))
+        match fresh.sender.send_request(request).await {
+            Ok(answer) => Ok(self.answered(fresh, answer)),
+            Err(source) => Err(self.broken(source, fresh.complaint).await),
+        }
+    }
+
+    /// One that has nothing to do; those that ended are forgotten, and those that still answer stay.
+    fn take_idle(&self) -> Option<Sender> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| !kept.sender.is_closed());
+        let ready = idle.iter().position(|kept| kept.sender.is_ready())?;
+        Some(idle.swap_remove(ready))
+    }
+
+    fn answered(&self, sender: Sender, answer: Response<Incoming>) -> Response<Incoming> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        answer
     }
 
     /// Asks for the raw connection: attach, exec. Both the 101 of today's daemons and the bare 200 of old ones hijack.
@@ -76,15 +120,14 @@ impl HttpClient {
     /// As for [`HttpClient::request`].
     pub async fn upgrade<B>(&self, request: Request<B>) -> Result<Upgrade>
     where
-        B: Body + Send + Unpin + 'static,
-        B::Data: Send,
+        B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut request = self.prepare(request);
+        let mut request = self.prepare(request).map(|body| body.map_err(Into::into).boxed_unsync());
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         request.headers_mut().insert(UPGRADE, HeaderValue::from_static("tcp"));
-        let (mut sender, mut connection) = self.open().await?;
-        let answer = {
+        let (Sender { mut sender, complaint }, mut connection) = self.open().await?;
+        let answered = {
             let mut answer = std::pin::pin!(sender.send_request(request));
             // The connection is driven here, not in a task of its own, so that it can be taken back. It is asked no
             // further once the head is there: what follows stays in its buffer.
@@ -102,7 +145,10 @@ impl HttpClient {
                 }
             })
             .await
-            .map_err(|source| self.broken(source))?
+        };
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(source) => return Err(self.broken(source, complaint).await),
         };
         if !is_raw(&answer) {
             tokio::spawn(async move { drop(connection.await) });
@@ -114,14 +160,16 @@ impl HttpClient {
         Ok(Upgrade::Hijacked(Box::new(parts), Hijacked::new(raw.io.into_inner(), read_ahead)))
     }
 
-    async fn open<B>(&self) -> Result<(http1::SendRequest<B>, Connection<B>)>
-    where
-        B: Body + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn open(&self) -> Result<(Sender, Connection)> {
         let stream = connect(&self.endpoint, self.tls.as_deref()).await?;
-        http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))
+        let complaint = match &stream {
+            Stream::Ssh(stream) => Some(stream.complaint()),
+            _ => None,
+        };
+        match http1::handshake(TokioIo::new(stream)).await {
+            Ok((sender, connection)) => Ok((Sender { sender, complaint }, connection)),
+            Err(source) => Err(self.broken(source, complaint).await),
+        }
     }
 
     fn prepare<B>(&self, mut request: Request<B>) -> Request<B> {
@@ -134,8 +182,12 @@ impl HttpClient {
         request
     }
 
-    fn broken(&self, source: hyper::Error) -> Error {
+    async fn broken(&self, source: hyper::Error, complaint: Option<Complaint>) -> Error {
         let endpoint = self.endpoint.clone();
+        if let (Endpoint::Ssh(target), Some(complaint)) = (&self.endpoint, complaint) {
+            let reason = complaint.explain(target).await;
+            return Error::Handshake { endpoint, reason };
+        }
         // The server judges a client's certificate after the client believes that all is well.
         match (self.tls.as_deref(), tls::rustls_error(&source)) {
             (Some(tls), Some(error)) => {

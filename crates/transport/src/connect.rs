@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::{ClientTls, Endpoint, Error, Result, Stream, names, tls, unix};
+use crate::{ClientTls, Endpoint, Error, Result, Stream, names, ssh, tls, unix};
 
 /// The longest wait for a TCP handshake.
 const TCP_DEADLINE: Duration = Duration::from_secs(15);
@@ -29,6 +29,11 @@ pub async fn connect(endpoint: &Endpoint, tls: Option<&ClientTls>) -> Result<Str
                 _ => connect_long(path).and_then(UnixStream::from_std),
             };
             connected.map(Stream::Unix).map_err(|source| explain(endpoint, source))
+        }
+        Endpoint::Ssh(target) => ssh::dial(endpoint, target).map(Stream::Ssh),
+        Endpoint::Fd(_) => {
+            let reason = "it is a daemon's own end: give unix://, tcp:// or ssh://".to_owned();
+            Err(Error::Handshake { endpoint: endpoint.clone(), reason })
         }
         Endpoint::Tcp { host, port } => match tls {
             None => connect_tcp(endpoint, host, *port).await.map(Stream::Tcp),
@@ -79,22 +84,22 @@ fn connect_long(path: &Path) -> io::Result<StdUnixStream> {
 }
 
 async fn connect_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<TcpStream> {
-    let mut last = None;
-    for address in names::addresses_of(host) {
+    let unknown = |reason: String| Error::UnknownHost { host: host.to_owned(), reason };
+    let found = tokio::time::timeout(TCP_DEADLINE, names::resolve(host)).await;
+    let addresses = found.unwrap_or_else(|_| Err("DNS does not answer".to_owned())).map_err(unknown)?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
         let attempt = TcpStream::connect(SocketAddr::new(address, port));
         match tokio::time::timeout(TCP_DEADLINE, attempt).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true).map_err(|source| explain(endpoint, source))?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
-    Err(match last {
-        Some(source) => explain(endpoint, source),
-        None => Error::UnknownHost { host: host.to_owned() },
-    })
+    Err(explain(endpoint, last))
 }
 
 fn explain(endpoint: &Endpoint, source: io::Error) -> Error {

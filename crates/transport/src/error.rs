@@ -44,10 +44,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The name has no address.
-    #[error("no address is known for {host:?}: give an IP address, or add the name to /etc/hosts")]
+    #[error("no address is known for {host:?} ({reason}): give an IP address, or add the name to /etc/hosts")]
     UnknownHost {
         /// The name.
         host: String,
+        /// Who was asked, and what came of it.
+        reason: String,
     },
     /// The listener could not be made.
     #[error("cannot listen on {endpoint}: {reason}")]

@@ -82,7 +82,11 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
-    Unix { listener: UnixListener, identity: (u64, u64) },
+    /// Its file goes with it where it made one.
+    Unix {
+        listener: UnixListener,
+        identity: Option<(u64, u64)>,
+    },
     Tcp(TcpListener),
 }
 
@@ -153,10 +157,59 @@ impl Listener {
             Endpoint::Unix(path) => {
                 let (listener, identity) =
                     bind_unix(path, access.mode, access.group).map_err(|e| Error::listen(endpoint, e))?;
-                Ok(Self { socket: Socket::Unix { listener, identity }, endpoint: endpoint.clone(), tls: None })
+                Ok(Self {
+                    socket: Socket::Unix { listener, identity: Some(identity) },
+                    endpoint: endpoint.clone(),
+                    tls: None,
+                })
             }
             Endpoint::Tcp { host, port } => bind_tcp(endpoint, host, *port, &access.protection),
+            Endpoint::Fd(_) => Err(Error::listen(endpoint, "its socket was not given to this process")),
+            Endpoint::Ssh(_) => {
+                Err(Error::listen(endpoint, "ssh is for clients: serve a unix socket, which they reach through it"))
+            }
         }
+    }
+
+    /// Whether such a door may be opened at all, before anything else is done for it.
+    ///
+    /// # Errors
+    /// When the address is not loopback and unprotected, or nobody knows it.
+    pub fn check(endpoint: &Endpoint, access: &Access) -> Result<()> {
+        let Endpoint::Tcp { host, .. } = endpoint else { return Ok(()) };
+        let addresses = names::addresses_of(host);
+        if addresses.is_empty() {
+            return Err(names::unknown(host));
+        }
+        let loopback = addresses.iter().all(std::net::IpAddr::is_loopback);
+        protect(endpoint, loopback, &access.protection).map(drop)
+    }
+
+    /// Takes over a socket on which somebody else has begun to listen (socket activation). TCP is protected as one's own
+    /// is; who may use a unix socket was said when it was made.
+    ///
+    /// # Errors
+    /// When it is none that connections can come in by, or TCP that is not loopback and unprotected.
+    pub fn adopt(socket: OwnedFd, name: &str, access: &Access) -> Result<Self> {
+        let told = Endpoint::Fd(name.to_owned());
+        let failed = |reason: String| Error::listen(&told, reason);
+        let broken = |error: io::Error| failed(crate::error::reason(&error));
+        let stream = sockopt::socket_type(&socket).map(|kind| kind == SocketType::STREAM);
+        if !(stream.unwrap_or(false) && sockopt::socket_acceptconn(&socket).unwrap_or(false)) {
+            return Err(failed("it is no stream socket that listens (ListenStream=)".to_owned()));
+        }
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| broken(errno.into()))?;
+        if sockopt::socket_domain(&socket).map_err(|errno| broken(errno.into()))? == AddressFamily::UNIX {
+            let listener = UnixListener::from_std(socket.into()).map_err(broken)?;
+            let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+            let endpoint = path.map_or(told, Endpoint::Unix);
+            return Ok(Self { socket: Socket::Unix { listener, identity: None }, endpoint, tls: None });
+        }
+        let listener = TcpListener::from_std(socket.into()).map_err(broken)?;
+        let address = listener.local_addr().map_err(broken)?;
+        let endpoint = Endpoint::Tcp { host: address.ip().to_string(), port: address.port() };
+        let tls = protect(&endpoint, address.ip().is_loopback(), &access.protection)?;
+        Ok(Self { socket: Socket::Tcp(listener), endpoint, tls })
     }
 
     /// Where it listens, with the real port.
@@ -198,7 +251,10 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let (Socket::Unix { identity, .. }, Endpoint::Unix(path)) = (&self.socket, &self.endpoint) else { return };
+        let (Socket::Unix { identity: Some(identity), .. }, Endpoint::Unix(path)) = (&self.socket, &self.endpoint)
+        else {
+            return;
+        };
         // Only our own file: a newer daemon may have put its socket there.
         if identity_of(path).ok() == Some(*identity) {
             // In drop there is nobody to tell; a file that stays is recognised as stale by the next bind.
@@ -264,19 +320,10 @@ fn remove_stale(path: &Path, address: &unix::Address) -> io::Result<()> {
 fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16, protection: &Protection) -> Result<Listener> {
     let addresses = names::addresses_of(host);
     let Some(&address) = addresses.first() else {
-        return Err(Error::UnknownHost { host: host.to_owned() });
+        return Err(names::unknown(host));
     };
     let loopback = addresses.iter().all(std::net::IpAddr::is_loopback);
-    let tls = match protection {
-        Protection::Loopback if !loopback => {
-            let reason = "whoever reaches the API is root on this machine, and nothing protects this address: give \
-                          --tlsverify with certificates (gantry system tls-init makes them), listen on \
-                          tcp://127.0.0.1 or a unix socket, or say --insecure-no-tls";
-            return Err(Error::listen(endpoint, reason));
-        }
-        Protection::Loopback | Protection::Nothing => None,
-        Protection::Tls(tls) => Some(Arc::clone(tls)),
-    };
+    let tls = protect(endpoint, loopback, protection)?;
     let open = || {
         let listener = std::net::TcpListener::bind(SocketAddr::new(address, port))?;
         // The library's queue is for 128; the kernel lets it be changed.
@@ -287,4 +334,18 @@ fn bind_tcp(endpoint: &Endpoint, host: &str, port: u16, protection: &Protection)
     };
     let (listener, port) = open().map_err(|error: io::Error| Error::listen(endpoint, crate::error::reason(&error)))?;
     Ok(Listener { socket: Socket::Tcp(listener), endpoint: Endpoint::Tcp { host: host.to_owned(), port }, tls })
+}
+
+/// What a TCP address speaks; one that others reach is not opened to everybody by oversight.
+fn protect(endpoint: &Endpoint, loopback: bool, protection: &Protection) -> Result<Option<Arc<ServerTls>>> {
+    match protection {
+        Protection::Loopback if !loopback => {
+            let reason = "whoever reaches the API is root on this machine, and nothing protects this address: give \
+                          --tlsverify with certificates (gantry system tls-init makes them), listen on \
+                          tcp://127.0.0.1 or a unix socket, or say --insecure-no-tls";
+            Err(Error::listen(endpoint, reason))
+        }
+        Protection::Loopback | Protection::Nothing => Ok(None),
+        Protection::Tls(tls) => Ok(Some(Arc::clone(tls))),
+    }
 }

@@ -1,8 +1,11 @@
-//! Host names without getaddrinfo, which a static binary must not call: literals, localhost, `/etc/hosts`.
+//! Host names without getaddrinfo, which a static binary must not call: literals, localhost, `/etc/hosts`; for
+//! clients then DNS.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+
+use hickory_resolver::TokioResolver;
 
 use crate::files;
 
@@ -19,6 +22,26 @@ pub fn addresses_of(host: &str) -> Vec<IpAddr> {
     }
     // A machine without /etc/hosts knows no names: not an error.
     in_hosts(&read("/etc/hosts").unwrap_or_default(), name)
+}
+
+/// Of a name that this machine itself does not know.
+pub(crate) fn unknown(host: &str) -> crate::Error {
+    crate::Error::UnknownHost { host: host.to_owned(), reason: "this machine does not know it".to_owned() }
+}
+
+/// The addresses of a name: what this machine knows, then DNS.
+pub(crate) async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
+    let known = addresses_of(host);
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    let dns = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+    let dns = dns.map_err(|error| format!("read /etc/resolv.conf: {error}"))?;
+    match dns.lookup_ip(host).await {
+        Ok(found) => Ok(found.iter().collect()),
+        Err(error) if error.is_no_records_found() => Err("DNS does not know it".to_owned()),
+        Err(error) => Err(format!("DNS: {error}")),
+    }
 }
 
 fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {

@@ -9,7 +9,7 @@ use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::TlsStream;
+use crate::{SshStream, TlsStream};
 
 /// A connection. `AsyncWriteExt::shutdown` closes only the write half; the peer reads end-of-file and may still write.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over TLS over TCP.
     Tls(TlsStream),
+    /// Through ssh.
+    Ssh(SshStream),
 }
 
 impl Stream {
@@ -38,12 +40,8 @@ impl Stream {
     pub async fn peek(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.peek(buffer).await,
-            Self::Unix(stream) => {
-                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-                let look = || Ok(rustix::net::recv(stream.as_fd(), &mut *buffer, flags)?.0);
-                // Waits again when it was woken for nothing.
-                stream.async_io(Interest::READABLE, look).await
-            }
+            Self::Unix(stream) => peek(stream, buffer).await,
+            Self::Ssh(stream) => peek(stream.socket(), buffer).await,
             Self::Tls(stream) => {
                 let seen = stream.peek().await?;
                 let length = seen.len().min(buffer.len());
@@ -71,8 +69,16 @@ impl Stream {
                 let (read, write) = tokio::io::split(stream);
                 (Box::new(read), Box::new(write))
             }
+            Self::Ssh(stream) => stream.into_split(),
         }
     }
+}
+
+async fn peek(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let look = || Ok(rustix::net::recv(stream.as_fd(), &mut *buffer, flags)?.0);
+    // Waits again when it was woken for nothing.
+    stream.async_io(Interest::READABLE, look).await
 }
 
 impl AsFd for Stream {
@@ -81,6 +87,7 @@ impl AsFd for Stream {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.as_fd(),
+            Self::Ssh(stream) => stream.as_fd(),
         }
     }
 }
@@ -91,6 +98,7 @@ impl AsyncRead for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Ssh(stream) => Pin::new(stream.socket_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -101,6 +109,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Ssh(stream) => Pin::new(stream.socket_mut()).poll_write(cx, buf),
         }
     }
 
@@ -113,6 +122,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Ssh(stream) => Pin::new(stream.socket_mut()).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -121,6 +131,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Ssh(stream) => stream.socket().is_write_vectored(),
         }
     }
 
@@ -129,6 +140,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Ssh(stream) => Pin::new(stream.socket_mut()).poll_flush(cx),
         }
     }
 
@@ -137,6 +149,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Ssh(stream) => Pin::new(stream.socket_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: numbers against peers, interleaved in one run.
 
+mod doors;
 mod images;
 mod measure;
 mod network;
@@ -8,6 +9,7 @@ mod report;
 mod runtime;
 mod start;
 
+pub use doors::doors;
 pub use images::images;
 pub use network::network;
 pub use registry::registry;

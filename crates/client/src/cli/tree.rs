@@ -2,9 +2,9 @@
 
 use super::Command;
 use crate::commands::{
-    attach, commit, cp, create, df, diff, events, exec, export, fsck, history, images, import, info, inspect, jobs,
-    kill, load, login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi, run, save, search, start,
-    stats, stop, tag, top, version, volume, wait,
+    attach, commit, context, cp, create, df, dial_stdio, diff, events, exec, export, fsck, history, images, import,
+    info, inspect, jobs, kill, load, login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi, run,
+    save, search, start, stats, stop, tag, tls_init, top, version, volume, wait,
 };
 
 /// A name that leads to a command.
@@ -117,6 +117,21 @@ pub static GROUPS: &[GroupEntry] = &[
         ],
     },
     GroupEntry {
+        name: "context",
+        about: "Manage contexts",
+        entries: &[
+            entry("create", &context::CREATE),
+            entry("export", &context::EXPORT),
+            entry("import", &context::IMPORT),
+            entry("inspect", &context::INSPECT),
+            also("ls", &["list"], &context::LIST),
+            also("rm", &["remove"], &context::REMOVE),
+            entry("show", &context::SHOW),
+            entry("update", &context::UPDATE),
+            entry("use", &context::USE),
+        ],
+    },
+    GroupEntry {
         name: "image",
         about: "Manage images",
         entries: &[
@@ -153,10 +168,12 @@ pub static GROUPS: &[GroupEntry] = &[
         about: "Manage the engine",
         entries: &[
             entry("df", &df::COMMAND),
+            entry("dial-stdio", &dial_stdio::COMMAND),
             entry("events", &events::COMMAND),
             entry("fsck", &fsck::COMMAND),
             entry("info", &info::COMMAND),
             entry("prune", &prune::SYSTEM),
+            entry("tls-init", &tls_init::COMMAND),
         ],
     },
     GroupEntry {
@@ -179,7 +196,6 @@ pub static LATER: &[&str] = &[
     "buildx",
     "compose",
     "checkpoint",
-    "context",
     "manifest",
     "plugin",
     "trust",

@@ -2,9 +2,11 @@
 
 pub mod attach;
 pub mod commit;
+pub mod context;
 pub mod cp;
 pub mod create;
 pub mod df;
+pub mod dial_stdio;
 pub mod diff;
 pub mod events;
 pub mod exec;
@@ -37,6 +39,7 @@ pub mod start;
 pub mod stats;
 pub mod stop;
 pub mod tag;
+pub mod tls_init;
 pub mod top;
 pub mod version;
 pub mod volume;

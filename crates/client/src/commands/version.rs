@@ -34,6 +34,7 @@ pub fn one_line(program: &str) -> String {
 }
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
+    let name = context.name().to_owned();
     let server: Result<Version> =
         async { context.clone().without_autostart().daemon().await?.get("/version", &Query::new()).await }.await;
     let (server, failure) = match server {
@@ -42,19 +43,19 @@ async fn run(context: Context, flags: Parsed) -> Result<u8> {
     };
     let format = flags.text_or_empty("format");
     let text = match format {
-        "" => plain(server.as_ref()),
-        "json" => format!("{}\n", value(server.as_ref()).to_json()),
+        "" => plain(server.as_ref(), &name),
+        "json" => format!("{}\n", value(server.as_ref(), &name).to_json()),
         template => {
             let template = Template::parse(&unescape(template), Missing::Error)
                 .map_err(|error| Failure::with_code(64, format!("template parsing error: {error}")))?;
             if let Some(failure) = failure {
                 // Whatever the template wants of the client, Docker tells that there is no server.
-                let text = template.execute(&value(None)).unwrap_or_default();
+                let text = template.execute(&value(None, &name)).unwrap_or_default();
                 printer::text(&format!("{text}\n"))?;
                 return Err(failure);
             }
             let text = template
-                .execute(&value(server.as_ref()))
+                .execute(&value(server.as_ref(), &name))
                 .map_err(|error| Failure::new(format!("failed to execute template: {error}")))?;
             format!("{text}\n")
         }
@@ -74,7 +75,7 @@ fn arch() -> &'static str {
     }
 }
 
-fn value(server: Option<&Version>) -> Value {
+fn value(server: Option<&Version>, context: &str) -> Value {
     let client = [
         ("Version", OURS.to_owned()),
         ("ApiVersion", ApiVersion::NEWEST.to_string()),
@@ -84,7 +85,7 @@ fn value(server: Option<&Version>) -> Value {
         ("Os", "linux".to_owned()),
         ("Arch", arch().to_owned()),
         ("BuildTime", String::new()),
-        ("Context", "default".to_owned()),
+        ("Context", context.to_owned()),
     ];
     let mut client: Vec<_> = client.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text))).collect();
     client.insert(0, ("Platform".to_owned(), Value::Map(vec![("Name".to_owned(), Value::from("Gantry"))])));
@@ -92,9 +93,9 @@ fn value(server: Option<&Version>) -> Value {
     Value::Map(vec![("Client".to_owned(), Value::Map(client)), ("Server".to_owned(), server)])
 }
 
-fn plain(server: Option<&Version>) -> String {
+fn plain(server: Option<&Version>, context: &str) -> String {
     let mut text = format!(
-        "Client: Gantry\n Version:           {OURS}\n API version:       {}\n OS/Arch:           linux/{}\n Context:           default\n",
+        "Client: Gantry\n Version:           {OURS}\n API version:       {}\n OS/Arch:           linux/{}\n Context:           {context}\n",
         ApiVersion::NEWEST,
         arch(),
     );

@@ -6,6 +6,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::logs::{Query, Reader};
+use crate::policy::Subject;
 use crate::stream::{Connection, Hijack, Opening};
 
 /// Attaches a client.
@@ -31,6 +32,10 @@ impl Job for Attach {
     const DOC: &'static str = "connects a client with a container's standard streams";
     const CLASS: Class = Class::Stream;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

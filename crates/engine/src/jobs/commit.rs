@@ -12,6 +12,7 @@ use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Makes an image of a container's root and configuration.
 pub struct Commit {
@@ -38,6 +39,10 @@ impl Job for Commit {
     const DOC: &'static str = "makes an image of a container";
     const CLASS: Class = Class::Change;
     type Output = Committed;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}:{}", self.container, self.repository, self.tag)

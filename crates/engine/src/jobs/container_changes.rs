@@ -5,6 +5,7 @@ use gantry_api::container::ContainerChange;
 use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Lists changed paths.
 pub struct ContainerChanges {
@@ -17,6 +18,10 @@ impl Job for ContainerChanges {
     const DOC: &'static str = "lists what a container changed in its root";
     const CLASS: Class = Class::Read;
     type Output = Vec<ContainerChange>;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

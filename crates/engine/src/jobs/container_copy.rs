@@ -17,6 +17,7 @@ use crate::container::{Container, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::spec::users::as_root;
 use crate::stream::{Cancellable, Inlet, Opening, Outlet};
 
@@ -71,6 +72,10 @@ impl Job for ArchiveStat {
     const CLASS: Class = Class::Read;
     type Output = PathStat;
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
+
     fn arguments(&self) -> String {
         format!("{}:{}", self.container, self.path)
     }
@@ -86,7 +91,12 @@ impl Job for ArchiveGet {
     const NAME: &'static str = "container_copy";
     const DOC: &'static str = "sends a container's files as an archive";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         format!("{}:{}", self.container, self.path)
@@ -118,6 +128,10 @@ impl Job for ArchivePut {
     const CLASS: Class = Class::Change;
     type Output = ();
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
+
     fn arguments(&self) -> String {
         format!("{}:{}", self.container, self.path)
     }
@@ -134,7 +148,12 @@ impl Job for Export {
     const NAME: &'static str = "export";
     const DOC: &'static str = "sends a container's own files as an archive";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

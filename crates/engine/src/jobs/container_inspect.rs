@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::exec::ExecState;
 use crate::job::{Class, Context, Job};
 use crate::networks;
+use crate::policy::Subject;
 use crate::spec::confinement::SecurityOptions;
 
 /// Shows a container.
@@ -25,6 +26,10 @@ impl Job for ContainerInspect {
     const DOC: &'static str = "shows everything about a container";
     const CLASS: Class = Class::Read;
     type Output = inspect::ContainerInspect;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::container::Record;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
-use crate::job::{Class, Context, Job};
+use crate::job::{Class, Context, Environment, Job};
 use crate::networks::{self, port_map, protocol_name};
 
 const KNOWN: [&str; 16] = [
@@ -59,16 +59,22 @@ impl Job for Containers {
                 return Err(Error::invalid(format!("invalid filter 'status={state}'")));
             }
         }
-        let engine = context.engine;
+        let Context { engine, environment, .. } = context;
         if !self.size {
-            return list(&engine, &self, &filters);
+            return list(&engine, &self, &filters, &environment);
         }
-        blocking(move || list(&engine, &self, &filters)).await
+        blocking(move || list(&engine, &self, &filters, &environment)).await
     }
 }
 
-fn list(engine: &Engine, job: &Containers, filters: &Filters) -> Result<Vec<ContainerSummary>> {
+fn list(
+    engine: &Engine,
+    job: &Containers,
+    filters: &Filters,
+    environment: &Environment,
+) -> Result<Vec<ContainerSummary>> {
     let mut records: Vec<Arc<Record>> = engine.containers.all().iter().map(|container| container.record()).collect();
+    records.retain(|record| environment.shows(&record.labels()));
     records.sort_by_key(|record| Reverse(record.created));
     let created = |name: &str| engine.containers.get(name).map(|container| container.record().created);
     let before = filters.get("before").map(created).collect::<Result<Vec<_>>>()?;

@@ -13,6 +13,7 @@ use crate::container::Record;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Caller, Class, Context, Job};
+use crate::policy::Subject;
 use crate::spec::confinement::SecurityOptions;
 use crate::spec::mounts::Wanted;
 use crate::spec::{self, merge_environment, mounts, security};
@@ -33,6 +34,10 @@ impl Job for Create {
     const DOC: &'static str = "makes a container of an image";
     const CLASS: Class = Class::Change;
     type Output = CreateResponse;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::NewContainer(&self.request)
+    }
 
     fn arguments(&self) -> String {
         let name = self.name.as_deref().unwrap_or_default();

@@ -4,6 +4,7 @@ use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
+use crate::policy::Subject;
 
 /// Removes a container.
 pub struct Delete {
@@ -22,6 +23,10 @@ impl Job for Delete {
     const DOC: &'static str = "removes a container";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

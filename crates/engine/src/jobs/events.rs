@@ -42,10 +42,17 @@ impl Job for Events {
     const NAME: &'static str = "events";
     const DOC: &'static str = "streams what happens";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
 
     async fn run(mut self, context: Context) -> Result<()> {
         let filters = Filters::parse(self.filters.as_deref(), &KNOWN)?;
+        let environment = context.environment;
+        let door = environment.door.as_deref();
+        // Of what has no labels in its events nothing is told where labels decide.
+        let shown = |event: &Event| {
+            door.is_none_or(|door| !door.selects() || event.kind == "container" && door.shows(&event.actor.attributes))
+        };
         let (past, mut live) = context.engine.events.subscribe();
         self.outlet.open(Opening::default());
         let nanos = |at: Timestamp| i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX);
@@ -53,7 +60,7 @@ impl Job for Events {
         if let Some(since) = self.since.map(nanos) {
             let wanted =
                 past.iter().filter(|event| event.time_nano >= since && until.is_none_or(|u| event.time_nano <= u));
-            for event in wanted.filter(|event| matches(event, &filters)) {
+            for event in wanted.filter(|event| shown(event) && matches(event, &filters)) {
                 if !self.outlet.send_json(&**event).await {
                     return Ok(());
                 }
@@ -75,7 +82,7 @@ impl Job for Events {
                 () = context.cancelled.cancelled() => return Ok(()),
             };
             match event {
-                Ok(event) if matches(&event, &filters) => {
+                Ok(event) if shown(&event) && matches(&event, &filters) => {
                     if !self.outlet.send_json(&*event).await {
                         return Ok(());
                     }

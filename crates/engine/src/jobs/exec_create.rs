@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::exec::ExecInstance;
 use crate::job::{Class, Context, Job};
 use crate::names;
+use crate::policy::Subject;
 
 /// Prepares an exec; returns its id.
 pub struct ExecCreate {
@@ -21,6 +22,10 @@ impl Job for ExecCreate {
     const DOC: &'static str = "prepares a further process in a running container";
     const CLASS: Class = Class::Change;
     type Output = String;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::NewExec { container: &self.container, config: &self.config }
+    }
 
     fn arguments(&self) -> String {
         // Not the command: it may hold secrets, and this is kept and logged.

@@ -16,6 +16,7 @@ use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::exec::ExecInstance;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::spec;
 use crate::stream::{Connection, Hijack, Opening};
 
@@ -34,6 +35,10 @@ impl Job for ExecStart {
     const DOC: &'static str = "runs a prepared process in a container";
     const CLASS: Class = Class::Long;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Exec(&self.exec)
+    }
 
     fn arguments(&self) -> String {
         self.exec.clone()

@@ -6,6 +6,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::exec::ExecState;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Shows an exec.
 pub struct ExecInspect {
@@ -18,6 +19,10 @@ impl Job for ExecInspect {
     const DOC: &'static str = "shows a further process of a container";
     const CLASS: Class = Class::Read;
     type Output = exec::ExecInspect;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Exec(&self.exec)
+    }
 
     fn arguments(&self) -> String {
         self.exec.clone()
@@ -45,7 +50,12 @@ impl Job for ExecResize {
     const NAME: &'static str = "exec_resize";
     const DOC: &'static str = "sets the size of a further process's terminal";
     const CLASS: Class = Class::Read;
+    const READS: bool = false;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Exec(&self.exec)
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}x{}", self.exec, self.columns, self.rows)

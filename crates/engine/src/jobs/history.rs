@@ -4,6 +4,7 @@ use gantry_api::image::HistoryItem;
 
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Shows an image's history, newest first.
 pub struct History {
@@ -18,6 +19,10 @@ impl Job for History {
     const DOC: &'static str = "shows how an image was made";
     const CLASS: Class = Class::Read;
     type Output = Vec<HistoryItem>;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         self.image.clone()

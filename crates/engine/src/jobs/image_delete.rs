@@ -8,6 +8,7 @@ use gantry_graph::Removed;
 use crate::engine::{Engine, blocking};
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Untags or removes an image.
 pub struct ImageDelete {
@@ -24,6 +25,10 @@ impl Job for ImageDelete {
     const DOC: &'static str = "untags or removes an image";
     const CLASS: Class = Class::Change;
     type Output = Vec<ImageDeleted>;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         self.image.clone()

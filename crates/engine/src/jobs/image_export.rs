@@ -10,6 +10,7 @@ use gantry_graph::Image;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::stream::{Cancellable, Opening, Outlet};
 
 /// Sends images.
@@ -26,7 +27,12 @@ impl Job for ImageExport {
     const NAME: &'static str = "image_export";
     const DOC: &'static str = "sends images as an archive";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         self.images.join(" ")

@@ -5,6 +5,7 @@ use gantry_api::inspect::GraphDriverData;
 
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Shows an image.
 pub struct ImageInspect {
@@ -19,6 +20,10 @@ impl Job for ImageInspect {
     const DOC: &'static str = "shows everything about an image";
     const CLASS: Class = Class::Read;
     type Output = serde_json::Value;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         self.image.clone()

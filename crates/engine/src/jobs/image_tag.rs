@@ -7,6 +7,7 @@ use gantry_api::reference::Reference;
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Names an image.
 pub struct ImageTag {
@@ -23,6 +24,10 @@ impl Job for ImageTag {
     const DOC: &'static str = "gives an image a further name";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}:{}", self.image, self.repository, self.tag)

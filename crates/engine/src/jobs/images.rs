@@ -10,6 +10,7 @@ use gantry_graph::Image;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Lists images.
 pub struct Images {
@@ -26,6 +27,10 @@ impl Job for Images {
     const DOC: &'static str = "lists images";
     const CLASS: Class = Class::Read;
     type Output = Vec<ImageSummary>;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     async fn run(self, context: Context) -> Result<Vec<ImageSummary>> {
         let known = ["before", "dangling", "label", "label!", "reference", "since", "until"];

@@ -10,6 +10,7 @@ use gantry_registry::Download;
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::stream::{Inlet, Outlet};
 
 /// Imports an archive.
@@ -43,6 +44,10 @@ impl Job for Import {
     const DOC: &'static str = "makes an image of an archive of a root file system";
     const CLASS: Class = Class::Long;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         format!("{}:{}", self.repository, self.tag)

@@ -7,6 +7,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
+use crate::policy::Subject;
 
 /// Sends a signal.
 pub struct Kill {
@@ -21,6 +22,10 @@ impl Job for Kill {
     const DOC: &'static str = "sends a signal to a container";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}", self.container, self.signal).trim_end().to_owned()

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::stream::{Inlet, Opening, Outlet, json_line};
 
 /// Loads an archive of images.
@@ -31,6 +32,10 @@ impl Job for Load {
     const DOC: &'static str = "takes the images of an archive in";
     const CLASS: Class = Class::Long;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;

@@ -12,6 +12,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::logs::{Query, Reader};
+use crate::policy::Subject;
 use crate::stream::{Opening, Outlet};
 
 /// Streams a container's log.
@@ -30,7 +31,12 @@ impl Job for Logs {
     const NAME: &'static str = "logs";
     const DOC: &'static str = "streams a container's output";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         format!("{}{}", self.container, if self.follow { " --follow" } else { "" })

@@ -11,6 +11,7 @@ use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::networks::{self, Document};
+use crate::policy::Subject;
 
 /// Lists networks.
 pub struct Networks {
@@ -35,7 +36,8 @@ impl Job for Networks {
             context.engine.networks.unused(&context.engine).into_iter().map(|network| network.name).collect();
         let mut networks = context.engine.networks.all(&context.engine);
         networks.retain(|network| {
-            filters.any("name", |name| network.name.contains(name))
+            (networks::is_predefined(&network.name) || context.environment.shows(&network.labels))
+                && filters.any("name", |name| network.name.contains(name))
                 && filters.any("id", |id| network.id.contains(id))
                 && filters.any("driver", |driver| network.driver == driver)
                 && filters.any("scope", |scope| network.scope == scope)
@@ -63,6 +65,10 @@ impl Job for NetworkInspect {
     const CLASS: Class = Class::Read;
     type Output = Network;
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::Network(&self.network)
+    }
+
     fn arguments(&self) -> String {
         self.network.clone()
     }
@@ -83,6 +89,10 @@ impl Job for NetworkCreate {
     const DOC: &'static str = "makes a network";
     const CLASS: Class = Class::Change;
     type Output = NetworkCreated;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::NewNetwork(&self.request)
+    }
 
     fn arguments(&self) -> String {
         self.request.name.clone()
@@ -110,6 +120,10 @@ impl Job for NetworkRemove {
     const DOC: &'static str = "removes a network";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Network(&self.network)
+    }
 
     fn arguments(&self) -> String {
         self.network.clone()
@@ -151,6 +165,10 @@ impl Job for NetworkConnect {
     const CLASS: Class = Class::Change;
     type Output = ();
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::Place { network: &self.network, container: &self.container }
+    }
+
     fn arguments(&self) -> String {
         format!("{} {}", self.network, self.container)
     }
@@ -177,6 +195,10 @@ impl Job for NetworkDisconnect {
     const DOC: &'static str = "takes a container off a network";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Place { network: &self.network, container: &self.container }
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}", self.network, self.container)

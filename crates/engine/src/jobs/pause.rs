@@ -6,6 +6,7 @@ use crate::container::{Container, Record, State};
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Freezes a container.
 pub struct Pause {
@@ -24,6 +25,10 @@ impl Job for Pause {
     const DOC: &'static str = "freezes every process of a container";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()
@@ -46,6 +51,10 @@ impl Job for Unpause {
     const DOC: &'static str = "thaws every process of a container";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::images::{Broadcast, GraphSink};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::stream::{Opening, Outlet};
 
 /// Pulls an image.
@@ -31,6 +32,10 @@ impl Job for Pull {
     const DOC: &'static str = "brings an image from a registry";
     const CLASS: Class = Class::Long;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}", self.reference.familiar(), self.platform).trim_end().to_owned()

@@ -6,6 +6,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::networks;
+use crate::policy::Subject;
 
 /// Renames a container.
 pub struct Rename {
@@ -20,6 +21,10 @@ impl Job for Rename {
     const DOC: &'static str = "gives a container another name";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}", self.container, self.name)

@@ -3,6 +3,7 @@
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Resizes the terminal of a container's first process.
 pub struct Resize {
@@ -18,7 +19,12 @@ impl Job for Resize {
     const NAME: &'static str = "resize";
     const DOC: &'static str = "sets the size of a container's terminal";
     const CLASS: Class = Class::Read;
+    const READS: bool = false;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         format!("{} {}x{}", self.container, self.columns, self.rows)

@@ -6,6 +6,7 @@ use super::{Start, Stop};
 use crate::container::Container;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Restarts a container.
 pub struct Restart {
@@ -22,6 +23,10 @@ impl Job for Restart {
     const DOC: &'static str = "stops a container and starts it again";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

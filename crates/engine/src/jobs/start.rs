@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
+use crate::policy::Subject;
 
 /// Starts a container.
 pub struct Start {
@@ -15,6 +16,10 @@ impl Job for Start {
     const DOC: &'static str = "starts a container";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

@@ -11,6 +11,7 @@ use crate::container::Container;
 use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::spec::host::Host;
 use crate::stream::{Opening, Outlet};
 
@@ -33,7 +34,12 @@ impl Job for Stats {
     const NAME: &'static str = "stats";
     const DOC: &'static str = "streams what a container uses";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

@@ -4,6 +4,7 @@ use crate::container::Record;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle::stop::{self, DEFAULT_TIMEOUT};
+use crate::policy::Subject;
 
 /// Stops a container.
 pub struct Stop {
@@ -20,6 +21,10 @@ impl Job for Stop {
     const DOC: &'static str = "stops a container";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

@@ -6,6 +6,7 @@ use gantry_linux::fs;
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 
 /// Lists processes.
 pub struct Top {
@@ -20,6 +21,10 @@ impl Job for Top {
     const DOC: &'static str = "lists the processes of a container";
     const CLASS: Class = Class::Read;
     type Output = container::Top;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

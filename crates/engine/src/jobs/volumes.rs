@@ -9,6 +9,7 @@ use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::lifecycle::remove::in_use;
+use crate::policy::Subject;
 
 /// Lists volumes.
 pub struct Volumes {
@@ -27,7 +28,8 @@ impl Job for Volumes {
         let dangling = filters.boolean("dangling")?;
         let engine = &context.engine;
         let wanted = |volume: &Volume| {
-            filters.any("name", |name| volume.name.contains(name))
+            context.environment.shows(&volume.labels.clone().unwrap_or_default())
+                && filters.any("name", |name| volume.name.contains(name))
                 && filters.any("driver", |driver| volume.driver == driver)
                 && filters.labels(&volume.labels.clone().unwrap_or_default())
                 && dangling.is_none_or(|dangling| in_use(engine, &volume.name).is_none() == dangling)
@@ -48,6 +50,10 @@ impl Job for VolumeCreate {
     const DOC: &'static str = "makes a volume";
     const CLASS: Class = Class::Change;
     type Output = Volume;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::NewVolume(&self.request)
+    }
 
     fn arguments(&self) -> String {
         self.request.name.clone()
@@ -79,6 +85,10 @@ impl Job for VolumeInspect {
     const CLASS: Class = Class::Read;
     type Output = Volume;
 
+    fn subject(&self) -> Subject<'_> {
+        Subject::Volume(&self.name)
+    }
+
     fn arguments(&self) -> String {
         self.name.clone()
     }
@@ -101,6 +111,10 @@ impl Job for VolumeDelete {
     const DOC: &'static str = "removes a volume";
     const CLASS: Class = Class::Change;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Volume(&self.name)
+    }
 
     fn arguments(&self) -> String {
         self.name.clone()

@@ -4,6 +4,7 @@ use gantry_api::container::{WaitError, WaitResponse};
 
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::stream::{Opening, Outlet};
 
 /// What is waited for.
@@ -44,7 +45,12 @@ impl Job for Wait {
     const NAME: &'static str = "wait";
     const DOC: &'static str = "tells when a container ends, and how";
     const CLASS: Class = Class::Stream;
+    const READS: bool = true;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

@@ -11,6 +11,8 @@ use gantry_api::hostconfig::Ulimit;
 use gantry_engine::{Mirrored, Options, SecurityDefaults};
 use gantry_linux::fs;
 
+use super::doors::DoorFlags;
+
 /// What can be logged.
 const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
 /// Where `daemon.json` is looked for when nobody says.
@@ -20,9 +22,9 @@ const CONFIG_FILE: &str = "/etc/gantry/daemon.json";
 #[derive(Debug, Clone, Parser)]
 #[command(name = "gantry daemon", version, disable_help_subcommand = true)]
 pub struct Flags {
-    /// Address to serve: unix:///path or tcp://127.0.0.1:port; may be given several times
-    #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
-    pub hosts: Vec<String>,
+    /// Who may come in.
+    #[command(flatten)]
+    pub doors: DoorFlags,
     /// Directory of images, containers and volumes
     #[arg(long, default_value = "/var/lib/gantry", value_name = "DIR")]
     pub data_root: PathBuf,
@@ -32,9 +34,6 @@ pub struct Flags {
     /// Pid file; gantry.pid in the exec root where not given
     #[arg(short = 'p', long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
-    /// Group of the unix socket
-    #[arg(short = 'G', long, default_value = "docker", value_name = "GROUP")]
-    pub group: String,
     /// File of settings
     #[arg(long, default_value = CONFIG_FILE, value_name = "FILE")]
     pub config_file: PathBuf,
@@ -178,39 +177,46 @@ impl Flags {
             Err(error) if error.is_not_found() && !given("config_file") => return Ok(self),
             Err(error) => return Err(error.into()),
         };
-        let file = self.config_file.display().to_string();
+        let unable = || format!("unable to configure the daemon with file {}", self.config_file.display());
         let settings: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&text).with_context(|| format!("read {file}"))?;
-        for (key, value) in settings {
-            let id = match key.as_str() {
-                "insecure-registries" => "insecure_registry".to_owned(),
-                "registry-mirrors" => "registry_mirror".to_owned(),
-                "labels" => "label".to_owned(),
-                "dns-opts" => "dns_opt".to_owned(),
-                "log-opts" => "log_opt".to_owned(),
-                "exec-opts" => "exec_opt".to_owned(),
-                "storage-opts" => "storage_opt".to_owned(),
-                "default-address-pools" => "default_address_pool".to_owned(),
-                "default-ulimits" => "default_ulimit".to_owned(),
-                "hosts" | "group" | "pidfile" => key.clone(),
-                other => other.replace('-', "_"),
-            };
+            serde_json::from_slice(&text).with_context(unable)?;
+        let mut conflicts = Vec::new();
+        for (key, value) in &settings {
+            let id = id_of(key);
             if given(&id) {
-                bail!("{file}: the setting {key} is given as a flag as well: keep one of them");
+                let flag: Vec<_> = matches
+                    .get_raw(&id)
+                    .into_iter()
+                    .flatten()
+                    .map(|value| value.to_string_lossy().into_owned())
+                    .collect();
+                let list = value.is_array() || value.is_object();
+                let flag = if list { format!("[{}]", flag.join(" ")) } else { flag.join(" ") };
+                conflicts.push(format!("{key}: (from flag: {flag}, from file: {})", spoken(value)));
             }
-            self.set(&id, value).with_context(|| format!("{file}: {key}"))?;
+        }
+        if !conflicts.is_empty() {
+            bail!(
+                "{}: the following directives are specified both as a flag and in the configuration file: {}",
+                unable(),
+                conflicts.join(", ")
+            );
+        }
+        for (key, value) in settings {
+            self.set(&id_of(&key), value).with_context(|| {
+                format!("unable to configure the daemon with file {}: {key}", self.config_file.display())
+            })?;
         }
         Ok(self)
     }
 
     fn set(&mut self, id: &str, value: serde_json::Value) -> Result<()> {
         use serde_json::from_value as read;
+        let Some(value) = self.doors.set(id, value)? else { return Ok(()) };
         match id {
-            "hosts" => self.hosts = read(value)?,
             "data_root" => self.data_root = read(value)?,
             "exec_root" => self.exec_root = read(value)?,
             "pidfile" => self.pidfile = Some(read(value)?),
-            "group" => self.group = read(value)?,
             "bridge" => self.bridge = read(value)?,
             "bip" => self.bip = Some(read(value)?),
             "fixed_cidr" => self.fixed_cidr = Some(read(value)?),
@@ -278,7 +284,7 @@ impl Flags {
                     bail!("want one of {}", LOG_LEVELS.join(", "));
                 }
             }
-            _ => bail!("there is no such setting"),
+            _ => bail!("the following directives don't match any configuration option"),
         }
         Ok(())
     }
@@ -289,13 +295,12 @@ impl Flags {
         self.pidfile.clone().unwrap_or_else(|| self.exec_root.join("gantry.pid"))
     }
 
-    /// The addresses to serve.
+    /// How much is logged.
     #[must_use]
-    pub fn hosts(&self) -> Vec<String> {
-        if self.hosts.is_empty() {
-            return vec![format!("unix://{}/gantry.sock", self.exec_root.display())];
-        }
-        self.hosts.clone()
+    pub fn log_filter(&self) -> String {
+        let level = if self.debug { "debug" } else { self.log_level.as_str() };
+        let level = if level == "fatal" { "error" } else { level };
+        format!("{level},hyper=warn,reqwest=warn,rustls=warn,hickory=warn")
     }
 
     /// How many supervisors are kept warm.
@@ -361,8 +366,9 @@ impl Flags {
             shm_size: bytes(&self.default_shm_size)?,
             ulimits: self.default_ulimit.iter().map(|text| ulimit(text)).collect::<Result<_>>()?,
             userns_remap: super::remap::mapping(self.userns_remap.as_deref())?,
+            audit_log: self.doors.audit_log.clone(),
             debug: self.debug,
-            hosts: self.hosts(),
+            hosts: self.doors.addresses(&self.exec_root),
         })
     }
 }
@@ -371,6 +377,33 @@ impl Flags {
 fn proxy(given: Option<&String>, variable: &str) -> String {
     let environment = || std::env::var(variable).or_else(|_| std::env::var(variable.to_lowercase())).ok();
     given.cloned().or_else(environment).unwrap_or_default()
+}
+
+/// The flag of a key of `daemon.json`.
+fn id_of(key: &str) -> String {
+    match key {
+        "insecure-registries" => "insecure_registry".to_owned(),
+        "registry-mirrors" => "registry_mirror".to_owned(),
+        "labels" => "label".to_owned(),
+        "dns-opts" => "dns_opt".to_owned(),
+        "log-opts" => "log_opt".to_owned(),
+        "exec-opts" => "exec_opt".to_owned(),
+        "storage-opts" => "storage_opt".to_owned(),
+        "default-address-pools" => "default_address_pool".to_owned(),
+        "default-ulimits" => "default_ulimit".to_owned(),
+        other => DoorFlags::id(other).map_or_else(|| other.replace('-', "_"), str::to_owned),
+    }
+}
+
+/// A value as Docker's messages show it: `[a b]`.
+fn spoken(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Array(items) => {
+            format!("[{}]", items.iter().map(spoken).collect::<Vec<_>>().join(" "))
+        }
+        other => other.to_string(),
+    }
 }
 
 fn one_of(flag: &str, value: &str, known: [&str; 2]) -> Result<String> {
@@ -420,7 +453,11 @@ mod tests {
             (flags.mtu, flags.data_root.to_str(), flags.log_opt[0].as_str()),
             (Some(1400), Some("/x"), "max-size=1m")
         );
-        assert!(parse(&["--mtu", "1400"], Some(r#"{"mtu": 1500}"#)).unwrap_err().to_string().contains("mtu"));
+        let both = parse(&["--mtu", "1400", "-H", "fd://"], Some(r#"{"mtu": 1500, "hosts": ["unix:///x"]}"#));
+        let message = both.unwrap_err().to_string();
+        let says = "the following directives are specified both as a flag and in the configuration file: \
+            hosts: (from flag: [fd://], from file: [unix:///x]), mtu: (from flag: 1400, from file: 1500)";
+        assert!(message.ends_with(says), "{message}");
         assert!(parse(&[], Some(r#"{"nonsense": 1}"#)).is_err());
         assert!(parse(&[], Some("{")).is_err());
         let flags = parse(&[], Some(r#"{"storage-opts": ["dm.fs=xfs", "dm.basesize=1g"]}"#)).unwrap();

@@ -1,22 +1,32 @@
 //! `gantry daemon`: reads its settings, wires the drivers, runs the job `serveapi` until a signal ends it.
 
+mod activation;
+mod doors;
 mod flags;
 mod pidfile;
+mod reload;
 mod remap;
 mod wiring;
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches};
-use gantry_engine::{Engine, Environment};
+use gantry_engine::{Door, Engine, Environment};
 use gantry_linux::{fs, memory};
 use gantry_server::ServeApi;
+use gantry_transport::ServerTls;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use flags::Flags;
+use reload::Reload;
 
 /// Set by a client that starts the daemon in the background.
 const DETACH: &str = "GANTRY_DETACH";
@@ -33,7 +43,8 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         }
     };
-    let flags = match Flags::from_arg_matches(&matches).map_err(Into::into).and_then(|f| f.with_config_file(&matches)) {
+    let read = move || Flags::from_arg_matches(&matches).map_err(Into::into).and_then(|f| f.with_config_file(&matches));
+    let flags = match read() {
         Ok(flags) => flags,
         Err(error) => {
             eprintln!("gantry daemon: {error:#}");
@@ -41,8 +52,8 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
         }
     };
     memory::be_frugal();
-    log(&flags);
-    match run(flags) {
+    let log = log(&flags);
+    match run(flags, |tls, doors, flags| Reload { tls, doors, log, flags, read: Box::new(read) }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -51,20 +62,17 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
     }
 }
 
-fn log(flags: &Flags) {
-    let level = if flags.debug { "debug" } else { flags.log_level.as_str() };
-    let level = if level == "fatal" { "error" } else { level };
-    let filter =
-        tracing_subscriber::EnvFilter::new(format!("{level},hyper=warn,reqwest=warn,rustls=warn,hickory=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false)
-        .init();
+fn log(flags: &Flags) -> reload::LogHandle {
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(EnvFilter::new(flags.log_filter()));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    handle
 }
 
-fn run(flags: Flags) -> Result<()> {
+fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>, Flags) -> Reload) -> Result<()> {
+    // Before anything else takes their numbers.
+    let given = activation::sockets()?;
+    flags.doors.check(&flags.exec_root, &given)?;
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("the daemon needs to be root: it makes namespaces, cgroups, mounts and network links; use sudo");
     }
@@ -78,37 +86,70 @@ fn run(flags: Flags) -> Result<()> {
     let options = flags.engine_options()?;
     // Drivers start processes: before there are threads.
     let drivers = wiring::drivers(&flags)?;
+    // Not before: containers do not inherit it.
+    more_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(flags, options, drivers));
+    let result = runtime.block_on(serve(flags, options, drivers, given, reload));
     // What still blocks on a kernel call must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
 }
 
-async fn serve(flags: Flags, options: gantry_engine::Options, drivers: gantry_engine::Drivers) -> Result<()> {
+/// Every connection needs a descriptor.
+fn more_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("have more open files: {error}");
+    }
+}
+
+async fn serve(
+    flags: Flags,
+    options: gantry_engine::Options,
+    drivers: gantry_engine::Drivers,
+    given: Vec<(String, OwnedFd)>,
+    reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>, Flags) -> Reload,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
-    let listeners = wiring::listeners(&flags)?;
+    let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    let doors::Doors { listeners, tls } = flags.doors.open(&flags.exec_root, given)?;
     let started = std::time::Instant::now();
     let engine = Engine::start(options, drivers).await?;
     info!(took = ?started.elapsed(), data_root = %flags.data_root.display(), "the engine is up");
     let _link = wiring::link_docker_socket(&flags);
+    let mut reload = reload(tls, listeners.iter().map(|(_, door)| Arc::clone(door)).collect(), flags);
     let serving = Arc::clone(&engine);
     let mut job = tokio::spawn(async move { serving.run(ServeApi { listeners }, Environment::default()).await });
-    let ended = tokio::select! {
-        ended = &mut job => Some(ended),
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+    // Connections wait in the sockets' queues from the moment that they are bound.
+    activation::tell(&[NotifyState::Ready]);
+    tokio::spawn(activation::keep_watchdog_quiet(Arc::downgrade(&engine)));
+    let ended = loop {
+        tokio::select! {
+            ended = &mut job => break Some(ended),
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => {
+                let engine = Arc::clone(&engine);
+                let done = tokio::task::spawn_blocking(move || {
+                    reload.run(&engine);
+                    reload
+                });
+                reload = done.await.context("read the settings again")?;
+            }
+        }
     };
     if let Some(ended) = ended {
         return Ok(ended.context("the job serveapi")??);
     }
     info!("stopping: containers go on");
+    activation::tell(&[NotifyState::Stopping]);
     engine.stop().await;
     if let Err(error) = job.await.context("the job serveapi")? {
         info!("{error}");

@@ -12,7 +12,7 @@ use gantry_linux::fs;
 use gantry_networkdriver::{
     Addresses, Cidr, DefaultBridge, Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork, Pool, Subnet,
 };
-use gantry_transport::{Access, DEFAULT_SOCKET, Endpoint, Listener};
+use gantry_transport::DEFAULT_SOCKET;
 use tracing::warn;
 
 use super::flags::Flags;
@@ -109,36 +109,6 @@ fn network_options(flags: &Flags) -> Result<NetworkOptions> {
     })
 }
 
-/// Opens the doors.
-///
-/// # Errors
-/// An address that cannot be served.
-pub fn listeners(flags: &Flags) -> Result<Vec<Listener>> {
-    let group = match group_id(&flags.group)? {
-        Some(id) => Some(id),
-        None if flags.group == "docker" => None,
-        None => bail!("--group {}: there is no such group", flags.group),
-    };
-    flags
-        .hosts()
-        .iter()
-        .map(|host| {
-            let endpoint: Endpoint = host.parse().with_context(|| format!("-H {host}"))?;
-            Ok(Listener::bind(&endpoint, &Access::local(0o660, group))?)
-        })
-        .collect()
-}
-
-/// A group's id from `/etc/group`; a static binary must not ask the C library.
-fn group_id(name: &str) -> Result<Option<u32>> {
-    if let Ok(id) = name.parse() {
-        return Ok(Some(id));
-    }
-    let text = fs::read_to_string("/etc/group").unwrap_or_default();
-    let line = text.lines().find(|line| line.split(':').next() == Some(name));
-    Ok(line.and_then(|line| line.split(':').nth(2)).and_then(|id| id.parse().ok()))
-}
-
 /// The link at Docker's own socket; removed with the daemon.
 pub struct DockerSocket(PathBuf);
 
@@ -152,7 +122,7 @@ impl Drop for DockerSocket {
 /// Puts a link where Docker's clients look, when the default daemon serves its default socket and that place is free.
 pub fn link_docker_socket(flags: &Flags) -> Option<DockerSocket> {
     let default = PathBuf::from("/run/gantry/gantry.sock");
-    if !flags.hosts.is_empty() || flags.exec_root.join("gantry.sock") != default {
+    if !flags.doors.hosts.is_empty() || flags.exec_root.join("gantry.sock") != default {
         return None;
     }
     let place = PathBuf::from(DEFAULT_SOCKET);

@@ -62,7 +62,8 @@ fn certificate(wrong: &CertificateError, host: &str, tls: &ClientTls) -> String 
             "the daemon's certificate is not for {host}: use a name of the certificate, or make one for {host} \
              (gantry system tls-init --host {host})"
         ),
-        CertificateError::UnknownIssuer => match &tls.verification {
+        // Another authority of the same name is found out by its signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => match &tls.verification {
             Verification::Authority(path) => format!(
                 "the daemon's certificate was signed by an unknown authority, not by one in {}: give the daemon's own \
                  authority with --tlscacert",
@@ -94,7 +95,7 @@ fn refused(alert: AlertDescription, tls: &ClientTls) -> String {
     };
     let file = certificate.display();
     match alert {
-        Alert::UnknownCA => {
+        Alert::UnknownCA | Alert::DecryptError => {
             format!(
                 "the daemon does not know the authority that signed this client's certificate {file}: \
                      give one that the daemon's own authority signed"
@@ -106,8 +107,7 @@ fn refused(alert: AlertDescription, tls: &ClientTls) -> String {
         | Alert::BadCertificate
         | Alert::CertificateUnknown
         | Alert::AccessDenied
-        | Alert::UnsupportedCertificate
-        | Alert::DecryptError => {
+        | Alert::UnsupportedCertificate => {
             format!(
                 "the daemon does not accept this client's certificate {file} ({}): ask for a new one",
                 spoken(alert)

@@ -1,0 +1,160 @@
+//! How much power a container may have: what is asked for when it is made, and what it has when it is used.
+
+use std::path::{Path, PathBuf};
+
+use gantry_api::container::CreateRequest;
+use gantry_api::hostconfig::{HostConfig, Mount};
+
+use super::rules::Rules;
+use super::{Refusal, plain};
+use crate::Engine;
+use crate::container::Record;
+
+type Verdict = std::result::Result<(), Refusal>;
+
+impl Rules {
+    pub(super) fn new_container(&self, engine: &Engine, request: &CreateRequest) -> Verdict {
+        self.labelled(request.config.labels.clone().unwrap_or_default())?;
+        for (name, _) in request.networking_config.endpoints_config.iter().flatten() {
+            self.mode(engine, "network", name)?;
+            self.network(engine, name)?;
+        }
+        self.power(engine, &request.host_config, None)
+    }
+
+    /// Judges a configuration; `made` is the container that has it already, whose paths the engine has filled in.
+    pub(super) fn power(&self, engine: &Engine, host: &HostConfig, made: Option<&Record>) -> Verdict {
+        if !self.privileged {
+            no_more_power(host, made.is_some())?;
+        }
+        for (what, mode) in [
+            ("network", &host.network_mode),
+            ("pid", &host.pid_mode),
+            ("ipc", &host.ipc_mode),
+            ("uts", &host.uts_mode),
+            ("cgroup", &host.cgroupns_mode),
+            ("user", &host.userns_mode),
+        ] {
+            self.mode(engine, what, mode)?;
+        }
+        if !host.network_mode.contains(':') && !matches!(host.network_mode.as_str(), "" | "default" | "host") {
+            self.network(engine, &host.network_mode)?;
+        }
+        for bind in host.binds.iter().flatten() {
+            let source = bind.split(':').next().filter(|_| bind.contains(':')).unwrap_or_default();
+            self.source(engine, source, made.is_some())?;
+        }
+        for mount in host.mounts.iter().flatten() {
+            self.mount(engine, mount, made.is_some())?;
+        }
+        for other in host.volumes_from.iter().flatten() {
+            let name = other.split(':').next().unwrap_or_default();
+            let container = self.container(engine, name)?;
+            // What it has mounted this one gets.
+            let record = container.record();
+            if made.is_none_or(|made| made.id != record.id) {
+                self.power(engine, &HostConfig { volumes_from: None, ..record.host_config.clone() }, Some(&record))?;
+            }
+        }
+        for link in host.links.iter().flatten() {
+            self.container(engine, link.split(':').next().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    fn mode(&self, engine: &Engine, what: &str, mode: &str) -> Verdict {
+        if mode == "host" && !self.host_namespaces {
+            return Err(Refusal::new(format!("the host's {what} namespace")));
+        }
+        match mode.strip_prefix("container:") {
+            Some(name) => self.container(engine, name).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn mount(&self, engine: &Engine, mount: &Mount, made: bool) -> Verdict {
+        match mount.kind.as_str() {
+            "bind" => self.bind(Path::new(&mount.source)),
+            "volume" => {
+                let options = mount.volume_options.as_ref().and_then(|options| options.driver_config.as_ref());
+                let options = options.and_then(|driver| driver.options.as_ref());
+                if options.is_some_and(|options| !options.is_empty()) && !self.privileged {
+                    return Err(Refusal::new("a volume with options of its driver can be any directory of the host"));
+                }
+                self.source(engine, &mount.source, made)
+            }
+            "tmpfs" => Ok(()),
+            other => Err(Refusal::new(format!("a mount of type {other}"))),
+        }
+    }
+
+    /// A path of the host, or a volume's name.
+    fn source(&self, engine: &Engine, source: &str, made: bool) -> Verdict {
+        if source.is_empty() {
+            return Ok(());
+        }
+        if source.starts_with('/') {
+            return self.bind(Path::new(source));
+        }
+        if !self.has_selector() {
+            return self.volume_is_plain(engine, source);
+        }
+        match self.volume(engine, source) {
+            // One that is gone meanwhile is nobody's.
+            Err(_) if made && engine.volumes.get(source).is_err() => Ok(()),
+            Err(_) => Err(Refusal::new(format!("the volume {source} is not one with the labels of this policy"))),
+            Ok(()) => self.volume_is_plain(engine, source),
+        }
+    }
+
+    /// A volume that somebody made a bind of the host is not for everybody.
+    fn volume_is_plain(&self, engine: &Engine, name: &str) -> Verdict {
+        let options = engine.volumes.get(name).ok().and_then(|volume| volume.options.clone());
+        if options.is_some_and(|options| !options.is_empty()) && !self.privileged {
+            return Err(Refusal::new(format!("the volume {name} has options of its driver: it can be any directory")));
+        }
+        Ok(())
+    }
+
+    fn bind(&self, source: &Path) -> Verdict {
+        let refused = || Refusal::new(format!("a mount of {}, which is not on the list", source.display()));
+        let source = plain(source).ok_or_else(refused)?;
+        let listed = |path: &Path| {
+            self.binds.iter().any(|bind| {
+                let below = bind.as_os_str().as_encoded_bytes().ends_with(b"/");
+                let bind: PathBuf = bind.components().collect();
+                path == bind || below && path.starts_with(&bind)
+            })
+        };
+        // Where its links lead must be allowed as well; what is not there will be a directory.
+        let real = gantry_linux::fs::canonicalize(&source).unwrap_or_else(|_| source.clone());
+        if listed(&source) && (real == source || listed(&real)) { Ok(()) } else { Err(refused()) }
+    }
+}
+
+/// Everything that gives a container more than the default has.
+fn no_more_power(host: &HostConfig, made: bool) -> Verdict {
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let harmless = |option: &String| {
+        matches!(option.as_str(), "no-new-privileges" | "no-new-privileges=true" | "no-new-privileges:true")
+    };
+    let asked = [
+        (host.privileged, "a privileged container"),
+        (some(&host.cap_add), "capabilities beyond the default (--cap-add)"),
+        (host.devices.as_ref().is_some_and(|list| !list.is_empty()), "devices of the host (--device)"),
+        (some(&host.device_cgroup_rules), "devices of the host (--device-cgroup-rule)"),
+        (host.device_requests.as_ref().is_some_and(|list| !list.is_empty()), "devices of the host (--gpus)"),
+        (host.security_opt.iter().flatten().any(|option| !harmless(option)), "other confinement (--security-opt)"),
+        (!host.cgroup_parent.is_empty(), "a cgroup of its choice (--cgroup-parent)"),
+        // The engine fills the usual ones in.
+        (
+            !made && (host.masked_paths.is_some() || host.readonly_paths.is_some()),
+            "other confinement of /proc and /sys (systempaths)",
+        ),
+        (host.oom_score_adj < 0, "better odds than others when memory runs out (--oom-score-adj)"),
+    ];
+    match asked.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(Refusal::new(*what)),
+        None => Ok(()),
+    }
+}
