@@ -44,7 +44,7 @@ pub fn registry(options: &[&str]) -> Result<()> {
     setup::for_tests()?;
     let interrupt = Interrupt::catch()?;
     let directory = tempfile::Builder::new().prefix("gantry-bench-").tempdir().context("make a directory")?;
-    let large = images(directory.path())?;
+    images(directory.path())?;
     let gantry = build::gantry(profile)?;
     let mut results = vec![[const { Vec::<Cost>::new() }; 2]; ROWS.len()];
     let mut peaks = [0_u64; 2];
@@ -55,7 +55,7 @@ pub fn registry(options: &[&str]) -> Result<()> {
             let server = if which == 0 { ours(&gantry, &root)? } else { theirs(directory.path(), &root)? };
             for (row, results) in results.iter_mut().enumerate() {
                 interrupt.check()?;
-                results[which].push(server.measure(row, directory.path(), &large).with_context(|| server.name)?);
+                results[which].push(server.measure(row, directory.path()).with_context(|| server.name)?);
             }
             peaks[which] = peaks[which].max(server.peak()?);
             drop(server);
@@ -67,8 +67,8 @@ pub fn registry(options: &[&str]) -> Result<()> {
     report::write("bench registry", &table)
 }
 
-/// Writes the layouts of all images; returns the large layer's digest.
-fn images(place: &Path) -> Result<String> {
+/// Writes the layouts of all images.
+fn images(place: &Path) -> Result<()> {
     // Bytes that do not compress, and are the same in every run.
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = |length: usize| {
@@ -90,11 +90,7 @@ fn images(place: &Path) -> Result<String> {
     for number in 0..SMALL {
         write(&format!("small-{number}"), Layer::default().file("small", 0o644, random(4096)).finish()?)?;
     }
-    let largest = fs::read_dir(place.join("large/blobs/sha256"))?
-        .flatten()
-        .max_by_key(|entry| entry.metadata().map_or(0, |m| m.len()));
-    let name = largest.context("the large layout is empty")?.file_name();
-    Ok(format!("sha256:{}", name.to_string_lossy()))
+    Ok(())
 }
 
 fn ours(gantry: &Path, root: &Path) -> Result<Server> {
@@ -142,7 +138,7 @@ impl Server {
         Ok(kibibytes * 1024)
     }
 
-    fn measure(&self, row: usize, place: &Path, large: &str) -> Result<Cost> {
+    fn measure(&self, row: usize, place: &Path) -> Result<Cost> {
         let (before, began) = (self.cpu()?, Instant::now());
         let small =
             |copy: &dyn Fn(&str) -> Result<()>| (0..SMALL).try_for_each(|number| copy(&format!("small-{number}")));
@@ -151,7 +147,7 @@ impl Server {
             1 => self.pull(place, "large")?,
             2 => small(&|name| self.push(place, name))?,
             3 => small(&|name| self.pull(place, name))?,
-            _ => self.crowd(large)?,
+            _ => self.crowd()?,
         }
         Ok(Cost { wall: began.elapsed(), cpu: self.cpu()?.saturating_sub(before) })
     }
@@ -168,15 +164,30 @@ impl Server {
         fs::remove_dir_all(&to).context("remove what was pulled")
     }
 
+    /// The whole answer to a request.
+    fn get(&self, path: &str, header: &str) -> Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n\r\n").context("ask")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).context("read")?;
+        Ok(answer)
+    }
+
+    /// The large layer as skopeo has pushed it, which is compressed.
+    fn large(&self) -> Result<String> {
+        let answer = self.get("/v2/bench/large/manifests/1", "Accept: application/vnd.oci.image.manifest.v1+json")?;
+        let begin = answer.iter().position(|byte| *byte == b'{').context("the manifest is not there")?;
+        let manifest: serde_json::Value = serde_json::from_slice(&answer[begin..]).context("read the manifest")?;
+        Ok(manifest["layers"][0]["digest"].as_str().context("the manifest has no layer")?.to_owned())
+    }
+
     /// Many at once read a part of the large layer and throw it away.
-    fn crowd(&self, large: &str) -> Result<()> {
+    fn crowd(&self) -> Result<()> {
+        let path = format!("/v2/bench/large/blobs/{}", self.large()?);
         let one = || -> Result<()> {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect")?;
-            let range = format!("bytes=0-{}", EACH - 1);
-            write!(
-                stream,
-                "GET /v2/bench/large/blobs/{large} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: {range}\r\n\r\n"
-            )?;
+            let range = format!("Range: bytes=0-{}", EACH - 1);
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{range}\r\n\r\n").context("ask")?;
             let (mut buffer, mut got) = (vec![0; 256 << 10], 0);
             loop {
                 match stream.read(&mut buffer).context("read")? {
