@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
+use super::gc::Collected;
 use super::{Code, Door, Exchange, Failure, Future, Observer, Request, Response, Result, Route};
 
 /// The path.
@@ -67,7 +68,7 @@ pub struct Metrics {
     uploads: Counter,
     /// What the pull-through cache did.
     pub cache: CacheMetrics,
-    /// What the storage has and what was collected.
+    /// What was collected.
     pub storage: StorageMetrics,
 }
 
@@ -82,11 +83,9 @@ pub struct CacheMetrics {
     pub evicted: Counter,
 }
 
-/// What the storage has and what was collected, as it was seen last.
+/// What collections of garbage did.
 #[derive(Clone, Default)]
 pub struct StorageMetrics {
-    /// Bytes of content.
-    pub bytes: Gauge<u64, AtomicU64>,
     /// Collections that ended.
     pub collections: Counter,
     /// Bytes that collections freed.
@@ -144,7 +143,6 @@ impl Default for Metrics {
         registry.register("cache_fetched_bytes", "Bytes that came from upstream", cache.fetched.clone());
         registry.register("cache_bytes", "Bytes that the cache keeps", cache.bytes.clone());
         registry.register("cache_evicted_bytes", "Bytes that the cache gave up to make room", cache.evicted.clone());
-        registry.register("storage_bytes", "Bytes of content, when it was last looked at", storage.bytes.clone());
         registry.register("collections", "Collections of garbage that ended", storage.collections.clone());
         registry.register("collected_bytes", "Bytes that collections of garbage freed", storage.freed.clone());
         Self { registry, requests, seconds, received, sent, broken, in_flight, uploads, cache, storage }
@@ -164,6 +162,11 @@ impl Metrics {
 impl Observer for Metrics {
     fn began(&self) {
         self.in_flight.inc();
+    }
+
+    fn collected(&self, collected: &Collected) {
+        self.storage.collections.inc();
+        self.storage.freed.inc_by(collected.freed);
     }
 
     fn ended(&self, exchange: &Exchange) {
@@ -269,6 +272,7 @@ mod tests {
         exchange.status = StatusCode::BAD_REQUEST;
         metrics.ended(&exchange);
         metrics.cache.answered("docker.io", CacheResult::Stale);
+        metrics.collected(&Collected { freed: 77, ..Collected::default() });
         let text = metrics.text();
         for line in [
             "gantry_registry_requests_total{route=\"upload\",method=\"PUT\",status=\"201\"} 1",
@@ -278,6 +282,8 @@ mod tests {
             "gantry_registry_sent_bytes_total 14",
             "gantry_registry_broken_answers_total 1",
             "gantry_registry_uploads_total 1",
+            "gantry_registry_collections_total 1",
+            "gantry_registry_collected_bytes_total 77",
             "gantry_registry_request_seconds_bucket{le=\"0.005\",route=\"upload\"} 1",
             "gantry_registry_cache_answers_total{upstream=\"docker.io\",result=\"stale\"} 1",
         ] {
