@@ -516,13 +516,20 @@ async fn push(cached: &Cached, name: &str, image: &Image) {
 #[tokio::test]
 async fn referrers_are_upstreams_also_by_tag_and_what_it_said_last_when_it_is_away() {
     let fake = Fake::start().await;
-    let subject = digest(b"subject");
+    let image = Image::oci(1);
+    let subject = digest(&image.manifest);
     let entry = |kind: &str| serde_json::json!({ "mediaType": "m", "digest": digest(kind.as_bytes()), "size": 1, "artifactType": kind });
     let index = serde_json::json!({ "schemaVersion": 2, "manifests": [entry("a"), entry("b")] }).to_string();
     fake.put(&format!("/v2/app/referrers/{subject}"), Reply::new(200, index.clone()));
     let tag = subject.to_string().replace(':', "-");
     fake.document("old", &tag, index.as_bytes(), "application/vnd.oci.image.index.v1+json");
+    // What is not here has no list here either.
+    let absent = digest(b"absent");
+    fake.put(&format!("/v2/app/referrers/{absent}"), Reply::new(200, index.clone()));
+    fake.image("app", "latest", &image);
     let cached = Cached::new(&fake).await;
+    assert_eq!(cached.all("/v2/hub.test/app/manifests/latest").await.0, 200);
+    assert_eq!(cached.all(&format!("/v2/hub.test/app/referrers/{absent}")).await.0, 200);
     let count = async |name: &str, query: &str| {
         let (status, _, body) = cached.all(&format!("/v2/hub.test/{name}/referrers/{subject}{query}")).await;
         let value: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
@@ -534,4 +541,47 @@ async fn referrers_are_upstreams_also_by_tag_and_what_it_said_last_when_it_is_aw
     fake.hook(|_, _| Some(Reply::error(503, "UNAVAILABLE", "maintenance")));
     assert_eq!(count("app", "?artifactType=a").await, (200, Some(1)));
     assert_eq!(count("other", "").await.0, 503);
+    assert_eq!(cached.all(&format!("/v2/hub.test/app/referrers/{absent}")).await.0, 503);
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_that_is_empty_now_is_not_kept() {
+    let fake = Fake::start().await;
+    let image = Image::oci(1);
+    fake.image("app", "latest", &image);
+    let path = format!("/v2/app/referrers/{}", digest(&image.manifest));
+    let cached = Cached::new(&fake).await;
+    assert_eq!(cached.all("/v2/hub.test/app/manifests/latest").await.0, 200);
+    let kept = || cached.directory.path().join("cache/documents/repositories/hub.test/app/_referrers").exists();
+    for (entries, expected) in [(r#"[{"digest":"x"}]"#, true), ("[]", false)] {
+        fake.put(&path, Reply::new(200, format!(r#"{{"manifests":{entries}}}"#)));
+        assert_eq!(cached.all(&path.replace("/v2/", "/v2/hub.test/")).await.0, 200);
+        assert_eq!(kept(), expected, "{entries}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_drips_holds_up_nobody_elses_blobs_and_nobody_for_ever() {
+    let fake = Fake::start().await;
+    let blobs: Vec<_> = (1..=17).map(|seed| blob(&fake, "drips", seed)).collect();
+    let drip = End::Drip(Duration::from_millis(300));
+    for (there, _, content) in &blobs {
+        fake.put(there, Reply::new(200, content.clone()).ends(drip.clone()));
+    }
+    fake.put("/v2/drips/manifests/1", Reply::new(200, "{}".repeat(50)).ends(drip));
+    let (_, other, content) = blob(&fake, "library/app", 18);
+    let cached = Cached::new(&fake).await;
+    let mut coming = Vec::new();
+    for (_, here, _) in &blobs[..16] {
+        coming.push(cached.get(here).await);
+    }
+    let soon = Duration::from_secs(10);
+    let other = other.replace("hub.test", "docker.io");
+    let (status, _, body) = tokio::time::timeout(soon, cached.all(&other)).await.expect("another upstream's slots");
+    assert_eq!((status, body.unwrap() == content), (200, true));
+    let waits = tokio::time::timeout(soon, cached.message(&blobs[16].1)).await.expect("who waits for a slot");
+    assert!(waits.0 == 504 && waits.1.contains("within 2s"), "{waits:?}");
+    let drips = cached.message("/v2/hub.test/drips/manifests/1");
+    let drips = tokio::time::timeout(soon, drips).await.expect("a whole document");
+    assert!(drips.0 == 504 && drips.1.contains("a manifest was not whole within 2s"), "{drips:?}");
 }

@@ -42,6 +42,8 @@ pub enum End {
     Break(usize),
     /// Nothing comes any more after so many bytes.
     Hang(usize),
+    /// A byte comes, and after so long the next.
+    Drip(std::time::Duration),
     /// The rest comes when somebody says so.
     Pause(usize, Arc<tokio::sync::Notify>),
 }
@@ -287,6 +289,7 @@ impl Body for FakeBody {
         let length = match self.end {
             End::Whole => self.data.len(),
             End::Break(length) | End::Hang(length) | End::Pause(length, _) => length,
+            End::Drip(_) => 0,
         };
         if !self.started && length > 0 {
             self.started = true;
@@ -302,6 +305,14 @@ impl Body for FakeBody {
             }
             End::Break(_) => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
             End::Hang(_) => Poll::Pending,
+            End::Drip(pause) => {
+                let paused = self.paused.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+                std::task::ready!(paused.as_mut().poll(cx));
+                self.paused = None;
+                let length = self.data.len().min(1);
+                let drop = self.data.split_to(length);
+                Poll::Ready((!drop.is_empty()).then(|| Ok(Frame::data(drop))))
+            }
             End::Pause(length, gate) => {
                 let paused = self.paused.get_or_insert_with(|| Box::pin(async move { gate.notified().await }));
                 std::task::ready!(paused.as_mut().poll(cx));

@@ -12,15 +12,13 @@ use bytes::Bytes;
 use gantry_linux::fs;
 use http::{Method, StatusCode};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::place::{Kind, Place, Trouble};
-use super::shelf::Shelf;
+use super::shelf::{Room, Shelf};
 use crate::server::store::{Key, StoreError, blocking};
 use crate::server::{Digest, Failure, Hash, Name};
 
-/// Blobs that come at once; others wait their turn.
-const CONCURRENT: usize = 16;
 /// Attempts that bring nothing.
 const ATTEMPTS: u32 = 3;
 /// The pause before the second of them; each further one doubles.
@@ -49,15 +47,9 @@ pub struct Spool {
 }
 
 /// All that is on its way.
+#[derive(Default)]
 pub struct Fetches {
     running: Mutex<HashMap<(Name, Digest), watch::Receiver<Progress>>>,
-    slots: Semaphore,
-}
-
-impl Default for Fetches {
-    fn default() -> Self {
-        Self { running: Mutex::default(), slots: Semaphore::new(CONCURRENT) }
-    }
 }
 
 /// One blob, to be fetched.
@@ -109,7 +101,7 @@ impl Drop for Fetch {
 
 impl Fetch {
     async fn run(self) {
-        let _slot = self.fetches.slots.acquire().await.expect("never closed");
+        let _slot = self.place.slots.acquire().await.expect("never closed");
         let staged = self.shelf.stage();
         let outcome = self.bring(&staged).await;
         if outcome.is_err() {
@@ -137,13 +129,17 @@ impl Fetch {
         let Some(size) = length else {
             return Err(self.place.refused(&format!("it does not say how large {} is", self.digest)));
         };
-        self.shelf.make_room(size).await.map_err(broken)?;
         let file = staged.to_owned();
         let options = OpenOptions::new().read(true).write(true).create_new(true).clone();
         let file = blocking(move || fs::open_with(file, &options)).await;
         let spool = Arc::new(Spool { file: file.map_err(|error| broken(error.into()))?, size });
         self.progress.send_replace(Progress::Coming(spool.clone(), 0));
-        let mut coming = Coming { spool: spool.clone(), hash: Hash::new(self.digest.algorithm()), received: 0 };
+        let mut coming = Coming {
+            spool: spool.clone(),
+            hash: Hash::new(self.digest.algorithm()),
+            received: 0,
+            room: self.shelf.room(size),
+        };
         let (mut attempts, mut pause) = (1, PAUSE);
         loop {
             let before = coming.received;
@@ -170,7 +166,7 @@ impl Fetch {
     }
 
     /// Reads an answer to its end.
-    async fn read(&self, mut answer: reqwest::Response, coming: &mut Coming) -> Result<(), Trouble> {
+    async fn read(&self, mut answer: reqwest::Response, coming: &mut Coming<'_>) -> Result<(), Trouble> {
         let mut skip = match continued(&answer, coming.received) {
             Some(true) => 0,
             // An upstream that does not know ranges sends all of it again.
@@ -196,21 +192,21 @@ impl Fetch {
         Err(self.place.away(StatusCode::BAD_GATEWAY, &reason))
     }
 
-    async fn keep(&self, staged: &Path, coming: Coming) -> Result<(), Trouble> {
+    async fn keep(&self, staged: &Path, coming: Coming<'_>) -> Result<(), Trouble> {
         let size = coming.received;
         let found = coming.hash.finish();
         if found != self.digest {
             return Err(self.place.refused(&format!("it sent {found} for {}: nothing of it is kept", self.digest)));
         }
-        self.shelf.take(staged, &self.digest, size).await.map_err(broken)?;
+        self.shelf.take(staged, &self.digest, coming.room).await.map_err(broken)?;
         let key = Key::blob(&self.name, &self.digest);
         self.shelf.name(&self.name, &self.digest, &key, link(size)).await.map_err(broken)
     }
 }
 
 /// The document that says that a repository has a blob.
-pub fn link(size: u64) -> Vec<u8> {
-    serde_json::json!({ "size": size }).to_string().into_bytes()
+pub fn link(size: u64) -> Bytes {
+    serde_json::json!({ "size": size }).to_string().into()
 }
 
 /// The disk of this registry failed, not upstream.
@@ -218,15 +214,17 @@ pub fn broken(error: StoreError) -> Trouble {
     Trouble { failure: Failure::from(error), kind: Kind::Refused }
 }
 
-struct Coming {
+struct Coming<'a> {
     spool: Arc<Spool>,
     hash: Hash,
     received: u64,
+    room: Room<'a>,
 }
 
-impl Coming {
+impl Coming<'_> {
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let (spool, at) = (self.spool.clone(), self.received);
+        self.room.hold(at + bytes.len() as u64).await?;
         self.hash.update(&bytes);
         self.received += bytes.len() as u64;
         let written = blocking(move || spool.file.write_all_at(&bytes, at)).await;
@@ -245,7 +243,18 @@ fn continued(answer: &reqwest::Response, from: u64) -> Option<bool> {
 }
 
 /// Waits until upstream has begun to send: the file and its size.
-pub async fn begun(progress: &mut watch::Receiver<Progress>) -> Result<Arc<Spool>, Trouble> {
+pub async fn begun(place: &Place, progress: &mut watch::Receiver<Progress>) -> Result<Arc<Spool>, Trouble> {
+    match tokio::time::timeout(place.patience(), coming(progress)).await {
+        Ok(begun) => begun,
+        Err(_) => {
+            let reason =
+                format!("it has not begun to send it within {:?}, perhaps as it sends others", place.patience());
+            Err(place.late(StatusCode::GATEWAY_TIMEOUT, &reason))
+        }
+    }
+}
+
+async fn coming(progress: &mut watch::Receiver<Progress>) -> Result<Arc<Spool>, Trouble> {
     loop {
         match progress.borrow_and_update().clone() {
             Progress::Asked => {}

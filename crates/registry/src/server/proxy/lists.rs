@@ -5,6 +5,7 @@ use http::Method;
 use serde::Deserialize;
 
 use super::place::{Kind, Trouble};
+use super::shelf::referrers;
 use super::{Cache, Found, MANIFEST_LIMIT};
 use crate::server::route::percent_encode;
 use crate::server::store::{Key, Storage};
@@ -70,7 +71,6 @@ impl Cache {
     /// What upstream says, when it cannot be asked and never was.
     pub async fn referrers(&self, name: &Name, subject: &Digest, kind: Option<&str>) -> Result<Found<Bytes>, Failure> {
         let place = self.known(name)?;
-        let key = Key::referrers(name, subject).child("list");
         let path = format!("referrers/{subject}");
         let asked = async {
             let answer = place.ask(name, Method::GET, &path, 0).await?;
@@ -78,11 +78,14 @@ impl Cache {
         };
         let found = match asked.await {
             Ok(value) => {
-                self.shelf.storage.write(&key, value.clone()).await?;
+                let list = Some(value.clone()).filter(has_entries);
+                self.shelf.list(name, subject, list).await?;
                 Found { value, warning: None }
             }
             Err(trouble) if trouble.kind == Kind::Away => {
-                let Some(value) = self.shelf.storage.read(&key).await? else { return Err(trouble.failure) };
+                let Some(value) = self.shelf.storage.read(&referrers(name, subject)).await? else {
+                    return Err(trouble.failure);
+                };
                 let warning = Some(format!("{} cannot be asked: this is what it said last", place.name));
                 Found { value, warning }
             }
@@ -111,6 +114,12 @@ impl Cache {
 fn empty() -> Bytes {
     let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
     Bytes::from_static(index.as_bytes())
+}
+
+/// Whether it is an index with something in it.
+fn has_entries(index: &Bytes) -> bool {
+    let index: Option<serde_json::Value> = serde_json::from_slice(index).ok();
+    index.and_then(|index| index["manifests"].as_array().map(|entries| !entries.is_empty())).unwrap_or_default()
 }
 
 /// The entries of one kind; `None` when it is no index.

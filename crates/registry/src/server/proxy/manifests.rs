@@ -1,19 +1,22 @@
 //! Manifests of upstreams: by digest for ever, by tag as long as upstream means the same by it.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use gantry_linux::fs;
-use http::Method;
+use http::{Method, StatusCode};
 use reqwest::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 
 use super::fetch::broken;
 use super::place::{Kind, Place, Trouble};
+use super::shelf::Shelf;
 use super::{Cache, Found, FoundManifest, MANIFEST_LIMIT};
 use crate::server::answer::named;
 use crate::server::metrics::CacheResult;
-use crate::server::store::{Key, Source, Storage, blocking};
+use crate::server::store::{self, Key, Source, Storage, blocking};
 use crate::server::{Digest, Failure, Manifest, Name, Tag, Target};
 
 /// The document of a manifest.
@@ -54,11 +57,12 @@ impl Cache {
             self.metrics.answered(&place.name, CacheResult::Hit);
             return Ok(Found { value, warning: None });
         }
-        let _turn = self.turns.hold((name.as_str(), digest.as_str())).await;
+        let turn = self.turn(place, name, digest.as_str()).await;
         if let Some(value) = self.kept(name, digest).await? {
             self.metrics.answered(&place.name, CacheResult::Hit);
             return Ok(Found { value, warning: None });
         }
+        let _turn = turn?;
         let value = self.fetch(place, name, digest.as_str(), Some(digest)).await?;
         self.metrics.answered(&place.name, CacheResult::Miss);
         Ok(Found { value, warning: None })
@@ -68,10 +72,11 @@ impl Cache {
         if let Some(found) = self.at_hand(place, name, tag).await? {
             return Ok(found);
         }
-        let _turn = self.turns.hold((name.as_str(), tag.as_str())).await;
+        let turn = self.turn(place, name, tag.as_str()).await;
         if let Some(found) = self.at_hand(place, name, tag).await? {
             return Ok(found);
         }
+        let _turn = turn?;
         let (known, checked) = self.pointer(name, tag).await?;
         match self.ask(place, name, tag, known.as_ref()).await {
             Ok((value, result)) => {
@@ -92,6 +97,15 @@ impl Cache {
                 Err(trouble)
             }
         }
+    }
+
+    /// One question about a manifest at a time. Who waits for longer than upstream may take finds it resting.
+    async fn turn(&self, place: &Place, name: &Name, target: &str) -> Result<OwnedMutexGuard<()>, Trouble> {
+        let turn = self.turns.hold((name.clone(), target.to_owned()));
+        tokio::time::timeout(place.patience(), turn).await.map_err(|_| {
+            let reason = format!("others waited for {name} {target}, too, for {:?}", place.patience());
+            place.away(StatusCode::GATEWAY_TIMEOUT, &reason)
+        })
     }
 
     /// What is here and need not be asked for, or cannot be now.
@@ -166,15 +180,15 @@ impl Cache {
         Ok(manifest)
     }
 
+    /// To its end also when who asked for it leaves: what lies there is counted.
     async fn keep(&self, name: &Name, manifest: &Manifest) -> Result<(), Trouble> {
-        let (staged, bytes) = (self.shelf.stage(), manifest.bytes.clone());
-        let path = staged.clone();
-        let written = blocking(move || fs::write_new(path, &bytes, 0o600).map(drop)).await;
-        written.map_err(|error| broken(error.into()))?;
-        self.shelf.take(&staged, &manifest.digest, manifest.bytes.len() as u64).await.map_err(broken)?;
-        let link = serde_json::to_vec(&Link { media_type: manifest.media_type.clone() }).expect("a word is JSON");
-        let key = Key::manifest(name, &manifest.digest);
-        self.shelf.name(name, &manifest.digest, &key, link).await.map_err(broken)
+        let keeping = keep(self.shelf.clone(), name.clone(), manifest.clone());
+        match tokio::spawn(keeping).await {
+            Ok(kept) => kept.map_err(broken),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only a runtime that shuts down cancels it, and that drops this future, too.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// A manifest that is here, and that this repository has.
@@ -187,24 +201,24 @@ impl Cache {
             Some(Source::File(mut piece)) => {
                 let mut bytes = Vec::new();
                 while let Some(part) = piece.next().await {
-                    let Ok(part) = part else { return Ok(self.damaged(digest)) };
+                    let Ok(part) = part else { return self.damaged(digest).await };
                     bytes.extend_from_slice(&part);
                 }
                 Bytes::from(bytes)
             }
-            _ => return Ok(self.damaged(digest)),
+            _ => return self.damaged(digest).await,
         };
         if Digest::of(digest.algorithm(), &bytes) != *digest {
-            return Ok(self.damaged(digest));
+            return self.damaged(digest).await;
         }
         Ok(Some(Manifest { digest: digest.clone(), media_type, bytes }))
     }
 
     /// What is here is not what was kept: it is fetched again.
-    fn damaged<T>(&self, digest: &Digest) -> Option<T> {
+    async fn damaged<T>(&self, digest: &Digest) -> Result<Option<T>, Trouble> {
         tracing::warn!("{digest} in the cache is damaged or gone: it is fetched again");
-        self.shelf.forget(digest);
-        None
+        self.shelf.forget(digest).await.map_err(broken)?;
+        Ok(None)
     }
 
     /// What a tag was when upstream was last asked, and when that was.
@@ -221,6 +235,15 @@ impl Cache {
         let document = serde_json::to_vec(&pointer).expect("words are JSON");
         self.shelf.storage.write(&Key::tag(name, tag), document.into()).await.map_err(broken)
     }
+}
+
+async fn keep(shelf: Arc<Shelf>, name: Name, manifest: Manifest) -> store::Result<()> {
+    let (staged, size, bytes) = (shelf.stage(), manifest.bytes.len() as u64, manifest.bytes);
+    let path = staged.clone();
+    blocking(move || fs::write_new(path, &bytes, 0o600).map(drop)).await?;
+    shelf.take(&staged, &manifest.digest, shelf.room(size)).await?;
+    let link = serde_json::to_vec(&Link { media_type: manifest.media_type }).expect("a word is JSON");
+    shelf.name(&name, &manifest.digest, &Key::manifest(&name, &manifest.digest), link.into()).await
 }
 
 fn now() -> u64 {

@@ -12,6 +12,7 @@ mod manifests;
 mod place;
 mod settings;
 mod shelf;
+mod turns;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub(super) use answer::{answer, mirror};
 use self::fetch::Fetches;
 use self::place::Place;
 use self::shelf::Shelf;
-use super::locks::Locks;
+use self::turns::Turns;
 use super::metrics::CacheMetrics;
 use super::{Failure, Manifest, Name};
 
@@ -48,7 +49,7 @@ pub struct Cache {
     shelf: Arc<Shelf>,
     fetches: Arc<Fetches>,
     /// One question about a tag at a time; who waited finds the answer.
-    turns: Locks,
+    turns: Turns<(Name, String)>,
     age: Duration,
     mirror: bool,
     metrics: CacheMetrics,
@@ -82,7 +83,7 @@ impl Cache {
             places: proxies.iter().map(place).collect::<Result<_, _>>()?,
             shelf: Arc::new(Shelf::open(root, settings.size.0, metrics.clone()).await?),
             fetches: Arc::default(),
-            turns: Locks::default(),
+            turns: Turns::default(),
             age: settings.age.0,
             mirror: settings.mirror,
             metrics,

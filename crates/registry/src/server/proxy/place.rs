@@ -11,6 +11,7 @@ use gantry_linux::fs;
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use reqwest::{Response, Url};
+use tokio::sync::Semaphore;
 
 use super::settings::{CacheSettings, ProxySettings};
 use crate::http::network;
@@ -21,6 +22,8 @@ use crate::{Error, Options, Registry};
 
 /// Sessions that are kept: each knows what its repository's token is.
 const SESSIONS: usize = 1024;
+/// Blobs that come from it at once; others wait their turn.
+const CONCURRENT: usize = 16;
 /// For how long who has not answered is not asked again, where what is here will do.
 const PAUSE: Duration = Duration::from_secs(5);
 /// What "too many requests" means that does not say until when, and the longest that is believed.
@@ -54,6 +57,8 @@ pub struct Place {
     url: Url,
     auth: Option<AuthConfig>,
     timeout: Duration,
+    /// Its blobs that come: an upstream that drips holds up nobody else's.
+    pub slots: Semaphore,
     sessions: Mutex<HashMap<Name, Arc<Session>>>,
     rest: Mutex<Option<Rest>>,
 }
@@ -83,6 +88,7 @@ impl Place {
             url,
             auth: credentials(settings)?,
             timeout: cache.timeout.0,
+            slots: Semaphore::new(CONCURRENT),
             sessions: Mutex::default(),
             rest: Mutex::default(),
         })
@@ -123,8 +129,23 @@ impl Place {
         }
     }
 
-    /// A whole answer of at most `limit` bytes.
-    pub async fn whole(&self, mut answer: Response, limit: usize, what: &str) -> Result<Bytes, Trouble> {
+    /// How long anybody waits for a whole document, or for the beginning of a blob.
+    pub const fn patience(&self) -> Duration {
+        self.timeout.saturating_mul(2)
+    }
+
+    /// A whole answer of at most `limit` bytes, which may not come in drops for ever.
+    pub async fn whole(&self, answer: Response, limit: usize, what: &str) -> Result<Bytes, Trouble> {
+        match tokio::time::timeout(self.patience(), self.body(answer, limit, what)).await {
+            Ok(body) => body,
+            Err(_) => {
+                let reason = format!("{what} was not whole within {:?}", self.patience());
+                Err(self.away(StatusCode::GATEWAY_TIMEOUT, &reason))
+            }
+        }
+    }
+
+    async fn body(&self, mut answer: Response, limit: usize, what: &str) -> Result<Bytes, Trouble> {
         let mut body = Vec::new();
         while let Some(bytes) = self.chunk(&mut answer).await? {
             if body.len() + bytes.len() > limit {
@@ -157,11 +178,15 @@ impl Place {
 
     /// It cannot be asked now.
     pub fn away(&self, status: StatusCode, reason: &str) -> Trouble {
-        let message = format!("{} cannot be asked now, and this is not kept here: {reason}", self.name);
-        let failure = Failure::new(Code::Unavailable, message).status(status);
-        let trouble = Trouble { failure, kind: Kind::Away };
+        let trouble = self.late(status, reason);
         self.leave_alone(PAUSE, &trouble);
         trouble
+    }
+
+    /// It did not come in time, perhaps only because so much else does.
+    pub fn late(&self, status: StatusCode, reason: &str) -> Trouble {
+        let message = format!("{} cannot be asked now, and this is not kept here: {reason}", self.name);
+        Trouble { failure: Failure::new(Code::Unavailable, message).status(status), kind: Kind::Away }
     }
 
     fn leave_alone(&self, pause: Duration, trouble: &Trouble) {

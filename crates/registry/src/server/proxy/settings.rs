@@ -39,7 +39,7 @@ pub struct CacheSettings {
     pub size: Size,
     /// How long a tag is believed before upstream is asked whether it still means the same.
     pub age: Span,
-    /// How long upstream may be silent.
+    /// How long upstream may be silent. A whole document may take twice as long, and so may a blob's beginning.
     pub timeout: Span,
     /// Names without a registry that are not here are taken for Docker Hub's, when that is cached: for
     /// `registry-mirrors` of a daemon.

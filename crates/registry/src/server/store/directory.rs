@@ -16,7 +16,7 @@ use crate::server::hooks::Future;
 use crate::server::names::{Algorithm, Digest};
 
 /// The largest document that is read.
-const DOCUMENT_LIMIT: usize = 1 << 20;
+pub const DOCUMENT_LIMIT: usize = 1 << 20;
 /// A name may have to be made again beside a cleaner that removes empty folders.
 const ATTEMPTS: usize = 8;
 

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+pub(super) use directory::DOCUMENT_LIMIT;
 pub use directory::Directory;
 pub use key::Key;
 pub use layout::Layout;
