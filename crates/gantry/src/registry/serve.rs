@@ -1,5 +1,6 @@
 //! `gantry registry serve`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -92,7 +93,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
                 ended.context("the server")?;
                 break;
             }
-            _ = hangup.recv() => reload(&flags.settings, &front),
+            _ = hangup.recv() => reload(&flags.settings, &front, address),
             _ = terminate.recv() => break stop.cancel(),
             _ = interrupt.recv() => break stop.cancel(),
         }
@@ -115,8 +116,8 @@ fn name_of(layout: &Path) -> Result<Name> {
     Ok(name.parse().unwrap_or_else(|_| "image".parse().expect("this is a name")))
 }
 
-fn reload(flags: &SettingFlags, front: &Front) {
-    match flags.config().and_then(|config| Ok(front.reload(&config)?)) {
+fn reload(flags: &SettingFlags, front: &Front, listening: SocketAddr) {
+    match flags.config().and_then(|config| Ok(front.reload(&config, listening)?)) {
         Ok(other) if other.is_empty() => info!("certificates and configuration were read again"),
         Ok(other) => warn!("read again; what changed in {} needs a restart", other.join(", ")),
         Err(error) => error!("nothing was changed: {error:#}"),

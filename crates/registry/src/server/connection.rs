@@ -83,15 +83,22 @@ pub async fn serve(
 pub struct Counted {
     body: Incoming,
     count: Arc<AtomicU64>,
+    /// More than this is not taken.
+    limit: u64,
     silence: Pin<Box<Sleep>>,
     is_silent: bool,
 }
 
 impl Counted {
     fn new(body: Incoming, count: Arc<AtomicU64>) -> Self {
-        Self { body, count, silence: Box::pin(tokio::time::sleep(SILENCE)), is_silent: false }
+        Self { body, count, limit: u64::MAX, silence: Box::pin(tokio::time::sleep(SILENCE)), is_silent: false }
     }
 }
+
+/// A body went over what one request may bring.
+#[derive(Debug, thiserror::Error)]
+#[error("at most {0} bytes are taken in one request: send it in chunks")]
+pub struct TooLarge(pub u64);
 
 impl hyper::body::Body for Counted {
     type Data = Bytes;
@@ -112,7 +119,11 @@ impl hyper::body::Body for Counted {
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            self.count.fetch_add(data.len() as u64, Ordering::Relaxed);
+            let length = data.len() as u64;
+            let before = self.count.fetch_add(length, Ordering::Relaxed);
+            if before + length > self.limit {
+                return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::FileTooLarge, TooLarge(self.limit)))));
+            }
         }
         Poll::Ready(frame)
     }
@@ -224,7 +235,7 @@ async fn exchange(
 async fn answer(
     server: &Arc<Server>,
     parts: http::request::Parts,
-    body: Counted,
+    mut body: Counted,
     certificate: Option<String>,
     exchange: &mut Exchange,
 ) -> Result<Response> {
@@ -259,5 +270,6 @@ async fn answer(
         })
         .await?;
     exchange.user.clone_from(&request.who.user);
+    body.limit = server.access.body_limit().unwrap_or(u64::MAX);
     handlers::answer(server, &request, body).await
 }

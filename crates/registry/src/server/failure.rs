@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::answer::{Response, json_answer};
+use super::connection::TooLarge;
 use super::names::NameError;
 use super::store::StoreError;
 
@@ -131,6 +132,12 @@ impl Failure {
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
+    }
+
+    /// A body that is larger than what one request may bring.
+    #[must_use]
+    pub fn body_too_large(limit: u64) -> Self {
+        Self::new(Code::SizeInvalid, TooLarge(limit).to_string()).status(StatusCode::PAYLOAD_TOO_LARGE)
     }
 
     /// A method that the path does not have.

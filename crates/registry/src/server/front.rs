@@ -1,5 +1,6 @@
 //! What a server gets by its configuration: the gate, TLS, the doors, those who watch, and the cache.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use gantry_transport::{ServerTls, Stream};
 
 use super::access_log::AccessLog;
 use super::auth::{Gate, Policy, PolicyError, TokenDoor};
-use super::config::{Config, TlsSettings};
+use super::config::{Config, ConfigError, TlsSettings};
 use super::metrics::{Metrics, MetricsDoor, MetricsFor};
 use super::proxy::{Cache, CacheError};
 use super::{Future, Observer, Secure, SecuredStream, Server};
@@ -28,6 +29,9 @@ pub enum FrontError {
     /// The cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// It would let strangers in.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
 /// What stands before a registry's repositories.
@@ -82,12 +86,13 @@ impl Front {
     }
 
     /// Reads certificates, users, keys and the access log's file anew, and goes by the rules, limits and read-only mode of
-    /// this configuration. What cannot be used leaves everything as it was. Returns the settings that differ and need a
-    /// restart.
+    /// this configuration. What cannot be used, and what may not listen at `listening`, leaves everything as it was. Returns
+    /// the settings that differ and need a restart.
     ///
     /// # Errors
     /// What cannot be used, by name.
-    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, FrontError> {
+    pub fn reload(&self, config: &Config, listening: SocketAddr) -> Result<Vec<&'static str>, FrontError> {
+        config.may_listen(listening)?;
         let policy = policy(config, &self.root)?;
         if let Some(tls) = &self.tls {
             tls.0.reload()?;

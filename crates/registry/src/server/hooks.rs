@@ -29,6 +29,8 @@ pub enum Action {
     Delete,
     /// See which repositories there are.
     List,
+    /// Read of an upstream what was asked for, and allowed, under its name there.
+    Mirror,
 }
 
 /// Who asks, as far as it is known.
@@ -64,6 +66,11 @@ pub trait Access: Send + Sync {
 
     /// Whether who was let in may do something else, too: pull what is mounted, see a name in a list.
     fn may(&self, who: &Who, repository: &Name, action: Action) -> bool;
+
+    /// The largest body of a request, whether it says its length or not.
+    fn body_limit(&self) -> Option<u64> {
+        None
+    }
 
     /// Whether who was let in may pull from every repository there is: then a blob is mounted from wherever it is.
     fn may_pull_all(&self, _: &Who) -> bool {

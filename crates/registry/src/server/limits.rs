@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use gantry_transport::Peer;
 use http::header::{HeaderValue, RETRY_AFTER};
 use serde::Deserialize;
+use tokio::sync::MutexGuard;
 
 use super::config::Size;
+use super::locks::Locks;
 use super::{Code, Failure, Result};
 
 /// The most callers that are told apart. Beyond it those that asked for nothing lately are forgotten.
@@ -52,6 +54,8 @@ pub struct Limits {
     addresses: Buckets<IpAddr>,
     users: Buckets<String>,
     failures: Buckets<IpAddr>,
+    /// Whose password is being checked: the next one of that address waits, and then meets what became of it.
+    turns: Locks,
 }
 
 /// Buckets that fill again with time.
@@ -77,6 +81,7 @@ impl Limits {
             addresses: Buckets::new(settings.requests_per_second.into(), settings.burst.into()),
             users: Buckets::new(settings.user_requests_per_second.into(), settings.user_burst.into()),
             failures: Buckets::new(failures / 60.0, failures),
+            turns: Locks::default(),
         }
     }
 
@@ -95,6 +100,14 @@ impl Limits {
     /// 429, with the seconds to wait.
     pub fn user(&self, user: &str) -> Result<()> {
         self.users.take(user.to_owned(), Instant::now()).map_err(|pause| too_many("requests of this user", pause))
+    }
+
+    /// Waits until no other password from that address is being checked.
+    pub async fn turn(&self, peer: &Peer) -> Option<MutexGuard<'_, ()>> {
+        match address(peer) {
+            Some(address) => Some(self.turns.hold(address).await),
+            None => None,
+        }
     }
 
     /// Whether that address may try a password or token.

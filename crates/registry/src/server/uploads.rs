@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use super::connection::TooLarge;
 use super::failure::{Code, Failure, Result};
 use super::names::{Algorithm, Digest, Hash, Name};
 use super::route::UploadId;
@@ -169,7 +170,7 @@ impl Uploads {
     pub async fn append<B>(&self, session: &Session, body: B, chunk: Option<Chunk>) -> Result<u64>
     where
         B: Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let mut turn = session.turn().await?;
         turn.append(session, body, chunk).await
@@ -190,7 +191,7 @@ impl Uploads {
     ) -> Result<u64>
     where
         B: Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: std::error::Error + 'static,
         K: AsyncFnOnce(&Path, u64) -> Result<()>,
     {
         let mut turn = session.turn().await?;
@@ -278,7 +279,7 @@ impl Turn {
     async fn append<B>(&mut self, session: &Session, mut body: B, chunk: Option<Chunk>) -> Result<u64>
     where
         B: Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let mut progress = match self.progress.take() {
             Some(progress) => progress,
@@ -305,7 +306,7 @@ impl Turn {
     async fn write_body<B>(&self, progress: &mut Progress, body: &mut B, limit: u64) -> (Result<()>, u64)
     where
         B: Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let mut came = 0;
         loop {
@@ -332,7 +333,7 @@ impl Turn {
     async fn gather<B>(&self, body: &mut B) -> (Vec<Bytes>, Option<Result<()>>)
     where
         B: Body<Data = Bytes> + Send + Unpin,
-        B::Error: std::fmt::Display,
+        B::Error: std::error::Error + 'static,
     {
         let (mut batch, mut length) = (Vec::new(), 0);
         while length < BATCH {
@@ -352,8 +353,7 @@ impl Turn {
                     }
                 }
                 Some(Err(error)) => {
-                    let message = format!("the body broke off: {error}; what came is kept, ask for its size and go on");
-                    return (batch, Some(Err(Failure::new(Code::BlobUploadInvalid, message))));
+                    return (batch, Some(Err(broken(&error))));
                 }
             }
         }
@@ -440,6 +440,16 @@ fn stale(root: &Path, before: SystemTime) -> gantry_linux::Result<Vec<UploadId>>
 
 fn failed(what: String) -> super::store::StoreError {
     super::store::StoreError::Failed { what }
+}
+
+/// A body that ended before its end.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
+    let failure = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    if let Some(TooLarge(limit)) = failure.and_then(|error| error.downcast_ref()) {
+        return Failure::body_too_large(*limit);
+    }
+    let message = format!("the body broke off: {error}; what came is kept, ask for its size and go on");
+    Failure::new(Code::BlobUploadInvalid, message)
 }
 
 fn unknown(id: &UploadId) -> Failure {

@@ -1,10 +1,14 @@
 //! The gate before a real server, over the wire: what rules forbid is reached by no way around.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_registry::server::auth::{AuthSettings, Gate, Policy};
+use gantry_registry::server::config::Config;
+use gantry_registry::server::front::Front;
 use gantry_registry::server::limits::LimitSettings;
 use gantry_registry::server::{Digest, Settings};
 use serde_json::Value;
@@ -141,4 +145,43 @@ fn a_request_is_named_in_its_answer_and_a_refusal_tells_what_to_show() {
     let answer = served.client.send("DELETE", "/v2/shared/app/manifests/1", &[(name, &value)], b"").expect(403);
     assert_eq!(answer.code(), "DENIED");
     assert!(!answer.header("x-request-id").is_empty());
+}
+
+#[test]
+fn a_body_that_does_not_say_its_length_is_cut_where_one_that_does_is_refused() {
+    let limits = LimitSettings { request_bytes: "1000".parse().unwrap(), ..LimitSettings::default() };
+    let gate = Arc::new(Gate::new(None, &limits, false));
+    let directory = tempfile::tempdir().unwrap();
+    let served = Served::at(directory.path(), Settings::default(), |server| server.access = gate);
+    let at = served.client.start("a");
+    served.client.send("PATCH", &at, &[], &[7; 1001]).expect(413);
+    let chunked = |size: usize| {
+        let mut stream = TcpStream::connect(("127.0.0.1", served.client.port)).unwrap();
+        let head = format!(
+            "PATCH {at} HTTP/1.1\r\nHost: r\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&vec![7; size]).unwrap();
+        stream.write_all(b"\r\n0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let refused = chunked(1001);
+    assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("send it in chunks"), "{refused}");
+    assert!(chunked(1000).starts_with("HTTP/1.1 202 "));
+}
+
+#[test]
+fn a_reload_never_opens_to_the_network_what_was_guarded() {
+    let directory = tempfile::tempdir().unwrap();
+    let users = directory.path().join("htpasswd");
+    std::fs::write(&users, format!("alice:{SECRET}\n")).unwrap();
+    let guarded: Config = format!("insecure = true\n[auth]\nhtpasswd = {users:?}").parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let front = runtime.block_on(Front::open(guarded, directory.path())).unwrap();
+    let served = Served::at(directory.path(), Settings::default(), |server| front.equip(server));
+    let error = front.reload(&Config::default(), "192.0.2.1:5000".parse().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("listen on 192.0.2.1:5000"), "{error}");
+    served.client.get("/v2/").expect(401);
 }

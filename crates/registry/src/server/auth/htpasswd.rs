@@ -97,6 +97,12 @@ impl Htpasswd {
         self.users().hashes.contains_key(user)
     }
 
+    /// Whether this password of the user's was right a moment ago. Costs nothing; `false` says nothing.
+    pub fn remembers(&self, user: &str, password: &str) -> bool {
+        let users = self.users();
+        users.hashes.get(user).is_some_and(|hash| self.is_remembered(&self.remembered_as(user, password, hash)))
+    }
+
     /// Whether this is the user's password. It takes as long for a user who is not there.
     pub async fn check(&self, user: &str, password: &str) -> bool {
         let too_long = user.len() > WORD_LIMIT || password.len() > WORD_LIMIT;

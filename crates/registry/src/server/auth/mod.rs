@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gantry_transport::Peer;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 
 pub use door::TokenDoor;
 pub use htpasswd::{Htpasswd, HtpasswdError};
@@ -86,6 +86,10 @@ impl Access for Gate {
         self.terms().policy.as_ref().is_none_or(|policy| policy.may(who, repository.as_str(), action))
     }
 
+    fn body_limit(&self) -> Option<u64> {
+        Some(self.terms().request_bytes).filter(|limit| *limit > 0)
+    }
+
     fn may_pull_all(&self, _: &Who) -> bool {
         self.terms().policy.is_none()
     }
@@ -105,8 +109,7 @@ impl Terms {
         }
         let length = ask.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if self.request_bytes > 0 && length.is_some_and(|length| length > self.request_bytes) {
-            let message = format!("at most {} bytes are taken in one request: send it in chunks", self.request_bytes);
-            return Err(Failure::new(Code::SizeInvalid, message).status(StatusCode::PAYLOAD_TOO_LARGE));
+            return Err(Failure::body_too_large(self.request_bytes));
         }
         Ok(())
     }
@@ -157,8 +160,13 @@ fn unauthorized(challenge: HeaderValue, message: &str) -> Failure {
     Failure::new(Code::Unauthorized, message).header(WWW_AUTHENTICATE, challenge)
 }
 
-/// Checks a password, counting wrong ones.
+/// Checks a password, counting wrong ones. One of an address at a time: else many at once would all be tried before the first
+/// is known to be wrong.
 async fn password(users: &Htpasswd, limits: &Limits, peer: &Peer, user: &str, password: &str) -> Result<bool> {
+    if users.remembers(user, password) {
+        return Ok(true);
+    }
+    let _turn = limits.turn(peer).await;
     limits.may_log_in(peer)?;
     let is_right = users.check(user, password).await;
     if !is_right {

@@ -132,9 +132,15 @@ impl Policy {
                 Err(self.ask_for(ask, None, "incorrect username or password"))
             }
             Shown::Token(token) => {
+                // It costs little, and who shows a good one has nothing to do with the failures of their neighbours.
+                if let Some(verified) = self.verify(&token) {
+                    return Ok(Who { user: verified.user.clone(), token: Some(Arc::new(verified)) });
+                }
+                if self.issuer.as_ref().is_some_and(|issuer| issuer.has_ended(&token)) {
+                    return Err(self.ask_for(ask, Some("invalid_token"), "the token has expired"));
+                }
                 limits.may_log_in(ask.peer)?;
-                let verified = self.verify(&token).ok_or_else(|| self.refuse(limits, ask))?;
-                Ok(Who { user: verified.user.clone(), token: Some(Arc::new(verified)) })
+                Err(self.refuse(limits, ask))
             }
             Shown::Password { .. } | Shown::Nonsense => Err(self.refuse(limits, ask)),
         }
@@ -162,8 +168,13 @@ impl Policy {
         if self.may(who, name.as_str(), *action) {
             return Ok(());
         }
-        let is_own = who.token.as_ref().is_some_and(|token| token.source == Source::Own);
-        let could = is_own && self.rules.allow(who.user.as_deref(), name.as_str(), *action);
+        let could = match who.token.as_ref().map(|token| token.source) {
+            Some(Source::Own) => self.rules.allow(who.user.as_deref(), name.as_str(), *action),
+            // Its issuer may give another one.
+            Some(Source::Grants) => true,
+            Some(Source::Rules) => false,
+            None => who.user.is_none() && self.token_server(ask.headers).is_some(),
+        };
         if could || (who.user.is_none() && self.users.is_some()) {
             return Err(self.ask_for(ask, who.token.as_ref().map(|_| "insufficient_scope"), "authentication required"));
         }
@@ -171,13 +182,16 @@ impl Policy {
         Err(Failure::new(Code::Denied, message))
     }
 
-    /// Whether they may do that. In a list ([`Action::List`]) is what may be pulled.
+    /// Whether they may do that. In a list ([`Action::List`]) is what may be pulled; what is mirrored goes by the rules, for
+    /// a token of ours names it otherwise, and by the grants of who issues those.
     pub(super) fn may(&self, who: &Who, repository: &str, action: Action) -> bool {
-        let (is_listed, action) = if action == Action::List { (true, Action::Pull) } else { (false, action) };
+        let is_listed = action == Action::List;
+        let is_implied = is_listed || action == Action::Mirror;
+        let action = if is_implied { Action::Pull } else { action };
         let by_rules = || self.rules.allow(who.user.as_deref(), repository, action);
         let Some(token) = &who.token else { return by_rules() };
         match token.source {
-            Source::Own => (is_listed || token.grants(repository, action)) && by_rules(),
+            Source::Own => (is_implied || token.grants(repository, action)) && by_rules(),
             Source::Grants => {
                 token.grants(repository, action) || (is_listed && token.grants.iter().any(super::Grant::shows_catalog))
             }

@@ -43,6 +43,7 @@ impl Action {
             Self::Push => "push",
             Self::Delete => "delete",
             Self::List => "list",
+            Self::Mirror => "mirror",
         }
     }
 }

@@ -317,6 +317,39 @@ async fn guessing_is_slowed_down_and_the_right_password_is_not_believed_meanwhil
 }
 
 #[tokio::test]
+async fn guesses_at_once_are_no_more_than_guesses_in_turn_and_many_right_ones_at_once_are_right() {
+    let limits = LimitSettings { failed_logins_per_minute: 3, ..LimitSettings::default() };
+    let place = Place::with(RULES, &limits, false);
+    let all = |password: &'static str| {
+        let shown = basic("alice", password);
+        let place = &place;
+        async move {
+            let headers = [("authorization", shown.as_str())];
+            futures_util::future::join_all((0..20).map(|_| place.status("GET", "/v2/", &headers))).await
+        }
+    };
+    assert!(all("secret").await.iter().all(|status| *status == 200));
+    let wrong = all("wrong").await;
+    assert_eq!(wrong.iter().filter(|status| **status == 401).count(), 3, "{wrong:?}");
+    assert!(wrong.iter().all(|status| [401, 429].contains(status)));
+}
+
+#[tokio::test]
+async fn a_good_token_is_good_whatever_others_of_the_address_show_and_rubbish_is_slowed_down() {
+    let limits = LimitSettings { failed_logins_per_minute: 2, ..LimitSettings::default() };
+    let place = Place::with(&format!("[token]\n{RULES}"), &limits, false);
+    let token = format!("Bearer {}", place.token(Some("alice"), &["repository:team/app:pull"]).await.unwrap());
+    let shown = |token: &str| {
+        let (place, token) = (&place, token.to_owned());
+        async move { place.status("GET", "/v2/team/app/tags/list", &[("authorization", &token)]).await }
+    };
+    for expected in [401, 401, 429, 429] {
+        assert_eq!(shown("Bearer x.y.z").await, expected);
+    }
+    assert_eq!(shown(&token).await, 200);
+}
+
+#[tokio::test]
 async fn read_only_and_too_large_are_said_before_anything_is_read() {
     let limits = LimitSettings { request_bytes: super::super::config::Size(1000), ..LimitSettings::default() };
     let gate = |is_read_only| Place::with(RULES, &limits, is_read_only);

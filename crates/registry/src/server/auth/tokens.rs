@@ -193,6 +193,14 @@ impl Issuer {
     pub fn verify(&self, token: &str) -> Option<Verified> {
         self.verifies.verify(token)
     }
+
+    /// Whether it was one of ours, and is no more.
+    #[must_use]
+    pub fn has_ended(&self, token: &str) -> bool {
+        let Verifier { key, validation, .. } = &self.verifies;
+        let whenever = Validation { validate_exp: false, ..validation.clone() };
+        token.len() <= TOKEN_LIMIT && jsonwebtoken::decode::<Claims>(token, key, &whenever).is_ok()
+    }
 }
 
 impl Verifier {

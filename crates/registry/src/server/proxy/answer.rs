@@ -55,7 +55,7 @@ pub async fn mirror(server: &Server, cache: &Cache, request: &Request, refused: 
     else {
         return Err(refused);
     };
-    if is_ours(server, name).await? || !server.access.may(&request.who, &whole, Action::List) {
+    if is_ours(server, name).await? || !server.access.may(&request.who, &whole, Action::Mirror) {
         return Err(refused);
     }
     answer(cache, request, &whole).await
