@@ -1,5 +1,5 @@
 //! Attestations: what an index says about the image that was chosen from it. They come with it, so that it can be pushed again
-//! as it was pulled. One that the registry does not have, or that is none, is no reason not to run the image.
+//! as it was pulled. One that does not come, or that is none, is no reason not to run the image.
 
 use std::sync::Arc;
 
@@ -92,7 +92,12 @@ impl Attached {
                 tracing::debug!(digest = %descriptor.digest, %error, "the registry does not have an attestation");
                 Ok(None)
             }
-            Err(error) => Err(error),
+            // It is not what its index says: damage, or an attack.
+            Err(error @ (Error::Digest { .. } | Error::Invalid { .. })) => Err(error),
+            Err(error) => {
+                tracing::warn!(digest = %descriptor.digest, %error, "an attestation did not come: the image is kept without it");
+                Ok(None)
+            }
         }
     }
 }

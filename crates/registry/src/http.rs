@@ -218,9 +218,15 @@ pub fn network(method: &Method, url: &Url, error: &reqwest::Error) -> Error {
     Error::Network { method, url: shown(url), reason }
 }
 
-/// The seconds of `Retry-After`.
+/// How long `Retry-After` asks to wait: seconds, or a date (RFC 9110, section 10.2.3).
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    // A date that has passed asks for no pause.
+    Some(Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default())
 }
 
 /// A body of at most `limit` bytes.
@@ -244,4 +250,23 @@ pub async fn bounded(mut answer: Response, limit: usize, subject: &str) -> Resul
 /// A registry's words, fit for a person's terminal.
 pub fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(DETAIL_LIMIT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_says_in_seconds_or_by_a_date_how_long_to_wait() {
+        let asked = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
+        assert_eq!(asked(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        let later = jiff::Timestamp::now() + Duration::from_secs(100);
+        let text = later.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let pause = asked(&text).unwrap();
+        assert!((90..=100).contains(&pause.as_secs()), "{pause:?}");
+        for text in ["", "soon", "-1", "7s"] {
+            assert_eq!(asked(text), None, "{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 
 use crate::credentials::{Credentials, host_of};
 use crate::http::{Outgoing, shown};
+use crate::redirect::same_origin;
 use crate::session::{Access, Session};
 use crate::{Error, Registry, Result};
 
@@ -23,13 +24,16 @@ impl Registry {
         if first.status() == StatusCode::NOT_FOUND {
             return Err(Error::invalid(shown(&url), "this is no registry: the answer is 404"));
         }
-        let given = session.tokens.identity(&session.question(&[], None), first.headers()).await;
-        let given = given.map_err(|error| match error {
-            Error::Unauthorized { detail } => Error::Login { url: shown(&url), detail },
-            other => other,
-        })?;
-        if let Some(given) = given {
-            return Ok(given);
+        // Whom a redirect led to is not who was meant: their challenge is none.
+        if same_origin(first.url(), &session.base) {
+            let given = session.tokens.identity(&session.question(&[], None), first.headers()).await;
+            let given = given.map_err(|error| match error {
+                Error::Unauthorized { detail } => Error::Login { url: shown(&url), detail },
+                other => other,
+            })?;
+            if let Some(given) = given {
+                return Ok(given);
+            }
         }
         // Basic, or nothing: what counts is whether the door opens.
         let answer = session.ask(request).await?;

@@ -7,6 +7,7 @@ use gantry_api::progress::Progress;
 use gantry_api::reference::Reference;
 use gantry_api::system::AuthConfig;
 use gantry_registry::{Platform, Pull as Request};
+use sha2::{Digest, Sha256};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ impl Job for Pull {
             "" => None,
             text => Some(text.parse::<Platform>().map_err(|error| Error::invalid(error.to_string()))?),
         };
-        let key = format!("{reference} {} {}", self.platform, self.auth.as_ref().map_or("", |auth| &auth.username));
+        let key = format!("{reference} {} {}", self.platform, shown_as(self.auth.as_ref()));
         let (broadcast, first) = join(&context.engine, &key);
         let followed = broadcast.follow();
         if first {
@@ -58,6 +59,12 @@ impl Job for Pull {
         }
         relay(&mut self.outlet, &broadcast, followed, &context).await
     }
+}
+
+/// Who pulls: others with the same credentials may share the pull. Not the credentials themselves: the key is kept.
+fn shown_as(auth: Option<&AuthConfig>) -> String {
+    let text = serde_json::to_vec(&auth).expect("words are JSON");
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn join(engine: &Engine, key: &str) -> (Arc<Broadcast>, bool) {
@@ -142,5 +149,27 @@ async fn relay(
             () = outlet.closed() => return Ok(()),
             () = context.cancelled.cancelled() => return Err(Error::unavailable("the pull was cancelled")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_is_shared_by_those_with_the_same_credentials_only_and_its_key_does_not_tell_them() {
+        let auth = |username: &str, password: &str, registrytoken: &str| AuthConfig {
+            username: username.to_owned(),
+            password: password.to_owned(),
+            registrytoken: registrytoken.to_owned(),
+            ..AuthConfig::default()
+        };
+        let all = [auth("me", "right", ""), auth("me", "wrong", ""), auth("", "", "T1"), auth("", "", "T2")];
+        let mut keys: Vec<_> = all.iter().map(|auth| shown_as(Some(auth))).chain([shown_as(None)]).collect();
+        assert!(keys.iter().all(|key| !key.contains("right")));
+        assert_eq!(shown_as(Some(&all[0])), keys[0]);
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 5);
     }
 }

@@ -26,11 +26,19 @@ pub struct Busy(Mutex<HashMap<String, Weak<Place>>>);
 pub type Place = tokio::sync::Mutex<Option<Descriptor>>;
 
 impl Busy {
-    /// The place of a thing at a repository.
-    pub fn place(&self, repository: &Reference, thing: &Digest) -> Arc<Place> {
+    /// The place of a blob at a repository.
+    pub fn blob(&self, repository: &Reference, blob: &Digest) -> Arc<Place> {
+        self.place(format!("{} {blob}", repository.repository()))
+    }
+
+    /// The place of a layer at a repository, whatever blob it is there: it is held while that blob's is.
+    pub fn layer(&self, repository: &Reference, diff_id: &Digest) -> Arc<Place> {
+        self.place(format!("{} layer {diff_id}", repository.repository()))
+    }
+
+    fn place(&self, key: String) -> Arc<Place> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         places.retain(|_, place| place.strong_count() > 0);
-        let key = format!("{} {thing}", repository.repository());
         if let Some(place) = places.get(&key).and_then(Weak::upgrade) {
             return place;
         }
@@ -57,7 +65,7 @@ impl Pusher {
         report: &Arc<LayerReport>,
     ) -> Result<bool> {
         let blob = &known.descriptor;
-        let place = self.busy.place(&self.session.reference, &blob.digest);
+        let place = self.busy.blob(&self.session.reference, &blob.digest);
         let _held = place.lock().await;
         if is_there(&self.session, &blob.digest).await? {
             report.state("Layer already exists");
@@ -148,7 +156,7 @@ impl Pusher {
 
     /// A small blob that is at hand.
     pub(super) async fn place_bytes(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
-        let place = self.busy.place(&self.session.reference, digest);
+        let place = self.busy.blob(&self.session.reference, digest);
         let _held = place.lock().await;
         if is_there(&self.session, digest).await? {
             return Ok(());

@@ -56,7 +56,7 @@ impl Pusher {
 
     /// A layer in whatever form it is to be had most easily.
     async fn any_form(&self, index: usize, report: &Arc<LayerReport>) -> Result<Descriptor> {
-        let place = self.busy.place(&self.session.reference, &self.image.layers[index].diff_id);
+        let place = self.busy.layer(&self.session.reference, &self.image.layers[index].diff_id);
         let mut held = place.lock().await;
         if let Some(found) = self.there(index, &held).await? {
             report.state("Layer already exists");

@@ -81,6 +81,19 @@ async fn a_login_goes_to_no_realm_that_cannot_be_trusted() {
 }
 
 #[tokio::test]
+async fn a_login_does_not_follow_a_redirect_to_somebody_elses_challenge() {
+    let (registry_, other) = (Fake::start().await, Fake::start().await);
+    let there = format!("http://{}/v2/", other.address);
+    registry_.hook(move |_, _| Some(Reply::new(307, "").header("location", there.clone())));
+    let realm = format!("http://{}/token", other.address);
+    other.hook(move |_, _| {
+        Some(Reply::new(401, "").header("www-authenticate", format!(r#"Bearer realm="{realm}",service="s""#)))
+    });
+    registry().login(&auth(&registry_, "secret")).await.unwrap_err();
+    assert!(other.seen().iter().all(|seen| seen.header("authorization").is_none() && seen.path != "/token"));
+}
+
+#[tokio::test]
 async fn a_registry_is_searched_and_its_words_are_fit_for_a_terminal() {
     let fake = Fake::start().await;
     let found = r#"{"query":"app","num_results":2,"results":[

@@ -122,6 +122,8 @@ async fn attestations_come_with_their_image_once_and_a_registry_without_them_is_
     let outcome = pull(&fake.name("app:1")).await;
     outcome.result.unwrap();
     assert!(outcome.store.attached.lock().unwrap().is_empty(), "the registry has none");
+    fake.put(&format!("/v2/app/manifests/{}", digest(&about)), Reply::new(403, ""));
+    pull(&fake.name("app:1")).await.result.unwrap();
     fake.document("app", "about", &about, "application/vnd.oci.image.manifest.v1+json");
     fake.put(&format!("/v2/app/blobs/{}", digest(&config)), Reply::new(200, config.clone()));
     let store = pull(&fake.name("app:1")).await.store;
