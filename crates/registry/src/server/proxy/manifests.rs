@@ -253,3 +253,36 @@ fn now() -> u64 {
 fn digest_of(answer: &reqwest::Response) -> Option<Digest> {
     answer.headers().get(&named::DIGEST)?.to_str().ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::time::Duration;
+
+    use crate::server::config::Span;
+    use crate::server::metrics::CacheMetrics;
+    use crate::server::proxy::CacheSettings;
+
+    #[tokio::test]
+    async fn who_waits_for_another_that_asks_the_same_waits_so_long_and_who_asks_something_else_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nobody listens there: whoever gets to ask is refused at once.
+        let proxy = "hub.test=http://127.0.0.1:1".parse().unwrap();
+        let settings = CacheSettings { timeout: Span(Duration::from_secs(1)), ..CacheSettings::default() };
+        let opened = Cache::open(&[proxy], &settings, directory.path(), CacheMetrics::default()).await;
+        let cache = opened.unwrap().unwrap();
+        let name: Name = "hub.test/app".parse().unwrap();
+        let _asks = cache.turns.hold((name.clone(), "1".to_owned())).await;
+        let asked = |tag: &str| {
+            let (cache, name, target) = (&cache, &name, Target::Tag(tag.parse().unwrap()));
+            async move { cache.manifest(name, &target).await.unwrap_err() }
+        };
+        let same = tokio::time::timeout(Duration::from_secs(10), asked("1")).await.expect("it waits for ever");
+        assert!(same.status == StatusCode::GATEWAY_TIMEOUT && same.message.contains("others waited"), "{same:?}");
+        for tag in 2..130 {
+            let other = asked(&tag.to_string()).await;
+            assert_eq!(other.status, StatusCode::SERVICE_UNAVAILABLE, "{other:?}");
+        }
+    }
+}
