@@ -4,13 +4,13 @@
 //! was restarted in between: the file is the truth. One request at a time writes; a newer one takes over from one that hangs on a
 //! connection which is already dead.
 
+mod expire;
+
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use gantry_linux::{ResultExt, fs};
@@ -32,6 +32,8 @@ const BATCH: usize = 256 << 10;
 const REREAD: usize = 1 << 20;
 const ABOUT: &str = "about.json";
 const DATA: &str = "data";
+/// What the folder of one that has ended is called by until it is removed: no upload has such a name.
+const GONE: &str = "gone-";
 
 /// All unfinished uploads.
 #[derive(Debug)]
@@ -93,12 +95,15 @@ impl Chunk {
 }
 
 impl Uploads {
-    /// Those of this directory, which is made.
+    /// Those of this directory, which is made, or freed of what a server did not come to removing.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made or cleaned.
     pub fn open(root: PathBuf) -> gantry_linux::Result<Self> {
         fs::create_dir_mode(&root, 0o700)?;
+        for name in fs::list(&root)?.iter().filter(|name| name.to_string_lossy().starts_with(GONE)) {
+            fs::remove_dir_all(root.join(name))?;
+        }
         Ok(Self { root, sessions: Mutex::default() })
     }
 
@@ -139,10 +144,17 @@ impl Uploads {
     async fn take_up(&self, id: &UploadId) -> Option<Arc<Session>> {
         let folder = self.root.join(id.as_str());
         let path = folder.join(ABOUT);
-        let about = blocking(move || fs::read_up_to(path, 4096)).await.ok()?;
+        let read = path.clone();
+        let about = blocking(move || fs::read_up_to(read, 4096)).await.ok()?;
         let about = serde_json::from_slice::<About>(&about).ok()?;
         let session = Arc::new(Session::new(id.clone(), folder, about, None));
-        Some(Arc::clone(self.sessions().entry(id.clone()).or_insert(session)))
+        let session = Arc::clone(self.sessions().entry(id.clone()).or_insert(session));
+        // It may have ended between the two: then nobody else takes it from the map.
+        if blocking(move || fs::metadata(path)).await.is_err_and(|error| error.is_not_found()) {
+            self.sessions().remove(id);
+            return None;
+        }
+        Some(session)
     }
 
     /// Gives one up. What writes to it is stopped first.
@@ -154,11 +166,18 @@ impl Uploads {
         self.forget(session).await
     }
 
-    /// Removes what is left of one that is done. The caller has its turn.
+    /// Removes what is left of one that is done. The caller has its turn. It can be found as long as its folder is there, or a
+    /// second session would be made of it.
     async fn forget(&self, session: &Session) -> Result<()> {
+        let (folder, gone) = (session.folder.clone(), self.root.join(format!("{GONE}{}", session.id)));
+        let to = gone.clone();
+        let renamed = blocking(move || match fs::rename(folder, to) {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other,
+        });
+        renamed.await.map_err(super::store::StoreError::from)?;
         self.sessions().remove(&session.id);
-        let folder = session.folder.clone();
-        let removed = blocking(move || fs::remove_dir_all(folder)).await;
+        let removed = blocking(move || fs::remove_dir_all(gone)).await;
         removed.map_err(|error| super::store::StoreError::from(error).into())
     }
 
@@ -205,35 +224,6 @@ impl Uploads {
         keep(&session.folder.join(DATA), size).await?;
         self.forget(session).await?;
         Ok(size)
-    }
-
-    /// Removes uploads that nothing came for since `before`. Returns how many.
-    ///
-    /// # Errors
-    /// The storage's, of the directory itself; one upload that cannot be removed is told in the log.
-    pub async fn expire(&self, before: SystemTime) -> Result<usize> {
-        let root = self.root.clone();
-        let stale = blocking(move || stale(&root, before)).await.map_err(super::store::StoreError::from)?;
-        let mut expired = 0;
-        for id in stale {
-            let known = self.sessions().get(&id).cloned();
-            let session = match known {
-                Some(session) => Some(session),
-                None => self.take_up(&id).await,
-            };
-            let Some(session) = session else {
-                let folder = self.root.join(id.as_str());
-                if let Err(error) = blocking(move || fs::remove_dir_all(folder)).await {
-                    tracing::warn!(%error, "an upload without its note stays");
-                }
-                continue;
-            };
-            // Somebody who writes now keeps it.
-            let Ok(_turn) = Arc::clone(&session.progress).try_lock_owned() else { continue };
-            self.forget(&session).await?;
-            expired += 1;
-        }
-        Ok(expired)
     }
 }
 
@@ -423,19 +413,6 @@ fn make(folder: &Path, about: &[u8]) -> gantry_linux::Result<()> {
         let _ = fs::remove_dir_all(folder);
     }
     made
-}
-
-fn stale(root: &Path, before: SystemTime) -> gantry_linux::Result<Vec<UploadId>> {
-    let mut stale = Vec::new();
-    for name in fs::list(root)? {
-        let Some(id) = name.to_str().and_then(|name| name.parse::<UploadId>().ok()) else { continue };
-        let data = root.join(id.as_str()).join(DATA);
-        let touched = fs::metadata(&data).or_else(|_| fs::metadata(root.join(id.as_str())));
-        if touched.is_ok_and(|metadata| metadata.modified().is_ok_and(|modified| modified < before)) {
-            stale.push(id);
-        }
-    }
-    Ok(stale)
 }
 
 fn failed(what: String) -> super::store::StoreError {

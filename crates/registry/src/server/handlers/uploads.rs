@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use http::{StatusCode, header};
+use tokio::task::JoinError;
 
 use crate::server::answer::{Response, empty, named, set};
 use crate::server::connection::Counted;
@@ -86,7 +87,7 @@ pub async fn append(
         let size = server.uploads.append(&session, body, chunk).await;
         outside_tells_where(size, &name, &session).await.map(|size| state(StatusCode::ACCEPTED, &name, &session, size))
     });
-    appended.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    outcome(appended.await)
 }
 
 /// `PUT`.
@@ -121,7 +122,15 @@ async fn finish_with(
         let finished = server.uploads.finish(&session, body, chunk, &digest, keep).await;
         outside_tells_where(finished, &name, &session).await.map(|_| created(&name, &digest))
     });
-    finished.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    outcome(finished.await)
+}
+
+/// What came of the task that took the body.
+fn outcome(done: std::result::Result<Result<Response>, JoinError>) -> Result<Response> {
+    done.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Failure::new(Code::Unavailable, "the registry stops; ask for the upload's size and go on later")),
+    })
 }
 
 /// Who sent a chunk that does not fit learns where to go on.
@@ -174,4 +183,17 @@ fn created(name: &Name, digest: &Digest) -> Response {
     set(&mut response, header::LOCATION, &format!("/v2/{name}/blobs/{digest}"));
     set(&mut response, named::DIGEST, digest.as_str());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_whose_task_was_cancelled_may_be_made_again() {
+        let task = tokio::spawn(std::future::pending::<Result<Response>>());
+        task.abort();
+        let failure = outcome(task.await).map(|_| ()).unwrap_err();
+        assert_eq!((failure.status, failure.code), (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable));
+    }
 }
