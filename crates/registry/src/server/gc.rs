@@ -1,6 +1,7 @@
 //! Collection of garbage beside pushes, pulls and deletions.
 //!
-//! Whoever is about to need a thing makes it young before it relies on it, under the lock of its digest. The collector decides by
+//! Whoever is about to need a thing makes it young before it relies on it, under the lock of its digest; a tag, under that of its
+//! repository's name. The collector decides by
 //! what it read, and removes only what was old *before it began to read*, asking once more under the same lock. So a push is safe
 //! when the time from its first `HEAD` to its manifest is shorter than the grace period; nothing else has to stop.
 

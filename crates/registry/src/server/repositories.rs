@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gantry_linux::fs;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -17,7 +18,7 @@ use super::document::{Descriptor, Document, is_manifest};
 use super::failure::{Code, Failure, Result};
 use super::locks::Locks;
 use super::names::{Digest, Name, Tag, Target};
-use super::store::{Key, Source, Stat, Storage, StoreError};
+use super::store::{Key, Source, Stat, Storage, StoreError, blocking};
 use usage::Usage;
 
 /// A manifest as it was pushed.
@@ -65,10 +66,16 @@ pub(super) struct TagLink {
     pub digest: Digest,
 }
 
+/// The largest description of a manifest that has a subject: a page of referrers holds several.
+const REFERRER_LIMIT: usize = 1 << 20;
+
 /// Every repository of a registry.
 pub struct Repositories {
     storage: Arc<dyn Storage>,
     usage: Usage,
+    /// By name of the repository: for who reads and changes its tags. Taken before one of [`Repositories::locks`].
+    pub(super) tagging: Locks,
+    /// By digest.
     pub(super) locks: Locks,
 }
 
@@ -76,7 +83,7 @@ impl Repositories {
     /// Of this storage.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, usage: Usage::default(), locks: Locks::default() }
+        Self { storage, usage: Usage::default(), tagging: Locks::default(), locks: Locks::default() }
     }
 
     /// What they are kept in.
@@ -125,6 +132,9 @@ impl Repositories {
     /// # Errors
     /// The storage's.
     pub async fn adopt_blob(&self, name: &Name, digest: &Digest, staged: &Path, size: u64) -> Result<()> {
+        // Much may have to be written, and the lock is not only this digest's: under it there is nothing left to sync.
+        let path = staged.to_owned();
+        blocking(move || fs::sync_file(path)).await.map_err(StoreError::from)?;
         let _lock = self.locks.hold(digest).await;
         self.within_quota(name, &Key::blob(name, digest), size).await?;
         self.storage.adopt(staged, digest, size).await?;
@@ -202,9 +212,10 @@ impl Repositories {
     /// The storage's.
     pub async fn missing<'a>(&self, name: &Name, document: &'a Document) -> Result<Vec<&'a Descriptor>> {
         let mut missing = Vec::new();
-        for part in document.blobs.iter().chain(&document.manifests) {
-            let listed = document.manifests.iter().any(|manifest| std::ptr::eq(manifest, part));
-            let there = if listed && is_manifest(&part.media_type) {
+        let blobs = document.blobs.iter().map(|blob| (blob, false));
+        let listed = document.manifests.iter().map(|listed| (listed, is_manifest(&listed.media_type)));
+        for (part, as_manifest) in blobs.chain(listed) {
+            let there = if as_manifest {
                 self.need_manifest(name, &part.digest).await?
             } else {
                 self.need_blob(name, &part.digest).await?.is_some()
@@ -224,7 +235,7 @@ impl Repositories {
     /// Keeps a manifest whose parts were looked for, then lets its tags lead to it.
     ///
     /// # Errors
-    /// The storage's.
+    /// The storage's; `MANIFEST_INVALID` when more is said of a referrer than can be listed.
     pub async fn put_manifest(
         &self,
         name: &Name,
@@ -233,22 +244,16 @@ impl Repositories {
         tags: &[Tag],
     ) -> Result<()> {
         let (digest, size) = (&manifest.digest, manifest.bytes.len() as u64);
+        let referrer = referrer(manifest, document)?;
+        let _tags = if tags.is_empty() { None } else { Some(self.tagging.hold(name).await) };
         let _lock = self.locks.hold(digest).await;
         self.within_quota(name, &Key::manifest(name, digest), size).await?;
         self.storage.put(digest, manifest.bytes.clone()).await?;
-        let subject = document.subject.as_ref().map(|subject| subject.digest.clone());
-        let link = ManifestLink { media_type: manifest.media_type.clone(), size, subject: subject.clone() };
+        let subject = referrer.as_ref().map(|(subject, _)| subject.clone());
+        let link = ManifestLink { media_type: manifest.media_type.clone(), size, subject };
         self.write(&Key::manifest(name, digest), &link).await?;
-        if let Some(subject) = &subject {
-            let referrer = Descriptor {
-                media_type: manifest.media_type.clone(),
-                digest: digest.clone(),
-                size,
-                urls: Vec::new(),
-                artifact_type: document.artifact_type.clone(),
-                annotations: document.annotations.clone(),
-            };
-            self.write(&Key::referrer(name, subject, digest), &referrer).await?;
+        if let Some((subject, referrer)) = referrer {
+            self.storage.write(&Key::referrer(name, &subject, digest), referrer).await?;
         }
         for tag in tags {
             self.write(&Key::tag(name, tag), &TagLink { digest: digest.clone() }).await?;
@@ -261,6 +266,7 @@ impl Repositories {
     /// # Errors
     /// The storage's.
     pub async fn delete_tag(&self, name: &Name, tag: &Tag) -> Result<bool> {
+        let _tags = self.tagging.hold(name).await;
         Ok(self.storage.remove(&Key::tag(name, tag)).await?)
     }
 
@@ -269,8 +275,8 @@ impl Repositories {
     /// # Errors
     /// The storage's.
     pub async fn delete_manifest(&self, name: &Name, digest: &Digest) -> Result<bool> {
+        let _tags = self.tagging.hold(name).await;
         for tag in self.tags(name).await? {
-            let _lock = self.locks.hold(digest).await;
             if self.resolve(name, &Target::Tag(tag.clone())).await?.as_ref() == Some(digest) {
                 self.storage.remove(&Key::tag(name, &tag)).await?;
             }
@@ -300,9 +306,34 @@ impl Repositories {
     }
 
     async fn write(&self, key: &Key, document: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_vec(document).expect("words and numbers are JSON");
-        Ok(self.storage.write(key, text.into()).await?)
+        Ok(self.storage.write(key, text(document)).await?)
     }
+}
+
+fn text(document: &impl Serialize) -> Bytes {
+    serde_json::to_vec(document).expect("words and numbers are JSON").into()
+}
+
+/// What a manifest is about, and the document that tells its subject's referrers of it.
+fn referrer(manifest: &Manifest, document: &Document) -> Result<Option<(Digest, Bytes)>> {
+    let Some(subject) = &document.subject else { return Ok(None) };
+    let text = text(&Descriptor {
+        media_type: manifest.media_type.clone(),
+        digest: manifest.digest.clone(),
+        size: manifest.bytes.len() as u64,
+        urls: Vec::new(),
+        artifact_type: document.artifact_type.clone(),
+        annotations: document.annotations.clone(),
+    });
+    if text.len() > REFERRER_LIMIT {
+        let message = format!(
+            "the manifest is refused: it has a subject, whose referrers are listed with their annotations: these may have \
+             {REFERRER_LIMIT} bytes in all, not {}; put what is long into a blob",
+            text.len()
+        );
+        return Err(Failure::new(Code::ManifestInvalid, message));
+    }
+    Ok(Some((subject.digest.clone(), text)))
 }
 
 /// The answer for a blob that is not there.

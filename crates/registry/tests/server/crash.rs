@@ -4,7 +4,7 @@
 
 #[allow(dead_code, reason = "the graph's tests need more of it")]
 #[path = "../../../graph/tests/crash/points.rs"]
-mod points;
+pub mod points;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -123,7 +123,7 @@ impl Registry {
     }
 }
 
-fn within<T>(work: impl Future<Output = T>) -> T {
+pub fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 

@@ -5,6 +5,7 @@
 mod blobs;
 mod client;
 mod crash;
+mod durable;
 mod garbage;
 mod gate;
 mod hostile;
@@ -14,4 +15,5 @@ mod manifests;
 mod memory;
 mod model;
 mod served;
+mod tags;
 mod uploads;

@@ -4,7 +4,7 @@ use gantry_registry::server::{Algorithm, Digest, Settings, Sparse};
 use serde_json::json;
 
 use crate::client::{OCI_INDEX, OCI_MANIFEST, descriptor, digest_of, image, sha256};
-use crate::served::Served;
+use crate::served::{Served, files};
 
 #[test]
 fn a_manifest_is_served_byte_for_byte_whatever_is_accepted() {
@@ -172,6 +172,71 @@ fn referrers_are_listed_by_type_before_and_after_their_subject_is_there() {
     client.send("DELETE", &format!("/v2/a/manifests/{}", digest_of(&artifacts[1])), &[], b"").expect(202);
     assert_eq!(list("").json()["manifests"].as_array().unwrap().len(), 2);
     client.get("/v2/a/referrers/sha256:bad").expect(400);
+}
+
+/// A manifest about `subject` with an annotation of so many bytes.
+fn about(subject: &serde_json::Value, note: usize, mark: usize) -> serde_json::Value {
+    let mut artifact = image(b"{}", &[]);
+    artifact["subject"] = descriptor(OCI_MANIFEST, subject.to_string().as_bytes());
+    artifact["artifactType"] = json!("application/x.big");
+    artifact["annotations"] = json!({ "note": "x".repeat(note), "mark": mark.to_string() });
+    artifact
+}
+
+#[test]
+fn a_referrer_that_could_not_be_listed_is_refused_and_nothing_of_it_is_kept() {
+    let served = Served::start();
+    let client = served.client;
+    client.blob("a", b"{}");
+    let subject = image(b"{}", &[]);
+    let small = about(&subject, 10, 0);
+    client.manifest("a", digest_of(&small).as_str(), OCI_MANIFEST, &small).expect(201);
+    let kept = files(served.root());
+    let large = about(&subject, 1 << 20, 0);
+    assert_eq!(client.manifest("a", "large", OCI_MANIFEST, &large).expect(400).code(), "MANIFEST_INVALID");
+    assert_eq!(files(served.root()), kept);
+    let listed = client.get(&format!("/v2/a/referrers/{}", digest_of(&subject))).expect(200).json();
+    assert_eq!(listed["manifests"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn many_large_referrers_are_listed_in_pages_each_exactly_once() {
+    let served = Served::start();
+    let client = served.client;
+    client.blob("a", b"{}");
+    let subject = image(b"{}", &[]);
+    let mut pushed = Vec::new();
+    for mark in 0..6 {
+        let artifact = about(&subject, 900 << 10, mark);
+        let digest = digest_of(&artifact);
+        client.manifest("a", digest.as_str(), OCI_MANIFEST, &artifact).expect(201);
+        pushed.push(digest.to_string());
+    }
+    pushed.sort();
+    for filter in ["", "?artifactType=application/x.big"] {
+        let mut next = Some(format!("/v2/a/referrers/{}{filter}", digest_of(&subject)));
+        let (mut listed, mut pages) = (Vec::new(), 0);
+        while let Some(path) = next {
+            let page = client.get(&path).expect(200);
+            assert!(page.body.len() < 5 << 20, "a page of {} bytes", page.body.len());
+            let json = page.json();
+            let digests = json["manifests"].as_array().unwrap().iter();
+            listed.extend(digests.map(|entry| entry["digest"].as_str().unwrap().to_owned()));
+            next = page.header("link").split_once('>').map(|(link, _)| link.trim_start_matches('<').to_owned());
+            pages += 1;
+        }
+        assert_eq!((listed, pages), (pushed.clone(), 2), "{filter}");
+    }
+}
+
+#[test]
+fn an_index_of_more_entries_than_are_looked_for_is_refused() {
+    let served = Served::start();
+    let entry = descriptor(OCI_MANIFEST, b"not here");
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": vec![entry; 10_001] });
+    let refused = served.client.manifest("a", "1", OCI_INDEX, &index).expect(400);
+    assert_eq!(refused.code(), "MANIFEST_INVALID");
+    served.client.get("/v2/a/manifests/1").expect(404);
 }
 
 #[test]

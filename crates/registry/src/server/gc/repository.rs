@@ -83,10 +83,9 @@ impl Collector<'_> {
 
     async fn remove_tag(&self, name: &Name, tag: &Tag, limit: SystemTime) -> Result<bool> {
         let key = Key::tag(name, tag);
-        let Some(digest) = self.repositories.resolve(name, &Target::Tag(tag.clone())).await? else { return Ok(false) };
-        let _lock = self.repositories.locks.hold(&digest).await;
+        let _tags = self.repositories.tagging.hold(name).await;
         let storage = self.repositories.storage();
-        // A push that lets it lead somewhere else holds another lock, but has made it young.
+        // A push that let it lead somewhere else has made it young.
         let old = storage.touched(&key).await?.is_some_and(|touched| touched < limit);
         Ok(old && storage.remove(&key).await?)
     }

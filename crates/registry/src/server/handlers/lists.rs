@@ -73,18 +73,21 @@ pub fn link(response: &mut Response, path: &str, count: usize, last: &str) {
     set(response, header::LINK, &next);
 }
 
-/// `/v2/<name>/referrers/<digest>`: always an index.
+/// `/v2/<name>/referrers/<digest>`: always an index, in pages when there is much of it.
 pub async fn referrers(server: &Server, request: &Request, name: &Name, digest: &Digest) -> Result<Response> {
-    let mut manifests = server.repositories.referrers(name, digest).await?;
     let filter = request.query.get("artifactType");
-    if let Some(kind) = filter {
-        manifests.retain(|manifest| manifest.artifact_type.as_deref() == Some(kind));
-    }
+    let after = request.query.get("last").map(str::parse::<Digest>).transpose()?;
+    let (manifests, more) = server.repositories.referrers(name, digest, filter, after.as_ref()).await?;
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
     let mut response = json_answer(StatusCode::OK, &index);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OCI_INDEX));
     if filter.is_some() {
         response.headers_mut().insert(named::FILTERS, HeaderValue::from_static("artifactType"));
+    }
+    if let (true, Some(last)) = (more, manifests.last()) {
+        let filter = filter.map(|kind| format!("&artifactType={}", percent_encode(kind))).unwrap_or_default();
+        let next = format!("</v2/{name}/referrers/{digest}?last={}{filter}>; rel=\"next\"", last.digest);
+        set(&mut response, header::LINK, &next);
     }
     Ok(response)
 }

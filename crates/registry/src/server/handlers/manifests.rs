@@ -16,6 +16,8 @@ use crate::server::serve::Server;
 
 /// The most tags that one push gives.
 const TAGS: usize = 64;
+/// The most blobs or manifests that one manifest names: each is looked for.
+const PARTS: usize = 10_000;
 
 /// `GET` and `HEAD`. `Accept` is not negotiated: what was pushed is served, or its digest would be another one.
 pub async fn get(server: &Arc<Server>, request: &Request, name: &Name, target: &Target) -> Result<Response> {
@@ -56,6 +58,11 @@ pub async fn put(
     let tags = tags(request, target)?;
     let bytes = whole(body, server.settings.manifest_limit, "the manifest").await?;
     let document = Document::read(&bytes, request.header(&header::CONTENT_TYPE))?;
+    let parts = document.blobs.len() + document.manifests.len();
+    if parts > PARTS {
+        let message = format!("the manifest is refused: it names {parts} parts, and {PARTS} are the most");
+        return Err(Failure::new(Code::ManifestInvalid, message));
+    }
     let digest = match target {
         Target::Tag(_) => Digest::of(Algorithm::Sha256, &bytes),
         Target::Digest(digest) => {
@@ -110,7 +117,8 @@ fn tags(request: &Request, target: &Target) -> Result<Vec<Tag>> {
 fn may_miss(sparse: Sparse, part: &Descriptor, document: &Document) -> bool {
     match sparse {
         Sparse::Nothing => false,
-        Sparse::Indexes => is_manifest(&part.media_type) && document.manifests.contains(part),
+        // A document has either blobs or manifests.
+        Sparse::Indexes => is_manifest(&part.media_type) && !document.manifests.is_empty(),
         Sparse::Anything => true,
     }
 }

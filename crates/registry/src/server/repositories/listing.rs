@@ -5,6 +5,9 @@ use crate::server::document::Descriptor;
 use crate::server::names::Algorithm;
 use crate::server::store::Entry;
 
+/// Bytes of referrers that one answer lists: many clients read no more than a manifest may have.
+const REFERRERS_PAGE: usize = 4 << 20;
+
 impl Repositories {
     /// Whether there is anything in a repository itself.
     ///
@@ -34,18 +37,37 @@ impl Repositories {
         Ok(digests)
     }
 
-    /// What has this subject.
+    /// What has this subject and, where one is wanted, this type: as much as a page holds, after `after`; and whether there is more.
     ///
     /// # Errors
     /// The storage's.
-    pub async fn referrers(&self, name: &Name, subject: &Digest) -> Result<Vec<Descriptor>> {
+    pub async fn referrers(
+        &self,
+        name: &Name,
+        subject: &Digest,
+        kind: Option<&str>,
+        after: Option<&Digest>,
+    ) -> Result<(Vec<Descriptor>, bool)> {
         let folder = Key::referrers(name, subject);
-        let mut referrers = Vec::new();
+        let after = after.map(|after| Key::referrer(name, subject, after));
+        let (mut referrers, mut size) = (Vec::new(), 0);
         for entry in self.storage.list(&folder).await? {
+            let key = folder.child(&entry.name);
+            if after.as_ref().is_some_and(|after| key <= *after) {
+                continue;
+            }
             // One that was deleted meanwhile is none.
-            referrers.extend(self.read(&folder.child(&entry.name)).await?);
+            let Some(referrer) = self.read::<Descriptor>(&key).await? else { continue };
+            if kind.is_some_and(|kind| referrer.artifact_type.as_deref() != Some(kind)) {
+                continue;
+            }
+            size += super::text(&referrer).len();
+            if size > REFERRERS_PAGE && !referrers.is_empty() {
+                return Ok((referrers, true));
+            }
+            referrers.push(referrer);
         }
-        Ok(referrers)
+        Ok((referrers, false))
     }
 
     /// Names of repositories in order of their parts, the first `most` after `after`.

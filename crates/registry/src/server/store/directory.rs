@@ -11,12 +11,10 @@ use bytes::Bytes;
 use gantry_linux::fs;
 use gantry_linux::{Error, ResultExt};
 
-use super::{Entry, Key, Piece, Result, Source, Stat, Storage, blocking};
+use super::{DOCUMENT_LIMIT, Entry, Key, Piece, Result, Source, Stat, Storage, StoreError, blocking};
 use crate::server::hooks::Future;
 use crate::server::names::{Algorithm, Digest};
 
-/// The largest document that is read.
-pub const DOCUMENT_LIMIT: usize = 1 << 20;
 /// A name may have to be made again beside a cleaner that removes empty folders.
 const ATTEMPTS: usize = 8;
 
@@ -134,32 +132,20 @@ impl Places {
 fn place(staged: &Path, path: &Path, top: &Path) -> gantry_linux::Result<()> {
     let folder = path.parent().unwrap_or(top);
     let mut attempts = 0;
-    loop {
-        let made = make_folders(folder, top)?;
-        match fs::rename(staged, path) {
-            Err(error) if error.is_not_found() && attempts < ATTEMPTS => attempts += 1,
-            Err(error) => return Err(error),
-            Ok(()) => {
-                for folder in made {
-                    sync(&folder)?;
-                }
-                return sync(folder);
-            }
+    while let Err(error) = fs::create_dir_all(folder).and_then(|()| fs::rename(staged, path)) {
+        attempts += 1;
+        if !error.is_not_found() || attempts > ATTEMPTS {
+            return Err(error);
         }
     }
+    // Those that were there, too: who made one may not have come to syncing it. One that is on disk already costs nothing.
+    sync(folder)?;
+    folder.ancestors().take_while(|folder| *folder != top).filter_map(Path::parent).try_for_each(sync)
 }
 
 /// A folder that a cleaner removed meanwhile had nothing in it that was to be synced.
 fn sync(folder: &Path) -> gantry_linux::Result<()> {
     present(fs::sync_directory(folder)).map(drop)
-}
-
-/// Makes folders; returns those in which something is new.
-fn make_folders(folder: &Path, top: &Path) -> gantry_linux::Result<Vec<PathBuf>> {
-    let absent = folder.ancestors().take_while(|ancestor| *ancestor != top && fs::metadata(ancestor).is_err());
-    let parents = absent.filter_map(|ancestor| ancestor.parent().map(Path::to_owned)).collect();
-    fs::create_dir_all(folder)?;
-    Ok(parents)
 }
 
 /// Removes a document's folders as far as they are empty.
@@ -206,7 +192,14 @@ impl Storage for Directory {
 
     fn write<'a>(&'a self, key: &'a Key, document: Bytes) -> Future<'a, Result<()>> {
         let key = key.clone();
-        Box::pin(self.at(move |at| at.write(&at.document(&key), &document, &at.documents)))
+        Box::pin(async move {
+            if document.len() > DOCUMENT_LIMIT {
+                let length = document.len();
+                let what = format!("write {key}: a document may have {DOCUMENT_LIMIT} bytes, not {length}");
+                return Err(StoreError::Failed { what });
+            }
+            self.at(move |at| at.write(&at.document(&key), &document, &at.documents)).await
+        })
     }
 
     fn remove<'a>(&'a self, key: &'a Key) -> Future<'a, Result<bool>> {

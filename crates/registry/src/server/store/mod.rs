@@ -11,7 +11,6 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub(super) use directory::DOCUMENT_LIMIT;
 pub use directory::Directory;
 pub use key::Key;
 pub use layout::Layout;
@@ -47,6 +46,9 @@ pub enum StoreError {
         what: String,
     },
 }
+
+/// The largest document: as large as the lists of other registries that are kept.
+pub const DOCUMENT_LIMIT: usize = 4 << 20;
 
 /// Result of the calls of a storage.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -95,7 +97,7 @@ pub trait Storage: Send + Sync {
     /// A document; none when it is not there.
     fn read<'a>(&'a self, key: &'a Key) -> Future<'a, Result<Option<Bytes>>>;
 
-    /// Writes or replaces a document, in one step.
+    /// Writes or replaces a document, in one step. One of more than [`DOCUMENT_LIMIT`] bytes is refused.
     fn write<'a>(&'a self, key: &'a Key, document: Bytes) -> Future<'a, Result<()>>;
 
     /// Removes a document; false when it was not there.
