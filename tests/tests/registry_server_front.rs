@@ -74,6 +74,14 @@ impl Served {
         format!("127.0.0.1:{}/{rest}", self.port)
     }
 
+    /// Ends the server; what it kept stays until what is returned goes.
+    fn stop(mut self) -> tempfile::TempDir {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("signal the registry");
+        let ended = self.child.wait().expect("wait for the registry");
+        assert!(ended.success(), "{ended}");
+        std::mem::replace(&mut self.place, tempfile::tempdir().expect("a directory"))
+    }
+
     fn hang_up(&self) {
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("signal the registry");
     }
@@ -158,6 +166,8 @@ fn skopeo_pushes_and_pulls_through_tls_passwords_and_tokens_and_others_do_not() 
     inspect("bob", "team/public:1").ok();
     refused(&inspect("bob", "team/app:1"));
 
+    docker_logs_in(&served, &inspect);
+
     let log = fs::read_to_string(served.at("access.log")).expect("the access log");
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let pushed =
@@ -170,6 +180,81 @@ fn skopeo_pushes_and_pulls_through_tls_passwords_and_tokens_and_others_do_not() 
         metrics.contains("gantry_registry_requests_total{route=\"manifest\",method=\"PUT\",status=\"201\"} "),
         "{metrics}"
     );
+}
+
+/// The same through a daemon of ours, by the docker CLI.
+fn docker_logs_in(served: &Served, inspect: &dyn Fn(&str, &str) -> Output) {
+    let daemon = Daemon::start().expect("a daemon");
+    let docker = paths::need("docker").expect("docker");
+    let docker = |arguments: &[&str], input: Option<&[u8]>| {
+        let mut docker = daemon.client(&docker);
+        command::run(docker.args(arguments), input, LIMIT).expect("run docker")
+    };
+    let host = format!("127.0.0.1:{}", served.port);
+    let login = ["login", "-u", "alice", "--password-stdin", &host];
+    docker(&login, Some(b"wrong")).fails(1, "incorrect username or password");
+    refused(&docker(&["pull", &served.name("team/app:1")], None));
+    docker(&login, Some(b"secret")).ok();
+    docker(&["pull", &served.name("team/app:1")], None).ok();
+    docker(&["tag", &served.name("team/app:1"), &served.name("team/again:2")], None).ok();
+    docker(&["push", &served.name("team/again:2")], None).ok();
+    assert_eq!(inspect("alice", "team/again:2").ok(), inspect("alice", "team/app:1").ok());
+    docker(&["tag", &served.name("team/app:1"), &served.name("other/x:1")], None).ok();
+    refused(&docker(&["push", &served.name("other/x:1")], None));
+    docker(&["logout", &host], None).ok();
+    refused(&docker(&["pull", &served.name("team/again:2")], None));
+}
+
+#[test]
+fn what_is_kept_is_listed_verified_collected_and_carried_to_a_machine_without_a_network() {
+    let served = Served::start(&[], |_| String::new());
+    let source = Registry::start().expect("a registry with images");
+    let from = format!("docker://{}", source.name("busybox:latest"));
+    for name in ["team/app:1", "team/app:2", "old/app:1"] {
+        let to = format!("docker://{}", served.name(name));
+        served.skopeo(&["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to]).ok();
+    }
+    let digest = source.manifest_digest("busybox", "latest").expect("a digest");
+    let root = served.at("root");
+    let registry = |arguments: &[&str]| {
+        let mut gantry = Command::new(paths::gantry().expect("the binary"));
+        gantry.arg("registry").args(arguments).args(["--root", root.to_str().expect("a path")]);
+        command::run(&mut gantry, None, LIMIT).expect("run the registry")
+    };
+    let names = registry(&["ls"]).ok();
+    assert!(names.contains("team/app\t2 tags\t") && names.contains("old/app\t1 tags\t"), "{names}");
+    assert_eq!(registry(&["ls", "team/app"]).ok(), format!("1\t{digest}\n2\t{digest}\n"));
+    registry(&["ls", "nobody/x"]).fails(1, "there is no repository nobody/x");
+    assert!(registry(&["verify"]).ok().contains("0 problems"));
+
+    let rule = ["--grace", "0s", "--untagged", "0s", "--tags", "old/**:*=0s"];
+    registry(&[&["gc"][..], &rule].concat()).fails(1, "--dry-run is possible beside it");
+    let told = registry(&[&["gc", "--dry-run"][..], &rule].concat()).ok();
+    assert!(told.contains("tag old/app 1: ") && told.contains("would go: ") && told.contains("1 tag"), "{told}");
+    assert!(registry(&["ls"]).ok().contains("old/app\t1 tags"), "a dry run removes nothing");
+
+    let stick = served.at("stick");
+    let copied = registry(&["copy", "team/app:1", stick.to_str().expect("a path")]).ok();
+    assert!(copied.contains(&digest), "{copied}");
+    let away = Served::start(&[stick.to_str().expect("a path")], |_| String::new());
+    let answer = away.curl(&[], "/v2/_catalog");
+    let carried = served.skopeo(&[
+        "inspect",
+        "--tls-verify=false",
+        "--format",
+        "{{.Digest}}",
+        &format!("docker://{}", away.name("team/app:1")),
+    ]);
+    assert_eq!(carried.ok().trim(), digest, "{answer}");
+    let refused = away.curl(&["-X", "POST"], "/v2/team/app/blobs/uploads/");
+    assert!(refused.contains(" 403 ") || refused.contains(" 405 "), "{refused}");
+
+    let _kept = served.stop();
+    let gone = registry(&[&["gc"][..], &rule].concat()).ok();
+    assert!(gone.contains("gone: "), "{gone}");
+    let left = registry(&["ls"]).ok();
+    assert!(left.contains("team/app\t2 tags") && !left.contains("old/app\t1 tags"), "{left}");
+    assert!(registry(&["verify"]).ok().contains("0 problems"));
 }
 
 #[test]

@@ -109,6 +109,8 @@ impl Front {
             ("cache", self.config.cache != config.cache),
             ("access-log", self.config.access_log != config.access_log),
             ("metrics", self.config.metrics != config.metrics),
+            ("gc", self.config.gc != config.gc),
+            ("quota", self.config.quota != config.quota),
         ];
         Ok(is_other.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect())
     }

@@ -29,7 +29,7 @@ impl Default for Policy {
 }
 
 /// Which tags of which repositories go: those that are older, beyond the newest ones.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Retention {
     /// Of these repositories.
@@ -45,7 +45,7 @@ pub struct Retention {
 }
 
 /// How many bytes a repository may have.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Quota {
     /// These repositories, each for itself. The first quota that a name fits is its own.
@@ -55,7 +55,7 @@ pub struct Quota {
 }
 
 /// The section `gc` of the configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GcSettings {
     /// How long after a collection the next one begins; `0s`: never.
