@@ -14,6 +14,17 @@ fn input_flows_in_and_its_end_is_seen_inside() {
 }
 
 #[test]
+fn input_that_nobody_reads_is_no_error() {
+    both(|_, cli| {
+        let big = vec![b'x'; 1 << 20];
+        for _ in 0..5 {
+            let out = cli.input(&["run", "--rm", "-i", IMAGE, "echo", "short"], &big);
+            assert_eq!((out.code, out.stdout.as_str(), out.stderr.as_str()), (0, "short\n", ""));
+        }
+    });
+}
+
+#[test]
 fn without_i_input_is_empty() {
     both(|_, cli| assert_eq!(cli.input(&["run", "--rm", IMAGE, "cat"], "not seen").ok(), ""));
 }

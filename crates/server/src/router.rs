@@ -95,21 +95,8 @@ fn decode(raw: Raw<'_>) -> Result<HashMap<&'static str, String>> {
 
 /// Undoes percent-encoding; in queries `+` is a blank.
 pub fn percent_decode(text: &str, query: bool) -> Result<String> {
-    let invalid = || Failure::invalid(format!("invalid URL escape in {text:?}"));
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
-                let (Some(high), Some(low)) = (digit(), digit()) else { return Err(invalid()) };
-                u8::try_from(high * 16 + low).map_err(|_| invalid())?
-            }
-            b'+' if query => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| invalid())
+    gantry_transport::percent_decode(text, query)
+        .ok_or_else(|| Failure::invalid(format!("invalid URL escape in {text:?}")))
 }
 
 /// The query's parameters.

@@ -15,6 +15,7 @@ mod ssh;
 mod stream;
 pub mod tls;
 mod unix;
+mod url;
 
 pub use client::{HttpClient, Upgrade};
 pub use connect::connect;
@@ -26,3 +27,4 @@ pub use names::addresses_of;
 pub use ssh::SshStream;
 pub use stream::Stream;
 pub use tls::{ClientTls, ServerTls, TlsStream};
+pub use url::percent_decode;

@@ -25,19 +25,25 @@ pub static COMMAND: Command = Command::new(
     NO_TRUST,
 ]]);
 
-async fn run(context: Context, flags: Parsed) -> Result<u8> {
-    let all = flags.on("all-tags");
-    let quiet = flags.on("quiet");
-    let mut reference = Reference::parse(&flags.args[0]).map_err(|error| Failure::new(error.to_string()))?;
+/// The name of a command that takes one tag, or all of them.
+pub fn one_or_all(flags: &Parsed, all: bool, quiet: bool) -> Result<Reference> {
+    let reference = Reference::parse(&flags.args[0]).map_err(|error| Failure::new(error.to_string()))?;
     if all && (reference.tag().is_some() || reference.digest().is_some()) {
         return Err(Failure::new("tag can't be used with --all-tags/-a"));
     }
     if !all && reference.tag().is_none() && reference.digest().is_none() {
-        reference = reference.with_default_tag();
         if !quiet {
             printer::line("Using default tag: latest")?;
         }
+        return Ok(reference.with_default_tag());
     }
+    Ok(reference)
+}
+
+async fn run(context: Context, flags: Parsed) -> Result<u8> {
+    let all = flags.on("all-tags");
+    let quiet = flags.on("quiet");
+    let reference = one_or_all(&flags, all, quiet)?;
     let daemon = context.daemon().await?;
     pull(&context, &daemon, &reference, flags.text_or_empty("platform"), quiet, Output::Out).await?;
     printer::line(&reference.to_string())?;

@@ -13,7 +13,7 @@ use crate::cli::{Arity, Command, Flag, Parsed};
 use crate::context::Context;
 use crate::credentials::key_of;
 use crate::daemon::{Daemon, Query, segment};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::flags::table::NO_TRUST;
 use crate::printer::{self, Output};
 use crate::progress;
@@ -32,16 +32,7 @@ pub static COMMAND: Command =
 
 async fn run(context: Context, flags: Parsed) -> Result<u8> {
     let (all, quiet) = (flags.on("all-tags"), flags.on("quiet"));
-    let mut reference = Reference::parse(&flags.args[0]).map_err(|error| Failure::new(error.to_string()))?;
-    if all && (reference.tag().is_some() || reference.digest().is_some()) {
-        return Err(Failure::new("tag can't be used with --all-tags/-a"));
-    }
-    if !all && reference.tag().is_none() && reference.digest().is_none() {
-        reference = reference.with_default_tag();
-        if !quiet {
-            printer::line("Using default tag: latest")?;
-        }
-    }
+    let reference = super::pull::one_or_all(&flags, all, quiet)?;
     let daemon = context.daemon().await?;
     let tag = reference.digest().map(|digest| digest.as_str()).or(reference.tag()).unwrap_or_default();
     let query = Query::new().with_text("tag", tag).with_text("platform", flags.text_or_empty("platform"));

@@ -21,7 +21,7 @@ pub use source::{ImageSource, KnownBlob, PushLayer, PushOrigin, Pushable, Pushed
 
 use crate::http::Outgoing;
 use crate::progress::ProgressFn;
-use crate::pull::joined;
+use crate::pull::blocking;
 use crate::session::{Access, Session};
 use crate::{Error, Registry, Result};
 use origins::Origins;
@@ -121,9 +121,4 @@ impl Registry {
         }
         Err(session.failure(answer, "").await)
     }
-}
-
-/// Runs what may block on a thread that may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    joined(tokio::task::spawn_blocking(work).await)
 }

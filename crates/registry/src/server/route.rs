@@ -204,24 +204,10 @@ impl Query {
 
 /// Undoes percent-encoding; in queries `+` is a blank.
 fn percent_decode(text: &str, query: bool) -> Result<String> {
-    let invalid = || {
+    gantry_transport::percent_decode(text, query).ok_or_else(|| {
         Failure::new(Code::Unsupported, format!("the URL has a broken escape: {text:.200?}"))
             .status(http::StatusCode::BAD_REQUEST)
-    };
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
-                let (Some(high), Some(low)) = (digit(), digit()) else { return Err(invalid()) };
-                u8::try_from(high * 16 + low).map_err(|_| invalid())?
-            }
-            b'+' if query => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| invalid())
+    })
 }
 
 /// Encodes a value for a query.

@@ -10,8 +10,8 @@ use crate::native::protocol::ClientOrder;
 
 /// The container's output is read on while every client's queue is below this.
 const QUEUE: usize = 256 * 1024;
-/// This much input that nobody read is taken off a connection before it ends.
-const LEFT_OVER: usize = 64 * 1024;
+/// This much input that nobody read is taken off a connection before it ends: more than a unix socket holds by default.
+const LEFT_OVER: usize = 512 * 1024;
 /// A client whose queue is full, or the last to be served, may stand still this long.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -136,8 +136,9 @@ impl Client {
             return;
         }
         self.flush();
-        // Input that nobody read would turn the end of the connection into an error at the other side. One that sends on
-        // and on gets that error.
+        // Input that nobody read would turn the end of the connection into an error at the other side. On a unix socket the
+        // other side can send nothing more after this; one that sends on and on over tcp gets that error.
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Read);
         let mut buffer = [0u8; 4096];
         for _ in 0..LEFT_OVER / buffer.len() {
             if self.read(&mut buffer).is_none_or(<[u8]>::is_empty) {
