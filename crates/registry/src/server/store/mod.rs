@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 pub use directory::Directory;
@@ -55,12 +56,14 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 
 impl From<gantry_linux::Error> for StoreError {
     fn from(error: gantry_linux::Error) -> Self {
-        match rustix::io::Errno::from_raw_os_error(error.errno()) {
-            rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => {
-                Self::Full { what: format!("{} {}", error.operation, error.subject) }
-            }
-            rustix::io::Errno::ROFS => Self::ReadOnly,
-            _ => Self::Failed { what: error.to_string() },
+        // Not every error has an errno: 0 is none, and no `Errno` either.
+        let is = |errno: Errno| error.errno() == errno.raw_os_error();
+        if is(Errno::NOSPC) || is(Errno::DQUOT) {
+            Self::Full { what: format!("{} {}", error.operation, error.subject) }
+        } else if is(Errno::ROFS) {
+            Self::ReadOnly
+        } else {
+            Self::Failed { what: error.to_string() }
         }
     }
 }
