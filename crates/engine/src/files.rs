@@ -1,6 +1,10 @@
 //! The files that the daemon writes for a container and binds into it: `resolv.conf`, `hostname`, `hosts`.
 
-use gantry_linux::fs;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use gantry_linux::{ResultExt as _, fs};
 use gantry_networkdriver::files;
 use tracing::warn;
 
@@ -56,7 +60,7 @@ pub fn refresh_resolv_conf(engine: &Engine, before: &Record, after: &Record) -> 
     let path = after.directory(&engine.options.data_root).join("resolv.conf");
     let (old, new) = (resolv_conf(engine, before, true), resolv_conf(engine, after, true));
     if old != new && fs::read_to_string(&path)? == old {
-        fs::write(path, new)?;
+        write_over(&path, old.len(), new.as_bytes())?;
     }
     Ok(())
 }
@@ -81,9 +85,22 @@ pub fn refresh_hosts(engine: &Engine, record: &Record, old: &str) -> Result<()> 
     let names: Vec<&str> = linked.iter().map(|(_, names)| names.as_str()).collect();
     let merged = files::merge_hosts(&current, old, &hosts(engine, record)?, &names);
     if merged != current {
-        fs::write(path, merged)?;
+        write_over(&path, current.len(), &merged)?;
     }
     Ok(())
+}
+
+/// Writes over a file of that length in place. Where the disk is full, all that was there still is.
+fn write_over(path: &Path, length: usize, data: &[u8]) -> Result<()> {
+    let file = fs::open_with(path, OpenOptions::new().write(true))?;
+    // What needs new room comes first.
+    let (within, beyond) = data.split_at(length.min(data.len()));
+    let grown = file.write_all_at(beyond, within.len() as u64);
+    if grown.is_err() {
+        file.set_len(length as u64).during("truncate", path.display())?;
+    }
+    grown.and_then(|()| file.write_all_at(within, 0)).during("write", path.display())?;
+    Ok(file.set_len(data.len() as u64).during("truncate", path.display())?)
 }
 
 /// What `hosts` says of us.
@@ -98,4 +115,37 @@ pub fn hosts(engine: &Engine, record: &Record) -> Result<String> {
     let extra = record.host_config.extra_hosts.as_deref().unwrap_or_default();
     let linked = networks::links::hosts(engine, record);
     Ok(files::hosts(&addresses, &linked, record.hostname(), &record.config.domainname, extra, gateway)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_over_in_place_longer_and_shorter() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        fs::write(&path, "one\n").unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        for (length, data) in [(4, "one\ntwo\n"), (8, "two\n"), (4, ""), (0, "one\n")] {
+            write_over(&path, length, data.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), data);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+    }
+
+    #[test]
+    fn a_file_that_cannot_grow_stays_as_it_was() {
+        let file = memfd_create("hosts", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::write(&path, "one\n").unwrap();
+        gantry_linux::socket::add_seals(&file, SealFlags::GROW).unwrap();
+        assert!(write_over(path.as_ref(), 4, b"two\none\n").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use gantry_api::reference::Digest;
 use gantry_linux::fs::Durability;
@@ -123,16 +123,15 @@ impl Graph {
     /// The database's; then nothing is noted.
     pub fn note_blob(&self, diff_id: &Digest, blob: &Blob) -> Result<()> {
         let blob = Blob { kept: false, ..blob.clone() };
-        self.change_layers(|layer| layer.diff_id == *diff_id && blob.clone().add_to(&mut layer.blobs))
+        self.change_layers(&self.change(), |layer| layer.diff_id == *diff_id && blob.clone().add_to(&mut layer.blobs))
     }
 
     /// Deletes the bytes of a blob that are kept; the layers stay.
-    pub(crate) fn forget_kept(&self, digest: &Digest) -> Result<()> {
-        self.change_layers(|layer| {
+    pub(crate) fn forget_kept(&self, change: &MutexGuard<'_, ()>, digest: &Digest) -> Result<()> {
+        self.change_layers(change, |layer| {
             let its = layer.blobs.iter_mut().filter(|blob| blob.kept && blob.descriptor.digest == *digest);
             its.map(|blob| blob.kept = false).count() > 0
         })?;
-        let _change = self.change();
         self.drop_document(Some(digest))
     }
 
@@ -143,13 +142,12 @@ impl Graph {
         !self.inner.layers.all().iter().any(|layer| is_seen(layer))
     }
 
-    /// Writes the records of those layers anew that `change` says it changed.
-    fn change_layers(&self, mut change: impl FnMut(&mut Layer) -> bool) -> Result<()> {
-        let _change = self.change();
+    /// Writes the records of those layers anew that `work` says it changed.
+    fn change_layers(&self, _change: &MutexGuard<'_, ()>, mut work: impl FnMut(&mut Layer) -> bool) -> Result<()> {
         let mut changed = Vec::new();
         for before in self.inner.layers.all() {
             let mut layer = Layer::clone(&before);
-            if change(&mut layer) {
+            if work(&mut layer) {
                 changed.push((before, Arc::new(layer)));
             }
         }

@@ -72,6 +72,11 @@ impl Content {
         fs::metadata(self.path(digest)).is_ok()
     }
 
+    /// Bytes of the content; `None` where it is not there.
+    pub(crate) fn size(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.path(digest)).ok().map(|found| found.len())
+    }
+
     /// Opens content for reading.
     ///
     /// # Errors

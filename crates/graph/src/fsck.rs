@@ -21,6 +21,8 @@ enum Look {
         problems: Vec<Problem>,
         has_archive: bool,
     },
+    /// The kernel would not have it read: nothing about the layer itself.
+    Unread(Error),
     /// Somebody makes it, or another one in its place: nothing.
     Unsettled,
 }
@@ -100,6 +102,16 @@ impl Check<'_> {
         work().map_or_else(|error| Outcome::Unrepaired(error.to_string()), |()| Outcome::Repaired(repair))
     }
 
+    /// Tells what could not be read although it may be whole: nothing is fetched or removed for that.
+    fn unread(&mut self, place: Place, error: &Error) {
+        let outcome = if self.repair {
+            Outcome::Unrepaired("it may be whole, and was left as it is: check again".to_owned())
+        } else {
+            Outcome::Found
+        };
+        self.say(place, Problem::Unreadable(error.to_string()), outcome);
+    }
+
     fn database(&mut self) -> Result<()> {
         if let Err(reason) = self.graph.db().check()? {
             let outcome = if self.repair {
@@ -117,14 +129,21 @@ impl Check<'_> {
     /// The layers whose files are not what they were, lowest first.
     fn layers(&mut self) -> HashSet<Digest> {
         let mut damaged = HashSet::new();
+        // Those and the ones that could not be read: what stands on them is not held against them.
+        let mut doubtful = HashSet::new();
         let mut layers = self.graph.inner.layers.all();
         sort_uppermost_first(&mut layers);
         let chains: Vec<Digest> = layers.iter().rev().map(|layer| layer.chain_id.clone()).collect();
         // What is being read must not be collected meanwhile.
         let _pins = Pins::new(self.graph, chains.clone());
         for chain in chains {
-            match self.graph.check_layer(&chain, &damaged) {
+            match self.graph.check_layer(&chain, &doubtful) {
                 Look::Unsettled => {}
+                Look::Unread(error) => {
+                    doubtful.insert(chain.clone());
+                    self.unread(Place::Layer(chain), &error);
+                    self.tell();
+                }
                 Look::Whole => {
                     if let Err(error) = self.graph.trust(&chain, self.repair) {
                         tracing::warn!(layer = %chain, %error, "the layer is whole, and stays suspect");
@@ -137,6 +156,7 @@ impl Check<'_> {
                     let outcome = if has_archive { self.remake(&chain) } else { Outcome::Found };
                     if outcome == Outcome::Found {
                         damaged.insert(chain.clone());
+                        doubtful.insert(chain.clone());
                     }
                     for problem in problems {
                         self.say(Place::Layer(chain.clone()), problem, outcome.clone());
@@ -181,10 +201,17 @@ impl Check<'_> {
                 if !seen.insert(digest.clone()) {
                     continue;
                 }
-                let Err(error) = self.graph.content().read(&digest) else { continue };
+                if self.graph.content().read(&digest).is_ok() {
+                    continue;
+                }
                 // It may have gone with its image.
                 let _change = self.graph.change();
-                if !self.graph.images().documents().contains(&digest) || self.graph.content().read(&digest).is_ok() {
+                if !self.graph.images().documents().contains(&digest) {
+                    continue;
+                }
+                let Err(error) = self.graph.content().read(&digest) else { continue };
+                if !is_damage(&error) {
+                    self.unread(Place::Document(digest), &error);
                     continue;
                 }
                 let outcome = if digest == image.id {
@@ -204,11 +231,21 @@ impl Check<'_> {
         kept.sort();
         kept.dedup();
         for digest in kept {
-            let Err(error) = graph.content().copy(&digest, &mut io::sink()) else { continue };
-            // It may have gone with its layer.
-            if graph.inner.layers.keeps(&digest, |_| true) {
-                let outcome = self.mend(Repair::Forgotten, || graph.forget_kept(&digest));
-                self.say(Place::Blob(digest), problem(error), outcome);
+            if graph.content().copy(&digest, &mut io::sink()).is_ok() {
+                continue;
+            }
+            // It may have gone with its layer, or been brought anew. Nobody else may have it: it is read again before it goes.
+            let change = graph.change();
+            if !graph.inner.layers.keeps(&digest, |_| true) {
+                continue;
+            }
+            match graph.content().copy(&digest, &mut io::sink()) {
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => {
+                    let outcome = self.mend(Repair::Forgotten, || graph.forget_kept(&change, &digest));
+                    self.say(Place::Blob(digest), problem(error), outcome);
+                }
+                Err(error) => self.unread(Place::Blob(digest), &error),
             }
         }
     }
@@ -340,6 +377,22 @@ impl Check<'_> {
     }
 }
 
+/// Whether an error of reading is about what is stored. That there are too many open files, no memory, or a disk that does not
+/// answer says nothing of it.
+fn is_damage(error: &Error) -> bool {
+    use gantry_graphdriver::Error as Driver;
+    match error {
+        Error::NotFound { .. } | Error::Digest { .. } | Error::Driver(Driver::NotFound(_) | Driver::Damaged { .. }) => {
+            true
+        }
+        // Where the kernel refused nothing, what was read could not be understood: a torn recipe.
+        Error::System(source) | Error::Driver(Driver::System(source) | Driver::Inside { source, .. }) => {
+            source.is_not_found() || source.errno() == 0
+        }
+        _ => false,
+    }
+}
+
 /// What an error of reading says.
 fn problem(error: Error) -> Problem {
     match error {
@@ -352,10 +405,10 @@ fn problem(error: Error) -> Problem {
 
 impl Graph {
     /// Reads a whole layer; one that somebody replaces meanwhile is read again, and one that somebody makes is not looked at.
-    fn check_layer(&self, chain: &Digest, damaged: &HashSet<Digest>) -> Look {
+    fn check_layer(&self, chain: &Digest, doubtful: &HashSet<Digest>) -> Look {
         for _ in 0..LOOKS {
             let Some(layer) = self.inner.layers.settled(chain) else { break };
-            let below_is_whole = !self.below(layer.parent.as_ref()).iter().any(|below| damaged.contains(below));
+            let below_is_whole = !self.below(layer.parent.as_ref()).iter().any(|below| doubtful.contains(below));
             let found = self.read_layer(&layer, below_is_whole);
             if self.inner.layers.settled(chain).is_some_and(|now| Arc::ptr_eq(&now, &layer)) {
                 return found;
@@ -364,16 +417,30 @@ impl Graph {
         Look::Unsettled
     }
 
+    /// A driver's quick look calls a part missing also when it could not open it: its size, which has to be opened, tells that, and
+    /// what passes a second look does not see.
+    fn look_closely(&self, store_id: &str) -> Result<()> {
+        let driver = self.driver();
+        if driver.check(store_id).is_ok() {
+            return Ok(());
+        }
+        match driver.size(store_id).map_err(Error::from) {
+            Err(error) if !is_damage(&error) => Err(error),
+            _ => Ok(driver.check(store_id)?),
+        }
+    }
+
     fn read_layer(&self, layer: &Layer, below_is_whole: bool) -> Look {
         let without = |problem| Look::Damaged { problems: vec![problem], has_archive: false };
-        if let Err(error) = self.driver().check(&layer.store_id) {
-            return without(problem(error.into()));
+        let failed = |error: Error| if is_damage(&error) { without(problem(error)) } else { Look::Unread(error) };
+        if let Err(error) = self.look_closely(&layer.store_id) {
+            return failed(error);
         }
         let mut lines = Vec::new();
         let mut tell = |line: String| lines.push(line);
         let read = match self.verify_layer(layer, below_is_whole, &mut tell) {
             Ok(read) => read,
-            Err(error) => return without(problem(error)),
+            Err(error) => return failed(error),
         };
         if layer.archive_size != 0 && layer.archive_size != read {
             return without(Problem::Size { found: read, recorded: layer.archive_size });
@@ -381,7 +448,7 @@ impl Graph {
         match self.driver().size(&layer.store_id) {
             Ok(found) if found == layer.size => {}
             Ok(found) => return without(Problem::Size { found, recorded: layer.size }),
-            Err(error) => return without(problem(error.into())),
+            Err(error) => return failed(error.into()),
         }
         let more = lines.len().saturating_sub(LINES);
         lines.truncate(LINES);
@@ -391,6 +458,30 @@ impl Graph {
         match lines.is_empty() {
             true => Look::Whole,
             false => Look::Damaged { problems: lines.into_iter().map(Problem::Altered).collect(), has_archive: true },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_about_the_stored_thing_is_damage() {
+        let of = |source: io::Error| gantry_linux::Error::new("read", "recipe", source);
+        let refused = [libc::EMFILE, libc::ENOMEM, libc::EACCES, libc::EIO].map(io::Error::from_raw_os_error);
+        for source in refused {
+            let error = Error::System(of(source));
+            assert!(!is_damage(&error), "{error}");
+        }
+        let stopped = Error::Stream { what: "layer on disk".to_owned(), source: io::ErrorKind::BrokenPipe.into() };
+        assert!(!is_damage(&stopped));
+        let (torn, gone) = (io::Error::other("torn"), io::Error::from_raw_os_error(libc::ENOENT));
+        let driver = gantry_graphdriver::Error::NotFound("layer".to_owned());
+        let wrong = Error::Digest { what: "x", wanted: crate::digest_of(b"a"), found: crate::digest_of(b"b") };
+        let missing = Error::NotFound { kind: "content", name: "x".to_owned() };
+        for error in [Error::System(of(torn)), Error::Driver(of(gone).into()), driver.into(), wrong, missing] {
+            assert!(is_damage(&error), "{error}");
         }
     }
 }

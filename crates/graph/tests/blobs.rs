@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Source, debian, files, fsck, layout, load, lose_database, name, open, pack, save, store};
+use common::{Source, debian, files, fsck, layout, load, lose_database, name, open, pack, refuse_reading, save, store};
 use gantry_api::reference::Digest;
 use gantry_graph::{Blob, Graph, Manifest, Outcome, Place, Problem, Repair, digest_of};
 use serde_json::{Value, json};
@@ -191,6 +191,35 @@ fn a_kept_blob_that_is_damaged_is_found_and_forgotten_and_its_layer_is_whole() {
     load(&graph, &archive).unwrap();
     assert_eq!(kept(&graph, "debian:12"), [flipped, missing]);
     assert_eq!(fsck(&graph, false), []);
+}
+
+#[test]
+fn a_kept_blob_that_was_cut_short_is_saved_as_its_layer() {
+    let (root, graph) = store();
+    let (source, archive, _) = debian_layout();
+    load(&graph, &archive).unwrap();
+    let path = root.path().join("content/sha256").join(digest_of(&source.blobs[0]).hex());
+    gantry_linux::fs::write(path, &source.blobs[0][..9]).unwrap();
+    let files = files(&save(&graph, &["debian:12"]));
+    let words: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+    assert_eq!(words[0]["Layers"], json!([blob_path(&source.layers[0]), blob_path(&source.blobs[1])]));
+}
+
+#[test]
+fn a_kept_blob_that_cannot_be_read_now_is_told_and_stays() {
+    let (root, graph) = store();
+    let (source, archive, _) = debian_layout();
+    load(&graph, &archive).unwrap();
+    let digest = digest_of(&source.blobs[0]);
+    let path = root.path().join("content/sha256").join(digest.hex());
+    let _socket = refuse_reading(root.path(), &path);
+    let found = fsck(&graph, true);
+    assert!(matches!(&found[..], [finding] if finding.place == Place::Blob(digest.clone())), "{found:#?}");
+    assert!(matches!(found[0].problem, Problem::Unreadable(_)) && found[0].outcome.kind() == "unrepaired");
+    gantry_linux::fs::write(root.path().join("blob"), &source.blobs[0]).unwrap();
+    gantry_linux::fs::rename(root.path().join("blob"), &path).unwrap();
+    assert_eq!(kept(&graph, "debian:12"), digests(&source.blobs));
+    assert_eq!(fsck(&graph, true), []);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 mod common;
 
-use common::{Source, debian, fsck, name, open, store};
+use common::{Source, debian, fsck, name, open, refuse_reading, store};
 use gantry_api::reference::Digest;
 use gantry_graph::{
     Document, Error, Finding, Graph, Manifest, Outcome, Place, Problem, Repair, Unpacked, Use, digest_of,
@@ -324,6 +324,31 @@ fn a_damaged_configuration_is_kept_with_its_names_and_layers_until_a_pull_or_a_r
     graph.remove_image(id.short(), false, false, &[]).unwrap();
     assert_eq!(fsck(&graph, false), []);
     assert!(graph.driver().list().unwrap().is_empty());
+}
+
+#[test]
+fn a_layer_or_document_that_cannot_be_read_now_is_told_and_neither_suspect_nor_to_be_fetched() {
+    let (root, graph) = store();
+    let source = debian();
+    let id = source.pull(&graph, &["debian:12"]);
+    let recipe = layer(root.path(), &graph, "debian:12", 0).join("recipe");
+    let config = root.path().join("content/sha256").join(id.hex());
+    let whole = [&recipe, &config].map(|path| std::fs::read(path).unwrap());
+    let _sockets = [&recipe, &config].map(|path| refuse_reading(root.path(), path));
+    for (repair, outcome) in [(false, "found"), (true, "unrepaired")] {
+        let found = fsck(&graph, repair);
+        assert_eq!(places(&found), [Place::Layer(source.chain()[0].clone()), Place::Document(id.clone())]);
+        for finding in &found {
+            assert!(matches!(finding.problem, Problem::Unreadable(_)), "{finding}");
+            assert_eq!(finding.outcome.kind(), outcome, "{finding}");
+        }
+    }
+    assert!(graph.damage().is_empty());
+    for (path, bytes) in [&recipe, &config].into_iter().zip(whole) {
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(fsck(&graph, true), []);
 }
 
 #[test]

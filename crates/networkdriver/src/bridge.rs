@@ -15,6 +15,7 @@ use gantry_linux::netlink::Socket;
 use libcontainer::network::firewall::{BridgeRules, Element};
 use libcontainer::network::link::{self, Link};
 use libcontainer::network::{Subnet, conntrack};
+use tracing::warn;
 
 use crate::places::{Leases, Places, random};
 use crate::ports::{self, Ports, Wanted, short};
@@ -206,22 +207,29 @@ impl Bridge {
         }
     }
 
-    /// Where the bridge shows its packets to the firewall, a published port is translated on the bridge itself: the answer
-    /// to its own container goes back by the port that it came from, and the firewall sees to `icc`, of both families.
+    /// Sets the mode of a new port of the bridge, or of one whose container has published something now.
     fn set_mode(&self, state: &mut State, held: &Held) -> Result<(), Error> {
-        let (ipv4, ipv6) = setup::bridge_is_filtered();
-        let (hairpin, isolated) = (ipv4 && !held.ports.is_empty(), !(self.options.icc || ipv4 && ipv6));
-        if hairpin || isolated {
-            state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?;
+        if self.options.icc && held.ports.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        match self.mode(held) {
+            (false, false) => Ok(()),
+            mode => change_mode(state, held, mode),
+        }
     }
 
-    /// Closes published ports; datagrams of theirs go nowhere any more.
+    /// Hairpin and isolated. Where the bridge shows its packets to the firewall, a published port is translated on the
+    /// bridge itself: the answer to its own container goes back by the port that it came from, and the firewall sees to
+    /// `icc`, of both families.
+    fn mode(&self, held: &Held) -> (bool, bool) {
+        let (ipv4, ipv6) = setup::bridge_is_filtered();
+        (ipv4 && !held.ports.is_empty(), !(self.options.icc || ipv4 && ipv6))
+    }
+
+    /// Closes published ports. Datagrams of theirs go on until they are forgotten ([`forget`]).
     fn close(&self, elements: &[Element]) -> Result<(), Error> {
         let Some(wall) = self.options.wall.as_ref().filter(|_| !elements.is_empty()) else { return Ok(()) };
-        wall.lock().remove(elements)?;
-        Ok(conntrack::forget(elements)?)
+        Ok(wall.lock().remove(elements)?)
     }
 
     /// What comes after the link is made; whoever calls it deletes the link when it fails.
@@ -264,7 +272,10 @@ impl NetworkDriver for Bridge {
     fn leave(&self, endpoint: &Endpoint) -> Result<(), Error> {
         // Address and ports are its own until they lead nowhere.
         let Some(held) = self.lock().held.remove(&endpoint.container) else { return Ok(()) };
-        self.close(&held.elements())
+        let elements = held.elements();
+        self.close(&elements)?;
+        forget(&elements);
+        Ok(())
     }
 
     fn disconnect(&self, endpoint: &Endpoint, _route_socket: BorrowedFd<'_>) -> Result<(), Error> {
@@ -368,6 +379,18 @@ impl Held {
             Some(lease.element(address.as_ref()?.address))
         };
         self.ports.iter().filter_map(element).collect()
+    }
+}
+
+fn change_mode(state: &mut State, held: &Held, (hairpin, isolated): (bool, bool)) -> Result<(), Error> {
+    Ok(state.route.transact(vec![link::port_mode(&held.host_link, hairpin, isolated)])?)
+}
+
+/// Datagrams of closed ports go nowhere any more. Without a lock: every conversation of the host is looked at. The ports
+/// are closed also where it fails.
+fn forget(elements: &[Element]) {
+    if let Err(error) = conntrack::forget(elements) {
+        warn!("datagrams to ports that are closed may still go where they went: {error}");
     }
 }
 

@@ -134,12 +134,34 @@ struct Attention {
     last: Option<Instant>,
     /// Something has changed since.
     wanted: bool,
+    /// When the tables could not be brought back, where they are still to be.
+    failed: Option<Instant>,
 }
 
 impl Attention {
     /// When the next look is due, where one is wanted.
     fn due(&self, now: Instant) -> Option<Instant> {
         self.wanted.then(|| self.last.map_or(now, |last| (last + REST).max(now)))
+    }
+
+    /// When healing is to be tried again, where it failed.
+    fn heal_due(&self, now: Instant) -> Option<Instant> {
+        self.failed.map(|failed| (failed + REST).max(now))
+    }
+
+    /// When there is something to do, also where nobody changes anything any more.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        self.due(now).into_iter().chain(self.heal_due(now)).min()
+    }
+
+    fn heal(&mut self, firewall: &mut Firewall) -> Result<(), Error> {
+        let start = Instant::now();
+        let healed = firewall.heal();
+        self.failed = healed.is_err().then(Instant::now);
+        healed?;
+        let milliseconds = start.elapsed().as_millis();
+        warn!(milliseconds, "somebody changed the firewall's nftables tables: they are as they were");
+        Ok(())
     }
 
     fn look(&mut self, firewall: &mut Firewall) -> Result<(), Error> {
@@ -162,7 +184,7 @@ impl Attention {
 /// Until nobody has the firewall any more: heals what others change.
 fn keep(mut watch: Watch, firewall: &Mutex<Firewall>, mut attention: Attention) {
     loop {
-        let changed = match watch.wait(attention.due(Instant::now())) {
+        let changed = match watch.wait(attention.next(Instant::now())) {
             Ok(Some(changed)) => changed,
             Ok(None) => return,
             Err(error) => {
@@ -178,13 +200,11 @@ fn keep(mut watch: Watch, firewall: &Mutex<Firewall>, mut attention: Attention) 
 }
 
 fn answer(firewall: &mut Firewall, changed: Changed, attention: &mut Attention) -> Result<(), Error> {
-    if changed.ours {
-        let start = Instant::now();
-        firewall.heal()?;
-        let milliseconds = start.elapsed().as_millis();
-        warn!(milliseconds, "somebody changed the firewall's nftables tables: they are as they were");
-    }
     attention.wanted |= changed.others;
+    let now = Instant::now();
+    if changed.ours || attention.heal_due(now).is_some_and(|due| due <= now) {
+        attention.heal(firewall)?;
+    }
     let now = Instant::now();
     if attention.due(now).is_some_and(|due| due <= now) { attention.look(firewall) } else { Ok(()) }
 }
@@ -251,5 +271,19 @@ mod tests {
         assert_eq!(attention.news(found(&["a", "b"])), ["a", "b"]);
         assert_eq!(attention.news(found(&["b", "c"])), ["c"]);
         assert_eq!(attention.news(found(&["b", "a"])), ["a"], "what went and came again is news");
+    }
+
+    #[test]
+    fn tables_that_could_not_be_brought_back_are_tried_again_after_a_second_beside_what_else_is_due() {
+        let start = Instant::now();
+        let mut attention = Attention::default();
+        assert_eq!(attention.next(start), None);
+        attention.failed = Some(start);
+        assert_eq!(attention.next(start), Some(start + REST));
+        assert_eq!(attention.next(start + REST * 2), Some(start + REST * 2));
+        attention.wanted = true;
+        assert_eq!(attention.next(start), Some(start), "a look that is wanted does not wait for it");
+        (attention.last, attention.failed) = (Some(start + REST), None);
+        assert_eq!(attention.next(start), Some(start + REST * 2));
     }
 }

@@ -50,6 +50,8 @@ pub struct Layers {
     pub progress: ProgressFn,
     pub tasks: TaskTracker,
     pub downloads: usize,
+    /// How many layers all pulls unpack at once.
+    pub unpackers: Arc<Semaphore>,
     pub leases: Arc<Leases>,
 }
 
@@ -63,6 +65,8 @@ struct Shared {
     leases: Arc<Leases>,
     /// Layers that are unpacked at once: each has three threads and some four MiB of buffers. Others are fetched meanwhile.
     unpacking: Arc<Semaphore>,
+    /// And by all pulls together.
+    unpackers: Arc<Semaphore>,
     /// Connections beside one for each download.
     further: Arc<Semaphore>,
 }
@@ -131,6 +135,7 @@ impl Layers {
             tasks: self.tasks.clone(),
             leases: Arc::clone(&self.leases),
             unpacking: Arc::new(Semaphore::new(unpacking)),
+            unpackers: Arc::clone(&self.unpackers),
             further: Arc::new(Semaphore::new(self.downloads)),
         }
     }
@@ -167,7 +172,7 @@ impl Shared {
                 std::future::pending::<()>().await;
             }
         }
-        let place = self.unpacking.acquire_owned().await;
+        let place = (self.unpacking.acquire_owned().await, self.unpackers.acquire_owned().await);
         let draft = self.draft;
         let unpack = move || -> std::result::Result<Unpacked, SinkError> {
             let _place = place;

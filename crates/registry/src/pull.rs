@@ -187,6 +187,7 @@ impl Attempt<'_> {
             progress: self.progress.clone(),
             tasks: self.tasks.clone(),
             downloads: self.registry.http.options.downloads,
+            unpackers: Arc::clone(&self.registry.unpackers),
             leases: Arc::clone(&self.leases),
         };
         let ((), documents) = tokio::try_join!(layers.fetch(), attached.fetch())?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use gantry_api::reference::{DEFAULT_DOMAIN, Reference};
 use gantry_api::system::AuthConfig;
 use reqwest::Url;
+use tokio::sync::Semaphore;
 
 use crate::auth::Tokens;
 use crate::credentials::Credentials;
@@ -19,6 +20,9 @@ use crate::{Descriptor, Error, Options, Result};
 
 /// Where Docker Hub's images are.
 const HUB: &str = "registry-1.docker.io";
+/// An unpacking layer has a thread of those that may block, and waits there for bytes that another such thread writes. Far fewer
+/// than there are (tokio: 512), so that writers always find one.
+const UNPACKERS: usize = 64;
 
 /// The client of all registries. Cheap until it is used, and cheap to clone.
 #[derive(Clone)]
@@ -29,6 +33,8 @@ pub struct Registry {
     tokens: Arc<Tokens>,
     /// Blobs that are on their way to a registry.
     pub(crate) busy: Arc<Busy>,
+    /// Layers that are unpacked at once, by all pulls together.
+    pub(crate) unpackers: Arc<Semaphore>,
 }
 
 /// One place that may have an image.
@@ -65,6 +71,7 @@ impl Registry {
             resting: Arc::default(),
             tokens: Arc::default(),
             busy: Arc::default(),
+            unpackers: Arc::new(Semaphore::new(UNPACKERS)),
         }
     }
 

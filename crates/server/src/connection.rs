@@ -33,7 +33,7 @@ const NEWEST: &str = "1.56";
 /// Serves a connection until it ends or `cancelled`.
 pub async fn serve(
     arrival: Arrival,
-    entering: OwnedSemaphorePermit,
+    entering: Option<OwnedSemaphorePermit>,
     door: Arc<Door>,
     engine: Arc<Engine>,
     cancelled: CancellationToken,

@@ -22,8 +22,6 @@ pub struct ServeApi {
 const DRAIN: Duration = Duration::from_secs(5);
 /// How many may be in their TLS handshake at once; who comes beyond that is sent away, so that those who are known get in.
 const ENTERING: usize = 1024;
-/// Connections at once where the kernel does not say how many descriptors there may be.
-const CONNECTIONS: usize = 4096;
 /// After a failed accept: descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,9 +70,7 @@ struct Crowd {
 impl Crowd {
     fn new() -> Self {
         // The rest is for containers, layers and the database.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limit = limit.and_then(|limit| usize::try_from(limit / 4 * 3).ok());
-        let all = limit.unwrap_or(CONNECTIONS).clamp(64, 1 << 20);
+        let all = (gantry_transport::descriptor_limit() / 4 * 3).max(64);
         Self { entering: Arc::new(Semaphore::new(ENTERING)), all: Arc::new(Semaphore::new(all)) }
     }
 }
@@ -99,9 +95,14 @@ async fn accept(
         };
         match accepted {
             Ok((place, arrival)) => {
-                let Ok(entering) = Arc::clone(&crowd.entering).try_acquire_owned() else {
-                    debug!("{}: too many are entering: one is sent away", listener.endpoint());
-                    continue;
+                // Strangers that say nothing must not keep those out who are here already.
+                let entering = match listener.is_encrypted().then(|| Arc::clone(&crowd.entering).try_acquire_owned()) {
+                    None => None,
+                    Some(Ok(entering)) => Some(entering),
+                    Some(Err(_)) => {
+                        debug!("{}: too many are entering: one is sent away", listener.endpoint());
+                        continue;
+                    }
                 };
                 let serving =
                     connection::serve(arrival, entering, Arc::clone(&door), Arc::clone(&engine), cancelled.clone());

@@ -6,13 +6,16 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-/// As much of a file as is read.
-const FILE_LIMIT: u64 = 1 << 20;
+/// The largest file that is read: lists of revoked certificates can be long.
+const FILE_LIMIT: u64 = 16 << 20;
 
-/// The beginning of a file, up to a mebibyte.
+/// A whole file. A part of one would be worse than none: what it no longer says could be who is shut out.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::new();
-    File::from(file).take(FILE_LIMIT).read_to_end(&mut bytes)?;
+    File::from(file).take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {FILE_LIMIT} bytes")));
+    }
     Ok(bytes)
 }

@@ -16,6 +16,9 @@ use crate::{Endpoint, Error, Result, ServerTls, Stream, names, unix};
 
 const BACKLOG: i32 = 4096;
 
+/// More descriptors than these are not reckoned with.
+const MOST: usize = 1 << 20;
+
 /// A TCP peer that is silent for so long is asked whether it is still there, and given up a minute later.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
@@ -348,4 +351,12 @@ fn protect(endpoint: &Endpoint, loopback: bool, protection: &Protection) -> Resu
         Protection::Loopback | Protection::Nothing => Ok(None),
         Protection::Tls(tls) => Ok(Some(Arc::clone(tls))),
     }
+}
+
+/// How many descriptors this process may have, as the kernel says; a listener takes no more connections than fit.
+#[must_use]
+pub fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // No limit is one that memory sets.
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MOST).min(MOST)
 }

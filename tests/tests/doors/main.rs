@@ -30,7 +30,7 @@ impl Doors {
         certificates(&files.path().join("tls"), &["--host", "127.0.0.1"]);
         let port = free_port();
         let rules = r#"{
-            "jobs": ["read", "create", "start", "stop", "delete", "wait", "exec_create", "exec_start", "attach"],
+            "jobs": ["read", "create", "start", "stop", "delete", "wait", "exec_create", "exec_start", "attach", "network_create"],
             "labels": ["team=a"],
             "binds": ["/srv/gantry-doors/"]
         }"#;

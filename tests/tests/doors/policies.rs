@@ -89,6 +89,7 @@ fn a_team_sees_and_touches_only_what_has_its_label() {
         &["exec", &other, "true"],
         &["stop", &other],
         &["rm", "-f", &other],
+        &["cp", &format!("{other}:/etc/passwd"), "-"],
         &["run", "--rm", "--label", "team=a", "--volumes-from", &other, IMAGE, "true"],
         &["run", "--rm", "--label", "team=a", "--network", &format!("container:{other}"), IMAGE, "true"],
         &["run", "--rm", "--label", "team=a", "--pid", &format!("container:{other}"), IMAGE, "true"],
@@ -99,6 +100,10 @@ fn a_team_sees_and_touches_only_what_has_its_label() {
         assert!(output.code != 0 || arguments[0] == "rm", "{output}");
         assert!(said.contains("no such container") || said.contains("no such object"), "{output}");
     }
+    let doctor = ask(&doors, "team.sock", "GET", &format!("/network-doctor/{other}"), None);
+    assert_eq!(doctor.status, 404, "{}", doctor.text());
+    let places = team(&["network", "inspect", "bridge", "--format", "{{json .Containers}}"]).ok();
+    assert!(places.contains(&own) && !places.contains(&other), "{places}");
     // Not on the list of jobs, and about everybody.
     team(&["kill", &own]).fails(1, "kill: not allowed");
     team(&["container", "prune", "-f"]).fails(1, "containers_prune: not allowed");
@@ -161,6 +166,36 @@ fn no_way_to_more_power_is_open_to_a_team() {
     through(&doors, "team.sock", &["stop", "-t", "0", &name]).ok();
     through(&doors, "team.sock", &["start", &name]).fails(1, "a privileged container");
     root.ok(&["rm", "-f", &name]);
+    what_others_have_is_not_handed_on(&doors);
+    let bridge = ["-o", "com.docker.network.bridge.name=gantry-doors0"];
+    let arguments = [&["network", "create", "--label", "team=a"][..], &bridge, &[&name]].concat();
+    through(&doors, "team.sock", &arguments).fails(1, "any bridge of the host");
     root.ok(&["volume", "rm", &plain]);
     std::fs::remove_dir_all("/srv/gantry-doors").expect("put the directory away");
+}
+
+/// A team's containers that somebody mightier made: their namespaces, what they mount, and whom they have it from.
+fn what_others_have_is_not_handed_on(doors: &Doors) {
+    let root = doors.world.gantry();
+    let [hosted, handed, first, second] = ["hosted", "handed", "first", "second"].map(|name| doors.world.name(name));
+    let made = ["create", "--label", "team=a", "--name"];
+    let make = |name: &str, flags: &[&str]| root.ok(&[&made[..], &[name], flags, &[IMAGE, "true"]].concat());
+    make(&hosted, &["--network", "host", "--pid", "host"]);
+    make(&handed, &["--network", &format!("container:{hosted}")]);
+    make(&first, &["-v", "/etc:/h"]);
+    make(&second, &["--volumes-from", &first]);
+    let other = doors.world.name("not-made");
+    for (flag, of, says) in [
+        ("--network", format!("container:{hosted}"), "host's network"),
+        ("--network", format!("container:{handed}"), "host's network"),
+        ("--pid", format!("container:{hosted}"), "host's pid"),
+        ("--volumes-from", first.clone(), "a mount of /etc"),
+        ("--volumes-from", second.clone(), "a mount of /etc"),
+    ] {
+        let arguments = [&made[..], &[&other, flag, &of, IMAGE, "true"]].concat();
+        through(doors, "team.sock", &arguments).fails(1, says);
+    }
+    through(doors, "team.sock", &["start", &second]).fails(1, "a mount of /etc");
+    through(doors, "team.sock", &["cp", &format!("{second}:/h/passwd"), "-"]).fails(1, "a mount of /etc");
+    root.ok(&["rm", "-f", &hosted, &handed, &first, &second]);
 }

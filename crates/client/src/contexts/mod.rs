@@ -196,9 +196,12 @@ impl Contexts<'_> {
     pub fn door(&self, name: &str) -> Result<(Endpoint, Option<ClientTls>)> {
         let meta = self.read(name)?;
         let [ca, certificate, key] = TLS_FILES.map(|file| self.tls_file(name, file));
-        let identity = (certificate.exists() && key.exists()).then_some((certificate, key));
-        let tls = (ca.exists() || identity.is_some() || meta.skips_verification()).then(|| ClientTls {
-            verification: match (meta.skips_verification(), ca.exists()) {
+        // A file that may not be looked at is not one that is not there: without TLS everybody could be the daemon.
+        let is_there = |path: &Path| path.try_exists().map_err(|error| failed("look for", path, &error));
+        let (has_ca, has_identity) = (is_there(&ca)?, is_there(&certificate)? && is_there(&key)?);
+        let identity = has_identity.then_some((certificate, key));
+        let tls = (has_ca || identity.is_some() || meta.skips_verification()).then(|| ClientTls {
+            verification: match (meta.skips_verification(), has_ca) {
                 (true, _) => Verification::None,
                 (false, true) => Verification::Authority(ca),
                 (false, false) => Verification::Machine,
@@ -249,7 +252,8 @@ pub fn put(path: &Path, bytes: &[u8], directory_mode: u32) -> Result<()> {
         // Where it is a link the person wants the file that it leads to.
         let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let beside = target.with_extension(format!("{}.tmp", std::process::id()));
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        // New, or it could be somebody else's, who then reads keys.
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         let written = file.write_all(bytes).and_then(|()| std::fs::rename(&beside, &target));
         if written.is_err() {
             // The first error is the one to tell.

@@ -85,7 +85,11 @@ impl Store {
                 }
             }
         }
-        found.iter().try_for_each(|id| store.link_again(id))?;
+        for id in &found {
+            if let Err(error) = store.link_again(id) {
+                tracing::warn!("the links of container {id} could not be written again: {error}");
+            }
+        }
         store.load_links()?;
         for container in store.all() {
             let record = container.record();

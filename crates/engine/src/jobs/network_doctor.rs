@@ -6,6 +6,7 @@ use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::networks;
+use crate::policy::Subject;
 
 /// Looks for what is wrong.
 pub struct NetworkDoctor {
@@ -18,6 +19,10 @@ impl Job for NetworkDoctor {
     const DOC: &'static str = "says what is wrong with a container's network, and what helps";
     const CLASS: Class = Class::Read;
     type Output = Diagnosis;
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Container(&self.container)
+    }
 
     fn arguments(&self) -> String {
         self.container.clone()

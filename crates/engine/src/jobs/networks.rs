@@ -74,7 +74,13 @@ impl Job for NetworkInspect {
     }
 
     async fn run(self, context: Context) -> Result<Network> {
-        context.engine.networks.get(&context.engine, &self.network)
+        let mut network = context.engine.networks.get(&context.engine, &self.network)?;
+        let is_shown = |id: &String| {
+            let container = context.engine.containers.get(id);
+            container.is_ok_and(|container| context.environment.shows(&container.record().labels()))
+        };
+        network.containers.retain(|id, _| is_shown(id));
+        Ok(network)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
+use crate::policy::Subject;
 use crate::pushing::GraphSource;
 use crate::stream::Outlet;
 
@@ -38,6 +39,10 @@ impl Job for Push {
     const DOC: &'static str = "sends an image to a registry";
     const CLASS: Class = Class::Long;
     type Output = ();
+
+    fn subject(&self) -> Subject<'_> {
+        Subject::Image
+    }
 
     fn arguments(&self) -> String {
         let tag = if self.tag.is_empty() { "all tags" } else { &self.tag };

@@ -31,10 +31,30 @@ pub fn keep(document: &Document, data_root: &Path) {
 }
 
 /// Removes the copy.
-pub fn forget(document: &Document, data_root: &Path) {
-    match fs::remove_file(path(&document.definition.id, data_root)) {
-        Err(error) if !error.is_not_found() => warn!("remove the copy of network {}: {error}", document.name),
+pub fn forget(id: &str, data_root: &Path) {
+    match fs::remove_file(path(id, data_root)) {
+        Err(error) if !error.is_not_found() => warn!("remove the copy of network {id}: {error}"),
         _ => {}
+    }
+}
+
+/// Removes the copies of networks that are not known any more: a daemon ended between their removal and that of the copy.
+pub fn forget_others(is_known: impl Fn(&str) -> bool, data_root: &Path) {
+    for name in fs::list(data_root.join(DIRECTORY)).unwrap_or_default() {
+        let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        if let Some(id) = id.filter(|id| !is_known(id)) {
+            forget(id, data_root);
+        }
+    }
+}
+
+/// Keeps a copy that could not be used from [`forget_others`], for a person to look at.
+pub fn set_aside(id: &str, data_root: &Path) {
+    let path = path(id, data_root);
+    let aside = path.with_extension("unused");
+    match fs::rename(&path, &aside) {
+        Ok(()) => warn!("the copy of network {id} is kept as {}", aside.display()),
+        Err(error) => warn!("keep the copy of network {id}: {error}"),
     }
 }
 
@@ -49,4 +69,29 @@ pub fn all(data_root: &Path) -> Vec<Document> {
         .collect();
     documents.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     documents
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::network::NetworkCreate;
+
+    use super::*;
+    use crate::networks::define;
+
+    #[test]
+    fn copies_of_networks_that_were_removed_go_and_what_was_set_aside_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let [known, removed, aside] = ["known", "removed", "aside"].map(|name| {
+            let request = NetworkCreate { name: name.to_owned(), ..NetworkCreate::default() };
+            let document = define::document(request).unwrap().0;
+            keep(&document, root.path());
+            document.definition.id
+        });
+        set_aside(&aside, root.path());
+        forget_others(|id| id == known, root.path());
+        assert!(fs::symlink_metadata(path(&removed, root.path())).is_err());
+        let left: Vec<_> = all(root.path()).into_iter().map(|document| document.definition.id).collect();
+        assert_eq!(left, [known]);
+        assert_eq!(fs::list(root.path().join(DIRECTORY)).unwrap().len(), 2);
+    }
 }

@@ -101,8 +101,12 @@ impl Networks {
         if graph.was_rescued() {
             find_again(&graph, &options.data_root)?;
         }
+        let entities = graph.db().entities(KIND)?;
+        if !graph.was_rescued() {
+            copy::forget_others(|id| entities.iter().any(|entity| entity.id == id), &options.data_root);
+        }
         let (mut known, mut unreadable) = (Known::new(), false);
-        for entity in graph.db().entities(KIND)? {
+        for entity in entities {
             let document: Document = match serde_json::from_str(&entity.properties) {
                 Ok(document) => document,
                 Err(error) => {
@@ -278,7 +282,7 @@ impl Networks {
     }
 
     fn record(&self, document: &Document) -> Result<()> {
-        write(&self.graph, document)?;
+        write(&self.graph, document, false)?;
         copy::keep(document, &self.data_root);
         Ok(())
     }
@@ -348,7 +352,7 @@ impl Networks {
             self.publish(|known| drop(known.insert(found.name, Arc::new(UserNetwork { document, driver }))));
             return Err(error.into());
         }
-        copy::forget(&document, &self.data_root);
+        copy::forget(&document.definition.id, &self.data_root);
         self.publish(|known| drop(known.remove(&found.name)));
         Ok(document)
     }
@@ -374,17 +378,18 @@ impl Networks {
     }
 }
 
-/// Writes a network down.
-fn write(graph: &Graph, document: &Document) -> Result<()> {
+/// Writes a network down. A name that is taken is an error, or with `again` given to it.
+fn write(graph: &Graph, document: &Document, again: bool) -> Result<()> {
     let text = serde_json::to_string(document).map_err(|error| Error::system(error.to_string()))?;
     let id = &document.definition.id;
+    let path = gantry_graph::join(&format!("/{NAMES}"), &document.name);
     Ok(graph.db().write(Durability::Process, |tx| {
         tx.put_entity(id, KIND, &text)?;
-        tx.set(&gantry_graph::join(&format!("/{NAMES}"), &document.name), id)
+        if again { tx.replace(&path, id).map(drop) } else { tx.set(&path, id) }
     })?)
 }
 
-/// Enters networks that a damaged database lost, from their copies.
+/// Enters networks that a damaged database lost, from their copies. One that cannot be entered keeps no other from it.
 fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
     let known: BTreeMap<String, String> =
         graph.db().entities(KIND)?.into_iter().map(|entity| (entity.id, entity.properties)).collect();
@@ -397,8 +402,13 @@ fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
         if !names.insert(document.name.clone()) {
             document.name = format!("{}-{}", document.name, document.definition.id.get(..12).unwrap_or_default());
         }
-        warn!("network {} was not in the database, and was taken from its copy", document.name);
-        write(graph, &document)?;
+        match write(graph, &document, true) {
+            Ok(()) => warn!("network {} was not in the database, and was taken from its copy", document.name),
+            Err(error) => {
+                warn!("network {} could not be taken from its copy: {error}", document.name);
+                copy::set_aside(&document.definition.id, data_root);
+            }
+        }
     }
     Ok(())
 }
@@ -421,4 +431,31 @@ fn refused(error: DriverError) -> Error {
         _ => return error.into(),
     };
     Error { kind, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_whose_record_is_damaged_is_taken_from_its_copy_under_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let driver = gantry_graphdriver::open(root.path(), Some("vfs")).unwrap().0;
+        let graph = Graph::open(root.path(), driver).unwrap();
+        graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}"))).unwrap();
+        let request = || NetworkCreate { name: "web".into(), ..NetworkCreate::default() };
+        let [web, other] = [(); 2].map(|()| define::document(request()).unwrap().0);
+        write(&graph, &web, false).unwrap();
+        assert!(write(&graph, &other, false).is_err(), "the name is taken");
+        copy::keep(&web, root.path());
+        let id = &web.definition.id;
+        graph.db().put_entity(Durability::Process, id, KIND, "{}").unwrap();
+        find_again(&graph, root.path()).unwrap();
+        let entity = graph.db().entity(id).unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Document>(&entity.properties).unwrap().name, "web");
+        assert_eq!(
+            graph.db().children(&format!("/{NAMES}")).unwrap(),
+            BTreeMap::from([("web".to_owned(), id.clone())])
+        );
+    }
 }

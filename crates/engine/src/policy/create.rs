@@ -10,13 +10,16 @@ use super::{Refusal, plain};
 use crate::Engine;
 use crate::container::Record;
 
+/// How often a namespace may be handed on from container to container: no more than anybody needs, and not for ever.
+const DEPTH: usize = 8;
+
 type Verdict = std::result::Result<(), Refusal>;
 
 impl Rules {
     pub(super) fn new_container(&self, engine: &Engine, request: &CreateRequest) -> Verdict {
         self.labelled(request.config.labels.clone().unwrap_or_default())?;
         for (name, _) in request.networking_config.endpoints_config.iter().flatten() {
-            self.mode(engine, "network", name)?;
+            self.mode(engine, "network", name, DEPTH)?;
             self.network(engine, name)?;
         }
         self.power(engine, &request.host_config, None)
@@ -27,18 +30,15 @@ impl Rules {
         if !self.privileged {
             no_more_power(host, made.is_some())?;
         }
-        for (what, mode) in [
-            ("network", &host.network_mode),
-            ("pid", &host.pid_mode),
-            ("ipc", &host.ipc_mode),
-            ("uts", &host.uts_mode),
-            ("cgroup", &host.cgroupns_mode),
-            ("user", &host.userns_mode),
-        ] {
-            self.mode(engine, what, mode)?;
+        for (what, mode) in modes(host) {
+            self.mode(engine, what, mode, DEPTH)?;
         }
         if !host.network_mode.contains(':') && !matches!(host.network_mode.as_str(), "" | "default" | "host") {
             self.network(engine, &host.network_mode)?;
+        }
+        // What it has of the host, whoever it has it from.
+        for point in made.iter().flat_map(|record| &record.mounts).filter(|point| point.kind == "bind") {
+            self.bind(Path::new(&point.source))?;
         }
         for bind in host.binds.iter().flatten() {
             let source = bind.split(':').next().filter(|_| bind.contains(':')).unwrap_or_default();
@@ -62,12 +62,18 @@ impl Rules {
         Ok(())
     }
 
-    fn mode(&self, engine: &Engine, what: &str, mode: &str) -> Verdict {
+    /// A namespace; another container's is what that one has, whose it may be.
+    fn mode(&self, engine: &Engine, what: &str, mode: &str, depth: usize) -> Verdict {
         if mode == "host" && !self.host_namespaces {
             return Err(Refusal::new(format!("the host's {what} namespace")));
         }
-        match mode.strip_prefix("container:") {
-            Some(name) => self.container(engine, name).map(drop),
+        let Some(name) = mode.strip_prefix("container:") else { return Ok(()) };
+        if depth == 0 {
+            return Err(Refusal::new(format!("a {what} namespace that is handed on too often")));
+        }
+        let record = self.container(engine, name)?.record();
+        match modes(&record.host_config).into_iter().find(|(own, _)| *own == what) {
+            Some((_, theirs)) => self.mode(engine, what, theirs, depth - 1),
             None => Ok(()),
         }
     }
@@ -130,6 +136,18 @@ impl Rules {
         let real = gantry_linux::fs::canonicalize(&source).unwrap_or_else(|_| source.clone());
         if listed(&source) && (real == source || listed(&real)) { Ok(()) } else { Err(refused()) }
     }
+}
+
+/// The namespaces that can be somebody else's.
+fn modes(host: &HostConfig) -> [(&'static str, &str); 6] {
+    [
+        ("network", &host.network_mode),
+        ("pid", &host.pid_mode),
+        ("ipc", &host.ipc_mode),
+        ("uts", &host.uts_mode),
+        ("cgroup", &host.cgroupns_mode),
+        ("user", &host.userns_mode),
+    ]
 }
 
 /// Everything that gives a container more than the default has.

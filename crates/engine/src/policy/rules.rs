@@ -14,7 +14,11 @@ use crate::error::{Error, Result};
 /// Jobs that only end or hold up what runs: a container's own power does not matter to them.
 const ENDS: [&str; 6] = ["stop", "kill", "delete", "pause", "rename", "resize"];
 /// Reads that tell of everything at once: under a selector of labels they are for those who are given them by name.
-const TELLS_ALL: [&str; 6] = ["jobs", "job_handlers", "system_df", "viz", "network_ports", "image_export"];
+const TELLS_ALL: [&str; 5] = ["jobs", "job_handlers", "system_df", "viz", "network_ports"];
+/// The option by which a bridge network takes a bridge that is there.
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+/// Reads of a container's files, among them those that it has mounted of the host.
+const COPIES: [&str; 2] = ["container_copy", "container_stat_path"];
 
 /// The rules of a policy, as its file has them.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -117,9 +121,15 @@ impl Rules {
             }
             Subject::NewNetwork(request) => {
                 self.labelled(request.labels.clone())?;
-                match matches!(request.driver.as_str(), "" | "bridge") || self.host_namespaces {
-                    true => Ok(()),
-                    false => Err(Refusal::new(format!("a network of the driver {} is the host's", request.driver))),
+                if self.host_namespaces {
+                    return Ok(());
+                }
+                if !matches!(request.driver.as_str(), "" | "bridge") {
+                    return Err(Refusal::new(format!("a network of the driver {} is the host's", request.driver)));
+                }
+                match request.options.contains_key(BRIDGE_NAME) {
+                    true => Err(Refusal::new(format!("{BRIDGE_NAME} can be any bridge of the host"))),
+                    false => Ok(()),
                 }
             }
         }
@@ -167,7 +177,8 @@ impl Rules {
 
     /// A container that somebody else made mighty is not for the hands of this policy.
     fn bounded(&self, engine: &Engine, deed: &Deed<'_>, record: &Record) -> std::result::Result<(), Refusal> {
-        if deed.reads || ENDS.contains(&deed.job) {
+        let reads = deed.reads && !(self.has_selector() && COPIES.contains(&deed.job));
+        if reads || ENDS.contains(&deed.job) {
             return Ok(());
         }
         self.power(engine, &record.host_config, Some(record))

@@ -10,16 +10,25 @@ use gantry_engine::Engine;
 use sd_notify::NotifyState;
 use tracing::warn;
 
-/// The number of the first socket that is given.
-pub const FIRST: usize = 3;
+/// A socket that this process was started with.
+#[derive(Debug)]
+pub struct Given {
+    /// The descriptor's number, from 3.
+    pub number: i32,
+    /// What the socket unit calls it.
+    pub name: String,
+    /// The socket.
+    pub socket: OwnedFd,
+}
 
 /// The sockets that this process was started with (`LISTEN_FDS`), by name. To be asked before anything is opened.
 ///
 /// # Errors
 /// When the environment tells of sockets that are not there.
-pub fn sockets() -> Result<Vec<(String, OwnedFd)>> {
+pub fn sockets() -> Result<Vec<Given>> {
     let given = sd_notify::listen_fds_with_names().context("take the sockets that systemd opened (LISTEN_FDS)")?;
-    given.map(|(number, name)| Ok((name, gantry_linux::process::inherited_fd(number)?))).collect()
+    let take = |(number, name)| Ok(Given { number, name, socket: gantry_linux::process::inherited_fd(number)? });
+    given.map(take).collect()
 }
 
 /// Tells whoever started the daemon how it is.

@@ -1,9 +1,9 @@
 //! The daemon's doors: which addresses are served, to whom, and how they are protected.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::activation::Given;
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
 use gantry_engine::Door;
@@ -104,15 +104,14 @@ impl DoorFlags {
     ///
     /// # Errors
     /// An address that cannot be served, a certificate or a policy that cannot be used.
-    pub fn check(&self, exec_root: &Path, given: &[(String, OwnedFd)]) -> Result<()> {
+    pub fn check(&self, exec_root: &Path, given: &[Given]) -> Result<()> {
         let tls = self.server_tls()?;
         let access = self.access(tls.as_ref())?;
         for host in self.addresses(exec_root) {
             match Endpoint::parse(&host, tls.is_some()).with_context(|| format!("-H {host}"))? {
                 Endpoint::Fd(name) => {
-                    let names: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
-                    if !names.iter().enumerate().any(|(index, own)| is_it(&name, index, own)) {
-                        return Err(not_given(&name, &names));
+                    if !given.iter().any(|given| is_it(&name, given)) {
+                        return Err(not_given(&name, given));
                     }
                 }
                 endpoint => Listener::check(&endpoint, &access)?,
@@ -128,7 +127,7 @@ impl DoorFlags {
     ///
     /// # Errors
     /// As [`DoorFlags::check`], and when somebody else has the address.
-    pub fn open(&self, exec_root: &Path, mut given: Vec<(String, OwnedFd)>) -> Result<Doors> {
+    pub fn open(&self, exec_root: &Path, mut given: Vec<Given>) -> Result<Doors> {
         let tls = self.server_tls()?;
         let access = self.access(tls.as_ref())?;
         let mut listeners = Vec::new();
@@ -138,7 +137,7 @@ impl DoorFlags {
                 endpoint => listeners.push(Listener::bind(&endpoint, &access)?),
             }
         }
-        for (name, _) in given {
+        for Given { name, .. } in given {
             warn!("the socket {name:?} was given to this process, and no -H fd:// names it: it is closed");
         }
         self.warn_of(&listeners);
@@ -244,29 +243,28 @@ fn certificates() -> Result<PathBuf> {
 }
 
 /// Whether `fd://name` means that socket: by its name, by its number, or all.
-fn is_it(name: &str, index: usize, own: &str) -> bool {
-    name.is_empty() || own == name || name.parse::<usize>().ok() == Some(index + super::activation::FIRST)
+fn is_it(name: &str, given: &Given) -> bool {
+    name.is_empty() || given.name == name || name.parse() == Ok(given.number)
 }
 
-fn not_given(name: &str, given: &[&str]) -> anyhow::Error {
-    let there = if given.is_empty() {
+fn not_given(name: &str, given: &[Given]) -> anyhow::Error {
+    let names: Vec<&str> = given.iter().map(|given| given.name.as_str()).collect();
+    let there = if names.is_empty() {
         "no sockets were given to this process: start it by its socket unit, or serve unix:// or tcp://".to_owned()
     } else {
-        format!("the sockets that were given to this process are {}", given.join(", "))
+        format!("the sockets that were given to this process are {}", names.join(", "))
     };
     anyhow::anyhow!("-H fd://{name}: there is no such socket; {there}")
 }
 
 /// The sockets of `fd://name`; of `fd://` all.
-fn adopt(name: &str, given: &mut Vec<(String, OwnedFd)>, access: &Access) -> Result<Vec<Listener>> {
-    let (chosen, others): (Vec<_>, Vec<_>) =
-        given.drain(..).enumerate().partition(|(index, (own, _))| is_it(name, *index, own));
+fn adopt(name: &str, given: &mut Vec<Given>, access: &Access) -> Result<Vec<Listener>> {
+    let (chosen, others): (Vec<_>, Vec<_>) = given.drain(..).partition(|given| is_it(name, given));
+    *given = others;
     if chosen.is_empty() {
-        let names: Vec<&str> = others.iter().map(|(_, (own, _))| own.as_str()).collect();
-        return Err(not_given(name, &names));
+        return Err(not_given(name, given));
     }
-    given.extend(others.into_iter().map(|(_, socket)| socket));
-    chosen.into_iter().map(|(_, (own, socket))| Ok(Listener::adopt(socket, &own, access)?)).collect()
+    chosen.into_iter().map(|given| Ok(Listener::adopt(given.socket, &given.name, access)?)).collect()
 }
 
 /// A group's id from `/etc/group`; a static binary must not ask the C library.
@@ -277,4 +275,29 @@ fn group_id(name: &str) -> Result<Option<u32>> {
     let text = fs::read_to_string("/etc/group").unwrap_or_default();
     let line = text.lines().find(|line| line.split(':').next() == Some(name));
     Ok(line.and_then(|line| line.split(':').nth(2)).and_then(|id| id.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_given_socket_keeps_its_number_when_others_were_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let given = |number: i32, name: &str| {
+            let socket = UnixListener::bind(path(name)).unwrap().into();
+            Given { number, name: name.to_owned(), socket }
+        };
+        let mut all = vec![given(3, "a"), given(4, "b"), given(5, "c")];
+        let access = Access { mode: 0o660, group: None, protection: Protection::Loopback };
+        for (number, name) in [("3", "a"), ("4", "b"), ("5", "c")] {
+            let adopted = adopt(number, &mut all, &access).unwrap();
+            assert_eq!(adopted[0].endpoint().path(), Some(path(name).as_path()), "fd://{number}");
+        }
+        let error = adopt("4", &mut all, &access).unwrap_err().to_string();
+        assert!(error.contains("there is no such socket"), "{error}");
+    }
 }

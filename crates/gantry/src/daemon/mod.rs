@@ -8,7 +8,6 @@ mod reload;
 mod remap;
 mod wiring;
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -113,7 +112,7 @@ async fn serve(
     flags: Flags,
     options: gantry_engine::Options,
     drivers: gantry_engine::Drivers,
-    given: Vec<(String, OwnedFd)>,
+    given: Vec<activation::Given>,
     reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>, Flags) -> Reload,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;

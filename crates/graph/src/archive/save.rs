@@ -85,7 +85,8 @@ impl Graph {
         // A manifest may say anything: a blob is a layer when that was seen.
         let is_kept = |(blob, layer): &(&Descriptor, &Arc<Layer>)| {
             let keeps = self.inner.layers.keeps(&blob.digest, |other| other.diff_id == layer.diff_id);
-            keeps && self.content().exists(&blob.digest)
+            // Its digest is seen only while it is written: what was cut short is left out before.
+            keeps && self.content().size(&blob.digest) == Some(blob.size)
         };
         let is_whole = |found: &&Found| {
             !found.layers.is_empty() && found.layers.iter().zip(&image.layers).all(|layer| is_kept(&layer))

@@ -154,6 +154,14 @@ pub fn fsck(graph: &Graph, repair: bool) -> Vec<Finding> {
     findings
 }
 
+/// Has the kernel refuse to open a file, which says nothing of what was in it: a socket takes its place.
+pub fn refuse_reading(root: &Path, file: &Path) -> std::os::unix::net::UnixListener {
+    // The path of a socket is short.
+    let socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    gantry_linux::fs::rename(root.join("socket"), file).unwrap();
+    socket
+}
+
 pub fn lose_database(root: &Path) {
     gantry_linux::fs::remove_file(root.join("gantry.db")).unwrap();
     for part in ["-wal", "-shm"] {

@@ -1,6 +1,8 @@
 //! Ports that come to a container, or go, while it is joined.
 
-use super::{Bridge, Held};
+use tracing::warn;
+
+use super::{Bridge, Held, change_mode, forget};
 use crate::ports::{Lease, short};
 use crate::{Error, PublishPort, PublishedPort};
 
@@ -29,7 +31,17 @@ impl Bridge {
         let Some(held) = state.held.remove(container) else { return Ok(()) };
         let elements = held.elements();
         let removed = self.close(&elements);
-        state.held.insert(container.into(), Held { ports: Vec::new(), ..held });
-        removed
+        // They are its own until they lead nowhere.
+        let Held { ports: _ports, host_link, addresses } = held;
+        let held = Held { ports: Vec::new(), host_link, addresses };
+        // The ports are closed also where this fails, and an answer that goes back to where it came from harms nobody.
+        if let Some(Err(error)) = (!elements.is_empty()).then(|| change_mode(&mut state, &held, self.mode(&held))) {
+            warn!("the ports of container {} are closed, but its link is as it was: {error}", short(container));
+        }
+        state.held.insert(container.into(), held);
+        drop(state);
+        removed?;
+        forget(&elements);
+        Ok(())
     }
 }

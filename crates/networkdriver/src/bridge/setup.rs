@@ -45,7 +45,10 @@ pub fn bridge(socket: &mut Socket, options: &BridgeOptions) -> Result<Made, Erro
     let found = match &options.found {
         _ if ours => None,
         Some(found) => Some(found.clone()),
-        None => Some(Found::look(socket, &link)?),
+        None => {
+            let wanted = ipv4_settings(&link, options).into_iter().chain(ipv6_settings(&link, options));
+            Some(Found::look(socket, &link, wanted)?)
+        }
     };
     match with_subnets(socket, options, &link) {
         Ok((ipv4, ipv6)) => {
@@ -74,7 +77,7 @@ fn with_subnets(socket: &mut Socket, options: &BridgeOptions, link: &Link) -> Re
     socket.transact(vec![link::raise(link.index, &link.name)])?;
     let ipv4 = subnet(socket, options, link, &options.ipv4, IpFamily::V4)?;
     let ipv6 = subnet(socket, options, link, &options.ipv6, IpFamily::V6)?;
-    allow(options)?;
+    allow(link, options)?;
     Ok((ipv4, ipv6))
 }
 
@@ -264,16 +267,9 @@ fn candidates(name: &str) -> Vec<Subnet> {
 /// of the container's choice. A bridge of ours speaks IPv6 only where it is to; on somebody else's there may be addresses
 /// in use.
 fn set_ipv6(bridge: &Link, options: &BridgeOptions) -> Result<(), Error> {
-    let (ours, wanted) = (bridge.alias == options.alias, options.ipv6.is_wanted());
-    let mut settings = vec![("accept_ra", "0")];
-    if wanted {
-        settings.extend([("disable_ipv6", "0"), ("forwarding", "1")]);
-    } else if ours {
-        settings.push(("disable_ipv6", "1"));
-    }
-    for (name, value) in settings {
-        match fs::write(format!("/proc/sys/net/ipv6/conf/{}/{name}", bridge.name), value) {
-            Err(error) if error.is_not_found() && wanted => {
+    for (path, value) in ipv6_settings(bridge, options) {
+        match fs::write(path, value) {
+            Err(error) if error.is_not_found() && options.ipv6.is_wanted() => {
                 return Err(Error::Invalid("IPv6 is not available: this kernel runs without it".into()));
             }
             // A kernel without IPv6.
@@ -284,16 +280,34 @@ fn set_ipv6(bridge: &Link, options: &BridgeOptions) -> Result<(), Error> {
     Ok(())
 }
 
+fn ipv6_settings(bridge: &Link, options: &BridgeOptions) -> Vec<(String, &'static str)> {
+    let of_bridge = |name: &str| format!("/proc/sys/net/ipv6/conf/{}/{name}", bridge.name);
+    let mut settings = vec![(of_bridge("accept_ra"), "0")];
+    if options.ipv6.is_wanted() {
+        settings.extend([(of_bridge("disable_ipv6"), "0"), (of_bridge("forwarding"), "1")]);
+    } else if bridge.alias == options.alias {
+        settings.push((of_bridge("disable_ipv6"), "1"));
+    }
+    settings
+}
+
 /// Lets the kernel forward what comes from containers, and lets the host reach them from its loopback address. Both
 /// concern our bridge only; forwarding from the host's other links is the whole host's, and only done when asked for.
-fn allow(options: &BridgeOptions) -> Result<(), Error> {
-    let of_bridge = |name: &str| format!("/proc/sys/net/ipv4/conf/{}/{name}", options.name);
-    fs::write(of_bridge("forwarding"), "1")?;
-    // Without a firewall nothing would guard loopback.
-    if options.wall.is_some() {
-        fs::write(of_bridge("route_localnet"), "1")?;
+fn allow(bridge: &Link, options: &BridgeOptions) -> Result<(), Error> {
+    for (path, value) in ipv4_settings(bridge, options) {
+        fs::write(path, value)?;
     }
     Ok(())
+}
+
+fn ipv4_settings(bridge: &Link, options: &BridgeOptions) -> Vec<(String, &'static str)> {
+    let of_bridge = |name: &str| format!("/proc/sys/net/ipv4/conf/{}/{name}", bridge.name);
+    let mut settings = vec![(of_bridge("forwarding"), "1")];
+    // Without a firewall nothing would guard loopback.
+    if options.wall.is_some() {
+        settings.push((of_bridge("route_localnet"), "1"));
+    }
+    settings
 }
 
 /// Whether packets between ports of a bridge pass the firewall (`br_netfilter` is loaded and on), IPv4's and IPv6's.

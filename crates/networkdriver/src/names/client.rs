@@ -116,6 +116,7 @@ impl Resolver {
     /// Forgets a container; its sockets are given back.
     pub fn remove(&self, container: &str) {
         let mut state = self.shared.state();
+        state.told.remove(container);
         if state.residents.remove(container).is_some() {
             state.tell(&Order::Remove { container: container.into() }, &[]);
         }
@@ -361,5 +362,26 @@ fn greet(link: &OwnedFd) -> gantry_linux::Result<u32> {
         Reply::Synced { .. } | Reply::Incomplete { .. } => {
             Err(SystemError::new("speak to", "the resolver", Errno::PROTO))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::Upstream;
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_a_container_that_went() {
+        let root = tempfile::tempdir().unwrap();
+        let resolver = Resolver::open(root.path(), Box::new(|| Err("there is none".to_owned()))).unwrap();
+        let fds = (0..3).map(|_| OwnedFd::from(fs::open("/dev/null").unwrap()));
+        let doors = Doors::from_fds(fds.collect()).unwrap();
+        let (places, links) = (Vec::new(), Vec::new());
+        let resident = Resident { container: "web".into(), places, links, upstream: Upstream::Nowhere };
+        resolver.put(resident, Some(&doors));
+        assert!(resolver.shared.state().told.contains("web"));
+        resolver.remove("web");
+        assert!(resolver.resident("web").is_none());
+        assert!(resolver.shared.state().told.is_empty());
     }
 }

@@ -150,24 +150,26 @@ impl Parts {
         Ok(idle)
     }
 
-    /// False when somebody leases it by now.
+    /// False when somebody leases it by now, or it is gone.
     fn remove(&self, name: &str) -> Result<bool> {
         let leased = self.lock();
         if leased.contains_key(name) {
             return Ok(false);
         }
-        let litter = self.set_aside(name)?;
+        let Some(litter) = self.set_aside(name)? else { return Ok(false) };
         drop(leased);
         self.delete(&litter)?;
         Ok(true)
     }
 
-    /// From here on it is no part. Nobody may lease it meanwhile.
-    fn set_aside(&self, name: &str) -> Result<String> {
+    /// From here on it is no part; `None` when it was none any more. Nobody may lease it meanwhile.
+    fn set_aside(&self, name: &str) -> Result<Option<String>> {
         let litter = format!("{LITTER}{}", fs::unique());
         let root = self.root()?;
-        fs::rename(root.join(name), root.join(&litter)).map_err(Error::parts)?;
-        Ok(litter)
+        match fs::rename(root.join(name), root.join(&litter)) {
+            Err(error) if error.is_not_found() => Ok(None),
+            renamed => renamed.map(|()| Some(litter)).map_err(Error::parts),
+        }
     }
 
     fn delete(&self, litter: &str) -> Result<()> {
@@ -187,7 +189,7 @@ impl Drop for Lease {
         if !self.part.is_worth_keeping() {
             let litter = self.parts.set_aside(&self.name);
             drop(leased);
-            if let Err(error) = litter.and_then(|litter| self.parts.delete(&litter)) {
+            if let Err(error) = litter.and_then(|litter| litter.map_or(Ok(()), |litter| self.parts.delete(&litter))) {
                 tracing::warn!(%error, "what was downloaded stays until the next sweep");
             }
         }
@@ -201,14 +203,42 @@ fn measure(root: &Path, name: String) -> gantry_linux::Result<Option<Idle>> {
         Err(error) if error.is_not_found() => return Ok(None),
         files => files?,
     };
-    let own = fs::symlink_metadata(&directory)?;
+    let own = match fs::symlink_metadata(&directory) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        own => own?,
+    };
     let (mut bytes, mut last) = (own.blocks() * BLOCK, own.modified().ok());
     for file in files {
-        let file = fs::symlink_metadata(directory.join(file))?;
+        let file = match fs::symlink_metadata(directory.join(file)) {
+            Err(error) if error.is_not_found() => continue,
+            file => file?,
+        };
         bytes += file.blocks() * BLOCK;
         last = last.max(file.modified().ok());
     }
     // A clock that went back makes it young.
     let age = last.and_then(|last| SystemTime::now().duration_since(last).ok()).unwrap_or_default();
     Ok(Some(Idle { name, age, bytes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_goes_meanwhile_is_gone_and_no_error() {
+        let root = tempfile::tempdir().unwrap();
+        let parts = Arc::new(Parts::new(Some(root.path().to_path_buf())));
+        assert!(!parts.remove("gone").unwrap());
+        assert!(measure(root.path(), "gone".to_owned()).unwrap().is_none());
+        let digest = Digest::from_hex(&"a".repeat(64)).unwrap();
+        let blob = Descriptor { media_type: String::new(), digest, size: 1 };
+        drop(parts.lease(&blob).unwrap());
+        let lease = parts.lease(&blob).unwrap();
+        fs::remove_dir_all(root.path().join(&lease.name)).unwrap();
+        drop(lease);
+        assert!(parts.lock().is_empty());
+        parts.sweep().unwrap();
+        assert!(fs::list(root.path()).unwrap().is_empty());
+    }
 }

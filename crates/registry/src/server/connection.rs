@@ -176,7 +176,8 @@ impl hyper::body::Body for Watched {
                 watch.left = watch.left.map(|left| left.saturating_sub(length));
             }
             Some(Err(error)) => debug!("an answer broke off: {error}"),
-            None => watch.left = Some(0),
+            // Of a length that was promised, what did not come is still left.
+            None => watch.left = Some(watch.left.unwrap_or(0)),
         }
         Poll::Ready(frame)
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use gantry_transport::{Peer, Stream};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -96,23 +97,30 @@ impl Server {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) -> usize {
         let connections = TaskTracker::new();
         let collecting = tokio::spawn(Arc::clone(&self).collect(stop.clone()));
+        // Each may have a file open beside its socket. Who finds no place waits in the kernel's queue.
+        let places = Arc::new(Semaphore::new((gantry_transport::descriptor_limit() / 3).max(64)));
         loop {
+            let next = async {
+                let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
+                Ok::<_, std::io::Error>((place, listener.accept().await?))
+            };
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = next => accepted,
             };
             match accepted {
-                Ok((stream, address)) => {
+                Ok((place, (stream, address))) => {
                     if let Err(error) = stream.set_nodelay(true) {
                         // Only slower.
                         warn!("switch off delays of a connection from {address}: {error}");
                     }
                     let (server, stop) = (Arc::clone(&self), stop.clone());
-                    connections.spawn(server.connect(
-                        Stream::Tcp(stream),
-                        Peer::Remote { address, subject: None },
-                        stop,
-                    ));
+                    let peer = Peer::Remote { address, subject: None };
+                    let connected = server.connect(Stream::Tcp(stream), peer, stop);
+                    connections.spawn(async move {
+                        connected.await;
+                        drop(place);
+                    });
                 }
                 Err(error) => {
                     warn!("accept a connection: {error}");

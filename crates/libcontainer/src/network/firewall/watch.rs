@@ -71,7 +71,9 @@ impl Watch {
                 Some(events) => events.iter().fold(Changed::default(), |all, event| all.and(self.judge(event))),
                 None => Changed { ours: true, others: true },
             };
-            if changed != Changed::default() {
+            // What does not concern us may come without end.
+            let late = until.is_some_and(|until| until <= Instant::now());
+            if late || changed != Changed::default() {
                 return Ok(Some(changed));
             }
         }

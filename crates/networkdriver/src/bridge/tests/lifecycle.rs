@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd as _;
+use std::process::Command;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -420,5 +421,29 @@ fn a_bridge_of_somebody_else_is_given_back_as_it_was_also_by_the_next_daemon() {
         let bad = BridgeOptions { ipv4: "192.0.2.0/24".parse::<Cidr>().unwrap().into(), ..named };
         assert!(Bridge::open(bad).is_err());
         assert_eq!(look(), before, "also after a failure half-way");
+    });
+}
+
+#[test]
+fn what_somebody_has_set_on_their_bridge_since_stays_and_what_is_gone_is_no_failure() {
+    on_a_host(|| {
+        let mut socket = Socket::route().unwrap();
+        socket.transact(vec![link::new_bridge("theirs0", [2, 0, 0, 0, 0, 1], 1500)]).unwrap();
+        let path = |family: &str, name: &str| format!("/proc/sys/net/{family}/conf/theirs0/{name}");
+        let read = |path: &str| fs::read_to_string(path).unwrap().trim().to_owned();
+        let named = BridgeOptions { name: "theirs0".into(), alias: format!("{NETWORK_OF}gvtest0"), ..options() };
+        let bridge = Bridge::open(named.clone()).unwrap();
+        // One that we wrote as well, and one that is none of ours where the network has no IPv6.
+        let (accept, forwarding) = (path("ipv6", "accept_ra"), path("ipv6", "forwarding"));
+        fs::write(&accept, "2").unwrap();
+        fs::write(&forwarding, "1").unwrap();
+        bridge.remove().unwrap();
+        assert_eq!((read(&accept), read(&forwarding)), ("2".into(), "1".into()));
+        assert_eq!(read(&path("ipv4", "route_localnet")), "0");
+        let bridge = Bridge::open(named).unwrap();
+        // A link of so small an MTU has no IPv6.
+        let shrunk = Command::new("ip").args(["link", "set", "theirs0", "mtu", "1000"]).status().unwrap();
+        assert!(shrunk.success() && fs::metadata(&accept).is_err());
+        bridge.remove().unwrap();
     });
 }

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
+use std::process::Command;
 
 use gantry_linux::fs;
 use gantry_linux::netlink::{Message, Socket};
@@ -14,10 +15,10 @@ use crate::{Bridge, BridgeOptions, NetworkDriver as _, Protocol};
 use libcontainer::network::link;
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const FILTERED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// Where `br_netfilter` is not loaded, the bridge is unfiltered anyway.
 fn with_and_without_a_filtered_bridge(test: fn()) {
-    const FILTERED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
     on_a_host(test);
     on_a_host(move || {
         if fs::metadata(FILTERED).is_ok() {
@@ -193,6 +194,31 @@ fn after_leaving_the_port_is_closed_and_other_ports_stay() {
         assert!(ask(LOOPBACK, 8002).is_some());
         bridge.disconnect(&b.endpoint, gantry_linux::netlink::Socket::route().unwrap().as_fd()).unwrap();
         assert!(!link_names().contains(&b.endpoint.host_link));
+    });
+}
+
+#[test]
+fn ports_come_and_go_while_it_is_joined_and_its_link_follows() {
+    with_and_without_a_filtered_bridge(|| {
+        let bridge = bridge();
+        let web = join(&bridge, "web", vec![]);
+        let _server = serve(&web, 80);
+        let filtered = fs::read_to_string(FILTERED).is_ok_and(|text| text.trim() == "1");
+        let goes_back = || {
+            let shown = Command::new("ip").args(["-d", "link", "show", "dev", &web.endpoint.host_link]).output();
+            String::from_utf8_lossy(&shown.unwrap().stdout).contains("hairpin on")
+        };
+        assert!(!goes_back());
+        let mut ports = tcp("0.0.0.0", 8080, 80);
+        ports.push(publish("0.0.0.0", 5353, 53, Protocol::Udp));
+        bridge.publish("web", &ports).unwrap();
+        assert!(ask(LOOPBACK, 8080).is_some());
+        assert_eq!(goes_back(), filtered);
+        bridge.withdraw("web").unwrap();
+        assert!(unreachable(LOOPBACK, 8080));
+        assert!(!goes_back());
+        bridge.publish("web", &ports).unwrap();
+        assert!(ask(LOOPBACK, 8080).is_some());
     });
 }
 
