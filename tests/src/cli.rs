@@ -1,7 +1,7 @@
 //! The command lines under test: ours and the real `docker` CLI, by the same calls.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -80,9 +80,14 @@ impl<'a> Cli<'a> {
     /// The shell line by which a person starts this client here, for a terminal.
     #[must_use]
     pub fn line(&self, arguments: &str) -> String {
-        let (daemon, program) = (&self.world.daemon, self.program.display());
-        let home = daemon.home().display().to_string();
-        format!("DOCKER_HOST={} HOME={home} DOCKER_CONFIG={home} {program} {arguments}", daemon.host())
+        self.line_of(&self.world.daemon.home(), arguments)
+    }
+
+    /// [`Cli::line`] of a person whose home directory is `home`.
+    #[must_use]
+    pub fn line_of(&self, home: &Path, arguments: &str) -> String {
+        let (host, program, home) = (self.world.daemon.host(), self.program.display(), home.display());
+        format!("DOCKER_HOST={host} HOME={home} DOCKER_CONFIG={home} {program} {arguments}")
     }
 
     /// Starts and leaves running.
