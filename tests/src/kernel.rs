@@ -105,8 +105,9 @@ fn descriptors(pid: Option<u32>) -> usize {
     pid.map_or(0, |pid| names(Path::new(&format!("/proc/{pid}/fd"))).len())
 }
 
-/// Elements of all sets and maps in the tables of a bridge.
-fn firewall(bridge: &str) -> BTreeSet<String> {
+/// Elements of all sets and maps in the tables of a daemon's bridge, each behind the table's family and the set's name.
+#[must_use]
+pub fn firewall(bridge: &str) -> BTreeSet<String> {
     let mut elements = BTreeSet::new();
     let Some(nft) = paths::program("nft") else { return elements };
     for (family, table) in slot::tables(bridge) {

@@ -57,6 +57,14 @@ const ENGINES: [Need; 5] = [
     need("runc", "runc", "Docker's daemon wants to find it"),
 ];
 
+/// Programs of others that we have to get on with, where apt has them and they push nothing else out.
+const NEIGHBOURS: [Need; 4] = [
+    need("ufw", "ufw", "a firewall that drops what is forwarded"),
+    need("dbus-daemon", "dbus", "firewalld is spoken to by it"),
+    need("firewall-cmd", "firewalld", "a firewall with zones"),
+    need("docker-compose", "docker-compose", "applications of several services"),
+];
+
 /// What the demonstration needs.
 pub fn for_demo() -> Result<()> {
     install(&[&BUILD[..], &RUN[..]].concat())
@@ -65,9 +73,9 @@ pub fn for_demo() -> Result<()> {
 /// What the tests need.
 pub fn for_tests() -> Result<()> {
     install(&[&BUILD[..], &RUN[..], &TEST[..]].concat())?;
-    for engine in missing(&ENGINES) {
-        if let Err(error) = install(&[engine]) {
-            println!("going on without {}: {error:#}", engine.program);
+    for other in missing(&ENGINES).into_iter().chain(missing(&NEIGHBOURS)) {
+        if let Err(error) = install(&[other]).and_then(|()| leave_off(other)) {
+            println!("going on without {}: {error:#}", other.program);
         }
     }
     Ok(())
@@ -83,6 +91,18 @@ pub fn for_vm() -> Result<()> {
 /// Installs further packages, for benchmarks.
 pub fn install_peer(program_name: &'static str, package: &'static str, why: &'static str) -> Result<()> {
     install(&[need(program_name, package, why)])
+}
+
+/// A firewall that is here for a test must not begin to filter when the machine starts the next time.
+fn leave_off(need: Need) -> Result<()> {
+    if need.package != "firewalld" || program("systemctl").is_none() {
+        return Ok(());
+    }
+    let status = Command::new("systemctl").args(["disable", "firewalld.service"]).status().context("run systemctl")?;
+    if !status.success() {
+        bail!("systemctl disable firewalld.service failed: do it by hand, or it filters from the next start on");
+    }
+    Ok(())
 }
 
 /// Never at the price of a package that somebody wanted: Docker's own packages conflict with Debian's.

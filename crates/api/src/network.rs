@@ -255,4 +255,6 @@ pub struct Diagnosis {
     pub finding: String,
     /// What helps.
     pub fix: String,
+    /// What the daemon can be asked to do so: `restart` the container, `reconnect` it to the network; or nothing.
+    pub remedy: String,
 }

@@ -265,7 +265,10 @@ impl NetworkDriver for Bridge {
             ports: held.ports.iter().flat_map(ports::Lease::ports).collect(),
             ..self.places.endpoint(&request, &held.addresses, mac)
         };
+        let elements = held.elements();
         state.held.insert(request.container.into(), held);
+        drop(state);
+        forget_earlier(&elements);
         Ok(endpoint)
     }
 
@@ -391,6 +394,13 @@ fn change_mode(state: &mut State, held: &Held, (hairpin, isolated): (bool, bool)
 fn forget(elements: &[Element]) {
     if let Err(error) = conntrack::forget(elements) {
         warn!("datagrams to ports that are closed may still go where they went: {error}");
+    }
+}
+
+/// Datagrams that went to the host before its ports led to a container go to the container from now on.
+fn forget_earlier(elements: &[Element]) {
+    if let Err(error) = conntrack::forget_earlier(elements) {
+        warn!("datagrams of who used a published port before may still go to the host: {error}");
     }
 }
 

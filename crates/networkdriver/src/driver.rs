@@ -14,7 +14,7 @@ use crate::{Found, Pool};
 
 /// One network of one driver. Calls block for a millisecond or so; they are safe from several threads.
 pub trait NetworkDriver: Send + Sync {
-    /// `bridge`, `macvlan`, `host` or `none`.
+    /// `bridge`, `macvlan`, `ipvlan`, `host` or `none`.
     fn name(&self) -> &'static str;
 
     /// Joins the namespace to the network: link, address, routes, published ports. On failure nothing is left.

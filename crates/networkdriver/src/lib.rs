@@ -1,16 +1,16 @@
-//! Networks of containers: the trait, its drivers bridge, host and none, address and port allocation, firewall, names.
+//! Networks of containers: the trait, its drivers bridge, macvlan, ipvlan, host and none, address and port allocation, firewall, names.
 
 mod bridge;
 pub mod doctor;
 mod driver;
 pub mod files;
 mod ipam;
-mod macvlan;
 pub mod names;
 mod places;
 mod plain;
 mod pool;
 mod ports;
+mod stacked;
 mod table;
 mod wall;
 

@@ -26,6 +26,8 @@ pub struct Places {
     ipv6: Option<Family>,
     /// Containers are told of no gateway.
     internal: bool,
+    /// Everything else goes by the link itself, and there is no gateway to tell of.
+    by_link: bool,
 }
 
 /// A container's addresses: dropped, they are free.
@@ -38,7 +40,12 @@ pub struct Leases {
 impl Places {
     pub fn new(ipv4: Option<Pool>, ipv6: Option<Pool>, internal: bool) -> Self {
         let family = |pool: Pool| Family { ipam: Ipam::new(&pool), pool };
-        Self { ipv4: ipv4.map(family), ipv6: ipv6.map(family), internal }
+        Self { ipv4: ipv4.map(family), ipv6: ipv6.map(family), internal, by_link: false }
+    }
+
+    /// With the way out by the link itself, where somebody else routes what it sends.
+    pub fn routed_by_link(self, by_link: bool) -> Self {
+        Self { by_link, ..self }
     }
 
     /// Whether there are addresses of the family of this one.
@@ -120,12 +127,17 @@ impl Places {
     fn default_routes(&self, index: u32, routes: Routes) -> impl Iterator<Item = Message> {
         let families = [(&self.ipv4, routes.ipv4), (&self.ipv6, routes.ipv6)];
         let wanted = families.into_iter().filter(|(_, wanted)| *wanted);
-        wanted.filter_map(move |(family, _)| Some(link::set_default_route(index, self.gateway(family.as_ref())?)))
+        wanted.filter_map(move |(family, _)| match family {
+            Some(Family { pool, .. }) if self.by_link && !self.internal => {
+                Some(link::set_default_link(index, pool.subnet.address))
+            }
+            family => Some(link::set_default_route(index, self.gateway(family.as_ref())?)),
+        })
     }
 
     /// What containers are told to send everything else to.
     fn gateway(&self, family: Option<&Family>) -> Option<IpAddr> {
-        family.filter(|_| !self.internal).map(|family| family.pool.gateway())
+        family.filter(|_| !self.internal && !self.by_link).map(|family| family.pool.gateway())
     }
 
     /// What is kept of a container's place; its host's link and ports are the driver's.

@@ -11,7 +11,7 @@ use libcontainer::network::link;
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::{ALIAS, NETWORK_OF};
-use crate::macvlan::{self, Macvlan, MacvlanOptions};
+use crate::stacked::{self, Kind, Stacked, StackedOptions};
 use crate::{Addresses, Bridge, BridgeOptions, Error, Found, NetworkDriver, Ports, Wall, WallOptions, doctor};
 
 /// A user-defined network as it is to be made; with its addresses known, it makes the same network again.
@@ -19,7 +19,7 @@ use crate::{Addresses, Bridge, BridgeOptions, Error, Found, NetworkDriver, Ports
 pub struct Definition {
     /// 64 hexadecimal digits; the first twelve name the bridge.
     pub id: String,
-    /// Who makes it: `bridge`, `macvlan`.
+    /// Who makes it: `bridge`, `macvlan`, `ipvlan`.
     pub driver: String,
     /// What the driver is told: `com.docker.network.…`.
     pub options: BTreeMap<String, String>,
@@ -83,6 +83,8 @@ impl FromStr for AddressPool {
 pub struct NetworkOptions {
     /// Names the daemon among others: its own bridge. Bridges that are made for its networks carry it in a note.
     pub owner: String,
+    /// Tells the daemon from others, however its bridge is called: by its data root. It is in the note on its own bridge.
+    pub home: String,
     /// `--mtu`.
     pub mtu: Option<u32>,
     /// `--ip`.
@@ -159,7 +161,7 @@ impl NetworkDrivers {
     /// As [`Bridge::open`].
     pub fn default_bridge(&self, bridge: DefaultBridge) -> Result<Bridge, Error> {
         let DefaultBridge { name, ipv4, ipv6, icc } = bridge;
-        Bridge::open(BridgeOptions { name, alias: ALIAS.into(), ipv4, ipv6, icc, ..self.bridge_options() })
+        Bridge::open(BridgeOptions { name, alias: self.own_alias(), ipv4, ipv6, icc, ..self.bridge_options() })
     }
 
     fn bridge_options(&self) -> BridgeOptions {
@@ -182,12 +184,11 @@ impl NetworkDrivers {
         match definition.driver.as_str() {
             "bridge" => self.bridge_of(definition).map(drop),
             // Whatever it is told of gateways, who is on it stands on the parent's network.
-            "macvlan" if definition.internal => Err(Error::Invalid(
-                "a macvlan network cannot be internal, as it is a part of the network that its parent is on: leave \
+            driver @ ("macvlan" | "ipvlan") if definition.internal => Err(Error::Invalid(format!(
+                "a network of driver {driver} cannot be internal, as it is a part of the network that its parent is on: leave \
                  --internal out, or make a network of driver bridge"
-                    .into(),
-            )),
-            "macvlan" => self.macvlan_of(definition).map(drop),
+            ))),
+            "macvlan" | "ipvlan" => self.stacked_of(definition).map(drop),
             other => Err(unknown(other)),
         }
     }
@@ -199,32 +200,41 @@ impl NetworkDrivers {
     pub fn open(&self, definition: &Definition) -> Result<Arc<dyn NetworkDriver>, Error> {
         match definition.driver.as_str() {
             "bridge" => Ok(Arc::new(Bridge::open(self.bridge_of(definition)?)?)),
-            "macvlan" => Ok(Arc::new(Macvlan::open(self.macvlan_of(definition)?)?)),
+            "macvlan" | "ipvlan" => Ok(Arc::new(Stacked::open(self.stacked_of(definition)?)?)),
             other => Err(unknown(other)),
         }
     }
 
-    fn macvlan_of(&self, definition: &Definition) -> Result<MacvlanOptions, Error> {
+    fn stacked_of(&self, definition: &Definition) -> Result<StackedOptions, Error> {
         let option = |name: &str| definition.options.get(name).map(String::as_str).unwrap_or_default();
-        let parent = option("parent");
+        let (driver, parent) = (definition.driver.as_str(), option("parent"));
         if parent.is_empty() {
-            return Err(Error::Invalid(
-                "a macvlan network stands on a link of the host: give one by -o parent=".into(),
-            ));
+            return Err(Error::Invalid(format!(
+                "a network of driver {driver} stands on a link of the host: give one by -o parent="
+            )));
         }
-        let mode = macvlan::mode(option("macvlan_mode"));
-        let mode = mode.ok_or_else(|| {
-            let mode = option("macvlan_mode");
-            Error::Invalid(format!("unknown macvlan mode {mode:?}: there are bridge, private, vepa and passthru"))
-        })?;
+        let bad = |what: &str, name: &str, there: &str| {
+            Error::Invalid(format!("unknown {driver} {what} {:?}: there are {there}", option(name)))
+        };
+        let kind = if driver == "macvlan" {
+            let mode = stacked::mode(option("macvlan_mode"));
+            Kind::Macvlan(mode.ok_or_else(|| bad("mode", "macvlan_mode", "bridge, private, vepa and passthru"))?)
+        } else {
+            let mode = stacked::ipvlan_mode(option("ipvlan_mode"));
+            let flag = stacked::ipvlan_flag(option("ipvlan_flag"));
+            Kind::Ipvlan(
+                mode.ok_or_else(|| bad("mode", "ipvlan_mode", "l2, l3 and l3s"))?,
+                flag.ok_or_else(|| bad("flag", "ipvlan_flag", "bridge, private and vepa"))?,
+            )
+        };
         let mtu = Some(option(MTU)).filter(|text| !text.is_empty()).map(|text| {
             let mtu = text.parse().ok().filter(|mtu| (68..=65535).contains(mtu));
             mtu.ok_or_else(|| Error::Invalid(format!("invalid value for option {MTU}: {text:?}")))
         });
-        Ok(MacvlanOptions {
+        Ok(StackedOptions {
+            kind,
             name: definition.id.get(..12).unwrap_or(&definition.id).to_owned(),
             parent: parent.to_owned(),
-            mode,
             mtu: mtu.transpose()?,
             ipv4: definition.ipv4.clone(),
             ipv6: definition.ipv6.clone(),
@@ -298,18 +308,30 @@ impl NetworkDrivers {
         format!("{NETWORK_OF}{}", self.options.owner)
     }
 
-    /// Removes bridges that an earlier daemon of this name made for networks that are not `known` by their bridges' names.
+    fn own_alias(&self) -> String {
+        format!("{ALIAS} {}", self.options.home)
+    }
+
+    /// Removes bridges that an earlier daemon of this name made for networks that are not `known` by their bridges' names,
+    /// and its own of another name (`--bridge`) with its firewall, unless a container is on it still.
     ///
     /// # Errors
     /// The kernel's refusals, all of them.
     pub fn sweep(&self, known: &[String]) -> Result<(), Error> {
         let mut socket = Socket::route()?;
+        let links = link::links(&mut socket)?;
         let mut failures = Vec::new();
-        for link in link::links(&mut socket)? {
-            if link.alias == self.alias() && !known.contains(&link.name) {
+        for link in links.iter().filter(|link| !known.contains(&link.name)) {
+            let own = link.alias == self.own_alias() && links.iter().all(|port| port.master != Some(link.index));
+            if own {
+                tracing::info!(bridge = link.name, "the bridge that the daemon had before is removed");
+                failures.extend(self.wall.as_ref().and_then(|_| crate::wall::remove(&link.name).err()));
+            } else if link.alias == self.alias() {
                 tracing::warn!(bridge = link.name, "a bridge of a network that nobody knows is removed");
-                failures.extend(socket.transact(vec![link::delete(&link.name)]).err().map(Error::from));
+            } else {
+                continue;
             }
+            failures.extend(socket.transact(vec![link::delete(&link.name)]).err().map(Error::from));
         }
         crate::bridge::all(failures)
     }
@@ -317,7 +339,7 @@ impl NetworkDrivers {
 
 fn unknown(driver: &str) -> Error {
     Error::Unknown(format!(
-        "could not find plugin {driver} in v1 plugin registry: plugin not found: there are the drivers bridge and macvlan"
+        "could not find plugin {driver} in v1 plugin registry: plugin not found: there are the drivers bridge, ipvlan and macvlan"
     ))
 }
 
@@ -330,68 +352,4 @@ fn boolean(text: &str) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_pool_is_cut_into_subnets() {
-        let pool: AddressPool = "base=10.10.0.0/22,size=24".parse().unwrap();
-        let subnets: Vec<String> = pool.subnets().map(|subnet| subnet.to_string()).collect();
-        assert_eq!(subnets, ["10.10.0.1/24", "10.10.1.1/24", "10.10.2.1/24", "10.10.3.1/24"]);
-        let six: AddressPool = "base=fd00:10::/32,size=64".parse().unwrap();
-        assert_eq!(six.subnets().nth(1).unwrap().to_string(), "fd00:10:0:1::1/64");
-        for bad in
-            ["", "base=10.0.0.0/16", "size=24", "base=10.0.0.0/16,size=8", "base=x,size=24", "base=10.0.0.0/16,size=31"]
-        {
-            assert!(bad.parse::<AddressPool>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_driver_and_bad_options_are_refused() {
-        let drivers = NetworkDrivers::new(NetworkOptions {
-            owner: "gv".into(),
-            mtu: None,
-            publish_address: Ipv4Addr::UNSPECIFIED,
-            firewall: false,
-            ip_forward: false,
-            firewall_hooks: false,
-            pools: Vec::new(),
-        })
-        .unwrap();
-        let check = |driver: &str, name: &str, value: &str| {
-            drivers.check(&Definition {
-                id: "0".repeat(64),
-                driver: driver.into(),
-                options: BTreeMap::from([(name.to_owned(), value.to_owned())]),
-                internal: false,
-                ipv4: Addresses::Any,
-                ipv6: Addresses::None,
-                found: None,
-            })
-        };
-        assert!(check("bridge", MTU, "1400").is_ok());
-        let internal = Definition {
-            id: "0".repeat(64),
-            driver: "macvlan".into(),
-            options: BTreeMap::from([("parent".to_owned(), "lo".to_owned())]),
-            internal: true,
-            ipv4: Addresses::Any,
-            ipv6: Addresses::None,
-            found: None,
-        };
-        assert!(matches!(drivers.check(&internal), Err(Error::Invalid(text)) if text.contains("cannot be internal")));
-        assert!(drivers.check(&Definition { internal: false, ..internal }).is_ok());
-        assert!(matches!(check("no-such", MTU, "1400"), Err(Error::Unknown(_))));
-        for (name, value) in [
-            (MTU, "x"),
-            (MTU, "17"),
-            (ICC, "maybe"),
-            (HOST_BINDING, "::1"),
-            (BRIDGE_NAME, "a/b"),
-            (UNSUPPORTED[0], "routed"),
-        ] {
-            assert!(matches!(check("bridge", name, value), Err(Error::Invalid(_))), "{name}={value}");
-        }
-    }
-}
+mod tests;

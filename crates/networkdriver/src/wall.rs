@@ -55,10 +55,11 @@ impl Wall {
             hooks: options.hooks,
             shared: options.shared,
         };
-        let mut firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
+        let firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
+        let (owned, (watch, stop)) = (firewall.is_owned(), Watch::open(&firewall)?);
+        let firewall = Arc::new(Mutex::new(firewall));
         let mut attention = Attention::default();
-        attention.look(&mut firewall)?;
-        let owned = firewall.is_owned();
+        attention.look(&firewall)?;
         if !owned {
             info!(
                 "this kernel (before 6.9) cannot keep nftables tables from a foreign flush: they are watched and healed, and \
@@ -68,8 +69,6 @@ impl Wall {
         if of_host.forwarding {
             forward()?;
         }
-        let (watch, stop) = Watch::open(&firewall)?;
-        let firewall = Arc::new(Mutex::new(firewall));
         let watched = Arc::clone(&firewall);
         let thread = std::thread::Builder::new()
             .name("firewall".into())
@@ -81,7 +80,24 @@ impl Wall {
 
     /// The firewall, for as long as nobody else may have it.
     pub fn lock(&self) -> MutexGuard<'_, Firewall> {
-        self.shared.firewall.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.firewall)
+    }
+
+    /// Looks at the other firewalls of the host: what blocks and is not to be helped, for a person to read.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn attend(&self) -> Result<Vec<String>, Error> {
+        attend(&self.shared.firewall)
+    }
+
+    /// What the other firewalls of the host drop of what ours lets through for a bridge.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn obstacles(&self, bridge: &str) -> Result<Vec<String>, Error> {
+        let outlook = self.lock().outlook();
+        Ok(outlook.obstacles(bridge)?)
     }
 
     /// Whether the tables stay when somebody flushes all.
@@ -122,6 +138,17 @@ impl Drop for Shared {
     }
 }
 
+fn lock(firewall: &Mutex<Firewall>) -> MutexGuard<'_, Firewall> {
+    firewall.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nobody waits for the firewall while the chains of others are listed.
+fn attend(firewall: &Mutex<Firewall>) -> Result<Vec<String>, Error> {
+    let outlook = lock(firewall).outlook();
+    let seen = outlook.look()?;
+    Ok(lock(firewall).attend(seen)?)
+}
+
 /// How often other firewalls are looked at while they change all the time: each look lists all their chains.
 const REST: Duration = Duration::from_secs(1);
 
@@ -154,9 +181,9 @@ impl Attention {
         self.due(now).into_iter().chain(self.heal_due(now)).min()
     }
 
-    fn heal(&mut self, firewall: &mut Firewall) -> Result<(), Error> {
+    fn heal(&mut self, firewall: &Mutex<Firewall>) -> Result<(), Error> {
         let start = Instant::now();
-        let healed = firewall.heal();
+        let healed = lock(firewall).heal();
         self.failed = healed.is_err().then(Instant::now);
         healed?;
         let milliseconds = start.elapsed().as_millis();
@@ -164,8 +191,8 @@ impl Attention {
         Ok(())
     }
 
-    fn look(&mut self, firewall: &mut Firewall) -> Result<(), Error> {
-        let found = firewall.attend();
+    fn look(&mut self, firewall: &Mutex<Firewall>) -> Result<(), Error> {
+        let found = attend(firewall);
         (self.last, self.wanted) = (Some(Instant::now()), false);
         for obstacle in self.news(found?) {
             warn!("published ports and what containers send may not get through: {obstacle}");
@@ -192,14 +219,13 @@ fn keep(mut watch: Watch, firewall: &Mutex<Firewall>, mut attention: Attention) 
                 return;
             }
         };
-        let mut firewall = firewall.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = answer(&mut firewall, changed, &mut attention) {
+        if let Err(error) = answer(firewall, changed, &mut attention) {
             warn!("somebody changed nftables tables, and the firewall could not be brought back: {error}");
         }
     }
 }
 
-fn answer(firewall: &mut Firewall, changed: Changed, attention: &mut Attention) -> Result<(), Error> {
+fn answer(firewall: &Mutex<Firewall>, changed: Changed, attention: &mut Attention) -> Result<(), Error> {
     attention.wanted |= changed.others;
     let now = Instant::now();
     if changed.ours || attention.heal_due(now).is_some_and(|due| due <= now) {
@@ -241,6 +267,12 @@ fn is_off(path: &str) -> Result<bool, Error> {
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Removes the tables and rules of a daemon that had another name.
+pub fn remove(name: &str) -> Result<(), Error> {
+    let mut firewall = Firewall::load(name, Options::default()).map_err(|error| taken(name, error))?;
+    Ok(firewall.delete()?)
 }
 
 /// Another daemon's socket owns the table.

@@ -18,10 +18,15 @@ fn the_doctor_says_in_one_sentence_what_is_wrong_and_what_helps() {
         assert!(out.code == 1 && out.stdout.lines().count() == 1 && out.stdout.contains(words), "{words}: {out}");
     };
     cli.ok(&["exec", &name, "ip", "link", "set", "lo", "down"]);
-    finds(&format!("{name}, network {network}: link lo is down inside the container: restart the container"));
+    let restart = format!("restart the container, which makes it anew: gantry restart {name}");
+    finds(&format!("{name}, network {network}: link lo is down inside the container: {restart}"));
     let out = cli.run(&["network", "doctor", "--format", "json", &name]);
     let told: serde_json::Value = serde_json::from_str(&out.stdout).expect("JSON");
     assert_eq!((out.code, &told["Check"], &told["Healthy"]), (1, &"link".into(), &false.into()), "{out}");
+    assert_eq!(
+        (&told["Remedy"], &told["Fix"]),
+        (&"restart".into(), &"restart the container, which makes it anew".into())
+    );
     cli.ok(&["restart", "-t", "0", &name]);
     assert_eq!(doctor().ok(), well, "what it said helps");
     cli.ok(&["exec", &name, "sh", "-c", "echo '# nothing' > /etc/resolv.conf"]);

@@ -1,6 +1,7 @@
 //! User-defined networks: made, joined, changed while containers run, restored, refused and removed.
 
 mod changes;
+mod compose;
 mod doctor;
 mod recovery;
 
@@ -481,6 +482,52 @@ fn macvlan_stands_on_a_link_of_the_host() {
         assert!(!seen.contains("eth0 ") && seen.contains(" dev eth1"), "{seen}");
         cli.ok(&["rm", "-f", &a, &b, &port]);
         cli.ok(&["network", "rm", &network]);
+    });
+}
+
+#[test]
+fn ipvlan_stands_on_a_link_of_the_host_with_its_hardware_address() {
+    both(|world, cli| {
+        let (below, port) = (world.name("below"), world.name("port"));
+        let parent = format!("br-{}", &cli.ok(&["network", "create", &below])[..12]);
+        cli.run(&["network", "create", "-d", "ipvlan", "-o", "ipvlan_mode=l4", "-o", &format!("parent={parent}"), "x"])
+            .fails(1, "there are l2, l3 and l3s");
+        // A bridge without ports carries nothing.
+        cli.ok(&["run", "-d", "--name", &port, "--network", &below, IMAGE, "sleep", "600"]);
+        let mac = std::fs::read_to_string(format!("/sys/class/net/{parent}/address")).expect("the bridge's");
+        for (number, mode) in ["l2", "l3"].into_iter().enumerate() {
+            let (network, base) = (world.name("ip"), subnet(world, 4 + number as u8));
+            line(
+                cli,
+                &format!(
+                    "network create -d ipvlan --subnet {base}/28 -o parent={parent} -o ipvlan_mode={mode} {network}"
+                ),
+            )
+            .ok();
+            let (a, b) = (world.name("a"), world.name("b"));
+            for name in [&a, &b] {
+                let run = cli.run(&["run", "-d", "--name", name, "--network", &network, IMAGE, "sleep", "600"]);
+                if run.stderr.contains("Operation not supported") {
+                    skip("this kernel has no ipvlan");
+                    cli.ok(&["rm", "-f", name, &port]);
+                    cli.ok(&["network", "rm", &network, &below]);
+                    return;
+                }
+                run.ok();
+            }
+            let address = of_network(cli, &b, &network, "IPAddress");
+            cli.ok(&["exec", &a, "ping", "-c", "1", "-W", "5", &address]);
+            assert_eq!(cli.ok(&["exec", &a, "cat", "/sys/class/net/eth0/address"]), mac.trim());
+            let routes = cli.ok(&["exec", &a, "ip", "route"]);
+            let way_out = if mode == "l2" { "default via " } else { "default dev eth0" };
+            assert!(routes.contains(way_out), "{mode}: {routes}");
+            let mac = ["run", "--rm", "--network", &network, "--mac-address", "02:00:00:00:00:01", IMAGE, "true"];
+            cli.run(&mac).fails(125, "do not support custom mac address");
+            cli.ok(&["rm", "-f", &a, &b]);
+            cli.ok(&["network", "rm", &network]);
+        }
+        cli.ok(&["rm", "-f", &port]);
+        cli.ok(&["network", "rm", &below]);
     });
 }
 

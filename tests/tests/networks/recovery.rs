@@ -1,7 +1,10 @@
 //! What the next daemon finds and makes good.
 
-use gantry_tests::kernel::Snapshot;
-use gantry_tests::{IMAGE, Options, World, eventually, http, note, slot};
+use std::collections::BTreeSet;
+
+use gantry_tests::kernel::{self, Snapshot};
+use gantry_tests::{Cli, IMAGE, Options, World, eventually, http, note, slot};
+use serde_json::Value;
 
 use crate::{inside, of_network};
 
@@ -200,11 +203,15 @@ fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
     let mut world = World::start(Options::default()).expect("a daemon of its own");
     let names: Vec<String> = (0..20).map(|number| format!("churned-{number}")).collect();
     let cli = world.gantry();
-    for network in ["home", "one", "two"] {
+    // The first of a container's networks by name has its published port, so that it moves.
+    for network in ["one", "two", "zero"] {
         cli.ok(&["network", "create", network]);
     }
     for name in &names {
-        cli.ok(&["run", "-d", "--name", name, "--network", "home", IMAGE, "sleep", "600"]);
+        let published = ["-p", "127.0.0.1::80", "-p", "53/udp"];
+        cli.ok(
+            &[&["run", "-d", "--name", name, "--network", "zero"], &published[..], &[IMAGE, "sleep", "600"]].concat()
+        );
     }
     for _ in 0..2 {
         let pid =
@@ -219,31 +226,77 @@ fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
         note(&format!("{done} changes before kill -9"));
         world.daemon.kill9().expect("reap it");
         world.daemon.launch().expect("the next daemon");
-        let cli = world.gantry();
-        for name in &names {
-            let shown = cli.inspect(name, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}");
-            let mut shown: Vec<&str> = shown.split_whitespace().collect();
-            let seen = cli.ok(&["exec", name, "sh", "-c", "ip -4 -o addr show scope global; ip route"]);
-            let addresses =
-                seen.lines().filter(|line| line.contains(" inet ")).filter_map(|line| line.split_whitespace().nth(3));
-            let mut addresses: Vec<&str> = addresses.filter_map(|cidr| cidr.split('/').next()).collect();
-            shown.sort_unstable();
-            addresses.sort_unstable();
-            assert_eq!(addresses, shown, "{name}: {seen}");
-            assert!(seen.contains("default via"), "{name}: {seen}");
-        }
-        let places: usize = ["home", "one", "two"]
-            .map(|network| {
-                cli.ok(&["network", "inspect", "-f", "{{len .Containers}}", network])
-                    .parse::<usize>()
-                    .expect("a number")
-            })
-            .iter()
-            .sum();
+        let places: usize = names.iter().map(|name| has_what_is_shown(&world.gantry(), name)).sum();
         let links = slot::networks(&world.daemon.bridge());
         let links = links
             .iter()
             .map(|bridge| std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).expect("ports").count());
         assert_eq!(links.sum::<usize>(), places);
+        assert_eq!(ports_of_the_kernel(&world), ports_of_the_store(&world, &names));
+        assert_eq!(bridges_of_the_firewall(&world), bridges(&world));
     }
+}
+
+/// A container's addresses are those that are told of it, and it has a way out; how many they are.
+fn has_what_is_shown(cli: &Cli<'_>, name: &str) -> usize {
+    let shown = cli.inspect(name, "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}");
+    let mut shown: Vec<&str> = shown.split_whitespace().collect();
+    let seen = cli.ok(&["exec", name, "sh", "-c", "ip -4 -o addr show scope global; ip route"]);
+    let addresses =
+        seen.lines().filter(|line| line.contains(" inet ")).filter_map(|line| line.split_whitespace().nth(3));
+    let mut addresses: Vec<&str> = addresses.filter_map(|cidr| cidr.split('/').next()).collect();
+    shown.sort_unstable();
+    addresses.sort_unstable();
+    assert_eq!(addresses, shown, "{name}: {seen}");
+    assert!(seen.contains("default via"), "{name}: {seen}");
+    shown.len()
+}
+
+/// Each published port with where it leads, by what is told of the containers.
+fn ports_of_the_store(world: &World, names: &[String]) -> BTreeSet<String> {
+    let cli = world.gantry();
+    let mut ports = BTreeSet::new();
+    for name in names {
+        let settings: Value = serde_json::from_str(&cli.inspect(name, "{{json .NetworkSettings}}")).expect("JSON");
+        let networks = settings["Networks"].as_object().expect("networks");
+        let publisher = networks.keys().min().map(|first| networks[first]["IPAddress"].as_str().expect("an address"));
+        for (inside, outside) in settings["Ports"].as_object().expect("ports") {
+            let (port, protocol) = inside.split_once('/').expect("port and protocol");
+            for at in outside.as_array().expect("where it is published") {
+                let (host, host_port) = (at["HostIp"].as_str().expect("IP"), at["HostPort"].as_str().expect("port"));
+                let to = publisher.expect("a network");
+                ports.insert(format!("{host} {protocol} {host_port} to {to} {port}"));
+            }
+        }
+    }
+    ports
+}
+
+/// The same, by the firewall's maps.
+fn ports_of_the_kernel(world: &World) -> BTreeSet<String> {
+    let read = |line: String| {
+        let (_, element) = line.split_once(" \"published").filter(|_| line.starts_with("ip "))?;
+        let (map, element) = element.split_once("\" ")?;
+        let element: Value = serde_json::from_str(element).expect("an element");
+        let words = |part: &Value| {
+            let words = part["concat"].as_array().expect("parts").iter();
+            words
+                .map(|word| word.as_str().map_or_else(|| word.to_string(), str::to_owned))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let everywhere = if map == "-any" { "0.0.0.0 " } else { "" };
+        Some(format!("{everywhere}{} to {}", words(&element[0]), words(&element[1])))
+    };
+    kernel::firewall(&world.daemon.bridge()).into_iter().filter_map(read).collect()
+}
+
+fn bridges(world: &World) -> BTreeSet<String> {
+    let own = world.daemon.bridge();
+    slot::networks(&own).into_iter().chain([own]).collect()
+}
+
+fn bridges_of_the_firewall(world: &World) -> BTreeSet<String> {
+    let all = kernel::firewall(&world.daemon.bridge()).into_iter();
+    all.filter_map(|line| Some(line.strip_prefix("ip \"bridges\" ")?.trim_matches('"').to_owned())).collect()
 }

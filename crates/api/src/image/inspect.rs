@@ -1,4 +1,4 @@
-//! What `GET /images/{name}/json` has in each version of the API, key by key as Docker has it.
+//! What `GET /images/{name}/json` has in each version of the API, key by key as Docker has it, and one more.
 
 use serde_json::{Map, Value, json};
 
@@ -32,8 +32,11 @@ impl ImageInspect {
         if version.at_least(44) {
             words.remove("VirtualSize");
         }
-        if !version.at_least(45) {
-            // Of the container that a step of a build ran in: no store keeps that today.
+        // Of the container that a step of a build ran in: no store keeps that today.
+        if version.at_least(45) {
+            // Docker has none any more; docker-compose 1.29, which Debian 12 has, ends without it, whatever the version.
+            words.insert("ContainerConfig".to_owned(), json!({}));
+        } else {
             words.insert("Container".to_owned(), json!(""));
             words.insert("ContainerConfig".to_owned(), json!(Config::default()));
         }
@@ -78,16 +81,17 @@ mod tests {
 
     /// Of an image that says nothing but what every image says.
     #[test]
-    fn each_version_has_the_keys_that_docker_has_in_it() {
+    fn each_version_has_the_keys_that_docker_has_in_it_and_what_an_old_compose_asks_for() {
         let config = Config { cmd: Some(vec!["sh".into()]), ..Config::default() };
         let plain = ImageInspect { config, created: "2026-01-01T00:00:00Z".into(), ..ImageInspect::default() };
-        let always = "Id RepoTags RepoDigests Created Config Architecture Os Size GraphDriver RootFS Metadata";
+        let always =
+            "Id RepoTags RepoDigests Created Config Architecture Os Size GraphDriver RootFS Metadata ContainerConfig";
         let built = "Parent Comment DockerVersion Author";
         let of_image = "User Env Cmd Volumes WorkingDir Entrypoint OnBuild Labels";
         let of_containers = "Hostname Domainname AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce Image";
         for (minor, wanted, config) in [
-            (43, set(&[always, built, "VirtualSize Container ContainerConfig"]), set(&[of_image, of_containers])),
-            (44, set(&[always, built, "Container ContainerConfig"]), set(&[of_image, of_containers])),
+            (43, set(&[always, built, "VirtualSize Container"]), set(&[of_image, of_containers])),
+            (44, set(&[always, built, "Container"]), set(&[of_image, of_containers])),
             (45, set(&[always, built]), set(&[of_image, of_containers])),
             (49, set(&[always, built]), set(&[of_image, of_containers])),
             (50, set(&[always, built]), set(&[of_image])),

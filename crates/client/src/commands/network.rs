@@ -200,6 +200,7 @@ async fn doctor(context: Context, flags: Parsed) -> Result<u8> {
                 ("Healthy", told.healthy.to_string()),
                 ("Network", told.network.clone()),
                 ("Networks", told.networks.join(",")),
+                ("Remedy", told.remedy.clone()),
             ];
             let row = texts.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text.as_str()))).collect();
             let listing = Listing { columns: &[], table: "", quiet: "" };
@@ -213,7 +214,14 @@ fn sentence(told: &Diagnosis) -> String {
     let Diagnosis { container, networks, network, finding, fix, .. } = told;
     if !told.healthy {
         let place = if network.is_empty() { String::new() } else { format!(", network {network}") };
-        return format!("{container}{place}: {finding}: {fix}");
+        let command = match told.remedy.as_str() {
+            "restart" => format!(": gantry restart {container}"),
+            "reconnect" => format!(
+                ": gantry network disconnect {network} {container} && gantry network connect {network} {container}"
+            ),
+            _ => String::new(),
+        };
+        return format!("{container}{place}: {finding}: {fix}{command}");
     }
     match networks.as_slice() {
         [] => format!("{container} has no network of its own, and wants none"),

@@ -30,11 +30,38 @@ pub fn keep(document: &Document, data_root: &Path) {
     }
 }
 
-/// Removes the copy.
+/// What is left of a network's copy says that it has been removed: the database's backup may know it still.
+const REMOVED: &str = "removed";
+
+/// Removes the copy of a network that has been removed.
 pub fn forget(id: &str, data_root: &Path) {
-    match fs::remove_file(path(id, data_root)) {
-        Err(error) if !error.is_not_found() => warn!("remove the copy of network {id}: {error}"),
-        _ => {}
+    let path = path(id, data_root);
+    // A new file, as its age counts.
+    let noted = fs::create_dir_mode(data_root.join(DIRECTORY), 0o700)
+        .and_then(|()| fs::write_atomic(path.with_extension(REMOVED), b"", 0o600, Durability::Process));
+    let gone = fs::remove_file(&path).or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) });
+    if let Err(error) = noted.and(gone) {
+        warn!("remove the copy of network {id}: {error}");
+    }
+}
+
+/// The networks that have been removed, as far as a backup may know them.
+#[must_use]
+pub fn removed(data_root: &Path) -> Vec<String> {
+    let names = fs::list(data_root.join(DIRECTORY)).unwrap_or_default().into_iter();
+    names.filter_map(|name| Some(name.to_str()?.strip_suffix(".removed")?.to_owned())).collect()
+}
+
+/// Forgets of removed networks that they have been, where no backup can know them any more.
+pub fn forget_removed(is_young: impl Fn(&Path) -> bool, data_root: &Path) {
+    for id in removed(data_root) {
+        let path = path(&id, data_root).with_extension(REMOVED);
+        if is_young(&path) {
+            continue;
+        }
+        if let Err(error) = fs::remove_file(path) {
+            warn!("forget that network {id} was removed: {error}");
+        }
     }
 }
 
@@ -90,8 +117,13 @@ mod tests {
         set_aside(&aside, root.path());
         forget_others(|id| id == known, root.path());
         assert!(fs::symlink_metadata(path(&removed, root.path())).is_err());
+        assert_eq!(super::removed(root.path()), [removed], "a backup may know it");
         let left: Vec<_> = all(root.path()).into_iter().map(|document| document.definition.id).collect();
         assert_eq!(left, [known]);
+        assert_eq!(fs::list(root.path().join(DIRECTORY)).unwrap().len(), 3);
+        forget_removed(|_| true, root.path());
+        assert_eq!(fs::list(root.path().join(DIRECTORY)).unwrap().len(), 3);
+        forget_removed(|_| false, root.path());
         assert_eq!(fs::list(root.path().join(DIRECTORY)).unwrap().len(), 2);
     }
 }

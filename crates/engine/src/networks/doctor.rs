@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use gantry_api::network::Diagnosis;
 use gantry_execdriver::Running;
 use gantry_linux::fs;
-use gantry_networkdriver::doctor::{Patient, Stay};
+use gantry_networkdriver::doctor::{Patient, Remedy, Stay};
 
 use super::names;
 use super::places::{Place, places};
@@ -23,8 +23,14 @@ const LONGEST: usize = 64 * 1024;
 pub fn examine(engine: &Engine, container: &Container) -> Result<Diagnosis> {
     let record = container.record();
     let told = Diagnosis { container_id: record.id.clone(), container: record.name.clone(), ..Diagnosis::default() };
-    let wrong = |network: &str, check: &str, finding: String, fix: String| {
-        Ok(Diagnosis { network: network.to_owned(), check: check.to_owned(), finding, fix, ..told.clone() })
+    let wrong = |network: &str, check: &str, finding: String, fix: String, remedy: Option<Remedy>| {
+        let remedy = match remedy {
+            None => "",
+            Some(Remedy::Reconnect) => "reconnect",
+            Some(Remedy::Restart) => "restart",
+        };
+        let (network, check, remedy) = (network.to_owned(), check.to_owned(), remedy.to_owned());
+        Ok(Diagnosis { network, check, finding, fix, remedy, ..told.clone() })
     };
     if let Some(other) = record.host_config.network_mode.strip_prefix("container:") {
         let other = engine.containers.get(other)?;
@@ -41,22 +47,19 @@ pub fn examine(engine: &Engine, container: &Container) -> Result<Diagnosis> {
         } else {
             "it is not running, and a container has its places on networks while it runs".to_owned()
         };
-        return wrong("", "state", finding, format!("start it, or restart it: gantry restart {}", record.name));
+        return wrong("", "state", finding, "start it, or restart it".into(), Some(Remedy::Restart));
     };
     for (name, network) in record.networks.keys().map(|name| (name, engine.networks.driver(engine, name))) {
         if let Err(error) = network {
-            return wrong(name, "link", error.to_string(), "mend that, and restart the daemon".into());
+            return wrong(name, "link", error.to_string(), "mend that, and restart the daemon".into(), None);
         }
         if !record.endpoints.contains_key(name) {
-            let fix = format!(
-                "put it there: gantry network disconnect {name} {0} && gantry network connect {name} {0}",
-                record.name
-            );
-            return wrong(name, "link", "it is to be on the network and has no place there".into(), fix);
+            let finding = "it is to be on the network and has no place there";
+            return wrong(name, "link", finding.into(), "put it there".into(), Some(Remedy::Reconnect));
         }
     }
     match look(engine, &record, &*running)? {
-        Some(found) => wrong(&found.network, found.check.word(), found.what, found.fix),
+        Some(found) => wrong(&found.network, found.check.word(), found.what, found.fix, found.remedy),
         None => Ok(Diagnosis { healthy: true, ..told }),
     }
 }
@@ -86,7 +89,6 @@ fn look(
     let resolv_conf = fs::read_up_to(resolv_conf, LONGEST)?;
     let patient = Patient {
         id: &record.id,
-        name: &record.name,
         stays,
         route_socket: inside.route_socket.as_fd(),
         datagrams: datagrams.as_ref().map(|socket| socket.as_fd()),

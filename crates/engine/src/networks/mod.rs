@@ -7,12 +7,13 @@ pub mod links;
 pub mod names;
 mod places;
 mod publish;
+mod rescue;
 mod settings;
 mod show;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gantry_api::ErrorKind;
@@ -99,11 +100,12 @@ impl Networks {
     pub fn open(graph: Graph, options: &Options, drivers: &Drivers) -> Result<Self> {
         graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}")))?;
         if graph.was_rescued() {
-            find_again(&graph, &options.data_root)?;
+            rescue::find_again(&graph, &options.data_root)?;
         }
         let entities = graph.db().entities(KIND)?;
         if !graph.was_rescued() {
             copy::forget_others(|id| entities.iter().any(|entity| entity.id == id), &options.data_root);
+            copy::forget_removed(|path| graph.is_younger_than_the_backup(path), &options.data_root);
         }
         let (mut known, mut unreadable) = (Known::new(), false);
         for entity in entities {
@@ -389,30 +391,6 @@ fn write(graph: &Graph, document: &Document, again: bool) -> Result<()> {
     })?)
 }
 
-/// Enters networks that a damaged database lost, from their copies. One that cannot be entered keeps no other from it.
-fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
-    let known: BTreeMap<String, String> =
-        graph.db().entities(KIND)?.into_iter().map(|entity| (entity.id, entity.properties)).collect();
-    let read = |text: &String| serde_json::from_str::<Document>(text).ok();
-    let mut names: BTreeSet<String> = known.values().filter_map(read).map(|document| document.name).collect();
-    for mut document in copy::all(data_root) {
-        if known.get(&document.definition.id).and_then(read).is_some() {
-            continue;
-        }
-        if !names.insert(document.name.clone()) {
-            document.name = format!("{}-{}", document.name, document.definition.id.get(..12).unwrap_or_default());
-        }
-        match write(graph, &document, true) {
-            Ok(()) => warn!("network {} was not in the database, and was taken from its copy", document.name),
-            Err(error) => {
-                warn!("network {} could not be taken from its copy: {error}", document.name);
-                copy::set_aside(&document.definition.id, data_root);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Whether the network is one that every daemon has.
 #[must_use]
 pub fn is_predefined(name: &str) -> bool {
@@ -431,31 +409,4 @@ fn refused(error: DriverError) -> Error {
         _ => return error.into(),
     };
     Error { kind, message: error.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_whose_record_is_damaged_is_taken_from_its_copy_under_its_name() {
-        let root = tempfile::tempdir().unwrap();
-        let driver = gantry_graphdriver::open(root.path(), Some("vfs")).unwrap().0;
-        let graph = Graph::open(root.path(), driver).unwrap();
-        graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}"))).unwrap();
-        let request = || NetworkCreate { name: "web".into(), ..NetworkCreate::default() };
-        let [web, other] = [(); 2].map(|()| define::document(request()).unwrap().0);
-        write(&graph, &web, false).unwrap();
-        assert!(write(&graph, &other, false).is_err(), "the name is taken");
-        copy::keep(&web, root.path());
-        let id = &web.definition.id;
-        graph.db().put_entity(Durability::Process, id, KIND, "{}").unwrap();
-        find_again(&graph, root.path()).unwrap();
-        let entity = graph.db().entity(id).unwrap().unwrap();
-        assert_eq!(serde_json::from_str::<Document>(&entity.properties).unwrap().name, "web");
-        assert_eq!(
-            graph.db().children(&format!("/{NAMES}")).unwrap(),
-            BTreeMap::from([("web".to_owned(), id.clone())])
-        );
-    }
 }

@@ -100,6 +100,7 @@ fn network_options(flags: &Flags) -> Result<NetworkOptions> {
     Ok(NetworkOptions {
         // Without a bridge of its own, by its place.
         owner: if flags.bridge == "none" { short_hash(&flags.exec_root) } else { flags.bridge.clone() },
+        home: short_hash(&flags.data_root),
         mtu: flags.mtu,
         publish_address: flags.ip,
         firewall: flags.iptables,

@@ -28,6 +28,7 @@ use self::layout::{Change, Layout, Ownership};
 use self::others::Hook;
 use super::{Protocol, Subnet};
 
+pub use self::look::{Outlook, Seen};
 pub use self::watch::{Changed, Stop, Watch};
 
 /// The bit of a packet's mark that says that the table let it through.
@@ -149,14 +150,13 @@ impl Firewall {
         Ok(firewall)
     }
 
-    /// Looks at the other firewalls of the host, and puts our rule where they have a place for it. What blocks and is
-    /// not to be helped is returned, for a person to read.
+    /// Puts our rule where the other firewalls of the host that were seen have a place for it. What blocks and is not to
+    /// be helped is returned, for a person to read.
     ///
     /// # Errors
     /// The kernel's refusals.
-    pub fn attend(&mut self) -> Result<Vec<String>> {
-        let bridges = self.bridges.keys().map(String::as_str);
-        let mut found = others::find(&mut self.socket, &self.table, bridges)?;
+    pub fn attend(&mut self, seen: Seen) -> Result<Vec<String>> {
+        let Seen(mut found) = seen;
         if !self.options.hooks {
             let blocks = |hook: &Hook| format!("{hook} drops what is forwarded by its policy, and is left alone");
             found.blocks.extend(found.hooks.drain(..).map(|hook| blocks(&hook)));

@@ -32,6 +32,8 @@ const INFO_SLAVE_KIND: u16 = 4;
 const INFO_SLAVE_DATA: u16 = 5;
 const VETH_PEER: u16 = 1;
 const MACVLAN_MODE: u16 = 1;
+const IPVLAN_MODE: u16 = 1;
+const IPVLAN_FLAGS: u16 = 2;
 const BRIDGE_FORWARD_DELAY: u16 = 1;
 const BRIDGE_STP: u16 = 5;
 const ADDRESS_GENERATION: u16 = 8;
@@ -116,13 +118,16 @@ pub fn set_alias(name: &str, alias: &str) -> Message {
 }
 
 /// Makes a pair in one message: the host's end, and the other one `inside`, with its hardware address, in the container's
-/// namespace. Both are down.
+/// namespace. Both are down. They have one queue, whatever the number of processors: a pair of links queues nothing, and each
+/// queue costs a dozen files in sysfs.
 #[must_use]
 pub fn new_pair(host: &str, inside: &str, mtu: u32, mac: [u8; 6], netns: BorrowedFd<'_>) -> Message {
     let netns = u32::try_from(netns.as_raw_fd()).unwrap_or(u32::MAX);
     Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0))
         .text(libc::IFLA_IFNAME, host)
         .u32(libc::IFLA_MTU, mtu)
+        .u32(libc::IFLA_NUM_TX_QUEUES, 1)
+        .u32(libc::IFLA_NUM_RX_QUEUES, 1)
         .nest(libc::IFLA_LINKINFO, |m| {
             m.text(INFO_KIND, "veth").nest(INFO_DATA, |m| {
                 m.nest(VETH_PEER, |m| {
@@ -130,6 +135,8 @@ pub fn new_pair(host: &str, inside: &str, mtu: u32, mac: [u8; 6], netns: Borrowe
                         .text(libc::IFLA_IFNAME, inside)
                         .attribute(libc::IFLA_ADDRESS, mac)
                         .u32(libc::IFLA_MTU, mtu)
+                        .u32(libc::IFLA_NUM_TX_QUEUES, 1)
+                        .u32(libc::IFLA_NUM_RX_QUEUES, 1)
                         .u32(libc::IFLA_NET_NS_FD, netns)
                 })
             })
@@ -184,6 +191,52 @@ pub fn new_macvlan(
         .u32(libc::IFLA_NET_NS_FD, netns)
         .nest(libc::IFLA_LINKINFO, |m| m.text(INFO_KIND, "macvlan").nest(INFO_DATA, |m| m.u32(MACVLAN_MODE, mode)))
         .named("make", format!("macvlan link {inside}"))
+}
+
+/// What a link of ipvlan does with what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// It goes to the network as it is.
+    L2 = 0,
+    /// The parent's namespace routes it.
+    L3 = 1,
+    /// The same, and it passes that namespace's firewall.
+    L3s = 2,
+}
+
+/// Which links of ipvlan with one parent reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpvlanFlag {
+    /// All of them.
+    Bridge = 0,
+    /// None.
+    Private = 1,
+    /// By a switch outside, which sends it back.
+    Vepa = 2,
+}
+
+/// Makes a link with its parent's hardware address on a link of the host, in the container's namespace.
+#[must_use]
+pub fn new_ipvlan(
+    inside: &str,
+    parent: u32,
+    mode: IpvlanMode,
+    flag: IpvlanFlag,
+    mtu: Option<u32>,
+    netns: BorrowedFd<'_>,
+) -> Message {
+    let netns = u32::try_from(netns.as_raw_fd()).unwrap_or(u32::MAX);
+    let data = |m: Message| {
+        m.attribute(IPVLAN_MODE, (mode as u16).to_ne_bytes()).attribute(IPVLAN_FLAGS, (flag as u16).to_ne_bytes())
+    };
+    let message =
+        Message::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0)).text(libc::IFLA_IFNAME, inside);
+    let message = mtu.into_iter().fold(message, |message, mtu| message.u32(libc::IFLA_MTU, mtu));
+    message
+        .u32(libc::IFLA_LINK, parent)
+        .u32(libc::IFLA_NET_NS_FD, netns)
+        .nest(libc::IFLA_LINKINFO, |m| m.text(INFO_KIND, "ipvlan").nest(INFO_DATA, data))
+        .named("make", format!("ipvlan link {inside}"))
 }
 
 /// Sets what a port of the bridge may do: get back what it sent (`hairpin`), talk to other isolated ports or not.
@@ -247,6 +300,16 @@ pub fn set_default_route(index: u32, gateway: impl Into<IpAddr>) -> Message {
         .attribute(ROUTE_GATEWAY, octets(gateway))
         .u32(ROUTE_OUT, index)
         .named("set", format!("default route by {gateway}"))
+}
+
+/// Sends everything else of the address's family by the link, as if all of it were there.
+#[must_use]
+pub fn set_default_link(index: u32, of: IpAddr) -> Message {
+    // Its scope is the link.
+    let header = [family(of), 0, 0, 0, MAIN_TABLE, 3, 253, 1, 0, 0, 0, 0];
+    Message::new(libc::RTM_NEWROUTE, CREATE | REPLACE, &header)
+        .u32(ROUTE_OUT, index)
+        .named("set", "default route by the link itself")
 }
 
 /// A link by name; none when it is not there.

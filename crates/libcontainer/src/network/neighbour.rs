@@ -21,6 +21,7 @@ const HARDWARE: u16 = 2;
 const REACHABLE: u16 = 0x02;
 const PROBE: u16 = 0x10;
 const FAILED: u16 = 0x20;
+const NO_ARP: u16 = 0x40;
 const PERMANENT: u16 = 0x80;
 /// Has the kernel ask, as a packet to the address would.
 const USE: u8 = 1;
@@ -38,14 +39,14 @@ struct Neighbour {
 }
 
 /// Asks who has the address on the link: the hardware address that answers, `None` when nobody does. One that somebody has
-/// put into the table for ever is believed, as the kernel does.
+/// put into the table for ever, or that is not to be asked for, is believed, as the kernel does.
 ///
 /// # Errors
 /// The kernel's refusals.
 pub fn who_has(socket: &mut Socket, link: u32, address: IpAddr) -> Result<Option<Vec<u8>>, Error> {
     let known = find(socket, link, address)?;
     if let Some(Neighbour { state, mac }) = &known
-        && state & PERMANENT != 0
+        && state & (PERMANENT | NO_ARP) != 0
     {
         return Ok(mac.clone());
     }

@@ -2,7 +2,7 @@
 
 use tracing::warn;
 
-use super::{Bridge, Held, change_mode, forget};
+use super::{Bridge, Held, change_mode, forget, forget_earlier};
 use crate::ports::{Lease, short};
 use crate::{Error, PublishPort, PublishedPort};
 
@@ -21,7 +21,10 @@ impl Bridge {
         }
         let published = with.ports.iter().flat_map(Lease::ports).collect();
         let held = if shown.is_ok() { with } else { Held { ports: Vec::new(), ..with } };
+        let elements = held.elements();
         state.held.insert(container.into(), held);
+        drop(state);
+        forget_earlier(&elements);
         shown.map(|()| published)
     }
 

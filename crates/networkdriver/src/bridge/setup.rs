@@ -10,7 +10,8 @@ use libcontainer::network::link::{self, IpFamily, Link, Route};
 use super::{BridgeOptions, Found};
 use crate::{AddressPool, Addresses, Error, Pool};
 
-/// The note on the daemon's own bridge that says that we made it, and may delete it.
+/// The note on a daemon's own bridge that says that we made it, and may delete it, begins so; what tells the daemon from
+/// others follows.
 pub const ALIAS: &str = "made by gantry";
 /// The same of the bridges of user-defined networks begins so; the daemon's name follows.
 pub const NETWORK_OF: &str = "network of ";
@@ -111,7 +112,7 @@ fn subnet(
             if !own.is_host(own.address) {
                 return Err(Error::Invalid(format!("bad subnet {own}: the address is not a host's of that subnet")));
             }
-            if options.alias != ALIAS {
+            if !options.alias.starts_with(ALIAS) {
                 refuse_own(socket, link, pool)?;
             }
             socket.transact(vec![link::add_address(link.index, own)])?;
@@ -159,7 +160,9 @@ fn find_or_make(socket: &mut Socket, options: &BridgeOptions, mtu: u32) -> Resul
         if link.kind != "bridge" {
             return Err(Error::Conflict(format!("link {name} is there and is no bridge: give another name")));
         }
-        if options.own_name && link.alias.starts_with(NETWORK_OF) && link.alias != options.alias {
+        let begins = |note: &str| options.alias.starts_with(note) && link.alias.starts_with(note);
+        let ours = begins(ALIAS) || options.own_name && begins(NETWORK_OF);
+        if ours && link.alias != options.alias {
             socket.transact(vec![link::set_alias(name, &options.alias)])?;
             return Ok((Link { alias: options.alias.clone(), ..link }, false));
         }

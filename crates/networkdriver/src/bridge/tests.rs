@@ -6,5 +6,6 @@ mod flushed;
 mod isolation;
 mod lifecycle;
 mod others;
+mod real;
 mod traffic;
 pub(crate) mod world;

@@ -57,6 +57,42 @@ pub struct Finding {
     pub what: String,
     /// What helps.
     pub fix: String,
+    /// What the engine itself can be asked to do so.
+    pub remedy: Option<Remedy>,
+}
+
+/// What an engine can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// To take the container off the network and put it back.
+    Reconnect,
+    /// To restart the container.
+    Restart,
+}
+
+/// What helps, in words.
+struct Fix(String, Option<Remedy>);
+
+impl From<&str> for Fix {
+    fn from(words: &str) -> Self {
+        Self(words.to_owned(), None)
+    }
+}
+
+impl From<String> for Fix {
+    fn from(words: String) -> Self {
+        Self(words, None)
+    }
+}
+
+/// For what is made when a container starts.
+fn restart() -> Fix {
+    Fix("restart the container, which makes it anew".into(), Some(Remedy::Restart))
+}
+
+/// For a container that has lost its place.
+fn again() -> Fix {
+    Fix("take the container off the network and put it back".into(), Some(Remedy::Reconnect))
 }
 
 /// A container's place on a network.
@@ -75,8 +111,6 @@ pub struct Stay<'a> {
 pub struct Patient<'a> {
     /// Its id.
     pub id: &'a str,
-    /// What a person calls it.
-    pub name: &'a str,
     /// Its places, in the order of its links.
     pub stays: Vec<Stay<'a>>,
     /// A `NETLINK_ROUTE` socket of the namespace that nobody else uses.
@@ -139,23 +173,12 @@ impl Exam<'_> {
         let name = stay.driver.info().bridge;
         if name.is_empty() { Ok(None) } else { Ok(link::link(&mut self.host, &name)?) }
     }
-
-    /// What a container that has lost its place does to get it back.
-    fn again(&self, stay: &Stay<'_>) -> String {
-        let (network, name) = (stay.network, self.patient.name);
-        format!(
-            "take the container off the network and put it back: gantry network disconnect {network} {name} && gantry network connect {network} {name}"
-        )
-    }
-
-    fn restart(&self) -> String {
-        format!("restart the container, which makes it anew: gantry restart {}", self.patient.name)
-    }
 }
 
 impl Stay<'_> {
-    fn finding(&self, check: Check, what: impl Into<String>, fix: impl Into<String>) -> Look {
-        Ok(Some(Finding { check, network: self.network.to_owned(), what: what.into(), fix: fix.into() }))
+    fn finding(&self, check: Check, what: impl Into<String>, fix: impl Into<Fix>) -> Look {
+        let Fix(fix, remedy) = fix.into();
+        Ok(Some(Finding { check, network: self.network.to_owned(), what: what.into(), fix, remedy }))
     }
 
     /// Its addresses, with the network's gateway where everything else may go by it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gantry_linux::ResultExt as _;
 use libcontainer::network::names::ADDRESS;
 
-use super::{Check, Exam, Finding, Look};
+use super::{Check, Exam, Finding, Fix, Look, restart};
 use crate::Error;
 use crate::files::{server, values};
 use crate::places::random;
@@ -29,8 +29,10 @@ struct Answer {
 
 impl Exam<'_> {
     pub(super) fn names(&mut self) -> Look {
-        let found =
-            |what: String, fix: String| Ok(Some(Finding { check: Check::Names, network: String::new(), what, fix }));
+        let found = |what: String, fix: Fix| {
+            let Fix(fix, remedy) = fix;
+            Ok(Some(Finding { check: Check::Names, network: String::new(), what, fix, remedy }))
+        };
         let Some(socket) = self.patient.datagrams else { return Ok(None) };
         let copy = rustix::io::fcntl_dupfd_cloexec(socket, 3).during("copy", "datagram socket")?;
         let socket = UdpSocket::from(copy);
@@ -46,7 +48,7 @@ impl Exam<'_> {
                 Some(Answer { code: 0, records: 1.. }) => {}
                 None => {
                     let what = format!("the resolver does not answer the container at {first}");
-                    return found(what, self.restart());
+                    return found(what, restart());
                 }
                 Some(_) => {
                     let what = format!("the resolver does not know the container's own name {name}");

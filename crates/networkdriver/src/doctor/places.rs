@@ -6,7 +6,7 @@ use gantry_linux::netlink::Socket;
 use libcontainer::network::link::{self, IpFamily, Link, Route};
 use libcontainer::network::{Subnet, neighbour};
 
-use super::{Check, Exam, Look, Stay, mac_text};
+use super::{Check, Exam, Fix, Look, Stay, again, mac_text, restart};
 use crate::Error;
 
 impl Exam<'_> {
@@ -16,12 +16,12 @@ impl Exam<'_> {
         {
             return Ok(Some(finding));
         }
-        let found = |what: String, fix: String| stay.finding(Check::Link, what, fix);
+        let found = |what: String, fix: Fix| stay.finding(Check::Link, what, fix);
         let name = &stay.endpoint.link;
         match link::link(&mut self.inside, name)? {
-            None => return found(format!("the container has no link {name} any more"), self.again(stay)),
+            None => return found(format!("the container has no link {name} any more"), again()),
             Some(link) if !link.up => {
-                return found(format!("link {name} is down inside the container"), self.restart());
+                return found(format!("link {name} is down inside the container"), restart());
             }
             Some(link) if !link.carries => {
                 let fix = "bring up what it stands on, on the host";
@@ -30,32 +30,32 @@ impl Exam<'_> {
             Some(_) => {}
         }
         match link::link(&mut self.inside, "lo")? {
-            Some(link) if !link.up => found("link lo is down inside the container".into(), self.restart()),
+            Some(link) if !link.up => found("link lo is down inside the container".into(), restart()),
             _ => Ok(None),
         }
     }
 
     fn host_side(&mut self, stay: &Stay<'_>) -> Look {
-        let found = |what: String, fix: String| stay.finding(Check::Link, what, fix);
+        let found = |what: String, fix: Fix| stay.finding(Check::Link, what, fix);
         let (name, host_link) = (stay.driver.info().bridge, &stay.endpoint.host_link);
         let Some(bridge) = self.bridge(stay)? else {
             let fix = "restart the daemon, which makes it again, and then the container";
             return found(format!("bridge {name} is gone"), fix.into());
         };
         if !bridge.up {
-            return found(format!("bridge {name} is down"), format!("bring it up: ip link set {name} up"));
+            return found(format!("bridge {name} is down"), format!("bring it up: ip link set {name} up").into());
         }
         let Some(end) = link::link(&mut self.host, host_link)? else {
             let link = &stay.endpoint.link;
-            return found(format!("{host_link}, the host's end of the container's {link}, is gone"), self.again(stay));
+            return found(format!("{host_link}, the host's end of the container's {link}, is gone"), again());
         };
         if end.master != Some(bridge.index) {
             let what = format!("{host_link}, the host's end of the container's link, is no port of bridge {name}");
-            return found(what, format!("make it one: ip link set {host_link} master {name}"));
+            return found(what, format!("make it one: ip link set {host_link} master {name}").into());
         }
         if !end.up {
             let what = format!("{host_link}, the host's end of the container's link, is down");
-            return found(what, format!("bring it up: ip link set {host_link} up"));
+            return found(what, format!("bring it up: ip link set {host_link} up").into());
         }
         Ok(None)
     }
@@ -68,7 +68,7 @@ impl Exam<'_> {
             let wanted = Subnet { address, prefix };
             if !has.contains(&wanted) {
                 let what = format!("link {name} of the container has no address {wanted} any more");
-                return stay.finding(Check::Address, what, self.restart());
+                return stay.finding(Check::Address, what, restart());
             }
         }
         let Some(bridge) = self.bridge(stay)? else { return Ok(None) };
@@ -93,7 +93,7 @@ impl Exam<'_> {
             let leads = |route: &Route| route.destination == subnet && route.link == Some(inside.index);
             if !routes.iter().any(leads) {
                 let what = format!("the container has no route to {subnet} by link {name}");
-                return stay.finding(Check::Route, what, self.restart());
+                return stay.finding(Check::Route, what, restart());
             }
             let routed = if address.is_ipv4() { stay.routes.ipv4 } else { stay.routes.ipv6 };
             if let (true, Some(gateway)) = (routed, gateway)

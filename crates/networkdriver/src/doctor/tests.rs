@@ -60,7 +60,6 @@ impl Ward {
         let stay = Stay { network: "front", driver: &self.bridge, endpoint: &self.web.endpoint, routes };
         let patient = Patient {
             id: "web",
-            name: "web",
             stays: vec![stay],
             route_socket: route.as_fd(),
             datagrams: Some(datagrams.as_fd()),

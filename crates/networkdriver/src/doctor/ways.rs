@@ -6,7 +6,7 @@ use gantry_linux::fs;
 use libcontainer::network::firewall::Element;
 use libcontainer::network::link::{self, IpFamily, Link};
 
-use super::{Check, Exam, Look, Stay};
+use super::{Check, Exam, Fix, Look, Stay, again};
 use crate::Error;
 use crate::ports::listeners;
 
@@ -17,7 +17,7 @@ impl Exam<'_> {
     pub(super) fn mtu(&mut self, stay: &Stay<'_>) -> Look {
         let name = &stay.endpoint.link;
         let Some(inside) = link::link(&mut self.inside, name)? else { return Ok(None) };
-        let found = |what: String, fix: String| stay.finding(Check::Mtu, what, fix);
+        let found = |what: String, fix: Fix| stay.finding(Check::Mtu, what, fix);
         let Some(bridge) = self.bridge(stay)? else { return Ok(None) };
         let end = link::link(&mut self.host, &stay.endpoint.host_link)?;
         if let Some(other) = end.iter().chain([&bridge]).find(|other| other.mtu < inside.mtu) {
@@ -25,7 +25,7 @@ impl Exam<'_> {
                 "link {name} of the container sends packets of up to {} bytes, and {} on the host takes {}",
                 inside.mtu, other.name, other.mtu
             );
-            return found(what, format!("give them the same: ip link set {} mtu {}", other.name, inside.mtu));
+            return found(what, format!("give them the same: ip link set {} mtu {}", other.name, inside.mtu).into());
         }
         if stay.driver.info().internal {
             return Ok(None);
@@ -41,7 +41,7 @@ impl Exam<'_> {
                 "make the network with -o com.docker.network.driver.mtu={0}, or start the daemon with --mtu {0}",
                 egress.mtu
             );
-            return found(what, fix);
+            return found(what, fix.into());
         }
         Ok(None)
     }
@@ -61,11 +61,11 @@ impl Exam<'_> {
         if info.bridge.is_empty() {
             return Ok(None);
         }
-        let found = |what: String, fix: String| stay.finding(Check::Firewall, what, fix);
+        let found = |what: String, fix: Fix| stay.finding(Check::Firewall, what, fix);
         if let Some(wall) = self.wall {
             let lacking = wall.lock().lacks(&info.bridge, &stay.driver.published(self.patient.id))?;
             if let Some(lacking) = lacking {
-                return found(format!("the daemon's firewall is not as it ought to be: {lacking}"), self.again(stay));
+                return found(format!("the daemon's firewall is not as it ought to be: {lacking}"), again());
             }
         }
         if info.internal {
@@ -77,15 +77,15 @@ impl Exam<'_> {
                 let setting =
                     if family == IpFamily::V4 { "net.ipv4.ip_forward" } else { "net.ipv6.conf.all.forwarding" };
                 let what = format!("the host does not forward {version} that comes by {link}");
-                return found(what, format!("have it do so: sysctl -w {setting}=1"));
+                return found(what, format!("have it do so: sysctl -w {setting}=1").into());
             }
         }
         let Some(wall) = self.wall else { return Ok(None) };
-        match wall.lock().obstacles(&info.bridge)?.into_iter().next() {
+        match wall.obstacles(&info.bridge)?.into_iter().next() {
             Some(obstacle) => {
                 let (what, fix) =
                     obstacle.split_once(": ").unwrap_or((&obstacle, "restart the daemon, which puts one there"));
-                found(what.to_owned(), fix.to_owned())
+                found(what.to_owned(), fix.into())
             }
             None => Ok(None),
         }

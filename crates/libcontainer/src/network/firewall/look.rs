@@ -1,9 +1,10 @@
 //! What the kernel has of the firewall, and what stands beside it; looked at and not changed.
 
 use gantry_linux::Result;
-use gantry_linux::netlink::Message;
+use gantry_linux::netlink::{Message, Socket};
 
-use super::{Element, Firewall, others, sets};
+use super::others::{self, Found};
+use super::{Element, Firewall, sets};
 
 impl Firewall {
     /// What of a bridge, or of published ports, the kernel's tables do not have, for a person to read.
@@ -35,15 +36,45 @@ impl Firewall {
         Ok(None)
     }
 
-    /// What other firewalls of the host drop of what ours lets through for a bridge, as [`Self::attend`] would tell it.
+    /// From where the other firewalls of the host are looked at for all of its bridges.
+    #[must_use]
+    pub fn outlook(&self) -> Outlook {
+        Outlook { table: self.table.clone(), bridges: self.bridges.keys().cloned().collect() }
+    }
+}
+
+/// Looks at the other firewalls of the host, in the network namespace of the calling thread, while others may have the
+/// firewall: all their chains are listed.
+#[derive(Debug)]
+pub struct Outlook {
+    table: String,
+    bridges: Vec<String>,
+}
+
+/// What was seen of the other firewalls of the host.
+#[derive(Debug)]
+pub struct Seen(pub(super) Found);
+
+impl Outlook {
+    /// Looks, for [`Firewall::attend`].
     ///
     /// # Errors
     /// The kernel's refusals.
-    pub fn obstacles(&mut self, bridge: &str) -> Result<Vec<String>> {
-        let found = others::find(&mut self.socket, &self.table, std::iter::once(bridge))?;
+    pub fn look(&self) -> Result<Seen> {
+        let bridges = self.bridges.iter().map(String::as_str);
+        Ok(Seen(others::find(&mut Socket::netfilter()?, &self.table, bridges)?))
+    }
+
+    /// What they drop of what ours lets through for a bridge, as [`Firewall::attend`] would tell it.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn obstacles(&self, bridge: &str) -> Result<Vec<String>> {
+        let mut socket = Socket::netfilter()?;
+        let found = others::find(&mut socket, &self.table, std::iter::once(bridge))?;
         let mut all = found.blocks;
         for hook in found.hooks {
-            if hook.ours(&mut self.socket, &self.table)?.is_empty() {
+            if hook.ours(&mut socket, &self.table)?.is_empty() {
                 all.push(format!("{hook} drops what is forwarded by its policy, and has no rule of ours"));
             }
         }

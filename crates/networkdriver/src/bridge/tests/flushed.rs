@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 use gantry_linux::netlink::{Message, NFTABLES, Socket};
 
 use super::isolation::Networks;
-use super::world::{HOST_ON_LAN, Namespace, on_a_host, wall_options};
+use super::world::{HOST_ON_LAN, Namespace, on_a_host, skipped, wall_options};
 use crate::WallOptions;
 
 const FLUSHES: usize = 30;
 const RECOVERY: Duration = Duration::from_millis(100);
 
-#[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
 fn flush() -> bool {
     match Command::new("nft").args(["flush", "ruleset"]).status() {
         Ok(status) => status.success(),
         Err(_) => {
-            eprintln!("SKIPPED: no nft here, install nftables to have the tables flushed");
+            skipped("no nft here, install nftables to have the tables flushed");
             false
         }
     }

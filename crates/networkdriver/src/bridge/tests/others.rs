@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use super::isolation::Networks;
-use super::world::{HOST_ON_LAN, LAN, ask, on_a_host, unreachable, wall_options};
+use super::world::{HOST_ON_LAN, LAN, ask, on_a_host, skipped, unreachable, wall_options};
 use crate::WallOptions;
 
 /// As Docker leaves it beside us.
@@ -43,10 +43,9 @@ const OWN: &str = "table inet mine {
 }";
 
 /// Loads rules by `nft`, which is as good as their owner.
-#[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
 fn loaded(rules: &str) -> bool {
     let Ok(mut nft) = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn() else {
-        eprintln!("SKIPPED: no nft here, install nftables to have other firewalls");
+        skipped("no nft here, install nftables to have other firewalls");
         return false;
     };
     nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
@@ -54,12 +53,12 @@ fn loaded(rules: &str) -> bool {
     true
 }
 
-fn ruleset() -> String {
+pub fn ruleset() -> String {
     let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn works(networks: &Networks) -> bool {
+pub fn works(networks: &Networks) -> bool {
     let in_time = |answer: Option<String>| answer.is_some();
     networks.lan.inside(|| !unreachable(HOST_ON_LAN, 8080))
         && networks.peer.namespace.inside(|| !unreachable(LAN, 7000))
@@ -78,7 +77,7 @@ fn the_rule_at_a_firewalls_own_hook_opens_the_way_and_goes_with_us() {
             assert!(works(&networks), "{}", ruleset());
             networks.assert_shut("beside another firewall");
             assert_eq!(ruleset().matches("comment \"gantry gvtest0\"").count(), rules.matches("policy drop").count());
-            networks.wall.lock().attend().unwrap();
+            networks.wall.attend().unwrap();
             assert_eq!(ruleset().matches("comment \"gantry gvtest0\"").count(), rules.matches("policy drop").count());
             networks.wall.remove().unwrap();
             assert_eq!(ruleset(), before);
@@ -130,7 +129,7 @@ fn what_blocks_and_cannot_be_helped_is_named() {
                 return;
             }
             let networks = Networks::new(&wall_options());
-            let told = networks.wall.lock().attend().unwrap();
+            let told = networks.wall.attend().unwrap();
             assert!(told.iter().any(|text| text.contains(words)), "{told:?}");
         });
     }
@@ -154,12 +153,12 @@ fn bridges_that_were_put_into_a_zone_of_firewalld_are_not_told_of_any_more() {
             return;
         }
         let networks = Networks::new(&wall_options());
-        let told = networks.wall.lock().attend().unwrap();
+        let told = networks.wall.attend().unwrap();
         assert!(told.iter().any(|text| text.contains("--add-interface=gvtest0 --add-interface=gvtest1")), "{told:?}");
         assert!(loaded(TRUSTED));
-        assert_eq!(networks.wall.lock().attend().unwrap(), Vec::<String>::new());
-        assert_eq!(networks.wall.lock().obstacles("gvtest0").unwrap(), Vec::<String>::new());
-        assert!(!networks.wall.lock().obstacles("other0").unwrap().is_empty());
+        assert_eq!(networks.wall.attend().unwrap(), Vec::<String>::new());
+        assert_eq!(networks.wall.obstacles("gvtest0").unwrap(), Vec::<String>::new());
+        assert!(!networks.wall.obstacles("other0").unwrap().is_empty());
     });
 }
 
@@ -178,16 +177,15 @@ fn what_the_message_advises_opens_the_way() {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
 fn rules_of_the_legacy_iptables_are_told_of_with_the_rule_that_helps() {
     on_a_host(|| {
         let legacy = |arguments: &str| Command::new("iptables-legacy").args(arguments.split(' ')).status();
         if !legacy("-P FORWARD DROP").is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: no iptables-legacy here, or a kernel without it");
+            skipped("no iptables-legacy here, or a kernel without it");
             return;
         }
         let networks = Networks::new(&wall_options());
-        let told = networks.wall.lock().attend().unwrap();
+        let told = networks.wall.attend().unwrap();
         let advice = told.iter().find_map(|text| text.split_once("iptables-legacy ")?.1.split_once(" lets pass"));
         assert!(!works(&networks));
         assert!(legacy(advice.unwrap().0).unwrap().success());
@@ -204,7 +202,7 @@ fn whoever_does_not_want_the_rule_gets_none_and_is_told() {
         let before = ruleset();
         let networks = Networks::new(&WallOptions { hooks: false, ..wall_options() });
         assert!(networks.lan.inside(|| unreachable(HOST_ON_LAN, 8080)));
-        let told = networks.wall.lock().attend().unwrap();
+        let told = networks.wall.attend().unwrap();
         assert!(told.iter().any(|text| text.contains("DOCKER-USER")), "{told:?}");
         networks.wall.remove().unwrap();
         assert_eq!(ruleset(), before);

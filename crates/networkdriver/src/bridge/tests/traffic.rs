@@ -271,3 +271,26 @@ fn datagrams_to_a_port_that_has_gone_to_another_container_go_there_too() {
         assert_eq!(udp_round_trip(&bound(&second), &client, to), Some(LAN.into()), "not to {direct}");
     });
 }
+
+#[test]
+fn datagrams_that_went_to_a_port_before_it_led_anywhere_reach_the_container_once_it_does() {
+    on_a_host(|| {
+        let lan = lan();
+        let bridge = bridge();
+        let to = SocketAddr::from((HOST_ON_LAN, 5353));
+        let (remote, local) =
+            (lan.inside(|| UdpSocket::bind((LAN, 4000)).unwrap()), UdpSocket::bind((LOOPBACK, 4001)).unwrap());
+        remote.send_to(b"too early", to).unwrap();
+        local.send_to(b"too early", (LOOPBACK, 5353)).unwrap();
+        let port = || vec![publish("0.0.0.0", 5353, 53, Protocol::Udp)];
+        let web = join(&bridge, "web", port());
+        let server = web.namespace.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
+        assert_eq!(udp_round_trip(&server, &remote, to), Some(LAN.into()));
+        assert!(udp_round_trip(&server, &local, SocketAddr::from((LOOPBACK, 5353))).is_some());
+        // The same of a port that comes while it is joined.
+        bridge.withdraw("web").unwrap();
+        remote.send_to(b"nobody is there", to).unwrap();
+        bridge.publish("web", &port()).unwrap();
+        assert_eq!(udp_round_trip(&server, &remote, to), Some(LAN.into()));
+    });
+}

@@ -268,11 +268,21 @@ pub fn udp_round_trip(server: &UdpSocket, client: &UdpSocket, to: SocketAddr) ->
     (&buffer[..length] == b"ping" && from == to).then_some(peer.ip())
 }
 
-/// The table as `nft` reads it, with every run of white space as one space; none where there is no `nft`.
+/// Tells, loudly, that something could not be tested.
 #[allow(clippy::print_stderr, reason = "a skipped check must be seen")]
+pub fn skipped(why: &str) {
+    let line = format!("SKIPPED: networkdriver: {why}");
+    eprintln!("{line}");
+    if let Some(path) = std::env::var_os("GANTRY_SKIPS") {
+        let file = fs::open_with(path, std::fs::OpenOptions::new().append(true).create(true)).unwrap();
+        gantry_linux::socket::write_all(&file, format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+/// The table as `nft` reads it, with every run of white space as one space; none where there is no `nft`.
 pub fn nft_table() -> Option<String> {
     let Ok(output) = Command::new("nft").args(["list", "table", "ip", "gvtest0"]).output() else {
-        eprintln!("SKIPPED: no nft here, install nftables to have the firewall judged by it");
+        skipped("no nft here, install nftables to have the firewall judged by it");
         return None;
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

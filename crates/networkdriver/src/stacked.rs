@@ -1,27 +1,36 @@
-//! The macvlan driver: a container has a link of its own on a link of the host, its parent, and stands on the network that
-//! the parent is on. The host itself does not reach it by that, which is macvlan's nature.
+//! The drivers macvlan and ipvlan: a container has a link of its own on a link of the host, its parent, and stands on the
+//! network that the parent is on. The host itself does not reach it by that, which is the nature of such links.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gantry_linux::netlink::Socket;
-use libcontainer::network::link;
+use gantry_linux::netlink::{Message, Socket};
+use libcontainer::network::link::{self, IpvlanFlag, IpvlanMode, Link};
 
 use crate::bridge::free_subnet;
 use crate::places::{Leases, Places};
 use crate::ports::short;
 use crate::{AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Pool, Routes};
 
-/// How a macvlan network is to be.
+/// What containers' links are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Each has a hardware address of its own.
+    Macvlan(u32),
+    /// All have their parent's.
+    Ipvlan(IpvlanMode, IpvlanFlag),
+}
+
+/// How such a network is to be.
 #[derive(Debug, Clone)]
-pub struct MacvlanOptions {
+pub struct StackedOptions {
+    /// Its driver.
+    pub kind: Kind,
     /// The network, for messages.
     pub name: String,
     /// The link of the host that containers' links stand on.
     pub parent: String,
-    /// Who reaches whom.
-    pub mode: u32,
     /// Maximum transmission unit; else the parent's.
     pub mtu: Option<u32>,
     /// The addresses.
@@ -34,7 +43,28 @@ pub struct MacvlanOptions {
     pub internal: bool,
 }
 
-/// The kernel's number of a mode by Docker's name.
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Macvlan(_) => "macvlan",
+            Self::Ipvlan(..) => "ipvlan",
+        }
+    }
+
+    /// The kernel routes what comes and goes by the parent, and asks nobody who has an address.
+    const fn routes(self) -> bool {
+        matches!(self, Self::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s, _))
+    }
+
+    fn link(self, request: &Join<'_>, parent: u32, mtu: Option<u32>, mac: [u8; 6]) -> Message {
+        match self {
+            Self::Macvlan(mode) => link::new_macvlan(request.link, parent, mode, mtu, mac, request.netns),
+            Self::Ipvlan(mode, flag) => link::new_ipvlan(request.link, parent, mode, flag, mtu, request.netns),
+        }
+    }
+}
+
+/// The kernel's number of a mode of macvlan by Docker's name.
 #[must_use]
 pub fn mode(name: &str) -> Option<u32> {
     match name {
@@ -46,10 +76,32 @@ pub fn mode(name: &str) -> Option<u32> {
     }
 }
 
+/// A mode of ipvlan by Docker's name.
+#[must_use]
+pub fn ipvlan_mode(name: &str) -> Option<IpvlanMode> {
+    match name {
+        "" | "l2" => Some(IpvlanMode::L2),
+        "l3" => Some(IpvlanMode::L3),
+        "l3s" => Some(IpvlanMode::L3s),
+        _ => None,
+    }
+}
+
+/// A flag of ipvlan by Docker's name.
+#[must_use]
+pub fn ipvlan_flag(name: &str) -> Option<IpvlanFlag> {
+    match name {
+        "" | "bridge" => Some(IpvlanFlag::Bridge),
+        "private" => Some(IpvlanFlag::Private),
+        "vepa" => Some(IpvlanFlag::Vepa),
+        _ => None,
+    }
+}
+
 /// A network on a link of the host.
 #[derive(Debug)]
-pub struct Macvlan {
-    options: MacvlanOptions,
+pub struct Stacked {
+    options: StackedOptions,
     mtu: u32,
     places: Places,
     state: Mutex<State>,
@@ -63,14 +115,14 @@ struct State {
     removed: bool,
 }
 
-impl Macvlan {
+impl Stacked {
     /// Looks for the parent and settles the addresses; nothing is made until a container joins.
     ///
     /// # Errors
     /// A parent that is not there, no free subnet.
-    pub fn open(options: MacvlanOptions) -> Result<Self, Error> {
+    pub fn open(options: StackedOptions) -> Result<Self, Error> {
         let mut route = Socket::route()?;
-        let parent = parent(&mut route, &options.parent)?;
+        let parent = parent(&mut route, &options)?;
         let mut settle = |wanted: &Addresses, family| match wanted {
             Addresses::None => Ok(None),
             Addresses::Of(pool) => Ok(Some(pool.clone())),
@@ -79,13 +131,26 @@ impl Macvlan {
         };
         let four = settle(&options.ipv4, link::IpFamily::V4)?;
         let six = settle(&options.ipv6, link::IpFamily::V6)?;
-        let places = Places::new(four, six, options.internal);
+        let places = Places::new(four, six, options.internal).routed_by_link(options.kind.routes());
         let state = Mutex::new(State { route, held: HashMap::new(), removed: false });
         Ok(Self { mtu: options.mtu.unwrap_or(parent.mtu), places, state, options })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A parent has links of one kind only, and is no port of a bridge then.
+    fn occupied(&self, error: gantry_linux::Error) -> Error {
+        let StackedOptions { kind, parent, .. } = &self.options;
+        if error.errno() != libc::EBUSY {
+            return error.into();
+        }
+        let driver = kind.name();
+        Error::Conflict(format!(
+            "{error}: its parent {parent} is used otherwise, as by a network of another driver or by a bridge: give {driver} \
+             another parent"
+        ))
     }
 
     fn reserve(&self, state: &State, request: &Join<'_>) -> Result<Leases, Error> {
@@ -98,17 +163,27 @@ impl Macvlan {
         }
         if let Some(port) = request.ports.first() {
             let port = port.container_port;
-            return Err(Error::Invalid(format!("cannot publish port {port}: a macvlan network publishes none")));
+            let driver = self.options.kind.name();
+            return Err(Error::Invalid(format!(
+                "cannot publish port {port}: a network of driver {driver} publishes none"
+            )));
+        }
+        if request.mac.is_some() && matches!(self.options.kind, Kind::Ipvlan(..)) {
+            return Err(Error::Invalid(
+                "ipvlan interfaces do not support custom mac address assignment: they have their parent's".into(),
+            ));
         }
         self.places.take(request)
     }
 }
 
-fn parent(route: &mut Socket, name: &str) -> Result<link::Link, Error> {
+fn parent(route: &mut Socket, options: &StackedOptions) -> Result<Link, Error> {
+    let StackedOptions { kind, parent: name, .. } = options;
     let there = link::link(route, name)?;
     there.ok_or_else(|| {
+        let driver = kind.name();
         Error::Invalid(format!(
-            "no parent interface {name}: a macvlan network stands on a link of the host, give one by -o parent="
+            "no parent interface {name}: a network of driver {driver} stands on a link of the host, give one by -o parent="
         ))
     })
 }
@@ -120,19 +195,22 @@ fn delete_inside(route_socket: BorrowedFd<'_>, name: &str) -> Result<(), Error> 
     }
 }
 
-impl NetworkDriver for Macvlan {
+impl NetworkDriver for Stacked {
     fn name(&self) -> &'static str {
-        "macvlan"
+        self.options.kind.name()
     }
 
     fn join(&self, request: Join<'_>) -> Result<Endpoint, Error> {
         let mut state = self.lock();
         let held = self.reserve(&state, &request)?;
-        let mac = held.mac(&request)?;
-        let parent = parent(&mut state.route, &self.options.parent)?;
-        let new =
-            link::new_macvlan(request.link, parent.index, self.options.mode, self.options.mtu, mac, request.netns);
-        state.route.transact(vec![new])?;
+        let parent = parent(&mut state.route, &self.options)?;
+        let mac = match self.options.kind {
+            Kind::Macvlan(_) => held.mac(&request)?,
+            // A parent without one, as loopback, has six zeros, or none.
+            Kind::Ipvlan(..) => parent.mac.as_slice().try_into().unwrap_or_default(),
+        };
+        let new = self.options.kind.link(&request, parent.index, self.options.mtu, mac);
+        state.route.transact(vec![new]).map_err(|error| self.occupied(error))?;
         if let Err(error) = self.places.configure(&request, &held) {
             return Err(match delete_inside(request.route_socket, request.link) {
                 Ok(()) => error,

@@ -1,0 +1,76 @@
+//! Networks after the database was damaged: from their copies, and without those that were removed since the backup.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use gantry_graph::{Durability, Graph};
+use tracing::warn;
+
+use super::{Document, KIND, copy, write};
+use crate::error::Result;
+
+/// Enters networks that a damaged database lost, from their copies. One that cannot be entered keeps no other from it.
+/// Those that were removed after the backup that came in its place go.
+pub fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
+    for id in copy::removed(data_root) {
+        if graph.db().entity(&id)?.is_some() {
+            graph.db().write(Durability::Process, |tx| tx.purge(&id))?;
+            warn!("network {id} was in the database's backup, and has been removed since");
+        }
+    }
+    let known: BTreeMap<String, String> =
+        graph.db().entities(KIND)?.into_iter().map(|entity| (entity.id, entity.properties)).collect();
+    let read = |text: &String| serde_json::from_str::<Document>(text).ok();
+    let mut names: BTreeSet<String> = known.values().filter_map(read).map(|document| document.name).collect();
+    for mut document in copy::all(data_root) {
+        if known.get(&document.definition.id).and_then(read).is_some() {
+            continue;
+        }
+        if !names.insert(document.name.clone()) {
+            document.name = format!("{}-{}", document.name, document.definition.id.get(..12).unwrap_or_default());
+        }
+        match write(graph, &document, true) {
+            Ok(()) => warn!("network {} was not in the database, and was taken from its copy", document.name),
+            Err(error) => {
+                warn!("network {} could not be taken from its copy: {error}", document.name);
+                copy::set_aside(&document.definition.id, data_root);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::network::NetworkCreate;
+
+    use super::super::{NAMES, define};
+    use super::*;
+
+    #[test]
+    fn a_network_whose_record_is_damaged_is_taken_from_its_copy_under_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let driver = gantry_graphdriver::open(root.path(), Some("vfs")).unwrap().0;
+        let graph = Graph::open(root.path(), driver).unwrap();
+        graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}"))).unwrap();
+        let request = || NetworkCreate { name: "web".into(), ..NetworkCreate::default() };
+        let [web, other] = [(); 2].map(|()| define::document(request()).unwrap().0);
+        write(&graph, &web, false).unwrap();
+        assert!(write(&graph, &other, false).is_err(), "the name is taken");
+        copy::keep(&web, root.path());
+        let id = &web.definition.id;
+        graph.db().put_entity(Durability::Process, id, KIND, "{}").unwrap();
+        find_again(&graph, root.path()).unwrap();
+        let entity = graph.db().entity(id).unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Document>(&entity.properties).unwrap().name, "web");
+        assert_eq!(
+            graph.db().children(&format!("/{NAMES}")).unwrap(),
+            BTreeMap::from([("web".to_owned(), id.clone())])
+        );
+        // As the backup has it that was made before it was removed.
+        copy::forget(id, root.path());
+        find_again(&graph, root.path()).unwrap();
+        assert!(graph.db().entity(id).unwrap().is_none());
+        assert_eq!(graph.db().children(&format!("/{NAMES}")).unwrap(), BTreeMap::new());
+    }
+}

@@ -1,0 +1,115 @@
+//! Drivers by their names and options, and bridges that an earlier daemon left.
+
+use super::*;
+use crate::bridge::tests::world::{join, nft_table, on_a_host};
+
+#[test]
+fn an_address_pool_is_cut_into_subnets() {
+    let pool: AddressPool = "base=10.10.0.0/22,size=24".parse().unwrap();
+    let subnets: Vec<String> = pool.subnets().map(|subnet| subnet.to_string()).collect();
+    assert_eq!(subnets, ["10.10.0.1/24", "10.10.1.1/24", "10.10.2.1/24", "10.10.3.1/24"]);
+    let six: AddressPool = "base=fd00:10::/32,size=64".parse().unwrap();
+    assert_eq!(six.subnets().nth(1).unwrap().to_string(), "fd00:10:0:1::1/64");
+    for bad in
+        ["", "base=10.0.0.0/16", "size=24", "base=10.0.0.0/16,size=8", "base=x,size=24", "base=10.0.0.0/16,size=31"]
+    {
+        assert!(bad.parse::<AddressPool>().is_err(), "{bad}");
+    }
+}
+
+fn options(owner: &str) -> NetworkOptions {
+    NetworkOptions {
+        owner: owner.into(),
+        home: "home".into(),
+        mtu: None,
+        publish_address: Ipv4Addr::UNSPECIFIED,
+        firewall: true,
+        ip_forward: false,
+        firewall_hooks: false,
+        pools: Vec::new(),
+    }
+}
+
+#[test]
+fn a_daemon_whose_bridge_has_another_name_now_removes_the_one_before_once_nobody_is_on_it() {
+    on_a_host(|| {
+        let open = |owner: &str| {
+            let drivers = NetworkDrivers::new(options(owner)).unwrap();
+            let (ipv4, ipv6) = (Addresses::Any, Addresses::None);
+            let bridge = drivers.default_bridge(DefaultBridge { name: owner.into(), ipv4, ipv6, icc: true }).unwrap();
+            (drivers, bridge)
+        };
+        let there = || {
+            let links = link::links(&mut Socket::route().unwrap()).unwrap();
+            let names: Vec<String> = links.into_iter().map(|link| link.name).collect();
+            (names.contains(&"gvtest0".to_owned()), nft_table().map(|table| table.starts_with("table ip gvtest0")))
+        };
+        let (before, bridge) = open("gvtest0");
+        let other = NetworkDrivers::new(NetworkOptions { home: "other".into(), ..options("gvother") }).unwrap();
+        let container = join(&bridge, "web", Vec::new());
+        drop((before, bridge));
+        let (now, _bridge) = open("gvtest1");
+        now.sweep(&["gvtest1".into()]).unwrap();
+        assert!(there().0, "a container is on it");
+        // The other end goes with its namespace.
+        drop(container);
+        let gone = || link::links(&mut Socket::route().unwrap()).unwrap().iter().all(|link| link.master.is_none());
+        let start = std::time::Instant::now();
+        while !gone() {
+            assert!(start.elapsed().as_secs() < 10);
+        }
+        other.sweep(&[]).unwrap();
+        assert!(there().0, "it is another daemon's");
+        now.sweep(&["gvtest1".into()]).unwrap();
+        assert!(matches!(there(), (false, None | Some(false))), "{:?}", there());
+    });
+}
+
+#[test]
+fn an_unknown_driver_and_bad_options_are_refused() {
+    let drivers = NetworkDrivers::new(NetworkOptions { firewall: false, ..options("gv") }).unwrap();
+    let check = |driver: &str, name: &str, value: &str| {
+        drivers.check(&Definition {
+            id: "0".repeat(64),
+            driver: driver.into(),
+            options: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+            internal: false,
+            ipv4: Addresses::Any,
+            ipv6: Addresses::None,
+            found: None,
+        })
+    };
+    assert!(check("bridge", MTU, "1400").is_ok());
+    let internal = Definition {
+        id: "0".repeat(64),
+        driver: "macvlan".into(),
+        options: BTreeMap::from([("parent".to_owned(), "lo".to_owned())]),
+        internal: true,
+        ipv4: Addresses::Any,
+        ipv6: Addresses::None,
+        found: None,
+    };
+    assert!(matches!(drivers.check(&internal), Err(Error::Invalid(text)) if text.contains("cannot be internal")));
+    assert!(drivers.check(&Definition { internal: false, ..internal.clone() }).is_ok());
+    for (name, value, fine) in [
+        ("ipvlan_mode", "l3s", true),
+        ("ipvlan_mode", "l4", false),
+        ("ipvlan_flag", "vepa", true),
+        ("ipvlan_flag", "x", false),
+    ] {
+        let mut definition = Definition { driver: "ipvlan".into(), internal: false, ..internal.clone() };
+        definition.options.insert(name.to_owned(), value.to_owned());
+        assert_eq!(drivers.check(&definition).is_ok(), fine, "{name}={value}");
+    }
+    assert!(matches!(check("no-such", MTU, "1400"), Err(Error::Unknown(_))));
+    for (name, value) in [
+        (MTU, "x"),
+        (MTU, "17"),
+        (ICC, "maybe"),
+        (HOST_BINDING, "::1"),
+        (BRIDGE_NAME, "a/b"),
+        (UNSUPPORTED[0], "routed"),
+    ] {
+        assert!(matches!(check("bridge", name, value), Err(Error::Invalid(_))), "{name}={value}");
+    }
+}
