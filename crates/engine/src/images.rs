@@ -196,8 +196,8 @@ impl ImageSink for GraphSink {
             media_type: image.manifest.descriptor.media_type.clone(),
             layers: image.layers.iter().map(descriptor).collect(),
         };
-        let mut registration =
-            self.graph.register(image.config, Some(manifest))?.seen_in(&image.reference.repository());
+        let graph = self.graph.leavable();
+        let mut registration = graph.register(image.config, Some(manifest))?.seen_in(&image.reference.repository());
         if let Some(index) = image.index {
             registration = registration.chosen_from(document(index));
         }
@@ -206,7 +206,7 @@ impl ImageSink for GraphSink {
         let changed = !present || (tag.is_some() && before.as_ref() != Some(registration.id()));
         let registration = Mutex::new(Some(Arc::new(registration)));
         Ok(Arc::new(Draft {
-            graph: self.graph.clone(),
+            graph,
             keeps_blobs: self.keeps_blobs,
             registration,
             blobs: image.layers.into_iter().map(|layer| layer.digest).collect(),
@@ -271,7 +271,11 @@ impl ImageDraft for Draft {
     }
 
     fn keep_blob(&self, index: usize, blob: &Path) -> std::result::Result<(), SinkError> {
-        Ok(self.registration()?.keep_blob(index, &self.blobs[index], blob)?)
+        Ok(self.registration()?.keep_pulled_blob(index, &self.blobs[index], blob)?)
+    }
+
+    fn leave(&self) {
+        self.graph.leave();
     }
 
     fn attach(&self, documents: Vec<gantry_registry::Document>) {

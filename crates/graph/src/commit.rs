@@ -60,7 +60,7 @@ impl Graph {
         // The registration pins the layers before the draft becomes the last one.
         let registration = self.register(raw, None)?.on_top_of(&record.image);
         match Plan::of(&config.rootfs.diff_ids).last() {
-            Some(plan) if !empty && self.inner.layers.settle(plan, draft, extent) => *settled = true,
+            Some(plan) if !empty && self.inner.layers.settle(plan, draft, extent, &self.left)? => *settled = true,
             _ => self.inner.driver.remove(draft)?,
         }
         registration.commit(commit.name.as_slice())

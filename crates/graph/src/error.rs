@@ -41,6 +41,12 @@ pub enum Error {
     /// The state forbids it; the text says what is in the way.
     #[error("{0}")]
     Conflict(String),
+    /// Whoever waited for a layer that somebody else is making has left.
+    #[error("wait for layer {layer}, which another pull or load is making: cancelled")]
+    Left {
+        /// Its chain id.
+        layer: Digest,
+    },
     /// An image, manifest or name that is not what it must be; the text says why.
     #[error("invalid {what}: {reason}")]
     Invalid {

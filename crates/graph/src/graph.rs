@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -26,6 +27,8 @@ use crate::{Content, Error, GraphDb, Image, Images, Layer, Result, shelf};
 #[derive(Clone)]
 pub struct Graph {
     pub(crate) inner: Arc<Inner>,
+    /// Whoever waits by this handle for a layer that somebody else is making may leave.
+    pub(crate) left: Arc<AtomicBool>,
 }
 
 pub(crate) struct Inner {
@@ -87,7 +90,7 @@ impl Graph {
             content,
             driver,
         };
-        let graph = Self { inner: Arc::new(inner) };
+        let graph = Self { inner: Arc::new(inner), left: Arc::default() };
         if graph.inner.complete {
             graph.collect(&graph.change())?;
             graph.discard_documents(&graph.change())?;
@@ -194,6 +197,19 @@ impl Graph {
         let top = image.layers.last().ok_or_else(|| Error::Conflict(format!("image {} has no layers", id.short())))?;
         self.sound(Some(&top.chain_id))?;
         Ok(self.inner.driver.mount(&top.store_id, true)?)
+    }
+
+    /// A handle of its own for a caller that may leave: what it waits for then is [`Graph::leave`]'s.
+    #[must_use]
+    pub fn leavable(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), left: Arc::default() }
+    }
+
+    /// Ends every wait by this handle, its clones and their registrations for layers that others are making, now and from now on, with
+    /// [`crate::Error::Left`].
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.inner.layers.wake();
     }
 
     /// Whether the layers of one registration may be unpacked in any order and at once.

@@ -61,9 +61,11 @@ impl Graph {
             }
         };
         for plan in Plan::of(&config.rootfs.diff_ids) {
-            if !layers.settle(&plan, &draft, extent) {
+            let settled = layers.settle(&plan, &draft, extent, &self.left);
+            if !matches!(settled, Ok(true)) {
                 layers.discard(&draft);
             }
+            settled?;
         }
         registration.commit(import.name.as_slice())
     }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use gantry_api::reference::Digest;
@@ -52,6 +53,9 @@ impl Slot {
         self.old.clone().map_or(State::Absent, State::There)
     }
 }
+
+/// The slots while they are looked at.
+type Slots<'a> = MutexGuard<'a, HashMap<Digest, Slot>>;
 
 /// The layers by chain id.
 pub(crate) struct Layers {
@@ -107,7 +111,7 @@ impl Layers {
         Self { driver, slots: Mutex::new(there.into_iter().map(slot).collect()), changed: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Slot>> {
+    fn lock(&self) -> Slots<'_> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -236,8 +240,23 @@ impl Layers {
         }
     }
 
-    /// Takes the slot for filling, waiting while somebody else does; `None` when it is filled.
-    fn claim(&self, chain: &Digest) -> Option<Claim<'_>> {
+    /// Has whoever waits look again whether to go on.
+    pub(crate) fn wake(&self) {
+        // Who has looked already waits by now.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits for a change of a slot that somebody works on, until `left`.
+    fn wait<'a>(&self, slots: Slots<'a>, chain: &Digest, left: &AtomicBool) -> Result<Slots<'a>> {
+        if left.load(Ordering::Acquire) {
+            return Err(Error::Left { layer: chain.clone() });
+        }
+        Ok(self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the slot for filling, waiting until `left` while somebody else does; `None` when it is filled.
+    fn claim(&self, chain: &Digest, left: &AtomicBool) -> Result<Option<Claim<'_>>> {
         let mut slots = self.lock();
         loop {
             let slot = slots.entry(chain.clone()).or_default();
@@ -245,20 +264,20 @@ impl Layers {
                 State::There(layer) if slot.suspicion.is_some() => slot.old = Some(Arc::clone(layer)),
                 State::Absent => {}
                 State::Busy => {
-                    slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+                    slots = self.wait(slots, chain, left)?;
                     continue;
                 }
-                State::Draft(..) | State::There(_) => return None,
+                State::Draft(..) | State::There(_) => return Ok(None),
             }
             slot.state = State::Busy;
             let old = slot.old.clone();
-            return Some(Claim { layers: self, chain: chain.clone(), back: slot.before(), old });
+            return Ok(Some(Claim { layers: self, chain: chain.clone(), back: slot.before(), old }));
         }
     }
 
     /// Unpacks a layer from its blob; returns its size, or `None` when it is filled already (then `blob` is not read).
-    pub(crate) fn unpack(&self, plan: &Plan, blob: &mut dyn Read) -> Result<Option<u64>> {
-        let Some(mut claim) = self.claim(&plan.chain_id) else { return Ok(None) };
+    pub(crate) fn unpack(&self, plan: &Plan, blob: &mut dyn Read, left: &AtomicBool) -> Result<Option<u64>> {
+        let Some(mut claim) = self.claim(&plan.chain_id, left)? else { return Ok(None) };
         let id = draft_id(&plan.chain_id, claim.old.as_ref());
         let filled = self.fill(&id, plan.parent.as_ref(), Some(&plan.diff_id), blob);
         let (extent, _) = filled.inspect_err(|_| self.discard(&id))?;
@@ -305,18 +324,18 @@ impl Layers {
 
     /// Makes the filled draft `id` the one that the layer of `plan` comes from; false, and nothing is done, where somebody
     /// else filled it. The caller has the layer pinned.
-    pub(crate) fn settle(&self, plan: &Plan, id: &str, extent: Extent) -> bool {
-        let Some(mut claim) = self.claim(&plan.chain_id) else { return false };
+    pub(crate) fn settle(&self, plan: &Plan, id: &str, extent: Extent, left: &AtomicBool) -> Result<bool> {
+        let Some(mut claim) = self.claim(&plan.chain_id, left)? else { return Ok(false) };
         claim.back = State::Draft(id.to_owned(), extent);
-        true
+        Ok(true)
     }
 
     /// Makes unpacked layers layers, lowest first, those that are not yet; the disk is waited for once.
-    pub(crate) fn commit(&self, plans: &[Plan]) -> Result<Vec<Arc<Layer>>> {
+    pub(crate) fn commit(&self, plans: &[Plan], left: &AtomicBool) -> Result<Vec<Arc<Layer>>> {
         let mut layers = Vec::with_capacity(plans.len());
         let mut claims = Vec::new();
         for plan in plans {
-            let layer = match self.claim_draft(plan)? {
+            let layer = match self.claim_draft(plan, left)? {
                 Ok(layer) => layer,
                 Err((mut claim, draft, extent)) => {
                     let below: Option<&Arc<Layer>> = layers.last();
@@ -374,13 +393,17 @@ impl Layers {
 
     /// The layer where it is one, else the right to make its draft one.
     #[allow(clippy::type_complexity, reason = "used once, above")]
-    fn claim_draft(&self, plan: &Plan) -> Result<std::result::Result<Arc<Layer>, (Claim<'_>, String, Extent)>> {
+    fn claim_draft(
+        &self,
+        plan: &Plan,
+        left: &AtomicBool,
+    ) -> Result<std::result::Result<Arc<Layer>, (Claim<'_>, String, Extent)>> {
         let mut slots = self.lock();
         loop {
             match slots.get_mut(&plan.chain_id) {
                 Some(Slot { state: State::There(layer), .. }) => return Ok(Ok(Arc::clone(layer))),
                 Some(Slot { state: State::Busy, .. }) => {
-                    slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+                    slots = self.wait(slots, &plan.chain_id, left)?;
                 }
                 Some(slot @ Slot { state: State::Draft(..), .. }) => {
                     let back = std::mem::replace(&mut slot.state, State::Busy);

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_api::reference::{Digest, Reference};
-use gantry_linux::fs::Durability;
+use gantry_linux::fs::{self, Durability};
 
 use crate::graph::now;
 use crate::images::canonical;
-use crate::layers::{Extent, Plan};
+use crate::layers::{Extent, Plan, inflated_digest};
 use crate::origin::{Found, documents, merged};
 use crate::records;
 use crate::{
@@ -194,6 +194,22 @@ impl Registration {
         self.graph.content().adopt(&[(file.to_owned(), blob.clone())])
     }
 
+    /// The same for a blob that came by a pull, whose digest is verified: where nothing was unpacked from it, because another
+    /// registration made the layer meanwhile, it is inflated now, and must be that layer.
+    ///
+    /// # Errors
+    /// [`Error::Digest`] when it is another one; as [`Registration::keep_blob`].
+    pub fn keep_pulled_blob(&self, index: usize, blob: &Digest, file: &Path) -> Result<()> {
+        let plan = self.plans.get(index).filter(|_| !held(&self.verified).contains(blob));
+        if let Some(Plan { diff_id: wanted, .. }) = plan {
+            let found = inflated_digest(&mut fs::open(file)?)?;
+            if found != *wanted {
+                return Err(Error::Digest { what: "uncompressed layer", wanted: wanted.clone(), found });
+            }
+        }
+        self.keep_blob(index, blob, file)
+    }
+
     /// Keeps a blob that is verified, as [`Registration::keep_blob`], if it is in the content store.
     pub(crate) fn take_blob(&self, blob: &Digest) {
         self.awaited.add(blob.clone());
@@ -270,7 +286,7 @@ impl Registration {
     /// reads `blob` to its end so that whoever hashes it has seen all of it.
     ///
     /// Blocking; call it from several threads at once. Where [`Graph::unpacks_in_parallel`] is false, call it in order.
-    /// While another registration unpacks the same layer this one waits, and takes the layer if that succeeds.
+    /// While another registration unpacks the same layer this one waits, until [`Graph::leave`], and takes the layer if that succeeds.
     ///
     /// # Errors
     /// [`Error::Stream`] when `blob` fails (it may be tried again), [`Error::Digest`] or a driver's
@@ -279,12 +295,12 @@ impl Registration {
         let plan = self.plans.get(index).ok_or_else(|| {
             Error::invalid(format!("layer {index}"), format!("image {} has {}", self.id.short(), self.plans.len()))
         })?;
-        let unpacked = self.graph.inner.layers.unpack(plan, blob)?;
+        let unpacked = self.graph.inner.layers.unpack(plan, blob, &self.graph.left)?;
         if let (Some(_), Some(_), Some(blob)) = (unpacked, &self.seen, self.blobs_of(index).last()) {
             held(&self.verified).insert(blob.digest.clone());
         }
         if unpacked.is_some() && !self.graph.unpacks_in_parallel() {
-            self.graph.inner.layers.commit(std::slice::from_ref(plan))?;
+            self.graph.inner.layers.commit(std::slice::from_ref(plan), &self.graph.left)?;
         }
         Ok(unpacked.map_or(Unpacked::Shared, Unpacked::Fresh))
     }
@@ -301,12 +317,12 @@ impl Registration {
             let (wanted, found) = (plan.diff_id.clone(), diff_id.clone());
             return Err(Error::Digest { what: "uncompressed layer", wanted, found });
         }
-        Ok(self.graph.inner.layers.settle(plan, id, extent))
+        self.graph.inner.layers.settle(plan, id, extent, &self.graph.left)
     }
 
     /// Makes the layers below layer `index` layers; they must be unpacked.
     pub(crate) fn commit_below(&self, index: usize) -> Result<()> {
-        self.graph.inner.layers.commit(&self.plans[..index]).map(drop)
+        self.graph.inner.layers.commit(&self.plans[..index], &self.graph.left).map(drop)
     }
 
     /// Makes the image visible with these names (tags, and `name@digest` as pulled), on disk, in one step. Every layer
@@ -329,12 +345,12 @@ impl Registration {
         let inner = &self.graph.inner;
         let suspect = self.plans.iter().filter(|plan| inner.layers.suspicion(&plan.chain_id).is_some());
         let suspect: Vec<_> = suspect.map(|plan| &plan.chain_id).collect();
-        inner.layers.commit(&self.plans)?;
+        inner.layers.commit(&self.plans, &self.graph.left)?;
         self.put_documents()?;
         let change = self.graph.change();
         // A removal of the same image may have come between.
         self.put_documents()?;
-        let layers = inner.layers.commit(&self.plans)?.into_iter().enumerate();
+        let layers = inner.layers.commit(&self.plans, &self.graph.left)?.into_iter().enumerate();
         let layers: Vec<_> = layers.map(|(index, layer)| self.with_blobs(index, layer)).collect();
         let mut images = (*self.graph.images()).clone();
         let known = images.get(&self.id);

@@ -50,8 +50,8 @@ impl Graph {
         let _pins = Pins::new(self, vec![chain.clone()]);
         let layer = layers.get(chain).ok_or_else(missing)?;
         let plan = Plan { chain_id: chain.clone(), diff_id: layer.diff_id.clone(), parent: layer.parent.clone() };
-        self.with_archive(&layer.store_id, |archive| layers.unpack(&plan, archive))?;
-        layers.commit(std::slice::from_ref(&plan))?;
+        self.with_archive(&layer.store_id, |archive| layers.unpack(&plan, archive, &self.left))?;
+        layers.commit(std::slice::from_ref(&plan), &self.left)?;
         self.inner.db.write(Durability::Process, |db| db.purge(&records::suspect_id(chain)).map(drop))
     }
 

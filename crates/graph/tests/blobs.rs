@@ -129,6 +129,28 @@ fn a_blob_that_a_pull_hands_over_is_kept_and_leaves_with_a_pull_that_fails() {
 }
 
 #[test]
+fn the_blob_of_a_layer_that_was_there_by_then_is_kept_when_it_is_that_layer_and_refused_when_it_is_not() {
+    let (root, graph) = store();
+    let (source, _, raw) = debian_layout();
+    source.pull(&graph, &["there"]);
+    let (part, other) = (root.path().join("part"), common::gzip(b"something else"));
+    for (blob, is_right) in [(&other, false), (&source.blobs[0], true)] {
+        let mut manifest = Manifest { raw: raw.clone(), ..source.manifest() };
+        manifest.layers[0].digest = digest_of(blob);
+        let registration =
+            graph.register(source.config.clone(), Some(manifest)).unwrap().seen_in("docker.io/library/debian");
+        assert_eq!(registration.unpack(0, &mut blob.as_slice()).unwrap(), gantry_graph::Unpacked::Shared);
+        gantry_linux::fs::write(&part, blob).unwrap();
+        let kept = registration.keep_pulled_blob(0, &digest_of(blob), &part);
+        assert_eq!(kept.is_ok(), is_right, "{kept:?}");
+        if is_right {
+            registration.commit(&[name("debian:12")]).unwrap();
+        }
+    }
+    assert_eq!(kept(&graph, "debian:12"), digests(&source.blobs[..1]));
+}
+
+#[test]
 fn a_manifest_that_lies_about_a_layer_has_nothing_kept_or_saved_in_its_place() {
     for driver in ["overlay", "vfs"] {
         let root = tempfile::tempdir().unwrap();

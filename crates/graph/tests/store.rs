@@ -4,8 +4,8 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, mpsc};
 
 mod common;
 
@@ -165,6 +165,45 @@ fn concurrent_pulls_of_the_same_layers_are_safe() {
     for index in 0..4 {
         assert_eq!(graph.image(&format!("i{index}")).unwrap().size(), 3);
     }
+}
+
+/// A blob that says when it is asked for, and comes when somebody says so.
+struct Held<'a>(&'a [u8], mpsc::Sender<()>, mpsc::Receiver<()>);
+
+impl Read for Held<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.1.send(()).ok();
+        self.2.recv().ok();
+        self.0.read(buffer)
+    }
+}
+
+#[test]
+fn who_waits_for_a_layer_that_another_pull_makes_may_leave_and_the_other_goes_on() {
+    let (_root, graph) = store();
+    let source = debian();
+    let others = source.begin(&graph);
+    let ((begins, begun), (go, held)) = (mpsc::channel(), mpsc::channel());
+    let (leaving, staying) = (graph.leavable(), graph.leavable());
+    let archive = common::layout(&[("debian:12", &source, true)]).0;
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| others.unpack(0, &mut Held(&source.blobs[0], begins, held)));
+        begun.recv().unwrap();
+        // A pull, and a load, which has unpacked a draft of its own by then.
+        let pulling = scope.spawn(|| source.begin(&leaving).unpack(0, &mut source.blobs[0].as_slice()));
+        let loading = scope.spawn(|| leaving.load(&mut archive.as_slice(), None, &|_| ()));
+        let waiting = scope.spawn(|| source.begin(&staying).unpack(0, &mut source.blobs[0].as_slice()));
+        leaving.leave();
+        let left = |error: Error| assert!(matches!(error, Error::Left { .. }), "{error}");
+        left(pulling.join().unwrap().unwrap_err());
+        left(loading.join().unwrap().unwrap_err());
+        assert!(!waiting.is_finished() && !making.is_finished());
+        drop(go);
+        assert!(matches!(making.join().unwrap(), Ok(Unpacked::Fresh(_))));
+        assert_eq!(waiting.join().unwrap().unwrap(), Unpacked::Shared);
+    });
+    drop(others);
+    assert_eq!(graph.driver().list().unwrap().len(), 0, "nothing is left of either");
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
-use crate::credentials::{Credentials, bearer};
+use crate::credentials::{Credentials, basic, bearer};
 use crate::http::{Http, Outgoing, bounded, printable, shown};
 use crate::options::{is_local, is_loopback};
 use crate::redirect::same_origin;
@@ -28,6 +28,8 @@ const CLIENT: &str = "gantry";
 #[derive(Default)]
 pub struct Tokens {
     kept: Mutex<HashMap<Key, (HeaderValue, Instant)>>,
+    /// What token servers gave in place of a refresh token, by the one that the caller has: that may be worth nothing any more.
+    renewed: Mutex<HashMap<(String, String, Credentials), String>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -80,31 +82,28 @@ impl Tokens {
         Ok(None)
     }
 
-    /// Shows credentials to the token server that the challenge in `headers` names. What it gives to be kept instead of the
-    /// password, if anything; the outer `None` where there is no such server.
-    pub async fn identity(&self, question: &Question<'_>, headers: &HeaderMap) -> Result<Option<Option<String>>> {
+    /// Shows credentials to the token server that the challenge in `headers` names. A token for the registry, and what is to be
+    /// kept instead of the password, if anything; `None` where there is no such server.
+    pub async fn identity(
+        &self,
+        question: &Question<'_>,
+        headers: &HeaderMap,
+    ) -> Result<Option<(HeaderValue, Option<String>)>> {
         let challenges = Challenge::all(headers);
         let Some(challenge) = challenges.iter().find(|challenge| challenge.scheme == "bearer") else { return Ok(None) };
         if *question.credentials == Credentials::Anonymous {
             return Err(Error::Unauthorized { detail: "incorrect username or password".to_owned() });
         }
         let parameter = |name: &str| challenge.parameters.get(name).cloned().unwrap_or_default();
-        let mut realm = realm(question, &parameter("realm"))?;
-        if let Credentials::Password { username, .. } = question.credentials {
-            let mut query = realm.query_pairs_mut();
-            query
-                .append_pair("account", username)
-                .append_pair("client_id", CLIENT)
-                .append_pair("offline_token", "true");
-        }
+        let realm = realm(question, &parameter("realm"))?;
         let key = Key {
             realm: realm.to_string(),
             service: parameter("service"),
             scopes: Vec::new(),
             credentials: question.credentials.clone(),
         };
-        let given = request(question, &realm, &key).await?.refresh;
-        Ok(Some(Some(given).filter(|given| !given.is_empty())))
+        let Given { header, refresh, .. } = self.request(question, &realm, &key, true).await?;
+        Ok(Some((header, Some(refresh).filter(|refresh| !refresh.is_empty()))))
     }
 
     async fn token(&self, question: &Question<'_>, challenge: &Challenge) -> Result<HeaderValue> {
@@ -123,12 +122,39 @@ impl Tokens {
         {
             return Ok(header);
         }
-        let Given { header, life, .. } = request(question, &realm, &key).await?;
+        let Given { header, life, .. } = self.request(question, &realm, &key, false).await?;
         let now = Instant::now();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, (_, end)| *end > now);
         kept.insert(key, (header.clone(), now + life));
         Ok(header)
+    }
+
+    /// Asks a token server; with `is_login` also for what may be kept instead of a password.
+    async fn request(&self, question: &Question<'_>, realm: &Url, key: &Key, is_login: bool) -> Result<Given> {
+        let place = (key.realm.clone(), key.service.clone(), key.credentials.clone());
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
+        let mut answer = None;
+        for form in forms(realm, key, is_login, renewed.as_deref()) {
+            let sent = question.http.send(&form).await?;
+            // There are servers that know only one of the forms.
+            let is_unknown = matches!(sent.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+            answer = Some(sent);
+            if !is_unknown {
+                break;
+            }
+        }
+        let given = given(question, realm, answer).await;
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&key.credentials, &given) {
+            (Credentials::Identity { .. }, Ok(Given { refresh, .. })) if !refresh.is_empty() => {
+                renewed.insert(place, refresh.clone());
+            }
+            // The caller's own is tried the next time.
+            (_, Err(Error::Unauthorized { .. })) => drop(renewed.remove(&place)),
+            _ => {}
+        }
+        given
     }
 }
 
@@ -140,27 +166,50 @@ struct Given {
     refresh: String,
 }
 
-async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<Given> {
-    let mut url = realm.clone();
-    let outgoing = if let Credentials::Identity(refresh) = question.credentials {
-        let mut form = Url::parse("form:").expect("a URL");
-        form.query_pairs_mut()
-            .append_pair("grant_type", "refresh_token")
-            .append_pair("service", &key.service)
-            .append_pair("client_id", CLIENT)
-            .append_pair("scope", &key.scopes.join(" "))
-            .append_pair("refresh_token", refresh);
-        Outgoing::form(url, form.query().unwrap_or_default())
-    } else {
+/// The forms in which a token server may be asked, the usual one first: OAuth2 has a form that is posted, and before there was that,
+/// a query.
+fn forms(realm: &Url, key: &Key, is_login: bool, renewed: Option<&str>) -> Vec<Outgoing> {
+    let query = |account: &str, authorization: Option<HeaderValue>| {
+        let mut url = realm.clone();
         let mut query = url.query_pairs_mut();
-        query.append_pair("service", &key.service);
-        for scope in &key.scopes {
-            query.append_pair("scope", scope);
+        if is_login {
+            query.append_pair("account", account).append_pair("client_id", CLIENT).append_pair("offline_token", "true");
         }
+        query.append_pair("service", &key.service).extend_pairs(key.scopes.iter().map(|scope| ("scope", scope)));
         drop(query);
-        Outgoing { authorization: question.credentials.basic(), ..Outgoing::get(url) }
+        Outgoing { authorization, ..Outgoing::get(url) }
     };
-    let answer = question.http.send(&outgoing).await?;
+    let post = |grant: &[(&str, &str)]| {
+        let mut form = Url::parse("form:").expect("a URL");
+        let mut pairs = form.query_pairs_mut();
+        pairs.extend_pairs(grant).append_pair("service", &key.service).append_pair("client_id", CLIENT);
+        pairs.append_pair("scope", &key.scopes.join(" "));
+        drop(pairs);
+        Outgoing::form(realm.clone(), form.query().unwrap_or_default())
+    };
+    match &key.credentials {
+        Credentials::Anonymous | Credentials::Token(_) => vec![query("", None)],
+        Credentials::Password { username, password } => {
+            let kind = if is_login { "offline" } else { "online" };
+            let grant =
+                [("grant_type", "password"), ("access_type", kind), ("username", username), ("password", password)];
+            vec![query(username, basic(username, password)), post(&grant)]
+        }
+        Credentials::Identity { username, token } => {
+            let token = renewed.unwrap_or(token);
+            let mut forms = vec![post(&[("grant_type", "refresh_token"), ("refresh_token", token)])];
+            if !username.is_empty() {
+                forms.push(query(username, basic(username, token)));
+            }
+            forms
+        }
+    }
+}
+
+/// What the answer of a token server gives.
+async fn given(question: &Question<'_>, realm: &Url, answer: Option<Response>) -> Result<Given> {
+    let subject = format!("token of {}", shown(realm));
+    let answer = answer.ok_or_else(|| Error::invalid(&subject, "there is no way to ask for it"))?;
     let status = answer.status();
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         let detail = match question.credentials {
@@ -169,7 +218,6 @@ async fn request(question: &Question<'_>, realm: &Url, key: &Key) -> Result<Give
         };
         return Err(Error::Unauthorized { detail: detail.to_owned() });
     }
-    let subject = format!("token of {}", shown(realm));
     let retry_after = crate::http::retry_after(answer.headers());
     if !status.is_success() {
         return Err(Error::Status { url: shown(realm), status, detail: String::new(), retry_after });

@@ -16,8 +16,8 @@ pub enum Credentials {
     Anonymous,
     /// Name and password.
     Password { username: String, password: String },
-    /// A refresh token for the registry's token server.
-    Identity(String),
+    /// A refresh token for the registry's token server, and whose it is where that is known.
+    Identity { username: String, token: String },
     /// A token for the registry itself.
     Token(String),
 }
@@ -36,18 +36,11 @@ impl Credentials {
         if !auth.registrytoken.is_empty() {
             return Self::Token(auth.registrytoken.clone());
         }
-        if !auth.identitytoken.is_empty() {
-            return Self::Identity(auth.identitytoken.clone());
-        }
-        if !auth.username.is_empty() {
-            return Self::Password { username: auth.username.clone(), password: auth.password.clone() };
-        }
-        let decoded = STANDARD.decode(auth.auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        match decoded.as_deref().and_then(|pair| pair.split_once(':')) {
-            Some((username, password)) if !username.is_empty() => {
-                Self::Password { username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() }
-            }
-            _ => Self::Anonymous,
+        let (username, password) = pair(auth);
+        match auth.identitytoken.as_str() {
+            "" if username.is_empty() => Self::Anonymous,
+            "" => Self::Password { username, password },
+            token => Self::Identity { username, token: token.to_owned() },
         }
     }
 
@@ -64,7 +57,7 @@ impl Credentials {
     /// The header of basic authentication.
     pub fn basic(&self) -> Option<HeaderValue> {
         let Self::Password { username, password } = self else { return None };
-        secret(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
+        basic(username, password)
     }
 
     /// The header of a token that was given by the caller.
@@ -72,6 +65,21 @@ impl Credentials {
         let Self::Token(token) = self else { return None };
         bearer(token)
     }
+}
+
+/// Name and password, also where they are encoded as one.
+fn pair(auth: &AuthConfig) -> (String, String) {
+    if !auth.username.is_empty() {
+        return (auth.username.clone(), auth.password.clone());
+    }
+    let decoded = STANDARD.decode(auth.auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let both = decoded.as_deref().and_then(|pair| pair.split_once(':')).unwrap_or_default();
+    (both.0.to_owned(), both.1.trim_end_matches('\0').to_owned())
+}
+
+/// The header of basic authentication with this name and password.
+pub fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    secret(&format!("Basic {}", STANDARD.encode(format!("{username}:{password}"))))
 }
 
 /// The header of a token.

@@ -27,7 +27,7 @@ pub struct Leases(Mutex<Vec<Leased>>);
 /// One of them.
 pub struct Leased {
     pub lease: Arc<Lease>,
-    /// The layer that was unpacked from it, by this pull.
+    /// The layer that it is the blob of, when all of it came.
     pub layer: Option<usize>,
 }
 
@@ -194,14 +194,15 @@ impl Work {
                 break outcome;
             }
         };
+        if lease.part.is_whole() {
+            let mut leases = self.shared.leases.lock();
+            if let Some(leased) = leases.iter_mut().find(|leased| Arc::ptr_eq(&leased.lease, &lease)) {
+                leased.layer = Some(self.index);
+            }
+        }
         match outcome {
             Unpacked::Shared => self.report.state("Already exists"),
             Unpacked::Fresh => {
-                let mut leases = self.shared.leases.lock();
-                if let Some(leased) = leases.iter_mut().find(|leased| Arc::ptr_eq(&leased.lease, &lease)) {
-                    leased.layer = Some(self.index);
-                }
-                drop(leases);
                 self.report.exactly("Extracting", self.descriptor.size);
                 self.report.state("Pull complete");
             }
@@ -224,13 +225,16 @@ impl Work {
             further: Arc::clone(&self.shared.further),
         };
         let (mut unpack, mut download) = (std::pin::pin!(unpack), std::pin::pin!(download.run()));
-        let mut early = None;
+        let keeps = self.shared.draft.keeps_blobs();
+        let (mut early, mut is_shared) = (None, false);
         loop {
             // Of two failures the download's is the cause: it is looked at first.
             tokio::select! {
                 biased;
                 downloaded = &mut download => break downloaded?,
-                unpacked = &mut unpack, if early.is_none() => match unpacked {
+                unpacked = &mut unpack, if early.is_none() && !is_shared => match unpacked {
+                    // The layer is there, and its blob is wanted all the same.
+                    Ok(Unpacked::Shared) if keeps => is_shared = true,
                     Ok(outcome) => return Ok(Some(outcome)),
                     // What an earlier pull left of it may be what is wrong: the digest tells.
                     Err(error) if part.is_old() || part.round() != round => early = Some(error),
@@ -241,6 +245,9 @@ impl Work {
         self.permit = None;
         self.report.state("Verifying Checksum");
         self.report.state("Download complete");
+        if is_shared {
+            return Ok(Some(Unpacked::Shared));
+        }
         let unpacked = match early {
             Some(error) => Err(error),
             None => {

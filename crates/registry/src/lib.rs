@@ -30,6 +30,7 @@ mod push;
 mod ranges;
 mod reader;
 mod redirect;
+mod referrers;
 mod registry;
 mod search;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use gantry_api::reference::{DEFAULT_DOMAIN, Reference};
 use gantry_api::system::AuthConfig;
-use reqwest::StatusCode;
+use reqwest::{Response, StatusCode, Url};
 
 use crate::credentials::{Credentials, host_of};
 use crate::http::{Outgoing, shown};
@@ -31,20 +31,13 @@ impl Registry {
                 Error::Unauthorized { detail } => Error::Login { url: shown(&url), detail },
                 other => other,
             })?;
-            if let Some(given) = given {
-                return Ok(given);
+            if let Some((token, kept)) = given {
+                let request = Outgoing { authorization: Some(token), ..request };
+                return opened(&session, self.http.send(&request).await?, &url).await.map(|()| kept);
             }
         }
         // Basic, or nothing: what counts is whether the door opens.
-        let answer = session.ask(request).await?;
-        match answer.status() {
-            status if status.is_success() => Ok(None),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                let detail = format!("login attempt to {} failed with status: {status}", shown(&url));
-                Err(Error::Unauthorized { detail })
-            }
-            _ => Err(session.failure(answer, "").await),
-        }
+        opened(&session, session.ask(request).await?, &url).await.map(|()| None)
     }
 
     /// A session for a registry as a whole.
@@ -62,5 +55,17 @@ impl Registry {
         let sources = self.sources(&reference)?;
         let own = sources.last().ok_or_else(|| Error::invalid(address, "it has no registry"))?;
         Ok(Session { access, ..self.session(own, &reference, auth).await? })
+    }
+}
+
+/// Whether the registry lets in who was shown to it.
+async fn opened(session: &Session, answer: Response, url: &Url) -> Result<()> {
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            let detail = format!("login attempt to {} failed with status: {status}", shown(url));
+            Err(Error::Unauthorized { detail })
+        }
+        _ => Err(session.failure(answer, "").await),
     }
 }

@@ -139,6 +139,9 @@ impl Attempt<'_> {
             () = cancel.cancelled() => Err(Error::Cancelled(self.pull.reference.familiar())),
             fetched = self.fetch() => fetched,
         };
+        if fetched.is_err() {
+            self.leave();
+        }
         // The threads that unpack see that nothing more comes; what they made goes with the draft.
         self.tasks.close();
         self.tasks.wait().await;
@@ -164,6 +167,13 @@ impl Attempt<'_> {
             result
         });
         result.await
+    }
+
+    /// Nobody wants the image any more.
+    fn leave(&self) {
+        if let Some(draft) = &*self.slot.lock().unwrap_or_else(PoisonError::into_inner) {
+            draft.leave();
+        }
     }
 
     /// Everything up to the commit. Returns the image's id and digest.
@@ -248,7 +258,13 @@ impl Attempt<'_> {
     }
 }
 
-/// Gives the store the blobs that layers were unpacked from, if it wants them.
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Gives the store the layers' blobs, if it wants them.
 fn keep_blobs(draft: &dyn ImageDraft, leases: &[Leased]) -> Result<()> {
     if !draft.keeps_blobs() {
         return Ok(());

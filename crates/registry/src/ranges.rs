@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
@@ -34,13 +34,20 @@ pub struct Filling {
     part: Arc<Part>,
     report: Arc<LayerReport>,
     sender: mpsc::Sender<Piece>,
-    /// Ranges that nobody fetches yet.
-    ranges: Mutex<VecDeque<Range<u64>>>,
+    queue: Mutex<Queue>,
     /// The registry gave a range.
     gives_ranges: AtomicBool,
     proven: Notify,
     /// What says that it is still the same file there.
     validator: Mutex<Option<HeaderValue>>,
+}
+
+/// What is to be fetched, and by how many.
+struct Queue {
+    /// Ranges that nobody fetches yet.
+    ranges: VecDeque<Range<u64>>,
+    /// Connections that are at work.
+    workers: usize,
 }
 
 enum End {
@@ -65,7 +72,7 @@ impl Filling {
             part: Arc::clone(part),
             report: Arc::clone(report),
             sender,
-            ranges: Mutex::new(ranges.into()),
+            queue: Mutex::new(Queue { ranges: ranges.into(), workers: 0 }),
             gives_ranges: AtomicBool::new(false),
             proven: Notify::new(),
             validator: Mutex::default(),
@@ -75,7 +82,7 @@ impl Filling {
     /// Fetches everything that is missing. Dropped, all of it ends.
     pub async fn run(self: Arc<Self>, tasks: &TaskTracker, further: &Arc<Semaphore>) -> Result<()> {
         let mut workers = JoinSet::new();
-        workers.spawn(tasks.track_future(Arc::clone(&self).work(None)));
+        workers.spawn(tasks.track_future(self.worker(None)));
         loop {
             tokio::select! {
                 done = workers.join_next() => match done {
@@ -84,31 +91,66 @@ impl Filling {
                 },
                 () = self.proven.notified() => {
                     let permits = std::iter::from_fn(|| Arc::clone(further).try_acquire_owned().ok());
-                    for permit in permits.take(CONNECTIONS - 1) {
-                        workers.spawn(tasks.track_future(Arc::clone(&self).work(Some(permit))));
+                    let more = CONNECTIONS.saturating_sub(self.queue().workers);
+                    for permit in permits.take(more) {
+                        workers.spawn(tasks.track_future(self.worker(Some(permit))));
                     }
                 }
             }
         }
     }
 
-    /// Fetches range after range; the permit is for one connection beside the first.
-    async fn work(self: Arc<Self>, _permit: Option<OwnedSemaphorePermit>) -> Result<()> {
-        while let Some(range) = self.claim() {
-            if !self.fetch(range).await? {
-                break;
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that fetches range after range; the permit is for one beside the first.
+    fn worker(
+        self: &Arc<Self>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        self.queue().workers += 1;
+        let filling = Arc::clone(self);
+        async move {
+            let _permit = permit;
+            while let Some(range) = filling.claim() {
+                if !filling.fetch(range).await? {
+                    break;
+                }
             }
+            Ok(())
         }
-        Ok(())
     }
 
+    /// The next range; without one the connection is not at work any more.
     fn claim(&self) -> Option<Range<u64>> {
-        self.ranges.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        let mut queue = self.queue();
+        let range = queue.ranges.pop_front();
+        if range.is_none() {
+            queue.workers -= 1;
+        }
+        range
     }
 
-    /// One range; false when nobody writes any more.
+    /// A connection that is refused leaves its range to the others and is not at work any more; false where there are none.
+    fn leaves(&self, range: &Range<u64>, error: &Error) -> bool {
+        if !matches!(error, Error::Network { .. } | Error::Status { .. } | Error::TooManyRequests { .. }) {
+            return false;
+        }
+        let mut queue = self.queue();
+        if queue.workers < 2 {
+            return false;
+        }
+        queue.workers -= 1;
+        queue.ranges.push_front(range.clone());
+        tracing::debug!(%error, blob = %self.descriptor.digest, connections = queue.workers, "going on with fewer connections");
+        true
+    }
+
+    /// One range; false when nobody writes any more, or others fetch it.
     async fn fetch(&self, mut range: Range<u64>) -> Result<bool> {
         let mut backoff = Backoff::new(self.session.pause(), ATTEMPTS);
+        let mut was_alone = false;
         while !range.is_empty() {
             let before = range.start;
             let error = match self.attempt(&mut range).await {
@@ -119,11 +161,19 @@ impl Filling {
             };
             if range.start > before {
                 backoff.reset();
+            } else if self.leaves(&range, &error) {
+                return Ok(false);
+            } else {
+                was_alone = true;
             }
             if matches!(error, Error::TooManyRequests { .. }) && !self.session.patient {
                 return Err(error);
             }
             self.report.waits(&mut backoff, error).await?;
+        }
+        if was_alone && self.gives_ranges.load(Ordering::Acquire) {
+            // The line was down, and the others have left: they may come back.
+            self.proven.notify_one();
         }
         Ok(true)
     }
@@ -184,7 +234,7 @@ impl Filling {
             return Ok(0);
         }
         if !is_all && !self.gives_ranges.load(Ordering::Acquire) {
-            self.ranges.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.queue().ranges.clear();
             let part = Arc::clone(&self.part);
             let kept = tokio::task::spawn_blocking(move || part.keep_beginning().map_err(Error::part(&part.digest)));
             joined(kept.await)?;

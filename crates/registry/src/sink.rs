@@ -45,14 +45,17 @@ pub trait ImageDraft: Send + Sync {
         false
     }
 
-    /// Takes the compressed blob that layer `index` was unpacked from: its digest is right. The file may be moved away.
+    /// Takes the compressed blob of layer `index`: its digest is right. The file may be moved away.
     ///
     /// # Errors
-    /// When the store cannot.
+    /// When the store cannot, or the blob, which was not unpacked ([`Unpacked::Shared`]), is not that layer.
     fn keep_blob(&self, index: usize, blob: &Path) -> Result<(), SinkError> {
         let _ = (index, blob);
         Ok(())
     }
+
+    /// The pull has ended without the image: a call that waits for what somebody else is doing returns an error.
+    fn leave(&self) {}
 
     /// Takes what the index says about the image: attestations, and what they name.
     fn attach(&self, documents: Vec<Document>);
@@ -70,7 +73,7 @@ pub trait ImageDraft: Send + Sync {
 pub enum Unpacked {
     /// From the blob, which was read to its end.
     Fresh,
-    /// Somebody else brought it meanwhile; the blob was left.
+    /// Somebody else brought it meanwhile; the blob was left unread.
     Shared,
 }
 

@@ -74,7 +74,7 @@ impl Session {
 }
 
 /// What the next page is asked with. Only the question is taken: where it goes is known.
-fn next(from: &Url, headers: &HeaderMap) -> Option<String> {
+pub fn next(from: &Url, headers: &HeaderMap) -> Option<String> {
     let link = headers.get(LINK)?.to_str().ok()?;
     let link = link.split(',').find(|link| link.contains("rel=\"next\"") || link.contains("rel=next"))?;
     let target = link.trim().strip_prefix('<')?.split('>').next()?;

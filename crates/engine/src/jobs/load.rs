@@ -1,19 +1,23 @@
 //! `load`: takes the images of an archive in.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_api::platform::Platform;
 use gantry_api::progress::Progress as Message;
 use gantry_graph::{Loaded, Progress};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::policy::Subject;
 use crate::stream::{Inlet, Opening, Outlet, json_line};
+
+/// Archives that are loaded at once. Each has a thread of those that may block, and may wait there for a layer that a pull unpacks, which
+/// needs two such threads: far fewer than there are (tokio: 512).
+const LOADS: usize = 64;
+static LOADING: Semaphore = Semaphore::const_new(LOADS);
 
 /// Loads an archive of images.
 pub struct Load {
@@ -46,8 +50,13 @@ impl Job for Load {
             "" => Ok(None),
             text => text.parse::<Platform>().map(Some),
         };
-        let (worker, sender, quiet) = (Arc::clone(&engine), self.outlet.sender(), self.quiet);
-        let loaded = blocking(move || {
+        let _place = tokio::select! {
+            place = LOADING.acquire() => place,
+            () = context.cancelled.cancelled() => return Err(Error::unavailable("the load was cancelled")),
+        };
+        let (graph, sender, quiet) = (engine.graph.leavable(), self.outlet.sender(), self.quiet);
+        let leaving = graph.clone();
+        let loading = blocking(move || {
             let platform = match platform {
                 Ok(platform) => platform,
                 Err(refusal) => {
@@ -62,9 +71,16 @@ impl Job for Load {
                     say(&sender, &shown(&progress));
                 }
             };
-            Ok(worker.graph.load(&mut body, platform.as_ref(), &report)?)
-        })
-        .await;
+            Ok(graph.load(&mut body, platform.as_ref(), &report)?)
+        });
+        tokio::pin!(loading);
+        let loaded = tokio::select! {
+            loaded = &mut loading => loaded,
+            () = context.cancelled.cancelled() => {
+                leaving.leave();
+                loading.await
+            }
+        };
         // What unpacking leaves behind it, of a failure or none.
         engine.sweep_soon();
         match loaded {

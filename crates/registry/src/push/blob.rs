@@ -164,7 +164,7 @@ impl Pusher {
         upload::small(&self.session, digest, bytes, None).await
     }
 
-    fn is_target(&self, repository: &Reference) -> bool {
+    pub(super) fn is_target(&self, repository: &Reference) -> bool {
         repository.repository() == self.session.reference.repository()
     }
 

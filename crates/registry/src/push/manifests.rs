@@ -32,15 +32,19 @@ struct Made<'a> {
 
 /// What a manifest of any kind names: images, indexes, artifacts.
 #[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-struct Names {
-    config: Option<Descriptor>,
-    layers: Vec<Descriptor>,
-    manifests: Vec<Entry>,
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Names {
+    pub config: Option<Descriptor>,
+    pub layers: Vec<Descriptor>,
+    pub manifests: Vec<Entry>,
+    /// What it refers to.
+    pub subject: Option<Descriptor>,
+    pub artifact_type: Option<String>,
+    pub annotations: Option<serde_json::Value>,
 }
 
 impl Names {
-    fn read(raw: &[u8], digest: &Digest) -> Result<Self> {
+    pub(super) fn read(raw: &[u8], digest: &Digest) -> Result<Self> {
         serde_json::from_slice(raw).map_err(|error| Error::invalid(format!("manifest {digest}"), error.to_string()))
     }
 }
@@ -96,7 +100,12 @@ impl Pusher {
             verified: false,
             seen: self.seen(index, layer, origin),
         });
-        self.layers(Some(blobs.collect())).await?;
+        let blobs = blobs.collect();
+        let root = origin.index.as_ref().unwrap_or(manifest);
+        let mut subjects = vec![&root.descriptor.digest];
+        subjects.extend(origin.index.as_ref().map(|_| &manifest.descriptor.digest));
+        let (_, referrers) =
+            tokio::try_join!(self.layers(Some(blobs)), async { Ok(self.referring(origin, &subjects).await) })?;
         self.place_bytes(&digest_of(&self.image.config), self.image.config.clone()).await?;
         let root = match &origin.index {
             None => {
@@ -108,6 +117,7 @@ impl Pusher {
                 self.index(reference, origin, index).await?
             }
         };
+        self.copy_referrers(origin, referrers).await;
         Ok(Pushed { reference: reference.clone(), root, manifest: manifest.clone(), made: false, layers })
     }
 
@@ -187,7 +197,7 @@ impl Pusher {
     }
 
     /// A blob that something in an index names.
-    async fn part(&self, blob: &Descriptor, origin: &PushOrigin) -> Result<()> {
+    pub(super) async fn part(&self, blob: &Descriptor, origin: &PushOrigin) -> Result<()> {
         if let Some(held) = origin.attached.iter().find(|document| document.descriptor.digest == blob.digest) {
             return self.place_bytes(&blob.digest, held.raw.clone().into()).await;
         }
@@ -197,7 +207,7 @@ impl Pusher {
     }
 
     /// A manifest from where the image came from.
-    async fn fetched(&self, entry: &Descriptor, origin: &PushOrigin) -> Result<Document> {
+    pub(super) async fn fetched(&self, entry: &Descriptor, origin: &PushOrigin) -> Result<Document> {
         let mut reason = "no registry is known that has it".to_owned();
         for repository in &origin.repositories {
             let sessions = match self.origins.sessions(repository).await {
@@ -217,7 +227,7 @@ impl Pusher {
         Err(Error::Lost { digest: entry.digest.clone(), reason })
     }
 
-    async fn has_manifest(&self, digest: &Digest) -> Result<bool> {
+    pub(super) async fn has_manifest(&self, digest: &Digest) -> Result<bool> {
         match self.session.send(Method::HEAD, &format!("manifests/{digest}"), 0).await {
             Ok(_) => Ok(true),
             Err(Error::ManifestUnknown { .. } | Error::NameUnknown { .. }) => Ok(false),
@@ -225,13 +235,21 @@ impl Pusher {
         }
     }
 
-    /// Puts a manifest under a tag, or under its digest alone.
-    async fn put(&self, document: &Document, tag: Option<&str>) -> Result<()> {
+    /// Puts a manifest under a tag, or under its digest alone; among what refers to its subject, where it has one.
+    pub(super) async fn put(&self, document: &Document, tag: Option<&str>) -> Result<()> {
+        match self.put_as(document, tag.unwrap_or(document.descriptor.digest.as_str())).await? {
+            true => Ok(()),
+            false => self.list_referrer(document).await,
+        }
+    }
+
+    /// Puts a manifest; says whether the registry lists it among what refers to its subject.
+    pub(super) async fn put_as(&self, document: &Document, name: &str) -> Result<bool> {
         let Descriptor { media_type, digest, .. } = &document.descriptor;
         if document.raw.len() > DOCUMENT_LIMIT {
             return Err(Error::invalid(format!("manifest {digest}"), "it is too large for any registry"));
         }
-        let path = format!("manifests/{}", tag.unwrap_or(digest.as_str()));
+        let path = format!("manifests/{name}");
         let kind = HeaderValue::try_from(media_type.as_str())
             .map_err(|_| Error::invalid(format!("manifest {digest}"), "its media type cannot be in a header"))?;
         let request = Outgoing {
@@ -247,10 +265,11 @@ impl Pusher {
                     return Err(self.session.failure(answer, &path).await);
                 }
                 let said = answer.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
-                stored(said, digest, answer.url())
+                stored(said, digest, answer.url())?;
+                Ok(answer.headers().contains_key("oci-subject"))
             };
             match attempt.await {
-                Ok(()) => return Ok(()),
+                Ok(lists) => return Ok(lists),
                 Err(error) => tokio::time::sleep(backoff.pause(error)?).await,
             }
         }

@@ -6,6 +6,7 @@ mod gzip;
 mod layers;
 mod manifests;
 mod origins;
+mod referrers;
 mod source;
 mod upload;
 

@@ -176,20 +176,105 @@ async fn redirects_end() {
     assert!(asked.load(Ordering::SeqCst) < 20);
 }
 
-#[tokio::test]
-async fn an_identity_token_is_exchanged_in_a_form() {
-    let (fake, image) = (Fake::start().await, Image::oci(1));
-    fake.image("app", "1", &image);
+/// Everything needs the token `TOKEN`, which `/token` gives as `give` says.
+fn gives_token(fake: &Fake, give: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
     let realm = format!("http://{}/token", fake.address);
     fake.hook(move |seen, _| {
         if seen.path == "/token" {
-            let right = seen.method == http::Method::POST && seen.query.is_empty();
-            return Some(Reply::new(if right { 200 } else { 401 }, r#"{"access_token":"TOKEN"}"#));
+            return Some(give(seen));
         }
         let challenge = format!(r#"Bearer realm="{realm}",service="fake""#);
         (seen.header("authorization") != Some("Bearer TOKEN"))
             .then(|| Reply::new(401, "").header("www-authenticate", challenge))
     });
-    let auth = Some(AuthConfig { identitytoken: "refresh".into(), ..AuthConfig::default() });
-    Request { auth, ..Request::default() }.pull(&fake.name("app:1")).await.result.unwrap();
+}
+
+fn identity(token: &str, username: &str) -> Option<AuthConfig> {
+    let (identitytoken, username) = (token.to_owned(), username.to_owned());
+    Some(AuthConfig { identitytoken, username, ..AuthConfig::default() })
+}
+
+/// How `/token` was asked: method, form, and what was shown.
+fn questions(fake: &Fake) -> Vec<(String, String, Option<String>)> {
+    let asked = fake.seen().into_iter().filter(|seen| seen.path == "/token");
+    asked
+        .map(|seen| (seen.method.to_string(), seen.form.clone(), seen.header("authorization").map(str::to_owned)))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_in_a_form() {
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    gives_token(&fake, |seen| {
+        let right = seen.method == http::Method::POST && seen.query.is_empty();
+        Reply::new(if right { 200 } else { 401 }, r#"{"access_token":"TOKEN"}"#)
+    });
+    let request = Request { auth: identity("refresh", ""), ..Request::default() };
+    request.pull(&fake.name("app:1")).await.result.unwrap();
+    let form =
+        "grant_type=refresh_token&refresh_token=refresh&service=fake&client_id=gantry&scope=repository%3Aapp%3Apull";
+    assert_eq!(questions(&fake), [("POST".to_owned(), form.to_owned(), None)]);
+}
+
+#[tokio::test]
+async fn a_token_server_that_knows_one_form_only_is_asked_by_that_one() {
+    for (auth, methods, last) in [
+        // There were servers before OAuth2, and there are some that have nothing else.
+        (identity("refresh", "me"), ["POST", "GET"], Some(basic("me", "refresh"))),
+        (login("me", "secret"), ["GET", "POST"], None),
+    ] {
+        let (fake, image) = (Fake::start().await, Image::oci(1));
+        fake.image("app", "1", &image);
+        let knows = methods[1];
+        gives_token(&fake, move |seen| match seen.method == knows {
+            true => Reply::new(200, r#"{"token":"TOKEN"}"#),
+            false => Reply::new(if knows == "GET" { 404 } else { 405 }, ""),
+        });
+        Request { auth, ..Request::default() }.pull(&fake.name("app:1")).await.result.unwrap();
+        let asked = questions(&fake);
+        assert_eq!(asked.iter().map(|(method, ..)| method.as_str()).collect::<Vec<_>>(), methods);
+        assert_eq!(asked[1].2, last);
+        let password = asked[1].1.contains("grant_type=password&access_type=online&username=me&password=secret");
+        assert_eq!(password, methods[1] == "POST", "{asked:?}");
+    }
+    // Nobody is asked by the other form who has refused.
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    gives_token(&fake, |_| Reply::new(401, ""));
+    let request = Request { auth: identity("refresh", "me"), ..Request::default() };
+    assert_eq!(request.pull(&fake.name("app:1")).await.error(), "unauthorized: incorrect username or password");
+    assert_eq!(questions(&fake).len(), 1);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_renewed_is_used_in_place_of_the_one_that_it_came_for() {
+    let fake = Fake::start().await;
+    for name in ["one", "two", "three"] {
+        fake.image(name, "1", &Image::oci(1));
+    }
+    // Each is good for one time, and the caller has the first.
+    let good = Arc::new(std::sync::Mutex::new("first".to_owned()));
+    let next = Arc::clone(&good);
+    gives_token(&fake, move |seen| {
+        let mut good = next.lock().unwrap();
+        if !seen.form.contains(&format!("refresh_token={good}&")) {
+            return Reply::new(401, "");
+        }
+        good.push_str("-next");
+        Reply::new(200, format!(r#"{{"access_token":"TOKEN","refresh_token":"{good}"}}"#))
+    });
+    let parts = tempfile::tempdir().unwrap();
+    let registry = Registry::new(Options::default().parts(parts.path()));
+    let pull = async |name: &str| {
+        let request = Request { auth: identity("first", ""), registry: Some(registry.clone()), ..Request::default() };
+        request.pull(&fake.name(&format!("{name}:1"))).await
+    };
+    pull("one").await.result.unwrap();
+    pull("two").await.result.unwrap();
+    assert_eq!(*good.lock().unwrap(), "first-next-next");
+    // One that is refused is forgotten: the caller's own may have been made good again.
+    "first".clone_into(&mut good.lock().unwrap());
+    assert!(pull("three").await.error().starts_with("unauthorized"));
+    pull("three").await.result.unwrap();
 }

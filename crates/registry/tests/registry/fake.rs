@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -26,6 +27,8 @@ pub struct Seen {
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
+    /// The body, where it is a form.
+    pub form: String,
 }
 
 impl Seen {
@@ -210,11 +213,18 @@ impl<S: Send + 'static> IntoWrapped<S> for Pin<Box<dyn Future<Output = io::Resul
 }
 
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> io::Result<Response<FakeBody>> {
+    let (head, body) = request.into_parts();
+    let is_form = head.headers.get("content-type").is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+    let (form, body) = match is_form {
+        true => (body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec(), None),
+        false => (Vec::new(), Some(body)),
+    };
     let seen = Seen {
-        method: request.method().clone(),
-        path: request.uri().path().to_owned(),
-        query: request.uri().query().unwrap_or_default().to_owned(),
-        headers: request.headers().clone(),
+        method: head.method,
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers,
+        form: String::from_utf8(form).unwrap(),
     };
     let before = state.seen.lock().unwrap().iter().filter(|earlier| earlier.path == seen.path).count();
     state.seen.lock().unwrap().push(seen.clone());
@@ -227,13 +237,13 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> io::Result<Res
     }
     let hooked = state.hook.lock().unwrap().as_ref().and_then(|hook| hook(&seen, before));
     let uploads = state.uploads.lock().unwrap().clone();
-    let reply = match (hooked, uploads) {
-        (Some(reply), _) => reply,
-        (None, Some(uploads)) => match uploads.answer(&seen, request.into_body()).await? {
+    let reply = match (hooked, uploads, body) {
+        (Some(reply), ..) => reply,
+        (None, Some(uploads), Some(body)) => match uploads.answer(&seen, body).await? {
             Some(reply) => reply,
             None => usual(&state, &seen),
         },
-        (None, None) => usual(&state, &seen),
+        _ => usual(&state, &seen),
     };
     Ok(response(reply, &seen.method))
 }

@@ -31,6 +31,7 @@ async fn a_token_server_gives_what_is_kept_instead_of_the_password() {
         let right = seen.header("authorization") == Some(basic("secret").as_str());
         Some(match seen.path.as_str() {
             "/token" if right => Reply::new(200, r#"{"token":"T","refresh_token":"KEEP"}"#),
+            _ if seen.header("authorization") == Some("Bearer T") => Reply::new(200, "{}"),
             _ => Reply::new(401, "").header("www-authenticate", format!(r#"Bearer realm="{realm}",service="s""#)),
         })
     });
@@ -49,6 +50,39 @@ async fn a_token_server_gives_what_is_kept_instead_of_the_password() {
     assert_eq!(error.kind(), gantry_api::ErrorKind::Unauthorized);
     let anonymous = AuthConfig { serveraddress: address.to_string(), ..AuthConfig::default() };
     registry().login(&anonymous).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_open_the_door_is_no_login() {
+    let fake = Fake::start().await;
+    let realm = format!("http://{}/token", fake.address);
+    fake.hook(move |seen, _| {
+        Some(match seen.path.as_str() {
+            "/token" => Reply::new(200, r#"{"token":"T","refresh_token":"KEEP"}"#),
+            _ => Reply::new(401, "").header("www-authenticate", format!(r#"Bearer realm="{realm}",service="s""#)),
+        })
+    });
+    let error = registry().login(&auth(&fake, "secret")).await.unwrap_err().to_string();
+    assert!(error.contains("/v2/ failed with status: 401 Unauthorized") && !error.contains("secret"), "{error}");
+    let shown: Vec<_> = fake.seen().iter().filter_map(|seen| seen.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(shown, [basic("secret"), "Bearer T".to_owned()]);
+}
+
+#[tokio::test]
+async fn a_refresh_token_logs_in_and_what_takes_its_place_is_kept() {
+    let fake = Fake::start().await;
+    let realm = format!("http://{}/token", fake.address);
+    fake.hook(move |seen, _| {
+        Some(match seen.path.as_str() {
+            "/token" if seen.form.contains("refresh_token=OLD&") => {
+                Reply::new(200, r#"{"access_token":"T","refresh_token":"NEW"}"#)
+            }
+            _ if seen.header("authorization") == Some("Bearer T") => Reply::new(200, "{}"),
+            _ => Reply::new(401, "").header("www-authenticate", format!(r#"Bearer realm="{realm}",service="s""#)),
+        })
+    });
+    let old = AuthConfig { identitytoken: "OLD".to_owned(), password: String::new(), ..auth(&fake, "") };
+    assert_eq!(registry().login(&old).await.unwrap().as_deref(), Some("NEW"));
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod own;
 mod points;
 mod pull;
 mod push;
+mod referrers;
 mod resume;
 mod store;
 mod tls;

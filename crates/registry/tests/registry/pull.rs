@@ -7,7 +7,7 @@ use gantry_registry::{Options, Registry};
 
 use crate::fake::{End, Fake, Reply};
 use crate::image::{Image, digest, index};
-use crate::store::{Request, Store, pull};
+use crate::store::{Others, Request, Store, pull};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn by_tag_every_byte_arrives_and_the_words_are_dockers() {
@@ -144,6 +144,31 @@ async fn a_cancelled_pull_leaves_nothing() {
     let name = fake.name("app:1");
     let (outcome, ()) = tokio::join!(request.pull(&name), stop);
     assert_eq!(outcome.error(), format!("pull of {name} was cancelled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_waits_in_the_store_for_what_others_do_ends_when_it_is_cancelled_or_dropped() {
+    for is_dropped in [false, true] {
+        let (fake, image, others) = (Fake::start().await, Image::oci(2), Arc::<Others>::default());
+        fake.image("app", "1", &image);
+        let store = Arc::new(Store { others: Some(Arc::clone(&others)), ..Store::default() });
+        let request = Request { store: Arc::clone(&store), ..Request::default() };
+        let (cancel, name) = (request.cancel.clone(), fake.name("app:1"));
+        let pulling = tokio::spawn(async move { request.pull(&name).await });
+        let until = async |done: &dyn Fn() -> bool| {
+            while !done() {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        until(&|| others.waiting.load(Ordering::SeqCst) == 2).await;
+        if is_dropped {
+            pulling.abort();
+            until(&|| store.drafts.load(Ordering::SeqCst) == 0).await;
+        } else {
+            cancel.cancel();
+            assert_eq!(pulling.await.unwrap().error(), format!("pull of {} was cancelled", fake.name("app:1")));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,11 +60,11 @@ impl Outcome {
         self.result.as_ref().unwrap_or_else(|error| panic!("{error}\n{:#?}", self.progress))
     }
 
-    fn error(&self) -> String {
+    pub fn error(&self) -> String {
         self.result.as_ref().unwrap_err().to_string()
     }
 
-    fn said(&self, text: &str) -> bool {
+    pub fn said(&self, text: &str) -> bool {
         self.progress.iter().any(|message| message.status.contains(text))
     }
 

@@ -153,6 +153,51 @@ async fn a_large_blob_comes_in_ranges_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_refuses_further_connections_is_fetched_from_by_those_that_it_gives() {
+    for refusal in [
+        Reply::error(429, "TOOMANYREQUESTS", "one at a time").header("retry-after", "50"),
+        Reply::error(503, "UNAVAILABLE", "one at a time"),
+        Reply::new(200, vec![0; 100]).ends(End::Break(0)),
+    ] {
+        let (fake, image, parts) = (Fake::start().await, Image::sized(2_000_000), tempfile::tempdir().unwrap());
+        fake.image("app", "1", &image);
+        let path = image.blob_path("app", 0);
+        // The second range does not end before others were asked for, and refused.
+        let (asked, all) = (path.clone(), Arc::new(tokio::sync::Notify::new()));
+        let (refused, open) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&all));
+        let (counted, body) = (Arc::clone(&refused), image.layers[0].clone());
+        let refusal = refusal.clone();
+        fake.hook(move |seen, before| {
+            let from: usize = seen
+                .header("range")
+                .filter(|_| seen.path == asked)?
+                .strip_prefix("bytes=")?
+                .split('-')
+                .next()?
+                .parse()
+                .ok()?;
+            if before == 1 {
+                let range = format!("bytes {from}-{}/{}", from + 99_999, body.len());
+                let reply = Reply::new(206, body[from..from + 100_000].to_vec()).header("content-range", range);
+                return Some(reply.ends(End::Pause(1000, Arc::clone(&open))));
+            }
+            // By then one connection is left.
+            let is_refused = before > 1 && counted.fetch_add(1, Ordering::SeqCst) < 3;
+            is_refused.then(|| refusal.clone())
+        });
+        let request = Request { parts: Some(parts.path().to_owned()), large: Some(400_000), ..Request::default() };
+        let name = fake.name("app:1");
+        let pulling = tokio::spawn(async move { request.pull(&name).await });
+        until(|| refused.load(Ordering::SeqCst) >= 3).await;
+        all.notify_one();
+        let outcome = pulling.await.unwrap();
+        outcome.result.as_ref().unwrap();
+        assert_eq!(outcome.store.layers.lock().unwrap()[&digest(&image.layers[0])], image.layers[0]);
+        assert!(outcome.progress.iter().all(|message| !message.status.contains("Retrying")), "{:?}", outcome.progress);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_wants_compressed_blobs_gets_each_in_one_file() {
     let (fake, image) = (Fake::start().await, Image::oci(2));
     fake.image("app", "1", &image);
@@ -163,6 +208,21 @@ async fn a_store_that_wants_compressed_blobs_gets_each_in_one_file() {
         outcome.result.as_ref().unwrap();
         let blobs = outcome.store.blobs.lock().unwrap();
         assert!((0..2).all(|layer| blobs[&layer] == image.layers[layer]), "of {large}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_compressed_blob_of_a_layer_that_somebody_else_brought_meanwhile_comes_and_is_kept_too() {
+    let (fake, image) = (Fake::start().await, Image::oci(2));
+    fake.image("app", "1", &image);
+    for keeps_blobs in [true, false] {
+        let store = Arc::new(Store { keeps_blobs, shared: Some(0), ..Store::default() });
+        let outcome = Request { store, ..Request::default() }.pull(&fake.name("app:1")).await;
+        outcome.result.as_ref().unwrap();
+        assert_eq!(outcome.states(digest(&image.layers[0]).short()).last().unwrap(), "Already exists");
+        let blobs = outcome.store.blobs.lock().unwrap();
+        assert_eq!(blobs.len(), if keeps_blobs { 2 } else { 0 });
+        assert!(blobs.iter().all(|(index, blob)| *blob == image.layers[*index]));
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use gantry_api::progress::Progress;
@@ -34,10 +34,31 @@ pub struct Store {
     /// Compressed blobs are wanted, too, and here they are by layer.
     pub keeps_blobs: bool,
     pub blobs: Mutex<HashMap<usize, Vec<u8>>>,
+    /// Somebody else has brought this layer when it is asked for.
+    pub shared: Option<usize>,
+    /// Somebody else is at work on every layer until the pull has left: it waits here.
+    pub others: Option<Arc<Others>>,
     /// The archive of this layer is refused.
     pub refuse: Option<usize>,
     /// So is one that begins with zeros.
     pub refuse_zeros: bool,
+}
+
+/// Whoever waits for others.
+#[derive(Default)]
+pub struct Others {
+    pub waiting: AtomicUsize,
+    left: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Others {
+    fn wait(&self) -> SinkError {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let left = self.left.lock().unwrap();
+        drop(self.changed.wait_while(left, |left| !*left).unwrap());
+        "the pull has left".into()
+    }
 }
 
 pub struct Sink(pub Arc<Store>);
@@ -85,6 +106,12 @@ impl ImageDraft for Draft {
             blob.read_exact(&mut [0; 10])?;
             return Err("the archive is hostile".into());
         }
+        if self.store.shared == Some(index) {
+            return Ok(Unpacked::Shared);
+        }
+        if let Some(others) = &self.store.others {
+            return Err(others.wait());
+        }
         let mut bytes = vec![0; 100];
         blob.read_exact(&mut bytes)?;
         if self.store.refuse_zeros && bytes.iter().all(|byte| *byte == 0) {
@@ -103,6 +130,13 @@ impl ImageDraft for Draft {
     fn keep_blob(&self, index: usize, blob: &Path) -> Result<(), SinkError> {
         self.store.blobs.lock().unwrap().insert(index, std::fs::read(blob)?);
         Ok(std::fs::remove_file(blob)?)
+    }
+
+    fn leave(&self) {
+        if let Some(others) = &self.store.others {
+            *others.left.lock().unwrap() = true;
+            others.changed.notify_all();
+        }
     }
 
     fn attach(&self, documents: Vec<Document>) {

@@ -29,6 +29,8 @@ pub struct Uploads {
     pub forgets: Mutex<VecDeque<usize>>,
     /// Sessions are gone when a PATCH broke off.
     pub forgetful: Mutex<bool>,
+    /// A manifest is listed among what refers to its subject.
+    pub lists_referrers: Mutex<bool>,
     /// Blobs are not mounted.
     pub mounts_nothing: Mutex<bool>,
 }
@@ -170,7 +172,11 @@ impl Uploads {
         for name in [tag.to_owned(), digest.to_string()] {
             manifests.insert((repository.to_owned(), name), (kind.clone(), raw.to_vec()));
         }
-        Reply::new(201, "").header("docker-content-digest", digest.to_string())
+        let reply = Reply::new(201, "").header("docker-content-digest", digest.to_string());
+        match parsed["subject"]["digest"].as_str().filter(|_| *self.lists_referrers.lock().unwrap()) {
+            Some(subject) => reply.header("oci-subject", subject),
+            None => reply,
+        }
     }
 }
 
