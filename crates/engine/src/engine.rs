@@ -107,30 +107,34 @@ impl Engine {
     ///
     /// # Errors
     /// As the job; `Unavailable` when the daemon is shutting down.
-    pub async fn run<J: Job>(self: &Arc<Self>, job: J, environment: Environment) -> Result<J::Output> {
+    pub async fn run<J: Job>(self: &Arc<Self>, mut job: J, environment: Environment) -> Result<J::Output> {
         if self.stopping.load(Ordering::Acquire) && environment.parent.is_none() {
             return Err(Error::unavailable(format!("{}: the daemon is shutting down", J::NAME)));
         }
-        self.judge(&job, &environment)?;
+        // As its caller put it, for the log.
+        let arguments = job.arguments();
+        self.judge(&mut job, &environment, &arguments)?;
         let engine = Arc::clone(self);
         if !J::CLASS.outlives_caller() {
-            return engine.execute(job, environment).await;
+            return engine.execute(job, arguments, environment).await;
         }
         // Tracked, so that a shutdown waits for it.
-        let task = self.background.spawn(async move { engine.execute(job, environment).await });
+        let task = self.background.spawn(async move { engine.execute(job, arguments, environment).await });
         task.await.unwrap_or_else(|panic| Err(Error::system(format!("{}: the job crashed: {panic}", J::NAME))))
     }
 
     /// Asks the policy of the caller's door, once: what a job starts itself is part of what was allowed.
-    fn judge<J: Job>(&self, job: &J, environment: &Environment) -> Result<()> {
+    fn judge<J: Job>(&self, job: &mut J, environment: &Environment, arguments: &str) -> Result<()> {
         let Some(door) = environment.door.as_ref().filter(|_| environment.parent.is_none()) else { return Ok(()) };
+        if let Some(known) = door.known(self) {
+            job.identify(&known);
+        }
         let deed = Deed { job: J::NAME, reads: J::READS, subject: job.subject() };
         let judged = door.judge(self, &deed);
         if let Err(error) = &judged {
             let caller = &environment.caller;
             info!(job = J::NAME, %caller, door = door.name(), "refused: {error}");
-            Entry::begin(self.audit.as_ref(), J::NAME, &job.arguments(), environment)
-                .end("denied", Some(&error.message));
+            Entry::begin(self.audit.as_ref(), J::NAME, arguments, environment).end("denied", Some(&error.message));
         }
         judged
     }
@@ -143,8 +147,12 @@ impl Engine {
         self.audit.as_ref().map_or(Ok(()), Audit::reopen)
     }
 
-    async fn execute<J: Job>(self: Arc<Self>, job: J, environment: Environment) -> Result<J::Output> {
-        let arguments = job.arguments();
+    async fn execute<J: Job>(
+        self: Arc<Self>,
+        job: J,
+        arguments: String,
+        environment: Environment,
+    ) -> Result<J::Output> {
         let place = self.jobs.enter(J::NAME, J::CLASS, arguments.clone(), &environment);
         let (id, parent, caller) = (place.id, environment.parent, environment.caller.clone());
         debug!(job = J::NAME, id, parent, %caller, arguments, "job started");

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
 use crate::error::Result;
-use crate::policy::{Door, Subject};
+use crate::policy::{Door, Known, Subject};
 
 /// One kind of work.
 pub trait Job: Send + 'static {
@@ -33,6 +33,10 @@ pub trait Job: Send + 'static {
     fn subject(&self) -> Subject<'_> {
         Subject::Daemon
     }
+
+    /// Puts ids for the names of what it is about, as the policy of a door knows them: what was judged is what the job
+    /// is done to, whatever is called so by then.
+    fn identify(&mut self, _known: &Known<'_>) {}
 
     /// Its arguments, as a person would write them.
     fn arguments(&self) -> String {

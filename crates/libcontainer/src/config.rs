@@ -186,6 +186,8 @@ pub struct Mount {
     pub mapped: Option<MountMapping>,
     /// Begin a tmpfs with what is at the destination.
     pub copy_up: bool,
+    /// No symbolic link may be on the way to a bind's source.
+    pub exact: bool,
 }
 
 /// The mapping of a mount; without ranges it is that of the container's user namespace.

@@ -2,11 +2,17 @@
 
 mod activation;
 mod audit;
+mod authority;
 mod contexts;
+mod crowds;
 mod museum;
 mod policies;
+mod revoked;
 mod rude;
+mod settings;
 mod ssh;
+mod suites;
+mod systemd;
 mod tls;
 mod work;
 
@@ -30,9 +36,9 @@ impl Doors {
         certificates(&files.path().join("tls"), &["--host", "127.0.0.1"]);
         let port = free_port();
         let rules = r#"{
-            "jobs": ["read", "create", "start", "stop", "delete", "wait", "exec_create", "exec_start", "attach", "network_create"],
+            "jobs": ["read", "create", "start", "stop", "delete", "wait", "exec_create", "exec_start", "attach", "network_create", "network_connect", "rename"],
             "labels": ["team=a"],
-            "binds": ["/srv/gantry-doors/"]
+            "binds": ["/srv/gantry-doors/", "/srv/gantry-doors-links/"]
         }"#;
         std::fs::write(files.path().join("policy.json"), rules).expect("write the policy");
         let flags = [

@@ -1,7 +1,7 @@
 //! Policies: what a read-only socket and one for a team let pass, judged on what would be done.
 
 use gantry_tests::http::{self, Response};
-use gantry_tests::{IMAGE, Output};
+use gantry_tests::{IMAGE, Options, Output, World, eventually};
 use serde_json::json;
 
 use super::{Doors, clients, doors, run};
@@ -39,19 +39,19 @@ fn a_read_only_socket_lets_every_get_pass_and_no_change() {
             continue;
         }
         seen += 1;
-        let path = path.replace("{name...}", &name).replace("{name}", &name).replace("{id}", "nope");
-        let query = if path.ends_with("/archive") { "?path=/etc/passwd" } else { "?stream=0&stdout=1" };
+        // Everything that is right in itself, so that nothing but the policy refuses it.
+        let id = if path.starts_with("/jobs/") { "1" } else { "nope" };
+        let path = path.replace("{name...}", &name).replace("{name}", &name).replace("{id}", id);
+        let query = "path=/etc/passwd&stream=0&stdout=1&h=1&w=1&fromImage=busybox&repo=x&name=y";
         let body =
             (method == "POST").then(|| json!({ "Image": IMAGE, "Cmd": ["true"], "Name": "x", "Container": name }));
-        let answer = ask(&doors, "read-only.sock", method, &format!("{path}{query}"), body.as_ref());
-        let harmless = path == "/build/prune";
+        let answer = ask(&doors, "read-only.sock", method, &format!("{path}?{query}"), body.as_ref());
+        let (status, said) = (answer.status, answer.text());
         match method {
-            "GET" | "HEAD" => assert_ne!(answer.status, 403, "{method} {path}: {}", answer.text()),
-            _ if harmless => {}
-            _ => {
-                // What is wrong in itself may be told first; nothing else may happen.
-                assert!(matches!(answer.status, 400 | 403), "{method} {path}: {} {}", answer.status, answer.text());
-            }
+            "GET" | "HEAD" => assert_ne!(status, 403, "{method} {path}: {said}"),
+            // There is no builder, and nothing to prune.
+            _ if path == "/build/prune" => assert_eq!(status, 200, "{said}"),
+            _ => assert_eq!(status, 403, "{method} {path}: {said}"),
         }
     }
     assert!(seen > 50, "the table was read: {seen}");
@@ -198,4 +198,146 @@ fn what_others_have_is_not_handed_on(doors: &Doors) {
     through(doors, "team.sock", &["start", &second]).fails(1, "a mount of /etc");
     through(doors, "team.sock", &["cp", &format!("{second}:/h/passwd"), "-"]).fails(1, "a mount of /etc");
     root.ok(&["rm", "-f", &hosted, &handed, &first, &second]);
+}
+
+#[test]
+fn no_spelling_of_a_name_leads_to_what_a_team_must_not_see() {
+    let doors = doors();
+    let root = doors.world.gantry();
+    let team = |arguments: &[&str]| through(&doors, "team.sock", arguments);
+    // Until two begin alike: with sixteen digits no later than the seventeenth.
+    let mut hidden: Vec<String> = Vec::new();
+    let alike = loop {
+        let id = root.ok(&["create", "--name", &doors.world.name(&format!("hidden{}", hidden.len())), IMAGE, "true"]);
+        let digit = id[..1].to_owned();
+        hidden.push(id);
+        if hidden.iter().filter(|id| id.starts_with(&digit)).count() > 1 {
+            break digit;
+        }
+    };
+    for name in [&alike, &hidden[0][..12], &hidden[0]] {
+        team(&["inspect", "--type", "container", name]).fails(1, "no such container");
+        let filter = format!("before={name}");
+        team(&["ps", "-a", "--filter", &filter]).fails(1, &format!("No such container: {name}"));
+    }
+    let net = doors.world.name("net");
+    let own = doors.world.name("speller");
+    team(&["network", "create", "--label", "team=a", &net]).ok();
+    team(&["create", "--name", &own, "--label", "team=a", "--network", &net, IMAGE, "true"]).ok();
+    let link = format!("{}:other", hidden[0]);
+    let other_net = doors.world.name("net2");
+    team(&["network", "create", "--label", "team=a", &other_net]).ok();
+    team(&["network", "connect", "--link", &link, &other_net, &own]).fails(1, "No such container");
+    team(&["network", "connect", &other_net, &own]).ok();
+    // The host's network by its id, as the container's mode and among its places.
+    let host = root.ok(&["network", "inspect", "host", "--format", "{{.Id}}"]);
+    for id in [&host, &host[..12]] {
+        team(&["create", "--label", "team=a", "--network", id, IMAGE, "true"]).fails(1, "host's network");
+    }
+    let labels = json!({ "team": "a" });
+    let create = |host_config: serde_json::Value, networks: serde_json::Value| {
+        let body = json!({ "Image": IMAGE, "Cmd": ["true"], "Labels": labels, "HostConfig": host_config,
+            "NetworkingConfig": { "EndpointsConfig": networks } });
+        ask(&doors, "team.sock", "POST", "/containers/create", Some(&body))
+    };
+    let answer = create(json!({}), json!({ host.as_str(): {} }));
+    assert_eq!((answer.status, answer.message().contains("host's network")), (403, true), "{}", answer.text());
+    let answer = create(json!({ "NetworkMode": net }), json!({ net.as_str(): { "Links": [link] } }));
+    assert_eq!((answer.status, answer.message().contains("No such container")), (400, true), "{}", answer.text());
+    for hole in ["MaskedPaths", "ReadonlyPaths"] {
+        let answer = create(json!({ hole: [] }), json!({}));
+        assert_eq!((answer.status, answer.message().contains("/proc")), (403, true), "{}", answer.text());
+    }
+    // What somebody else made without them is not for the team's hands.
+    let open = doors.world.name("unmasked");
+    let body =
+        json!({ "Image": IMAGE, "Cmd": ["sleep", "600"], "Labels": labels, "HostConfig": { "MaskedPaths": [] } });
+    let made = doors.world.daemon.post(&format!("/containers/create?name={open}"), Some(&body)).expect("an answer");
+    assert_eq!(made.status, 201, "{}", made.text());
+    root.ok(&["start", &open]);
+    team(&["exec", &open, "true"]).fails(1, "confinement of /proc");
+    root.ok(&["rm", "-f", &open, &own]);
+    root.ok(&["network", "rm", &net, &other_net]);
+    root.ok(&[&["rm"][..], &hidden.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+}
+
+#[test]
+fn a_name_that_changes_hands_does_not_lead_a_job_to_another_container() {
+    let doors = doors();
+    let root = doors.world.gantry();
+    let victim = root.ok(&["run", "-d", IMAGE, "sleep", "600"]);
+    let own = root.ok(&["create", "--label", "team=a", IMAGE, "true"]);
+    // A name that is the beginning of another one's id.
+    let name = &victim[..12];
+    let rename =
+        |to: &str| ask(&doors, "team.sock", "POST", &format!("/containers/{own}/rename?name={to}"), None).status;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!((rename(name), rename(&format!("{name}-x"))), (204, 204));
+            }
+        });
+        let stop = || {
+            for _ in 0..150 {
+                let status = ask(&doors, "team.sock", "POST", &format!("/containers/{name}/stop?t=0"), None).status;
+                assert!(matches!(status, 304 | 404), "{status}");
+            }
+        };
+        let stopping: Vec<_> = (0..3).map(|_| scope.spawn(stop)).collect();
+        let stopped: Vec<_> = stopping.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(stopped.iter().all(Result::is_ok), "nothing but the team's own was reached");
+    });
+    assert_eq!(root.inspect(&victim, "{{.State.Running}}"), "true");
+    root.ok(&["rm", "-f", &victim, &own]);
+}
+
+#[test]
+fn the_hosts_cgroup_namespace_is_not_had_by_asking_for_nothing() {
+    let files = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| files.path().join(name).display().to_string();
+    std::fs::write(at("policy"), r#"{"jobs": ["*"]}"#).expect("write the policy");
+    let socket = format!("--socket=path={},policy={},mode=0600", at("guarded.sock"), at("policy"));
+    let flags = vec!["--default-cgroupns-mode=host".to_owned(), socket];
+    let _world = World::start(Options { flags, ..Options::default() }).unwrap_or_else(|error| panic!("{error:?}"));
+    let home = tempfile::tempdir().expect("a home");
+    let environment = [("DOCKER_HOST", format!("unix://{}", at("guarded.sock")))];
+    for program in clients() {
+        let ask = |arguments: &[&str]| run(&program, home.path(), &environment, arguments);
+        ask(&["create", IMAGE, "true"]).fails(1, "the host's cgroup namespace");
+        ask(&["create", "--cgroupns", "private", IMAGE, "true"]).ok();
+    }
+}
+
+#[test]
+fn a_link_that_comes_later_leads_no_restart_elsewhere() {
+    let doors = doors();
+    let root = doors.world.gantry();
+    let name = doors.world.name("relinked");
+    let base = std::path::Path::new("/srv/gantry-doors-links").join(format!("{name}-{}", std::process::id()));
+    std::fs::create_dir_all(base.join("real/sub")).expect("make a directory");
+    std::os::unix::fs::symlink(base.join("real"), base.join("link")).expect("a link");
+    // Through a link that leads to what is listed: it is looked at once.
+    let bind = format!("{}:/x", base.join("link/sub").display());
+    let made = ["run", "-d", "--restart", "always", "--label", "team=a", "--name", &name, "-v", &bind, IMAGE];
+    through(&doors, "team.sock", &[&made[..], &["sh", "-c", "trap 'exit 1' USR1; sleep 600 & wait"]].concat()).ok();
+    let source = root.inspect(&name, "{{(index .Mounts 0).Source}}");
+    assert_eq!(source, base.join("real/sub").display().to_string());
+    std::fs::remove_file(base.join("link")).expect("take the link away");
+    std::os::unix::fs::symlink("/etc", base.join("link")).expect("another link");
+    root.ok(&["kill", "-s", "USR1", &name]);
+    eventually("its policy restarts it", || root.inspect(&name, "{{.RestartCount}}") == "1");
+    eventually("it runs", || root.run(&["exec", &name, "true"]).code == 0);
+    root.ok(&["exec", &name, "test", "!", "-e", "/x/passwd"]);
+    // What it was made with becomes a link.
+    std::fs::remove_dir(base.join("real/sub")).expect("take the directory away");
+    std::os::unix::fs::symlink("/etc", base.join("real/sub")).expect("a link");
+    root.ok(&["kill", "-s", "USR1", &name]);
+    eventually("it is not started", || root.inspect(&name, "{{.State.Error}}").contains("there is a link on the way"));
+    root.ok(&["stop", "-t", "0", &name]);
+    root.run(&["start", &name]).fails(1, "there is a link on the way");
+    root.ok(&["rm", "-f", &name]);
+    std::fs::remove_dir_all(&base).expect("put the directory away");
+    std::fs::remove_dir("/srv/gantry-doors-links").expect("put the directory away");
 }

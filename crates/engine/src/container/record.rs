@@ -61,6 +61,9 @@ pub struct Record {
     /// User and group of the process that had it made: through a user namespace its binds are theirs.
     #[serde(default)]
     pub caller: Option<(u32, u32)>,
+    /// A policy judged its binds by their paths: no link on the way to them may lead elsewhere, whenever it is started.
+    #[serde(default)]
+    pub exact_binds: bool,
 }
 
 impl Record {
@@ -88,6 +91,7 @@ impl Record {
             anonymous_volumes: Vec::new(),
             users: None,
             caller: None,
+            exact_binds: false,
         }
     }
 

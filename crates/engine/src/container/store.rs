@@ -171,20 +171,28 @@ impl Store {
     /// # Errors
     /// Docker's `No such container`; when a beginning is not unique.
     pub fn get(&self, name: &str) -> Result<Arc<Container>> {
+        self.get_among(name, |_| true)
+    }
+
+    /// The same among those that are `there`: the others neither answer nor make a beginning ambiguous.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn get_among(&self, name: &str, there: impl Fn(&Container) -> bool) -> Result<Arc<Container>> {
+        let gone = || Error::not_found(format!("No such container: {name}"));
         let index = self.read();
         let plain = name.strip_prefix('/').unwrap_or(name);
-        if let Some(found) = index.by_id.get(plain) {
-            return Ok(Arc::clone(found));
-        }
-        if let Some(found) = index.by_name.get(plain).and_then(|id| index.by_id.get(id)) {
-            return Ok(Arc::clone(found));
+        let named = || index.by_name.get(plain).and_then(|id| index.by_id.get(id));
+        if let Some(found) = index.by_id.get(plain).or_else(named) {
+            return if there(found) { Ok(Arc::clone(found)) } else { Err(gone()) };
         }
         if plain.contains('/') {
             drop(index);
-            return self.by_link(plain).ok_or_else(|| Error::not_found(format!("No such container: {name}")));
+            return self.by_link(plain).filter(|found| there(found)).ok_or_else(gone);
         }
         if !plain.is_empty() && plain.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let mut matching = index.by_id.range(plain.to_owned()..).take_while(|(id, _)| id.starts_with(plain));
+            let begin = index.by_id.range(plain.to_owned()..).take_while(|(id, _)| id.starts_with(plain));
+            let mut matching = begin.filter(|(_, container)| there(container));
             if let Some((_, found)) = matching.next() {
                 if matching.next().is_some() {
                     return Err(Error::invalid(format!(
@@ -194,7 +202,7 @@ impl Store {
                 return Ok(Arc::clone(found));
             }
         }
-        Err(Error::not_found(format!("No such container: {name}")))
+        Err(gone())
     }
 
     /// The exec `id` and its container.

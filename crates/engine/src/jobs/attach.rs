@@ -6,7 +6,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::logs::{Query, Reader};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::stream::{Connection, Hijack, Opening};
 
 /// Attaches a client.
@@ -35,6 +35,10 @@ impl Job for Attach {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -12,7 +12,7 @@ use crate::container::{Container, Record, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Makes an image of a container's root and configuration.
 pub struct Commit {
@@ -42,6 +42,10 @@ impl Job for Commit {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -5,7 +5,7 @@ use gantry_api::container::ContainerChange;
 use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Lists changed paths.
 pub struct ContainerChanges {
@@ -21,6 +21,10 @@ impl Job for ContainerChanges {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -17,7 +17,7 @@ use crate::container::{Container, State};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::spec::users::as_root;
 use crate::stream::{Cancellable, Inlet, Opening, Outlet};
 
@@ -76,6 +76,10 @@ impl Job for ArchiveStat {
         Subject::Container(&self.container)
     }
 
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
+    }
+
     fn arguments(&self) -> String {
         format!("{}:{}", self.container, self.path)
     }
@@ -96,6 +100,10 @@ impl Job for ArchiveGet {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {
@@ -132,6 +140,10 @@ impl Job for ArchivePut {
         Subject::Container(&self.container)
     }
 
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
+    }
+
     fn arguments(&self) -> String {
         format!("{}:{}", self.container, self.path)
     }
@@ -153,6 +165,10 @@ impl Job for Export {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::exec::ExecState;
 use crate::job::{Class, Context, Job};
 use crate::networks;
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::spec::confinement::SecurityOptions;
 
 /// Shows a container.
@@ -29,6 +29,10 @@ impl Job for ContainerInspect {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -8,7 +8,7 @@ use gantry_api::filters::Filters;
 use gantry_api::reference::Reference;
 use jiff::Timestamp;
 
-use crate::container::Record;
+use crate::container::{Container, Record};
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Environment, Job};
@@ -76,7 +76,9 @@ fn list(
     let mut records: Vec<Arc<Record>> = engine.containers.all().iter().map(|container| container.record()).collect();
     records.retain(|record| environment.shows(&record.labels()));
     records.sort_by_key(|record| Reverse(record.created));
-    let created = |name: &str| engine.containers.get(name).map(|container| container.record().created);
+    // Who may not be seen has no age either.
+    let shown = |container: &Container| environment.shows(&container.record().labels());
+    let created = |name: &str| engine.containers.get_among(name, shown).map(|container| container.record().created);
     let before = filters.get("before").map(created).collect::<Result<Vec<_>>>()?;
     let since = filters.get("since").map(created).collect::<Result<Vec<_>>>()?;
     let by_state = filters.get("status").next().is_some() || filters.get("exited").next().is_some();

@@ -13,7 +13,7 @@ use crate::container::Record;
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Caller, Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::spec::confinement::SecurityOptions;
 use crate::spec::mounts::Wanted;
 use crate::spec::{self, merge_environment, mounts, security};
@@ -39,6 +39,10 @@ impl Job for Create {
         Subject::NewContainer(&self.request)
     }
 
+    fn identify(&mut self, known: &Known<'_>) {
+        known.request(&mut self.request);
+    }
+
     fn arguments(&self) -> String {
         let name = self.name.as_deref().unwrap_or_default();
         format!("{} {name}", self.request.config.image).trim_end().to_owned()
@@ -50,7 +54,8 @@ impl Job for Create {
             Caller::Process { uid, gid, .. } => Some((uid, gid)),
             Caller::Daemon | Caller::Remote { .. } => None,
         };
-        blocking(move || create(&engine, self, caller)).await
+        let judged = context.environment.door.as_ref().is_some_and(|door| door.is_guarded());
+        blocking(move || create(&engine, self, caller, judged)).await
     }
 }
 
@@ -62,7 +67,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     Err(Error::invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
 }
 
-fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>) -> Result<CreateResponse> {
+fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>, judged: bool) -> Result<CreateResponse> {
     let Create { name, platform, request } = job;
     let name = name.map(|name| name.strip_prefix('/').unwrap_or(&name).to_owned());
     if let Some(name) = &name {
@@ -74,7 +79,7 @@ fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>) -> Result<Cr
         ErrorKind::NotFound => Error::invalid(error.message),
         _ => error,
     })?;
-    record.caller = caller;
+    (record.caller, record.exact_binds) = (caller, judged);
     let links = networks::links::wanted(engine, &record.host_config).map_err(|error| match error.kind {
         ErrorKind::NotFound => Error::invalid(error.message),
         _ => error,
@@ -202,6 +207,11 @@ fn command(config: &Config) -> Result<(String, Vec<String>)> {
     }
 }
 
+/// The cgroup namespace of a container that asks for none.
+pub fn usual_cgroup_namespace<'a>(engine: &'a Engine, host_config: &HostConfig) -> &'a str {
+    if host_config.privileged { "host" } else { &engine.options.cgroupns_mode }
+}
+
 /// Defaults of what the caller left open.
 fn fill_in(engine: &Engine, config: &Config, host_config: &mut HostConfig) -> Result<()> {
     let options = &engine.options;
@@ -236,7 +246,7 @@ fn fill_in(engine: &Engine, config: &Config, host_config: &mut HostConfig) -> Re
         host_config.ipc_mode.clone_from(&options.ipc_mode);
     }
     if host_config.cgroupns_mode.is_empty() {
-        host_config.cgroupns_mode = if host_config.privileged { "host" } else { &options.cgroupns_mode }.into();
+        host_config.cgroupns_mode = usual_cgroup_namespace(engine, host_config).to_owned();
     }
     if host_config.runtime.is_empty() {
         host_config.runtime = engine.drivers.exec.name().into();

@@ -4,7 +4,7 @@ use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Removes a container.
 pub struct Delete {
@@ -26,6 +26,13 @@ impl Job for Delete {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        // A link is known by its name alone.
+        if !self.link {
+            known.container(&mut self.container);
+        }
     }
 
     fn arguments(&self) -> String {

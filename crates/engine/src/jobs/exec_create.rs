@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exec::ExecInstance;
 use crate::job::{Class, Context, Job};
 use crate::names;
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Prepares an exec; returns its id.
 pub struct ExecCreate {
@@ -25,6 +25,10 @@ impl Job for ExecCreate {
 
     fn subject(&self) -> Subject<'_> {
         Subject::NewExec { container: &self.container, config: &self.config }
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -7,7 +7,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Sends a signal.
 pub struct Kill {
@@ -25,6 +25,10 @@ impl Job for Kill {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -12,7 +12,7 @@ use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::logs::{Query, Reader};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::stream::{Opening, Outlet};
 
 /// Streams a container's log.
@@ -36,6 +36,10 @@ impl Job for Logs {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

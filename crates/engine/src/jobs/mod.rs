@@ -57,6 +57,7 @@ pub use container_copy::{ArchiveGet, ArchivePut, ArchiveStat, Export};
 pub use container_inspect::ContainerInspect;
 pub use containers::Containers;
 pub use create::Create;
+pub(crate) use create::usual_cgroup_namespace;
 pub use delete::Delete;
 pub use distribution::Distribution;
 pub use events::Events;

@@ -6,7 +6,7 @@ use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::networks;
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Looks for what is wrong.
 pub struct NetworkDoctor {
@@ -22,6 +22,10 @@ impl Job for NetworkDoctor {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -11,7 +11,7 @@ use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::networks::{self, Document};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Lists networks.
 pub struct Networks {
@@ -67,6 +67,10 @@ impl Job for NetworkInspect {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Network(&self.network)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.network(&mut self.network);
     }
 
     fn arguments(&self) -> String {
@@ -131,6 +135,10 @@ impl Job for NetworkRemove {
         Subject::Network(&self.network)
     }
 
+    fn identify(&mut self, known: &Known<'_>) {
+        known.network(&mut self.network);
+    }
+
     fn arguments(&self) -> String {
         self.network.clone()
     }
@@ -172,7 +180,16 @@ impl Job for NetworkConnect {
     type Output = ();
 
     fn subject(&self) -> Subject<'_> {
-        Subject::Place { network: &self.network, container: &self.container }
+        Subject::Place {
+            network: &self.network,
+            container: &self.container,
+            links: self.settings.links.as_deref().unwrap_or_default(),
+        }
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.network(&mut self.network);
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {
@@ -203,7 +220,12 @@ impl Job for NetworkDisconnect {
     type Output = ();
 
     fn subject(&self) -> Subject<'_> {
-        Subject::Place { network: &self.network, container: &self.container }
+        Subject::Place { network: &self.network, container: &self.container, links: &[] }
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.network(&mut self.network);
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -6,7 +6,7 @@ use crate::container::{Container, Record, State};
 use crate::engine::blocking;
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Freezes a container.
 pub struct Pause {
@@ -28,6 +28,10 @@ impl Job for Pause {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {
@@ -54,6 +58,10 @@ impl Job for Unpause {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

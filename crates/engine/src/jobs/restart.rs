@@ -6,7 +6,7 @@ use super::{Start, Stop};
 use crate::container::Container;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Restarts a container.
 pub struct Restart {
@@ -26,6 +26,10 @@ impl Job for Restart {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

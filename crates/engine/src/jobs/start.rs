@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle;
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Starts a container.
 pub struct Start {
@@ -19,6 +19,10 @@ impl Job for Start {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -11,7 +11,7 @@ use crate::container::Container;
 use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::spec::host::Host;
 use crate::stream::{Opening, Outlet};
 
@@ -39,6 +39,10 @@ impl Job for Stats {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

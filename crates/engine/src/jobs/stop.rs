@@ -4,7 +4,7 @@ use crate::container::Record;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::lifecycle::stop::{self, DEFAULT_TIMEOUT};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 
 /// Stops a container.
 pub struct Stop {
@@ -24,6 +24,10 @@ impl Job for Stop {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

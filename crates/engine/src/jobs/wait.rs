@@ -4,7 +4,7 @@ use gantry_api::container::{WaitError, WaitResponse};
 
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
-use crate::policy::Subject;
+use crate::policy::{Known, Subject};
 use crate::stream::{Opening, Outlet};
 
 /// What is waited for.
@@ -50,6 +50,10 @@ impl Job for Wait {
 
     fn subject(&self) -> Subject<'_> {
         Subject::Container(&self.container)
+    }
+
+    fn identify(&mut self, known: &Known<'_>) {
+        known.container(&mut self.container);
     }
 
     fn arguments(&self) -> String {

@@ -9,6 +9,8 @@ use super::rules::Rules;
 use super::{Refusal, plain};
 use crate::Engine;
 use crate::container::Record;
+use crate::jobs::usual_cgroup_namespace;
+use crate::spec::security;
 
 /// How often a namespace may be handed on from container to container: no more than anybody needs, and not for ever.
 const DEPTH: usize = 8;
@@ -18,17 +20,27 @@ type Verdict = std::result::Result<(), Refusal>;
 impl Rules {
     pub(super) fn new_container(&self, engine: &Engine, request: &CreateRequest) -> Verdict {
         self.labelled(request.config.labels.clone().unwrap_or_default())?;
-        for (name, _) in request.networking_config.endpoints_config.iter().flatten() {
+        for (name, settings) in request.networking_config.endpoints_config.iter().flatten() {
             self.mode(engine, "network", name, DEPTH)?;
             self.network(engine, name)?;
+            self.links(engine, settings.links.as_deref().unwrap_or_default())?;
         }
-        self.power(engine, &request.host_config, None)
+        self.power(engine, &request.host_config, None)?;
+        if request.host_config.cgroupns_mode.is_empty()
+            && usual_cgroup_namespace(engine, &request.host_config) == "host"
+            && !self.host_namespaces
+        {
+            return Err(Refusal::new(
+                "the host's cgroup namespace, which it gets here unless it asks for --cgroupns private",
+            ));
+        }
+        Ok(())
     }
 
     /// Judges a configuration; `made` is the container that has it already, whose paths the engine has filled in.
     pub(super) fn power(&self, engine: &Engine, host: &HostConfig, made: Option<&Record>) -> Verdict {
         if !self.privileged {
-            no_more_power(host, made.is_some())?;
+            no_more_power(host)?;
         }
         for (what, mode) in modes(host) {
             self.mode(engine, what, mode, DEPTH)?;
@@ -56,7 +68,12 @@ impl Rules {
                 self.power(engine, &HostConfig { volumes_from: None, ..record.host_config.clone() }, Some(&record))?;
             }
         }
-        for link in host.links.iter().flatten() {
+        self.links(engine, host.links.as_deref().unwrap_or_default())
+    }
+
+    /// Containers that another one calls by names of its own.
+    pub(super) fn links(&self, engine: &Engine, links: &[String]) -> Verdict {
+        for link in links {
             self.container(engine, link.split(':').next().unwrap_or_default())?;
         }
         Ok(())
@@ -64,7 +81,9 @@ impl Rules {
 
     /// A namespace; another container's is what that one has, whose it may be.
     fn mode(&self, engine: &Engine, what: &str, mode: &str, depth: usize) -> Verdict {
-        if mode == "host" && !self.host_namespaces {
+        // A network's id is as good as its name.
+        let network = (what == "network").then(|| engine.networks.find(engine, mode).ok()).flatten();
+        if network.as_ref().map_or(mode, |network| &network.name) == "host" && !self.host_namespaces {
             return Err(Refusal::new(format!("the host's {what} namespace")));
         }
         let Some(name) = mode.strip_prefix("container:") else { return Ok(()) };
@@ -151,8 +170,12 @@ fn modes(host: &HostConfig) -> [(&'static str, &str); 6] {
 }
 
 /// Everything that gives a container more than the default has.
-fn no_more_power(host: &HostConfig, made: bool) -> Verdict {
+fn no_more_power(host: &HostConfig) -> Verdict {
     let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let usual = HostConfig::default();
+    let lacks = |own: Option<&Vec<String>>, usual: &[String]| {
+        own.is_some_and(|own| usual.iter().any(|path| !own.contains(path)))
+    };
     let harmless = |option: &String| {
         matches!(option.as_str(), "no-new-privileges" | "no-new-privileges=true" | "no-new-privileges:true")
     };
@@ -164,9 +187,10 @@ fn no_more_power(host: &HostConfig, made: bool) -> Verdict {
         (host.device_requests.as_ref().is_some_and(|list| !list.is_empty()), "devices of the host (--gpus)"),
         (host.security_opt.iter().flatten().any(|option| !harmless(option)), "other confinement (--security-opt)"),
         (!host.cgroup_parent.is_empty(), "a cgroup of its choice (--cgroup-parent)"),
-        // The engine fills the usual ones in.
+        // Not all of the usual ones.
         (
-            !made && (host.masked_paths.is_some() || host.readonly_paths.is_some()),
+            lacks(host.masked_paths.as_ref(), &security::masked_paths(&usual))
+                || lacks(host.readonly_paths.as_ref(), &security::readonly_paths(&usual)),
             "other confinement of /proc and /sys (systempaths)",
         ),
         (host.oom_score_adj < 0, "better odds than others when memory runs out (--oom-score-adj)"),

@@ -4,6 +4,7 @@
 //! run, never a request's bytes. What no policy knows of is forbidden: a new job is, until somebody allows it.
 
 mod create;
+mod known;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use gantry_api::volume::VolumeCreate;
 use crate::Engine;
 use crate::error::{Error, Result};
 
+pub use known::Known;
 pub use rules::Rules;
 
 /// What a job is about, for a policy to judge.
@@ -40,6 +42,8 @@ pub enum Subject<'a> {
         network: &'a str,
         /// The container.
         container: &'a str,
+        /// Containers that it wants to call by other names there, as `container:alias`.
+        links: &'a [String],
     },
     /// A container that is to be made.
     NewContainer(&'a CreateRequest),
@@ -128,6 +132,12 @@ impl Door {
         &self.name
     }
 
+    /// Whether it has a policy.
+    #[must_use]
+    pub const fn is_guarded(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// Reads its policy anew; one that cannot be used leaves the old one in force.
     ///
     /// # Errors
@@ -143,6 +153,11 @@ impl Door {
     fn rules(&self) -> Option<Arc<Rules>> {
         let (_, rules) = self.policy.as_ref()?;
         Some(Arc::clone(&rules.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// What names mean to its policy; none where everything may be done.
+    pub(crate) fn known<'a>(&self, engine: &'a Engine) -> Option<Known<'a>> {
+        self.rules().map(|rules| Known::new(engine, rules))
     }
 
     /// Refuses what its policy does not allow.

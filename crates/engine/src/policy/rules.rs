@@ -102,8 +102,9 @@ impl Rules {
             }
             Subject::Volume(name) => self.volume(engine, name),
             Subject::Network(name) => self.network(engine, name),
-            Subject::Place { network, container } => {
+            Subject::Place { network, container, links } => {
                 self.container(engine, container)?;
+                self.links(engine, links)?;
                 self.network(engine, network)
             }
             // Clients take "not found" for the image, and pull it.
@@ -137,9 +138,8 @@ impl Rules {
 
     /// A container that may be seen.
     pub(super) fn container(&self, engine: &Engine, name: &str) -> std::result::Result<Arc<Container>, Refusal> {
-        let hidden = || Refusal::Hidden(Error::not_found(format!("No such container: {name}")));
-        let container = engine.containers.get(name).map_err(Refusal::Hidden)?;
-        if self.selects(&container.record().labels()) { Ok(container) } else { Err(hidden()) }
+        let shown = |container: &Container| self.selects(&container.record().labels());
+        engine.containers.get_among(name, shown).map_err(Refusal::Hidden)
     }
 
     pub(super) fn volume(&self, engine: &Engine, name: &str) -> std::result::Result<(), Refusal> {

@@ -246,7 +246,10 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
     let security = confinement::SecurityOptions::new(host_config, &engine.options.security)?;
     let cgroup = MountFlags { read_only: read_only.read_only && !security.writable_cgroups, ..read_only };
     let device = MountFlags { nodev: false, ..no_exec };
-    let own = mounts::mounts(&record.mounts, host_config)?;
+    let mut own = mounts::mounts(&record.mounts, host_config)?;
+    for mount in own.iter_mut().filter(|mount| matches!(mount.kind, MountKind::Bind { .. })) {
+        mount.exact = record.exact_binds;
+    }
     let taken = |destination: &str| own.iter().any(|mount| mount.destination == Path::new(destination));
     let mut all = vec![
         filesystem("/proc", "proc", &[], no_exec),

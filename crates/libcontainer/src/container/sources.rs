@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use gantry_linux::mount::{IdRange, bind_fd, filesystem, map_ids, user_namespace};
 use gantry_linux::{Error as SystemError, ResultExt};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::attributes;
@@ -67,9 +67,15 @@ pub(super) fn open_source(mount: &Mount, config: &Config) -> Result<Option<Owned
 fn open_within(mount: &Mount, config: &Config, user: Option<&OwnedFd>) -> Result<(Option<OwnedFd>, Option<String>)> {
     let tree = match &mount.kind {
         MountKind::Bind { source, recursive, .. } => {
-            let fd = rustix::fs::openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            let links = if mount.exact { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
+            let fd = rustix::fs::openat2(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), links);
             let fd = fd.map_err(|error| match error {
                 Errno::NOENT => Error::Invalid(format!("bind source path does not exist: {}", source.display())),
+                Errno::LOOP if mount.exact => Error::Invalid(format!(
+                    "bind source {}: there is a link on the way, and this container was made where links are judged: \
+                     name the directory itself",
+                    source.display()
+                )),
                 error => SystemError::new("open bind source", source.display().to_string(), error).into(),
             })?;
             bind_fd(&fd, *recursive, source.display())?

@@ -109,6 +109,7 @@ impl Mount {
             mapped: self.mapping(&options, &kind)?,
             copy_up: options.copy_up && is_tmpfs,
             kind,
+            exact: false,
         })
     }
 
