@@ -416,6 +416,23 @@ pub fn inherited_fd(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
+/// Takes a socket over by the number that a parent process gave it, so that nothing else keeps it open. To be asked before
+/// this process has opened anything itself.
+pub fn take_socket(number: RawFd) -> Result<OwnedFd> {
+    let refused = |error| Error::new("take socket", number.to_string(), error);
+    // SAFETY: asks about a number, and changes nothing of memory.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(refused(std::io::Error::last_os_error()));
+    }
+    // SAFETY: the number is open, and nothing else runs yet that could close it.
+    let status = rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(number) }).map_err(|errno| refused(errno.into()))?;
+    if rustix::fs::FileType::from_raw_mode(status.st_mode) != rustix::fs::FileType::Socket {
+        return Err(refused(std::io::Error::other("it is no socket")));
+    }
+    // SAFETY: the parent gave it, and this process has opened nothing that it could be instead.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Leaves the calling process's namespaces of the given kinds for new ones.
 pub fn unshare(flags: CloneFlags) -> Result<()> {
     let bits = i32::try_from(flags.0).unwrap_or(0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_engine::{Caller, Door, Engine, Environment};
-use gantry_transport::{Arrival, Peer};
+use gantry_transport::{Arrival, Peer, Standing, Stream};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::server::conn::http1;
@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::crowd::Seat;
 use crate::error::Result;
 use crate::raw;
 use crate::request::{Payload, Request};
@@ -30,21 +31,26 @@ const BUFFER: usize = 128 << 10;
 /// What `Api-Version` says: the newest that is spoken.
 const NEWEST: &str = "1.56";
 
-/// Serves a connection until it ends or `cancelled`.
-pub async fn serve(
-    arrival: Arrival,
-    entering: Option<OwnedSemaphorePermit>,
-    door: Arc<Door>,
-    engine: Arc<Engine>,
-    cancelled: CancellationToken,
-) {
+/// Who serves a connection, and where.
+#[derive(Clone)]
+pub struct Host {
+    /// The door that it came in by.
+    pub door: Arc<Door>,
+    /// Runs its jobs.
+    pub engine: Arc<Engine>,
+    /// Its place.
+    pub seat: Seat,
+}
+
+/// Serves a connection until it ends, or `cancelled`, or its client's certificate is good no more.
+pub async fn serve(arrival: Arrival, entering: Option<OwnedSemaphorePermit>, host: Host, cancelled: CancellationToken) {
     let address = arrival.address();
     let entered = tokio::select! {
         entered = arrival.enter() => entered,
         () = cancelled.cancelled() => return,
     };
     drop(entering);
-    let (mut stream, peer) = match entered {
+    let (stream, peer) = match entered {
         Ok(entered) => entered,
         Err(error) => {
             info!("a connection{} is refused: {error}", address.map(|a| format!(" from {a}")).unwrap_or_default());
@@ -57,7 +63,18 @@ pub async fn serve(
         }
         Peer::Remote { address, subject } => Caller::Remote { address, subject },
     };
-    let environment = Environment { version: None, caller, parent: None, door: Some(door) };
+    let environment = Environment { version: None, caller, parent: None, door: Some(Arc::clone(&host.door)) };
+    let lost = Standing::lost(stream.standing());
+    tokio::select! {
+        () = talk(stream, host, environment, cancelled) => {}
+        reason = lost => {
+            info!("a connection{} is closed: {reason}", address.map(|a| format!(" from {a}")).unwrap_or_default());
+        }
+    }
+}
+
+/// Serves the requests of one who was let in.
+async fn talk(mut stream: Stream, host: Host, environment: Environment, cancelled: CancellationToken) {
     let begins_raw = tokio::select! {
         begins_raw = tokio::time::timeout(HEAD_TIMEOUT, raw::begins_raw(&mut stream)) => begins_raw,
         () = cancelled.cancelled() => return,
@@ -65,7 +82,7 @@ pub async fn serve(
     match begins_raw {
         Ok(Ok(false)) => {}
         Ok(Ok(true)) => {
-            if let Err(error) = raw::answer(stream, &engine, &environment).await {
+            if let Err(error) = raw::answer(stream, &host, &environment).await {
                 debug!("a raw connection ended: {error}");
             }
             return;
@@ -74,8 +91,8 @@ pub async fn serve(
         Ok(Err(_)) | Err(_) => return,
     }
     let service = service_fn(move |request| {
-        let (engine, environment) = (Arc::clone(&engine), environment.clone());
-        async move { Ok::<_, Infallible>(answer(request, engine, environment).await) }
+        let (host, environment) = (host.clone(), environment.clone());
+        async move { Ok::<_, Infallible>(answer(request, host, environment).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -97,9 +114,9 @@ pub async fn serve(
     }
 }
 
-async fn answer(request: hyper::Request<Incoming>, engine: Arc<Engine>, environment: Environment) -> Response {
+async fn answer(request: hyper::Request<Incoming>, host: Host, environment: Environment) -> Response {
     let result = match router::find(request.method(), request.uri().path()) {
-        Ok(found) => handle(found, request, engine, environment).await,
+        Ok(found) => handle(found, request, host, environment).await,
         Err(failure) => Err(failure),
     };
     dress(result.unwrap_or_else(crate::error::Failure::into_response))
@@ -117,7 +134,7 @@ pub fn dress(mut response: Response) -> Response {
 async fn handle(
     found: router::Found,
     mut request: hyper::Request<Incoming>,
-    engine: Arc<Engine>,
+    host: Host,
     environment: Environment,
 ) -> Result<Response> {
     let headers = request.headers();
@@ -130,7 +147,8 @@ async fn handle(
     let (parts, body) = request.into_parts();
     let handler = found.route.handler;
     handler(Request {
-        engine,
+        engine: host.engine,
+        seat: host.seat,
         environment: Environment { version: found.version, ..environment },
         headers: parts.headers,
         upgrade,

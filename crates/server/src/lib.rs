@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod crowd;
 mod error;
 mod handlers;
 mod raw;

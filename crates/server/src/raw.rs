@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gantry_engine::Environment;
 use gantry_engine::stream::Connection;
-use gantry_engine::{Engine, Environment};
 use gantry_transport::Stream;
 use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -15,7 +15,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use crate::connection::{HEAD_TIMEOUT, dress};
+use crate::connection::{HEAD_TIMEOUT, Host, dress};
 use crate::error::{Failure, Result};
 use crate::relay::into_descriptor;
 use crate::request::{Payload, Request};
@@ -43,9 +43,9 @@ pub async fn begins_raw(stream: &mut Stream) -> std::io::Result<bool> {
 }
 
 /// Serves such a connection.
-pub async fn answer(mut stream: Stream, engine: &Arc<Engine>, environment: &Environment) -> std::io::Result<()> {
+pub async fn answer(mut stream: Stream, host: &Host, environment: &Environment) -> std::io::Result<()> {
     let (take, taken) = oneshot::channel();
-    let read = tokio::time::timeout(HEAD_TIMEOUT, read_request(&mut stream, engine, environment, taken));
+    let read = tokio::time::timeout(HEAD_TIMEOUT, read_request(&mut stream, host, environment, taken));
     let read = read.await.map_err(|_| std::io::Error::other("the request did not come whole in time"))?;
     let (result, early) = match read? {
         Ok((handler, request, early)) => (handler(request).await, early),
@@ -55,7 +55,7 @@ pub async fn answer(mut stream: Stream, engine: &Arc<Engine>, environment: &Envi
     let streams = response.status() == StatusCode::OK && response.headers().contains_key(hyper::header::CONTENT_TYPE);
     stream.write_all(&head_of(&response)).await?;
     if streams {
-        let connection = Connection { stream: into_descriptor(stream)?, early };
+        let connection = Connection { stream: into_descriptor(stream, &host.seat)?, early };
         // A job that is gone closes the connection by dropping it.
         let _ = take.send(connection);
         return Ok(());
@@ -70,7 +70,7 @@ type Parsed = (fn(Request) -> crate::routes::Answer, Request, Vec<u8>);
 /// Reads head and body; what came after them is the stream's beginning.
 async fn read_request(
     stream: &mut Stream,
-    engine: &Arc<Engine>,
+    host: &Host,
     environment: &Environment,
     taken: oneshot::Receiver<Connection>,
 ) -> std::io::Result<Result<Parsed>> {
@@ -104,7 +104,8 @@ async fn read_request(
         let query = router::parse_query(query)?;
         let environment = Environment { version: found.version, ..environment.clone() };
         let request = Request {
-            engine: Arc::clone(engine),
+            engine: Arc::clone(&host.engine),
+            seat: host.seat.clone(),
             environment,
             headers,
             upgrade: Some(Takeover::Raw(taken)),

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use crate::crowd::Seat;
 use crate::error::{Failure, Result};
 use crate::respond::Takeover;
 
@@ -29,6 +30,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(120);
 pub struct Request {
     /// Who serves it.
     pub engine: Arc<Engine>,
+    /// Its connection's place at the door.
+    pub seat: Seat,
     /// The environment of its job.
     pub environment: Environment,
     /// Its headers.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::body::Body;
+use crate::crowd::Seat;
 use crate::error::{Failure, Result};
 use crate::relay::into_descriptor;
 use crate::request::Request;
@@ -52,13 +53,15 @@ pub async fn streamed<J: Job<Output = ()>>(
     streamed_with(request, |_| content_type, job).await
 }
 
-/// The same for a body of which half is worth nothing: a failure on the way breaks the connection off.
+/// The same for an archive, of which half is worth nothing: a failure on the way breaks the connection off. It waits for
+/// its turn.
 pub async fn checked<J: Job<Output = ()>>(
     request: &Request,
     content_type: &'static str,
     job: impl FnOnce(Outlet) -> J,
 ) -> Result<Response> {
-    begin(request, |_| content_type, job, Body::Checked).await
+    let turn = request.seat.archive().await?;
+    begin(request, |_| content_type, job, turn, Body::Checked).await
 }
 
 /// The same where the job says what it streams.
@@ -67,17 +70,24 @@ pub async fn streamed_with<J: Job<Output = ()>>(
     content_type: impl FnOnce(Opening) -> &'static str,
     job: impl FnOnce(Outlet) -> J,
 ) -> Result<Response> {
-    begin(request, content_type, job, |bytes, _| Body::Streamed(bytes)).await
+    begin(request, content_type, job, (), |bytes, _| Body::Streamed(bytes)).await
+}
+
+/// The same for a job that reads an archive from the request's body. It waits for its turn.
+pub async fn reading<J: Job<Output = ()>>(request: &Request, job: impl FnOnce(Outlet) -> J) -> Result<Response> {
+    let turn = request.seat.archive().await?;
+    begin(request, |_| "application/json", job, turn, |bytes, _| Body::Streamed(bytes)).await
 }
 
 async fn begin<J: Job<Output = ()>>(
     request: &Request,
     content_type: impl FnOnce(Opening) -> &'static str,
     job: impl FnOnce(Outlet) -> J,
+    held: impl Send + 'static,
     body: impl FnOnce(mpsc::Receiver<Bytes>, Task) -> Body,
 ) -> Result<Response> {
     let (outlet, OutletReader { opened, bytes }) = Outlet::new();
-    let task = spawn(&request.engine, job(outlet), request.environment.clone());
+    let task = spawn(&request.engine, job(outlet), request.environment.clone(), held);
     let Ok(opening) = opened.await else {
         finished(task).await?;
         return Ok(empty(StatusCode::OK));
@@ -89,12 +99,23 @@ async fn begin<J: Job<Output = ()>>(
 
 type Task = tokio::task::JoinHandle<gantry_engine::Result<()>>;
 
-fn spawn<J: Job<Output = ()>>(engine: &Arc<Engine>, job: J, environment: Environment) -> Task {
+/// Runs a job, which keeps what is `held` until it has ended.
+pub fn spawn<J: Job<Output = ()>>(
+    engine: &Arc<Engine>,
+    job: J,
+    environment: Environment,
+    held: impl Send + 'static,
+) -> Task {
     let engine = Arc::clone(engine);
-    tokio::spawn(async move { engine.run(job, environment).await })
+    tokio::spawn(async move {
+        let ended = engine.run(job, environment).await;
+        drop(held);
+        ended
+    })
 }
 
-async fn finished(task: Task) -> Result<()> {
+/// Waits for a job.
+pub async fn finished(task: Task) -> Result<()> {
     match task.await {
         Ok(result) => Ok(result?),
         Err(panic) => Err(Failure::new(gantry_api::ErrorKind::System, format!("the job crashed: {panic}"))),
@@ -124,8 +145,8 @@ pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnc
         Takeover::Upgrade(_) => StatusCode::SWITCHING_PROTOCOLS,
         Takeover::Raw(_) => StatusCode::OK,
     };
-    let (hijack, opened) = Hijack::new(Box::pin(take_over(takeover)));
-    let task = spawn(&request.engine, job(hijack), request.environment.clone());
+    let (hijack, opened) = Hijack::new(Box::pin(take_over(takeover, request.seat.clone())));
+    let task = spawn(&request.engine, job(hijack), request.environment.clone(), request.seat.clone());
     let Ok(opening) = opened.await else {
         finished(task).await?;
         return Ok(empty(StatusCode::OK));
@@ -140,14 +161,14 @@ pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnc
     Ok(response)
 }
 
-async fn take_over(takeover: Takeover) -> gantry_engine::Result<Connection> {
+async fn take_over(takeover: Takeover, seat: Seat) -> gantry_engine::Result<Connection> {
     let gone = |reason: String| gantry_engine::Error::system(format!("take over the connection: {reason}"));
     match takeover {
         Takeover::Upgrade(upgrade) => {
             let upgraded = upgrade.await.map_err(|e| gone(e.to_string()))?;
             let hijacked = Hijacked::from_upgraded(upgraded).map_err(|_| gone("it is of an unknown kind".into()))?;
             let (stream, early) = hijacked.into_parts();
-            let stream = into_descriptor(stream).map_err(|e| gone(e.to_string()))?;
+            let stream = into_descriptor(stream, &seat).map_err(|e| gone(e.to_string()))?;
             Ok(Connection { stream, early: early.into() })
         }
         Takeover::Raw(connection) => connection.await.map_err(|_| gone("the client has gone away".into())),

@@ -23,8 +23,8 @@ pub use endpoint::{DEFAULT_SOCKET, DEFAULT_TCP_PORT, DEFAULT_TLS_PORT, Endpoint,
 pub use error::{Error, Result};
 pub use hijack::Hijacked;
 pub use listener::{Access, Arrival, Listener, Peer, Protection, descriptor_limit};
-pub use names::addresses_of;
+pub use names::{account, addresses_of};
 pub use ssh::SshStream;
 pub use stream::Stream;
-pub use tls::{ClientTls, ServerTls, TlsStream};
+pub use tls::{ClientTls, ServerTls, Standing, TlsStream};
 pub use url::percent_decode;

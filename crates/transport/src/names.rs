@@ -53,13 +53,27 @@ fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
     hosts.lines().filter_map(line).collect()
 }
 
+/// Name and id of the account in such a file as `/etc/passwd` or `/etc/group` that has this name, or this id as its name;
+/// a static binary must not ask the C library. A machine without the file has no accounts.
+#[must_use]
+pub fn account(file: &Path, wanted: &str) -> Option<(String, u32)> {
+    let text = files::read(file).ok()?;
+    let all = || String::from_utf8_lossy(&text).lines().filter_map(account_of).collect::<Vec<_>>();
+    let number = wanted.parse().ok();
+    let all = all();
+    let found = all.iter().find(|(name, _)| name == wanted);
+    found.or_else(|| all.iter().find(|(_, id)| Some(*id) == number)).cloned()
+}
+
+fn account_of(line: &str) -> Option<(String, u32)> {
+    let mut fields = line.split(':');
+    let name = fields.next()?;
+    Some((name.to_owned(), fields.nth(1)?.parse().ok()?))
+}
+
 /// The name of a group in `/etc/group`.
 pub(crate) fn group_name(gid: u32) -> Option<String> {
-    read("/etc/group").ok()?.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
-    })
+    account(Path::new("/etc/group"), &gid.to_string()).map(|(name, _)| name)
 }
 
 fn read(path: &str) -> io::Result<String> {
@@ -83,6 +97,20 @@ mod tests {
     fn literals_and_localhost_need_no_file() {
         assert_eq!(addresses_of("[::1]"), [IpAddr::from(Ipv6Addr::LOCALHOST)]);
         assert_eq!(addresses_of("LocalHost.")[0], IpAddr::from(Ipv4Addr::LOCALHOST));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "tests arrange files by hand")]
+    fn accounts_are_found_by_name_and_by_number_and_names_come_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("group");
+        std::fs::write(&file, "root:x:0:\n7:x:8:\nmail:x:7:web\nbroken\n").unwrap();
+        let found = |wanted: &str| account(&file, wanted).map(|(name, id)| format!("{name}={id}"));
+        assert_eq!(found("mail").as_deref(), Some("mail=7"));
+        assert_eq!(found("8").as_deref(), Some("7=8"));
+        assert_eq!(found("7").as_deref(), Some("7=8"), "one that is called so");
+        assert_eq!(found("nobody"), None);
+        assert_eq!(account(&directory.path().join("none"), "root"), None);
     }
 
     #[test]

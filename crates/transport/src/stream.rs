@@ -9,7 +9,7 @@ use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::{SshStream, TlsStream};
+use crate::{SshStream, Standing, TlsStream};
 
 /// A connection. `AsyncWriteExt::shutdown` closes only the write half; the peer reads end-of-file and may still write.
 #[derive(Debug)]
@@ -48,6 +48,15 @@ impl Stream {
                 buffer[..length].copy_from_slice(&seen[..length]);
                 Ok(length)
             }
+        }
+    }
+
+    /// What gives its client the right to be here, where that can be lost: a certificate.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        match self {
+            Self::Tls(stream) => stream.standing(),
+            Self::Unix(_) | Self::Tcp(_) | Self::Ssh(_) => None,
         }
     }
 

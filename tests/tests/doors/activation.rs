@@ -48,6 +48,42 @@ fn a_daemon_serves_the_socket_that_it_was_given_and_tells_that_it_is_ready() {
     assert_eq!(said.trim_end(), "STOPPING=1");
 }
 
+/// As `ACTIVATE`, with a second socket as descriptor 4, and neither under another number.
+const ACTIVATE_TWO: &str = r#"a=$1 b=$2; shift 2; exec 3<&"$a" 4<&"$b" {a}<&- {b}<&-
+export LISTEN_FDS=2 LISTEN_FDNAMES=api:other LISTEN_PID=$$; exec "$@""#;
+
+#[test]
+fn a_socket_is_served_by_its_number_and_one_that_nobody_names_is_closed() {
+    let files = tempfile::tempdir().expect("a directory");
+    let open = |name: &str| {
+        // Beyond what the shell uses itself.
+        let listener = UnixListener::bind(files.path().join(name)).expect("a socket");
+        let high = rustix::io::fcntl_dupfd_cloexec(&listener, 20).expect("a high number");
+        rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).expect("let the daemon have it");
+        high
+    };
+    let (api, other) = (open("api.sock"), open("other.sock"));
+    let links =
+        [&api, &other].map(|socket| format!("socket:[{}]", rustix::fs::fstat(socket).expect("its number").st_ino));
+    let numbers = [&api, &other].map(|socket| socket.as_raw_fd().to_string());
+    let before = ["/bin/bash", "-c", ACTIVATE_TWO, "activate", &numbers[0], &numbers[1]];
+    let flags = ["-H", "fd://3"].map(str::to_owned).to_vec();
+    let options = Options { flags, before: before.map(str::to_owned).to_vec(), ..Options::default() };
+    let world = World::start(options).unwrap_or_else(|error| panic!("{error:?}"));
+    drop((api, other));
+    let environment = [("DOCKER_HOST", format!("unix://{}", files.path().join("api.sock").display()))];
+    for program in clients() {
+        work::works(&world, &program, &environment);
+    }
+    let descriptors =
+        std::fs::read_dir(format!("/proc/{}/fd", world.daemon.pid().expect("a pid"))).expect("its descriptors");
+    let open: Vec<_> = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect();
+    let count = |link: &String| open.iter().filter(|open| open.as_os_str() == link.as_str()).count();
+    assert_eq!((count(&links[0]), count(&links[1])), (1, 0), "{open:?}");
+    let log = std::fs::read_to_string(world.daemon.slot().root().join("log")).expect("the log");
+    assert!(log.contains(r#"the socket "other" was given to this process, and no -H fd:// names it"#), "{log}");
+}
+
 #[test]
 fn a_socket_that_was_not_given_is_told() {
     let root = tempfile::tempdir().expect("a directory");

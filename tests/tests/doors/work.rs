@@ -70,6 +70,14 @@ fn terminal(program: &Path, home: &Path, environment: &[(&str, String)]) {
 }
 
 #[test]
+fn everything_works_over_a_unix_socket() {
+    let doors = doors();
+    for program in clients() {
+        works(&doors.world, &program, &[("DOCKER_HOST", doors.world.daemon.host())]);
+    }
+}
+
+#[test]
 fn everything_works_over_tls_with_a_certificate() {
     let doors = doors();
     for program in clients() {

@@ -22,6 +22,10 @@ use crate::{build, setup};
 const CLIENTS: usize = 64;
 /// Containers that `ps` shows.
 const CONTAINERS: usize = 20;
+/// Connections that are open and say nothing.
+const IDLE: usize = 10_000;
+/// Requests of others meanwhile.
+const OTHERS: usize = 500;
 /// Connections of the test of memory; every tenth is encrypted.
 const CONNECTIONS: usize = 100_000;
 
@@ -39,11 +43,22 @@ struct Measured {
     worst: Vec<Duration>,
 }
 
-/// `--seconds N` per row and round, `--rounds N`, `--connections N`, `--release`.
+/// What idle connections cost.
+struct Idle {
+    /// KiB resident for each.
+    each: f64,
+    /// Opening all of them.
+    took: Duration,
+    /// What 99 of 100 requests of others took at most meanwhile, by way in.
+    others: Vec<Duration>,
+}
+
+/// `--seconds N` per row and round, `--rounds N`, `--connections N`, `--idle N`, `--release`.
 pub fn doors(options: &[&str]) -> Result<()> {
     let seconds = value(options, "--seconds").map_or(Ok(4), str::parse).context("--seconds takes a number")?;
     let rounds = value(options, "--rounds").map_or(Ok(5), str::parse).context("--rounds takes a number")?;
     let many = value(options, "--connections").map_or(Ok(CONNECTIONS), str::parse).context("--connections")?;
+    let silent = value(options, "--idle").map_or(Ok(IDLE), str::parse).context("--idle takes a number")?;
     let profile = if options.contains(&"--release") { "release" } else { build::PROFILE };
     setup::for_demo()?;
     let interrupt = Interrupt::catch()?;
@@ -67,6 +82,12 @@ pub fn doors(options: &[&str]) -> Result<()> {
             measured.worst.push(worst);
         }
     }
+    more_descriptors()?;
+    let mut idle = Vec::new();
+    for way in &ways {
+        println!("{silent} idle connections: {}", way.name);
+        idle.push(runtime.block_on(be_idle(&daemon, way, &ways, silent))?);
+    }
     let before = memory(&daemon)?;
     println!("{many} connections");
     runtime.block_on(come_and_go(&ways, many))?;
@@ -88,6 +109,21 @@ pub fn doors(options: &[&str]) -> Result<()> {
             ways[*way].name,
             report::millis(worst),
             unix / rate
+        );
+    }
+    let _ = writeln!(
+        table,
+        "\n| {silent} connections that say nothing | KiB each | opened in s | p99 ms of others' `_ping`, unix | over TLS |\n|---|---|---|---|---|"
+    );
+    for (way, own) in ways.iter().zip(&idle) {
+        let others: Vec<String> = own.others.iter().map(|worst| report::millis(*worst)).collect();
+        let _ = writeln!(
+            table,
+            "| {} | {:.1} | {:.1} | {} |",
+            way.name,
+            own.each,
+            own.took.as_secs_f64(),
+            others.join(" | ")
         );
     }
     let version = command::succeed(Command::new(&binary).arg("--version"), command::LIMIT)?;
@@ -187,6 +223,55 @@ async fn ask(client: &HttpClient, path: &str) -> Result<()> {
     }
     answer.into_body().collect().await?;
     Ok(())
+}
+
+/// Opens connections, past the handshake where there is one, and asks by others while they are there.
+async fn be_idle(daemon: &Daemon, way: &Way, ways: &[Way], count: usize) -> Result<Idle> {
+    let before = memory(daemon)?;
+    let began = Instant::now();
+    let workers: Vec<_> = (0..CLIENTS)
+        .map(|worker| {
+            let (endpoint, tls) = (way.endpoint.clone(), way.tls.clone());
+            let own = count / CLIENTS + usize::from(worker < count % CLIENTS);
+            tokio::spawn(async move {
+                let mut open = Vec::with_capacity(own);
+                for _ in 0..own {
+                    open.push(gantry_transport::connect(&endpoint, tls.as_ref()).await?);
+                }
+                Ok::<_, gantry_transport::Error>(open)
+            })
+        })
+        .collect();
+    let mut open = Vec::with_capacity(count);
+    for worker in workers {
+        open.extend(worker.await.context("a worker")??);
+    }
+    let took = began.elapsed();
+    let mut others = Vec::new();
+    for way in ways {
+        let client = HttpClient::new(way.endpoint.clone()).with_tls(way.tls.clone());
+        let mut all = Vec::with_capacity(OTHERS);
+        for _ in 0..OTHERS {
+            let began = Instant::now();
+            ask(&client, "/_ping").await?;
+            all.push(began.elapsed());
+        }
+        all.sort_unstable();
+        others.push(all[all.len() * 99 / 100]);
+    }
+    let each = memory(daemon)?.saturating_sub(before) as f64 / count as f64;
+    // Those that say nothing are sent away after half a minute: what was measured had them all.
+    if began.elapsed() > Duration::from_secs(28) {
+        bail!("{count} connections took {took:?} to open, too long to have them all at once");
+    }
+    Ok(Idle { each, took, others })
+}
+
+/// Both ends of a connection need a descriptor.
+fn more_descriptors() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("have more open files")
 }
 
 async fn come_and_go(ways: &[Way], many: usize) -> Result<()> {

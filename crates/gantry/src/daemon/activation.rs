@@ -27,7 +27,7 @@ pub struct Given {
 /// When the environment tells of sockets that are not there.
 pub fn sockets() -> Result<Vec<Given>> {
     let given = sd_notify::listen_fds_with_names().context("take the sockets that systemd opened (LISTEN_FDS)")?;
-    let take = |(number, name)| Ok(Given { number, name, socket: gantry_linux::process::inherited_fd(number)? });
+    let take = |(number, name)| Ok(Given { number, name, socket: gantry_linux::process::take_socket(number)? });
     given.map(take).collect()
 }
 

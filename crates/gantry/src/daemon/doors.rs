@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
 use gantry_engine::Door;
 use gantry_engine::policy::Source;
-use gantry_linux::fs;
 use gantry_transport::tls::{ClientCertificates, ServerFiles};
 use gantry_transport::{Access, Endpoint, Listener, Protection, ServerTls};
 use tracing::warn;
@@ -49,6 +48,15 @@ pub struct DoorFlags {
     /// Serve TCP without TLS beyond this machine: whoever reaches it is root
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub insecure_no_tls: bool,
+}
+
+/// Doors that can be opened: everything that could be wrong with their settings was looked at.
+pub struct Planned {
+    addresses: Vec<Endpoint>,
+    guarded: Vec<(Endpoint, Access, Door)>,
+    access: Access,
+    tls: Option<Arc<ServerTls>>,
+    verifies: bool,
 }
 
 /// What was opened.
@@ -100,58 +108,29 @@ impl DoorFlags {
         self.hosts.clone()
     }
 
-    /// Refuses what cannot be opened, before anything is made.
+    /// Reads certificates and policies, and refuses what cannot be opened, before anything is made; `given` are the sockets
+    /// that this process was started with.
     ///
     /// # Errors
     /// An address that cannot be served, a certificate or a policy that cannot be used.
-    pub fn check(&self, exec_root: &Path, given: &[Given]) -> Result<()> {
+    pub fn plan(&self, exec_root: &Path, given: &[Given]) -> Result<Planned> {
         let tls = self.server_tls()?;
         let access = self.access(tls.as_ref())?;
+        let mut addresses = Vec::new();
         for host in self.addresses(exec_root) {
-            match Endpoint::parse(&host, tls.is_some()).with_context(|| format!("-H {host}"))? {
-                Endpoint::Fd(name) => {
-                    if !given.iter().any(|given| is_it(&name, given)) {
-                        return Err(not_given(&name, given));
-                    }
+            let endpoint = Endpoint::parse(&host, tls.is_some()).with_context(|| format!("-H {host}"))?;
+            match &endpoint {
+                Endpoint::Fd(name) if !given.iter().any(|given| is_it(name, given)) => {
+                    return Err(not_given(name, given));
                 }
-                endpoint => Listener::check(&endpoint, &access)?,
+                Endpoint::Fd(_) => {}
+                other => Listener::check(other, &access)?,
             }
+            addresses.push(endpoint);
         }
-        for socket in &self.sockets {
-            self.guarded(socket, &access).with_context(|| format!("--socket {socket}"))?;
-        }
-        Ok(())
-    }
-
-    /// Opens the doors; `given` are the sockets that this process was started with.
-    ///
-    /// # Errors
-    /// As [`DoorFlags::check`], and when somebody else has the address.
-    pub fn open(&self, exec_root: &Path, mut given: Vec<Given>) -> Result<Doors> {
-        let tls = self.server_tls()?;
-        let access = self.access(tls.as_ref())?;
-        let mut listeners = Vec::new();
-        for host in self.addresses(exec_root) {
-            match Endpoint::parse(&host, tls.is_some()).with_context(|| format!("-H {host}"))? {
-                Endpoint::Fd(name) => listeners.extend(adopt(&name, &mut given, &access)?),
-                endpoint => listeners.push(Listener::bind(&endpoint, &access)?),
-            }
-        }
-        for Given { name, .. } in given {
-            warn!("the socket {name:?} was given to this process, and no -H fd:// names it: it is closed");
-        }
-        self.warn_of(&listeners);
-        let open = |listener: Listener| {
-            let door = Arc::new(Door::open(listener.endpoint().to_string()));
-            (listener, door)
-        };
-        let mut listeners: Vec<_> = listeners.into_iter().map(open).collect();
-        for socket in &self.sockets {
-            let (endpoint, access, door) =
-                self.guarded(socket, &access).with_context(|| format!("--socket {socket}"))?;
-            listeners.push((Listener::bind(&endpoint, &access)?, Arc::new(door)));
-        }
-        Ok(Doors { listeners, tls })
+        let guarded = |socket: &String| guarded(socket, &access).with_context(|| format!("--socket {socket}"));
+        let guarded = self.sockets.iter().map(guarded).collect::<Result<_>>()?;
+        Ok(Planned { addresses, guarded, access, tls, verifies: self.tls_verify })
     }
 
     fn access(&self, tls: Option<&Arc<ServerTls>>) -> Result<Access> {
@@ -163,44 +142,8 @@ impl DoorFlags {
         Ok(Access { mode: mode(&self.socket_mode).context("--socket-mode")?, group: self.group()?, protection })
     }
 
-    /// Says what is dangerous, also where it was asked for.
-    fn warn_of(&self, listeners: &[Listener]) {
-        let local = |listener: &Listener| {
-            let loopback = |host: &str| gantry_transport::addresses_of(host).iter().all(std::net::IpAddr::is_loopback);
-            listener.endpoint().host().is_none_or(loopback)
-        };
-        for listener in listeners.iter().filter(|listener| !local(listener)) {
-            if !listener.is_encrypted() {
-                warn!("{}: whoever reaches this address is root on this machine", listener.endpoint());
-            } else if !self.tls_verify {
-                warn!("{}: without --tlsverify whoever reaches it is root on this machine", listener.endpoint());
-            }
-        }
-    }
-
-    /// `path=…,policy=…,mode=…,group=…`.
-    fn guarded(&self, text: &str, usual: &Access) -> Result<(Endpoint, Access, Door)> {
-        let (mut path, mut policy, mut access) = (None, None, usual.clone());
-        for pair in text.split(',') {
-            match pair.split_once('=').with_context(|| format!("{pair:?}: write it as key=value"))? {
-                ("path", value) => path = Some(value),
-                ("policy", value) => policy = Some(Source::parse(value)),
-                ("mode", value) => access.mode = mode(value)?,
-                ("group", value) => {
-                    access.group = Some(group_id(value)?.with_context(|| format!("there is no group {value}"))?);
-                }
-                (key, _) => bail!("{key}: there are path, policy, mode and group"),
-            }
-        }
-        let path = path.context("path= is missing")?;
-        let policy = policy.context("policy= is missing: read-only, or a file of rules")?;
-        let endpoint: Endpoint = format!("unix://{path}").parse()?;
-        let door = Door::guarded(endpoint.to_string(), policy)?;
-        Ok((endpoint, access, door))
-    }
-
     fn group(&self) -> Result<Option<u32>> {
-        match group_id(&self.group)? {
+        match group_id(&self.group) {
             Some(id) => Ok(Some(id)),
             None if self.group == "docker" => Ok(None),
             None => bail!("--group {}: there is no such group", self.group),
@@ -227,6 +170,71 @@ impl DoorFlags {
         };
         Ok(Some(Arc::new(ServerTls::load(files)?)))
     }
+}
+
+impl Planned {
+    /// Opens the doors.
+    ///
+    /// # Errors
+    /// When somebody else has an address, or a given socket is none that can be served.
+    pub fn open(self, mut given: Vec<Given>) -> Result<Doors> {
+        let mut listeners = Vec::new();
+        for endpoint in &self.addresses {
+            match endpoint {
+                Endpoint::Fd(name) => listeners.extend(adopt(name, &mut given, &self.access)?),
+                endpoint => listeners.push(Listener::bind(endpoint, &self.access)?),
+            }
+        }
+        for Given { name, .. } in given {
+            warn!("the socket {name:?} was given to this process, and no -H fd:// names it: it is closed");
+        }
+        self.warn_of(&listeners);
+        let open = |listener: Listener| {
+            let door = Arc::new(Door::open(listener.endpoint().to_string()));
+            (listener, door)
+        };
+        let mut listeners: Vec<_> = listeners.into_iter().map(open).collect();
+        for (endpoint, access, door) in self.guarded {
+            listeners.push((Listener::bind(&endpoint, &access)?, Arc::new(door)));
+        }
+        Ok(Doors { listeners, tls: self.tls })
+    }
+
+    /// Says what is dangerous, also where it was asked for.
+    fn warn_of(&self, listeners: &[Listener]) {
+        let local = |listener: &Listener| {
+            let loopback = |host: &str| gantry_transport::addresses_of(host).iter().all(std::net::IpAddr::is_loopback);
+            listener.endpoint().host().is_none_or(loopback)
+        };
+        for listener in listeners.iter().filter(|listener| !local(listener)) {
+            if !listener.is_encrypted() {
+                warn!("{}: whoever reaches this address is root on this machine", listener.endpoint());
+            } else if !self.verifies {
+                warn!("{}: without --tlsverify whoever reaches it is root on this machine", listener.endpoint());
+            }
+        }
+    }
+}
+
+/// `path=…,policy=…,mode=…,group=…`.
+fn guarded(text: &str, usual: &Access) -> Result<(Endpoint, Access, Door)> {
+    let (mut path, mut policy, mut access) = (None, None, usual.clone());
+    for pair in text.split(',') {
+        match pair.split_once('=').with_context(|| format!("{pair:?}: write it as key=value"))? {
+            ("path", value) => path = Some(value),
+            ("policy", value) => policy = Some(Source::parse(value)),
+            ("mode", value) => access.mode = mode(value)?,
+            ("group", value) => {
+                access.group = Some(group_id(value).with_context(|| format!("there is no group {value}"))?);
+            }
+            (key, _) => bail!("{key}: there are path, policy, mode and group"),
+        }
+    }
+    let path = path.context("path= is missing")?;
+    let policy = policy.context("policy= is missing: read-only, or a file of rules")?;
+    let endpoint: Endpoint = format!("unix://{path}").parse()?;
+    let door = Door::guarded(endpoint.to_string(), policy)?;
+    Ok((endpoint, access, door))
 }
 
 fn mode(text: &str) -> Result<u32> {
@@ -267,14 +275,9 @@ fn adopt(name: &str, given: &mut Vec<Given>, access: &Access) -> Result<Vec<List
     chosen.into_iter().map(|given| Ok(Listener::adopt(given.socket, &given.name, access)?)).collect()
 }
 
-/// A group's id from `/etc/group`; a static binary must not ask the C library.
-fn group_id(name: &str) -> Result<Option<u32>> {
-    if let Ok(id) = name.parse() {
-        return Ok(Some(id));
-    }
-    let text = fs::read_to_string("/etc/group").unwrap_or_default();
-    let line = text.lines().find(|line| line.split(':').next() == Some(name));
-    Ok(line.and_then(|line| line.split(':').nth(2)).and_then(|id| id.parse().ok()))
+/// A group's id, by its name or as it is.
+fn group_id(name: &str) -> Option<u32> {
+    name.parse().ok().or_else(|| gantry_transport::account(Path::new("/etc/group"), name).map(|(_, id)| id))
 }
 
 #[cfg(test)]

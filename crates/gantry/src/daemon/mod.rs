@@ -71,7 +71,7 @@ fn log(flags: &Flags) -> reload::LogHandle {
 fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>, Flags) -> Reload) -> Result<()> {
     // Before anything else takes their numbers.
     let given = activation::sockets()?;
-    flags.doors.check(&flags.exec_root, &given)?;
+    let doors = flags.doors.plan(&flags.exec_root, &given)?;
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("the daemon needs to be root: it makes namespaces, cgroups, mounts and network links; use sudo");
     }
@@ -93,7 +93,7 @@ fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>,
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(flags, options, drivers, given, reload));
+    let result = runtime.block_on(serve(flags, options, drivers, (doors, given), reload));
     // What still blocks on a kernel call must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
@@ -112,13 +112,13 @@ async fn serve(
     flags: Flags,
     options: gantry_engine::Options,
     drivers: gantry_engine::Drivers,
-    given: Vec<activation::Given>,
+    (doors, given): (doors::Planned, Vec<activation::Given>),
     reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>, Flags) -> Reload,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
-    let doors::Doors { listeners, tls } = flags.doors.open(&flags.exec_root, given)?;
+    let doors::Doors { listeners, tls } = doors.open(given)?;
     let started = std::time::Instant::now();
     let engine = Engine::start(options, drivers).await?;
     info!(took = ?started.elapsed(), data_root = %flags.data_root.display(), "the engine is up");

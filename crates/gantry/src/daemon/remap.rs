@@ -49,7 +49,8 @@ fn explicit(text: &str) -> Result<Option<IdRange>> {
 
 /// All ranges of a user or group in `list`, one after the other from 0 on; by name or by number in both ways.
 fn subordinate(name: &str, list: &Path, accounts: &Path, kind: &str) -> Result<Vec<IdRange>> {
-    let aliases = aliases(name, accounts);
+    let known = gantry_transport::account(accounts, name).map(|(name, id)| [name, id.to_string()]);
+    let aliases: Vec<String> = known.into_iter().flatten().chain([name.to_owned()]).collect();
     let text = fs::read_to_string(list).unwrap_or_default();
     let mut ranges = Vec::new();
     let mut next = 0u32;
@@ -75,22 +76,6 @@ fn subordinate(name: &str, list: &Path, accounts: &Path, kind: &str) -> Result<V
         );
     }
     Ok(ranges)
-}
-
-/// Name and number of an account, whichever is given.
-fn aliases(name: &str, accounts: &Path) -> Vec<String> {
-    let text = fs::read_to_string(accounts).unwrap_or_default();
-    let mut aliases = vec![name.to_owned()];
-    for line in text.lines() {
-        let mut fields = line.split(':');
-        let (Some(own), Some(number)) = (fields.next(), fields.nth(1)) else { continue };
-        if own == name {
-            aliases.push(number.to_owned());
-        } else if number == name {
-            aliases.push(own.to_owned());
-        }
-    }
-    aliases
 }
 
 #[cfg(test)]

@@ -190,11 +190,11 @@ pub async fn archive_stat(request: Request) -> Result<Response> {
 
 pub async fn archive_get(request: Request) -> Result<Response> {
     let path = archive_path(&request)?;
+    let turn = request.seat.archive().await?;
     let (stat, known) = tokio::sync::oneshot::channel();
     let (outlet, OutletReader { bytes, .. }) = Outlet::new();
     let job = jobs::ArchiveGet { container: request.parameter("name"), path, stat, outlet };
-    let (engine, environment) = (request.engine.clone(), request.environment.clone());
-    let task = tokio::spawn(async move { engine.run(job, environment).await });
+    let task = respond::spawn(&request.engine, job, request.environment.clone(), turn);
     let Ok(stat) = known.await else {
         return match task.await {
             Ok(Err(error)) => Err(error.into()),
@@ -208,13 +208,16 @@ pub async fn archive_get(request: Request) -> Result<Response> {
 }
 
 pub async fn archive_put(mut request: Request) -> Result<Response> {
+    let path = archive_path(&request)?;
+    let turn = request.seat.archive().await?;
     let job = jobs::ArchivePut {
         container: request.parameter("name"),
-        path: archive_path(&request)?,
+        path,
         no_overwrite_dir_non_dir: request.flag("noOverwriteDirNonDir"),
         copy_uid_gid: request.flag("copyUIDGID"),
         body: request.inlet(),
     };
-    request.run(job).await?;
+    let task = respond::spawn(&request.engine, job, request.environment.clone(), turn);
+    respond::finished(task).await?;
     Ok(empty(StatusCode::OK))
 }

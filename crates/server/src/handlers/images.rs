@@ -10,7 +10,7 @@ use crate::body::Body;
 use crate::error::{Failure, Result};
 use crate::handlers::registries::{registry_auth, registry_config};
 use crate::request::Request;
-use crate::respond::{Response, checked, empty, json, ok, set, streamed};
+use crate::respond::{Response, checked, empty, json, ok, reading, set, streamed};
 
 pub async fn list(request: Request) -> Result<Response> {
     let job =
@@ -74,8 +74,7 @@ async fn import(mut request: Request) -> Result<Response> {
     let (repository, tag) = name_of(&request.query("repo").unwrap_or_default(), request.query("tag"));
     let (message, changes) = (request.query("message").unwrap_or_default(), request.query_all("changes"));
     let platform = request.query("platform").unwrap_or_default();
-    let job = |outlet| jobs::Import { repository, tag, message, changes, platform, source, outlet };
-    streamed(&request, "application/json", job).await
+    reading(&request, |outlet| jobs::Import { repository, tag, message, changes, platform, source, outlet }).await
 }
 
 /// The repository may carry its tag.
@@ -127,7 +126,7 @@ pub async fn load(mut request: Request) -> Result<Response> {
     let quiet = request.query("quiet").is_none() || request.flag("quiet");
     let platform = platform(&request)?;
     let body = request.inlet();
-    streamed(&request, "application/json", |outlet| jobs::Load { quiet, platform, body, outlet }).await
+    reading(&request, |outlet| jobs::Load { quiet, platform, body, outlet }).await
 }
 
 pub async fn commit(mut request: Request) -> Result<Response> {

@@ -7,6 +7,7 @@ mod client;
 mod explain;
 mod pem;
 mod server;
+mod standing;
 mod stream;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(crate) use client::connect as handshake;
 pub use client::{ClientTls, Verification};
 pub(crate) use explain::{client_side, rustls_error};
 pub use server::{ClientCertificates, ServerFiles, ServerTls};
+pub use standing::Standing;
 pub use stream::TlsStream;
 
 /// The protocol that is spoken inside.

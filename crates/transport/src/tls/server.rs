@@ -3,17 +3,20 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pem::{self, failed};
+use super::standing::Standing;
 use super::stream::TlsStream;
 use super::{ALPN, explain, provider};
 use crate::Result;
@@ -51,11 +54,20 @@ pub struct ServerFiles {
     pub clients: ClientCertificates,
 }
 
-/// A server's TLS. Shared by all its listeners; [`ServerTls::reload`] reaches every connection that is made after it.
+/// A server's TLS. Shared by all its listeners; [`ServerTls::reload`] reaches every connection that is made after it, and
+/// through their [`Standing`] those that are open.
 #[derive(Debug)]
 pub struct ServerTls {
     files: ServerFiles,
-    config: RwLock<Arc<ServerConfig>>,
+    current: watch::Sender<Arc<Current>>,
+}
+
+/// What the files say.
+#[derive(Debug)]
+pub(super) struct Current {
+    config: Arc<ServerConfig>,
+    /// Judges clients' certificates, where they are asked for.
+    pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl ServerTls {
@@ -64,8 +76,8 @@ impl ServerTls {
     /// # Errors
     /// A file that cannot be read or used, a key that is not the certificate's.
     pub fn load(files: ServerFiles) -> Result<Self> {
-        let config = RwLock::new(Arc::new(config(&files)?));
-        Ok(Self { files, config })
+        let current = watch::Sender::new(Arc::new(read(&files)?));
+        Ok(Self { files, current })
     }
 
     /// Reads the files anew; what cannot be used leaves everything as it was.
@@ -73,8 +85,7 @@ impl ServerTls {
     /// # Errors
     /// As [`ServerTls::load`].
     pub fn reload(&self) -> Result<()> {
-        let new = Arc::new(config(&self.files)?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;
+        self.current.send_replace(Arc::new(read(&self.files)?));
         Ok(())
     }
 
@@ -87,7 +98,7 @@ impl ServerTls {
     /// What rustls knows now.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.borrow().config)
     }
 
     /// The handshake with a client, and the subject of the certificate that it showed. It ends in ten seconds, whatever
@@ -111,11 +122,15 @@ impl ServerTls {
             dismiss(stream).await;
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak TLS"));
         }
-        match TlsAcceptor::from(self.config()).accept(stream).into_fallible().await {
+        let mut changes = self.current.subscribe();
+        // A reload during the handshake is one that this connection has still to be judged by.
+        let config = Arc::clone(&changes.borrow_and_update().config);
+        match TlsAcceptor::from(config).accept(stream).into_fallible().await {
             Ok(stream) => {
-                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let subject = shown.map(|certificate| subject(certificate.as_ref()));
-                Ok((TlsStream::new(stream.into()), subject))
+                let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let subject = shown.first().map(|certificate| subject(certificate.as_ref()));
+                let standing = Standing::of(shown, changes);
+                Ok((TlsStream::of_client(stream.into(), standing), subject))
             }
             Err((error, stream)) => {
                 dismiss(stream).await;
@@ -143,12 +158,12 @@ fn subject(der: &[u8]) -> Arc<str> {
     X509Certificate::from_der(der).map_or_else(|_| "unreadable".into(), |(_, read)| read.subject().to_string().into())
 }
 
-fn config(files: &ServerFiles) -> Result<ServerConfig> {
+fn read(files: &ServerFiles) -> Result<Current> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&files.certificate, error.to_string()))?;
-    let builder = match &files.clients {
-        ClientCertificates::None => builder.with_no_client_auth(),
+    let (builder, verifier) = match &files.clients {
+        ClientCertificates::None => (builder.with_no_client_auth(), None),
         ClientCertificates::Required(path) | ClientCertificates::Optional(path) => {
             let pem::Authorities { roots, revoked } = pem::authorities(path)?;
             // Authorities without a list have revoked nothing.
@@ -158,7 +173,8 @@ fn config(files: &ServerFiles) -> Result<ServerConfig> {
             if matches!(files.clients, ClientCertificates::Optional(_)) {
                 verifier = verifier.allow_unauthenticated();
             }
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(path, error.to_string()))?)
+            let verifier = verifier.build().map_err(|error| failed(path, error.to_string()))?;
+            (builder.with_client_cert_verifier(Arc::clone(&verifier)), Some(verifier))
         }
     };
     let (chain, key) = (pem::certificates(&files.certificate)?, pem::key(&files.key)?);
@@ -171,5 +187,5 @@ fn config(files: &ServerFiles) -> Result<ServerConfig> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok(Current { config: Arc::new(config), verifier })
 }

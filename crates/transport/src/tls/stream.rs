@@ -9,6 +9,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::Standing;
+
 /// How much of what comes first can be looked at.
 const PEEK: usize = 4096;
 
@@ -18,11 +20,21 @@ const PEEK: usize = 4096;
 pub struct TlsStream {
     inner: Box<tokio_rustls::TlsStream<TcpStream>>,
     peeked: BytesMut,
+    standing: Option<Standing>,
 }
 
 impl TlsStream {
     pub(crate) fn new(inner: tokio_rustls::TlsStream<TcpStream>) -> Self {
-        Self { inner: Box::new(inner), peeked: BytesMut::new() }
+        Self { inner: Box::new(inner), peeked: BytesMut::new(), standing: None }
+    }
+
+    /// A client's, whose certificate can be revoked.
+    pub(crate) fn of_client(inner: tokio_rustls::TlsStream<TcpStream>, standing: Option<Standing>) -> Self {
+        Self { standing, ..Self::new(inner) }
+    }
+
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        self.standing.clone()
     }
 
     /// Waits until something is there, and shows it; nothing at the end.

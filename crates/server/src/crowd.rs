@@ -1,0 +1,146 @@
+//! How many may be at a door at once: memory, descriptors and threads stay bounded whatever comes, and who crowds one door
+//! keeps nobody from another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::ErrorKind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Failure, Result};
+
+/// How many may be in their TLS handshake at once; who comes beyond that is sent away, so that those who are known get in.
+const ENTERING: usize = 1024;
+/// Places that a door has for itself at most.
+const OWN: usize = 1024;
+/// Archives that are under way at once through all doors: each holds a thread that waits for its client, and the runtime
+/// has 512 of them.
+const ARCHIVES: usize = 192;
+/// Through one door at most.
+const ARCHIVES_OF_A_DOOR: usize = 64;
+/// Descriptors that a relayed stream has beyond its connection's own.
+const RELAY: u32 = 3;
+/// How long one more archive waits for its turn.
+const TURN: Duration = Duration::from_secs(30);
+
+/// Those at one door.
+pub struct Crowd {
+    entering: Arc<Semaphore>,
+    own: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+    archives: Arc<Semaphore>,
+}
+
+/// A place at a door. Whoever has the connection keeps it, also when it is no longer HTTP.
+#[derive(Clone)]
+pub struct Seat {
+    crowd: Arc<Crowd>,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl Crowd {
+    /// One for each of so many doors.
+    pub fn of(doors: usize) -> Vec<Arc<Self>> {
+        // The rest of the descriptors is for containers, layers and the database.
+        Self::with(doors, (gantry_transport::descriptor_limit() / 4 * 3).max(64))
+    }
+
+    fn with(doors: usize, places: usize) -> Vec<Arc<Self>> {
+        let doors = doors.max(1);
+        let own = OWN.min(places / (4 * doors)).max(1);
+        let shared = Arc::new(Semaphore::new(places.saturating_sub(own * doors)));
+        let archives = ARCHIVES_OF_A_DOOR.min(ARCHIVES / doors).max(1);
+        let one = |_| {
+            Arc::new(Self {
+                entering: Arc::new(Semaphore::new(ENTERING)),
+                own: Arc::new(Semaphore::new(own)),
+                shared: Arc::clone(&shared),
+                archives: Arc::new(Semaphore::new(archives)),
+            })
+        };
+        (0..doors).map(one).collect()
+    }
+
+    /// The next place: one of this door's own, or one that any door may have.
+    pub async fn seat(self: &Arc<Self>) -> std::io::Result<Seat> {
+        let place = tokio::select! {
+            biased;
+            own = Arc::clone(&self.own).acquire_owned() => own,
+            shared = Arc::clone(&self.shared).acquire_owned() => shared,
+        };
+        let place = Arc::new(place.map_err(std::io::Error::other)?);
+        Ok(Seat { crowd: Arc::clone(self), _place: place })
+    }
+
+    /// A place in the handshake; none when too many are there.
+    pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.entering).try_acquire_owned().ok()
+    }
+}
+
+impl Seat {
+    /// This place and those that a relayed stream needs besides.
+    pub fn for_relay(&self) -> std::io::Result<(Self, OwnedSemaphorePermit)> {
+        let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_many_owned(RELAY).ok();
+        let more = take(&self.crowd.shared).or_else(|| take(&self.crowd.own));
+        let more = more.ok_or_else(|| std::io::Error::other("too many are here: try again later"))?;
+        Ok((self.clone(), more))
+    }
+
+    /// Leave to read or write an archive, for as long as the value lives.
+    pub async fn archive(&self) -> Result<OwnedSemaphorePermit> {
+        self.archive_within(TURN).await
+    }
+
+    async fn archive_within(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.crowd.archives).acquire_owned();
+        let busy = || {
+            let seconds = patience.as_secs();
+            Failure::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "too many archives are read and written through this door, and none ended in {seconds} s: try again later"
+                ),
+            )
+        };
+        tokio::time::timeout(patience, turn).await.ok().and_then(std::result::Result::ok).ok_or_else(busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_crowds_one_door_leaves_the_others_their_own_places() {
+        let crowds = Crowd::with(2, 64);
+        let mut seats = Vec::new();
+        while let Ok(seat) = tokio::time::timeout(Duration::from_millis(20), crowds[0].seat()).await {
+            seats.push(seat.unwrap());
+        }
+        assert_eq!(seats.len(), 64 - 8);
+        let other = crowds[1].seat().await.unwrap();
+        // A place is kept by the last who has it.
+        let copy = seats[0].clone();
+        drop(seats.remove(0));
+        assert!(tokio::time::timeout(Duration::from_millis(20), crowds[0].seat()).await.is_err());
+        drop(copy);
+        drop(crowds[0].seat().await.unwrap());
+        drop(other);
+    }
+
+    #[tokio::test]
+    async fn one_archive_more_than_there_is_room_for_waits_and_is_refused() {
+        let crowds = Crowd::with(3, 300);
+        let seat = crowds[0].seat().await.unwrap();
+        let mut all = Vec::new();
+        for _ in 0..ARCHIVES_OF_A_DOOR {
+            all.push(seat.archive().await.unwrap());
+        }
+        let refused = seat.archive_within(Duration::from_millis(20)).await.unwrap_err().into_response();
+        assert_eq!(refused.status(), 503);
+        drop(crowds[1].seat().await.unwrap().archive().await.unwrap());
+        all.pop();
+        drop(seat.archive().await.unwrap());
+    }
+}
