@@ -89,3 +89,25 @@ fn version_and_info_speak_for_client_and_daemon() {
         assert!(cli.ok(&["info"]).contains("Storage Driver: "));
     });
 }
+
+#[test]
+fn inspect_says_where_the_layers_of_an_image_and_a_container_lie() {
+    both(|world, cli| {
+        let name = world.name("places");
+        cli.ok(&["create", "--name", &name, IMAGE, "true"]);
+        let see = |what: &str, key: &str| {
+            let format = format!("{{{{with index .GraphDriver.Data {key:?}}}}}{{{{.}}}}{{{{end}}}}");
+            cli.inspect(what, &format)
+        };
+        let upper = see(IMAGE, "UpperDir");
+        assert!(std::path::Path::new(&upper).join("bin").is_dir(), "{upper}");
+        assert_eq!(see(&name, "LowerDir").split(':').next(), Some(&*upper));
+        for key in ["UpperDir", "WorkDir"] {
+            assert!(std::path::Path::new(&see(&name, key)).is_dir(), "{key}");
+        }
+        std::fs::write(std::path::Path::new(&see(&name, "UpperDir")).join("beside"), "x")
+            .expect("write into the layer");
+        assert_eq!(cli.ok(&["diff", &name]), "A /beside");
+        cli.ok(&["rm", &name]);
+    });
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame};
 use tokio::sync::mpsc;
 
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 128 * 1024;
 
 /// A request's body.
 pub enum Body {
@@ -45,7 +45,10 @@ impl Body {
 
     /// What a reader gives.
     pub fn read(mut reader: impl Read + Send + 'static) -> Self {
-        Self::written(move |writer| io::copy(&mut reader, writer).map(drop))
+        Self::written(move |writer| {
+            while writer.take_from(&mut reader)? {}
+            Ok(())
+        })
     }
 }
 
@@ -78,6 +81,15 @@ impl HttpBody for Body {
 pub struct BodyWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
+}
+
+impl BodyWriter {
+    /// Takes a chunk of what a reader gives; false at its end.
+    fn take_from(&mut self, reader: &mut impl Read) -> io::Result<bool> {
+        let got = reader.take(CHUNK as u64).read_to_end(&mut self.buffer)?;
+        self.flush()?;
+        Ok(got == CHUNK)
+    }
 }
 
 impl Write for BodyWriter {

@@ -95,6 +95,22 @@ pub fn check_platform(image: &Image, name: &str, wanted: &str) -> Result<()> {
     )))
 }
 
+/// What `inspect` tells of the graphdriver: its name, and where a layer lies, as far as that could be read.
+pub fn graph_driver(
+    engine: &Engine,
+    places: gantry_graph::Result<Vec<(&'static str, String)>>,
+) -> gantry_api::inspect::GraphDriverData {
+    let places = places.unwrap_or_else(|error| {
+        tracing::debug!(%error, "inspect does not tell where a layer lies");
+        Vec::new()
+    });
+    let data = places.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    gantry_api::inspect::GraphDriverData {
+        data: Some(data).filter(|data: &std::collections::BTreeMap<_, _>| !data.is_empty()),
+        name: engine.drivers.graph.name().into(),
+    }
+}
+
 /// The name for a new image, `latest` where no tag is given; none where the repository is empty.
 ///
 /// # Errors

@@ -35,8 +35,8 @@ pub struct OutletReader {
 
 /// A caller that neither sends nor takes a byte for so long is given up: a job may hold a container's lock meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pieces that may wait for a slow caller.
-const DEPTH: usize = 16;
+/// Pieces that may wait for a slow caller: of an archive each has up to 128 KiB.
+const DEPTH: usize = 8;
 
 impl Outlet {
     /// Both ends.

@@ -256,40 +256,8 @@ impl Check<'_> {
         let db = graph.db();
         // Memory and database say the same only while nobody changes them.
         let _change = graph.change();
-        let images = graph.images();
-        for entity in db.entities(IMAGE)? {
-            let image = entity.id.parse().ok();
-            let known = image.as_ref().and_then(|id| images.get(id));
-            match (records::read::<ImageRecord>(&entity), known) {
-                (Err(error), Some(image)) => {
-                    let outcome =
-                        self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)));
-                    self.say(Place::Record(entity.id), problem(error), outcome);
-                }
-                (Ok(_), Some(image)) if !db.read(|db| Ok(db.edges(&entity.id)? == records::edges(db, image)?))? => {
-                    let outcome =
-                        self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, image)));
-                    let how = "its edges do not lead to its layers and its parent".to_owned();
-                    self.say(Place::Record(entity.id), Problem::Altered(how), outcome);
-                }
-                (_, None) if image.is_none() => self.purge(entity.id, Problem::Dangling),
-                _ => {}
-            }
-        }
-        for entity in db.entities(LAYER)? {
-            if let Err(error) = records::read::<Layer>(&entity) {
-                let chain = entity.id.strip_prefix("layer:").and_then(|hex| Digest::from_hex(hex).ok());
-                match chain.and_then(|chain| graph.inner.layers.get(&chain)) {
-                    Some(layer) => {
-                        let outcome = self.mend(Repair::Rewritten, || {
-                            db.write(Durability::Disk, |db| records::put_layer(db, &layer))
-                        });
-                        self.say(Place::Record(entity.id), problem(error), outcome);
-                    }
-                    None => self.purge(entity.id, problem(error)),
-                }
-            }
-        }
+        self.image_records()?;
+        self.layer_records()?;
         for entity in db.entities(SUSPECT)? {
             if let Err(error) = records::read::<Suspicion>(&entity) {
                 self.purge(entity.id, problem(error));
@@ -314,6 +282,45 @@ impl Check<'_> {
                     self.mend(Repair::Deleted, || db.write(Durability::Disk, |db| db.delete(&path).map(drop)));
                 self.say(Place::Name(name), Problem::Dangling, outcome);
             }
+        }
+        Ok(())
+    }
+
+    fn image_records(&mut self) -> Result<()> {
+        let db = self.graph.db();
+        let images = self.graph.images();
+        for entity in db.entities(IMAGE)? {
+            let image = entity.id.parse().ok();
+            let Some(known) = image.as_ref().and_then(|id| images.get(id)) else {
+                if image.is_none() {
+                    self.purge(entity.id, Problem::Dangling);
+                }
+                continue;
+            };
+            let wrong = match records::read::<ImageRecord>(&entity) {
+                Err(error) => problem(error),
+                Ok(_) if db.read(|db| Ok(db.edges(&entity.id)? == records::edges(db, known)?))? => continue,
+                Ok(_) => Problem::Altered("its edges do not lead to its layers and its parent".to_owned()),
+            };
+            let outcome =
+                self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_image(db, known)));
+            self.say(Place::Record(entity.id), wrong, outcome);
+        }
+        Ok(())
+    }
+
+    fn layer_records(&mut self) -> Result<()> {
+        let db = self.graph.db();
+        for entity in db.entities(LAYER)? {
+            let Err(error) = records::read::<Layer>(&entity) else { continue };
+            let chain = entity.id.strip_prefix("layer:").and_then(|hex| Digest::from_hex(hex).ok());
+            let Some(layer) = chain.and_then(|chain| self.graph.inner.layers.get(&chain)) else {
+                self.purge(entity.id, problem(error));
+                continue;
+            };
+            let outcome =
+                self.mend(Repair::Rewritten, || db.write(Durability::Disk, |db| records::put_layer(db, &layer)));
+            self.say(Place::Record(entity.id), problem(error), outcome);
         }
         Ok(())
     }

@@ -212,6 +212,14 @@ impl Graph {
         self.inner.layers.wake();
     }
 
+    /// Where an image's uppermost layer lies, in the words of `docker inspect`; see [`GraphDriver::places`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn image_places(&self, image: &Image) -> Result<Vec<(&'static str, String)>> {
+        image.layers.last().map_or(Ok(Vec::new()), |top| Ok(self.inner.driver.places(&top.store_id)?))
+    }
+
     /// Whether the layers of one registration may be unpacked in any order and at once.
     #[must_use]
     pub fn unpacks_in_parallel(&self) -> bool {

@@ -130,6 +130,15 @@ impl Graph {
         Ok(self.inner.driver.mount(container, read_only)?)
     }
 
+    /// Where a container's own layer lies, as [`Graph::image_places`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has no writable layer.
+    pub fn container_places(&self, container: &str) -> Result<Vec<(&'static str, String)>> {
+        self.check(container)?;
+        Ok(self.inner.driver.places(container)?)
+    }
+
     /// What the container changed, sorted by path.
     ///
     /// # Errors

@@ -78,6 +78,11 @@ pub trait GraphDriver: Send + Sync {
         if self.exists(id) { Ok(()) } else { Err(Error::NotFound(id.to_owned())) }
     }
 
+    /// Where a layer lies, in the words of `docker inspect`. Nothing where Docker's driver of that name says nothing either.
+    fn places(&self, _id: &str) -> Result<Vec<(&'static str, String)>, Error> {
+        Ok(Vec::new())
+    }
+
     /// Whether a layer (not a draft) is there.
     fn exists(&self, id: &str) -> bool;
 

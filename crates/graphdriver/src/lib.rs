@@ -20,6 +20,7 @@ mod trash;
 mod tree;
 mod verify;
 mod whole;
+mod writeback;
 
 pub use disk::disk_use;
 pub use driver::*;

@@ -263,6 +263,22 @@ impl GraphDriver for Overlay {
         Ok(rustix::fs::chown(&diff, Some(uid), Some(gid)).during("change owner of", diff.display())?)
     }
 
+    /// There is no `MergedDir`: a root is mounted in its container's mount namespace alone, and an image's nowhere.
+    fn places(&self, id: &str) -> Result<Vec<(&'static str, String)>, Error> {
+        let layer = self.store.layer(id)?;
+        let shown = |path: &Path| path.to_string_lossy().into_owned();
+        let lower: Vec<String> = self.diffs(&self.below(&layer)?).iter().map(|diff| shown(diff)).collect();
+        let mut places = vec![("UpperDir", shown(&layer.join("diff")))];
+        if !lower.is_empty() {
+            places.push(("LowerDir", lower.join(":")));
+        }
+        let work = layer.join("work");
+        if fs::symlink_metadata(&work).is_ok() {
+            places.push(("WorkDir", shown(&work)));
+        }
+        Ok(places)
+    }
+
     fn exists(&self, id: &str) -> bool {
         self.store.exists(id)
     }
@@ -353,7 +369,8 @@ pub(crate) fn prepare_draft(draft: &Path, parent: Option<&str>) -> Result<(), Er
 
 pub(crate) fn apply_to_draft(store: &Store, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {
     let draft = store.draft(id)?;
-    let content = archive::apply(&draft, archive).map_err(|error| error.inside(&draft))?;
+    let wrote = |bytes| store.writeback().wrote(bytes);
+    let content = archive::apply(&draft, archive, &wrote).map_err(|error| error.inside(&draft))?;
     let before = noted_size(&draft)?.unwrap_or(0);
     fs::write(draft.join("size"), (before + content).to_string())?;
     Ok(content)

@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_linux::{ResultExt, fs};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use crate::archive::recipe;
+use crate::writeback::Writeback;
 use crate::{Error, Replaced, trash, tree};
 
 /// What a rename says where the new name is another thing's.
@@ -29,6 +30,7 @@ pub(crate) struct Store {
     sweeping: Mutex<()>,
     /// What could not be moved to the trash; the sweep tries again.
     left: Mutex<BTreeSet<PathBuf>>,
+    writeback: Arc<Writeback>,
     /// Locked as long as the store is open: two daemons must not share a data root.
     _lock: File,
 }
@@ -45,7 +47,8 @@ impl Store {
         for part in ["layers", "drafts", "trash", REPLACED] {
             fs::create_dir_mode(root.join(part), 0o700)?;
         }
-        let store = Self { root, sweeping: Mutex::new(()), left: Mutex::default(), _lock: lock };
+        let writeback = Writeback::open(&root)?;
+        let store = Self { root, sweeping: Mutex::new(()), left: Mutex::default(), writeback, _lock: lock };
         store.discard_drafts()?;
         Ok(store)
     }
@@ -53,6 +56,11 @@ impl Store {
     /// Where what was removed waits for the sweep.
     pub(crate) fn trash(&self) -> PathBuf {
         self.root.join("trash")
+    }
+
+    /// The disk, for who writes to drafts.
+    pub(crate) fn writeback(&self) -> &Arc<Writeback> {
+        &self.writeback
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -108,6 +116,7 @@ impl Store {
             Err(error) if error.errno() == Errno::EXIST.raw_os_error() => return Err(Error::Exists(id.to_owned())),
             other => other?,
         }
+        self.writeback.begin(id);
         fs::set_mode(&path, 0o700)?;
         Ok(path)
     }
@@ -120,16 +129,18 @@ impl Store {
         let (draft, layer) = (self.draft(id)?, self.layer_path(id));
         match renameat_with(CWD, &draft, CWD, &layer, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(Error::Exists(id.to_owned())),
-            other => Ok(other.during("rename", draft.display())?),
+            other => {
+                other.during("rename", draft.display())?;
+                self.writeback.forget(id);
+                Ok(())
+            }
         }
     }
 
     /// Makes drafts layers, in this order; waits for the disk once before and once after.
     pub(crate) fn publish_all(&self, ids: &[&str]) -> Result<(), Error> {
         let Some(first) = ids.first() else { return Ok(()) };
-        let draft = self.draft(first)?;
-        let dir = tree::open_root(&draft)?;
-        rustix::fs::syncfs(&dir).during("sync file system of", draft.display())?;
+        self.writeback.settle(ids, &self.draft(first)?)?;
         ids.iter().try_for_each(|id| self.publish(id, false))?;
         Ok(fs::sync_directory(self.root.join("layers"))?)
     }
@@ -151,7 +162,11 @@ impl Store {
         }
         match renameat_with(CWD, &path, CWD, self.root.join("drafts").join(id), RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => Err(Error::Exists(id.to_owned())),
-            other => Ok(other.during("rename", path.display())?),
+            other => {
+                other.during("rename", path.display())?;
+                self.writeback.rename(draft, id);
+                Ok(())
+            }
         }
     }
 
@@ -162,15 +177,16 @@ impl Store {
             // Under its own id it is published like any other.
             if draft != id {
                 fs::rename(&aside, self.root.join("drafts").join(id))?;
+                self.writeback.rename(draft, id);
             }
             return self.publish(id, true);
         }
-        let (draft, layer) = (self.draft(draft)?, self.layer_path(id));
+        let (name, draft, layer) = (draft, self.draft(draft)?, self.layer_path(id));
         let aside = self.root.join(REPLACED).join(format!("{}.{id}", fs::unique()));
-        let dir = tree::open_root(&draft)?;
-        rustix::fs::syncfs(&dir).during("sync file system of", draft.display())?;
+        self.writeback.settle(&[name], &draft)?;
         // First where the replaced one shall be: a crash between the two leaves a good copy for the sweep, nothing worse.
         fs::rename(&draft, &aside)?;
+        self.writeback.forget(name);
         renameat_with(CWD, &aside, CWD, &layer, RenameFlags::EXCHANGE).during("put in place", layer.display())?;
         Ok(fs::sync_directory(self.root.join("layers"))?)
     }
@@ -209,7 +225,14 @@ impl Store {
         let moved = self.move_to_trash(path);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         match &moved {
-            Ok(()) => drop(left.remove(path)),
+            Ok(()) => {
+                left.remove(path);
+                if path.parent().is_some_and(|parent| parent.ends_with("drafts"))
+                    && let Some(draft) = path.file_name().and_then(|name| name.to_str())
+                {
+                    self.writeback.forget(draft);
+                }
+            }
             Err(_) => drop(left.insert(path.to_path_buf())),
         }
         moved
@@ -286,6 +309,13 @@ impl Store {
                 return outcome.and(Err(error.into()));
             }
         }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Nothing of it is busy any more.
+        self.writeback.rest();
     }
 }
 

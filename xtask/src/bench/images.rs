@@ -5,6 +5,7 @@ mod registry;
 mod stack;
 mod table;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -24,8 +25,11 @@ use registry::Registry;
 const SECTION: &str = "bench images";
 /// Where the file system of its own is mounted, for the process inside.
 const PLACE: &str = "GANTRY_BENCH_IMAGES";
-/// Bytes of the loop file, which is sparse.
-const ROOM: u64 = 40 << 30;
+/// The loop file has so many times the bytes of the images: they are in it as archives, in a registry, and with everybody in
+/// several forms.
+const COPIES: u64 = 16;
+/// What a small file takes.
+const SMALL: u64 = 4096;
 
 /// What is measured; the numbers order the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,20 +61,26 @@ impl Operation {
 pub fn images(options: &[&str]) -> Result<()> {
     match std::env::var_os(PLACE) {
         Some(place) => inside(Path::new(&place), options),
-        None => outside(),
+        None => outside(options),
     }
 }
 
 /// Makes a file system and runs this program again where it is mounted, in a mount namespace that takes it along.
-fn outside() -> Result<()> {
+fn outside(options: &[&str]) -> Result<()> {
     setup::for_tests()?;
     setup::install_peer("unshare", "util-linux", "a mount namespace for a file system of its own")?;
     setup::install_peer("mkfs.ext4", "e2fsprogs", "the file system")?;
     let directory = tempfile::Builder::new().prefix("gantry-bench-").tempdir().context("make a directory")?;
     let (file, place) = (directory.path().join("ext4"), directory.path().join("mounted"));
     std::fs::create_dir(&place).context("make a directory to mount at")?;
-    std::fs::File::create(&file).and_then(|file| file.set_len(ROOM)).context("make the file of a file system")?;
-    command::succeed(Command::new(paths::need("mkfs.ext4")?).arg("-q").arg(&file), command::LIMIT)?;
+    let (megabytes, files) = sizes(options)?;
+    let room = ((megabytes as u64) << 20).saturating_add(files as u64 * SMALL).saturating_mul(COPIES);
+    println!("making a file system of {} MiB", room >> 20);
+    write_out(&file, room).context("make the file of a file system")?;
+    let mut mkfs = Command::new(paths::need("mkfs.ext4")?);
+    // The blocks stay written, and nothing is left to be done in the background.
+    mkfs.args(["-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]).arg(&file);
+    command::succeed(&mut mkfs, LIMIT)?;
     let mut again = Command::new(paths::need("unshare")?);
     again.args(["--mount", "--propagation", "private", "sh", "-c"]);
     again.arg("mount -o loop \"$1\" \"$2\" && shift 2 && exec \"$@\"").arg("sh").arg(&file).arg(&place);
@@ -79,11 +89,25 @@ fn outside() -> Result<()> {
     build::run(again.env("TMPDIR", &place).env(PLACE, &place))
 }
 
+/// Every block is written, and on the disk: what the host of a sparse file has to do when a block is written for the first time
+/// would be paid by whoever is measured first, and waits.
+fn write_out(path: &Path, bytes: u64) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
+    file.sync_all()
+}
+
+fn number(options: &[&str], name: &str, usual: usize) -> Result<usize> {
+    value(options, name).map_or(Ok(usual), str::parse).with_context(|| format!("{name} takes a number"))
+}
+
+/// Megabytes of the large image, and files of the other.
+fn sizes(options: &[&str]) -> Result<(usize, usize)> {
+    Ok((number(options, "--megabytes", 300)?, number(options, "--files", 50_000)?))
+}
+
 fn inside(place: &Path, options: &[&str]) -> Result<()> {
-    let number = |name: &str, usual: usize| -> Result<usize> {
-        value(options, name).map_or(Ok(usual), str::parse).with_context(|| format!("{name} takes a number"))
-    };
-    let (rounds, megabytes, files) = (number("--rounds", 5)?, number("--megabytes", 300)?, number("--files", 50_000)?);
+    let (rounds, (megabytes, files)) = (number(options, "--rounds", 5)?, sizes(options)?);
     let profile = if options.contains(&"--release") { "release" } else { build::PROFILE };
     let label = if std::env::var_os("GANTRY_BIN").is_some() { "given by GANTRY_BIN" } else { profile };
     let interrupt = Interrupt::catch()?;

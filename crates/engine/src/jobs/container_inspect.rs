@@ -47,6 +47,9 @@ impl Job for ContainerInspect {
         let record = container.record();
         let mut shown = describe(&engine, &record);
         shown.exec_ids = Some(execs).filter(|list| !list.is_empty());
+        let (worker, id) = (std::sync::Arc::clone(&engine), record.id.clone());
+        shown.graph_driver =
+            blocking(move || Ok(crate::images::graph_driver(&worker, worker.graph.container_places(&id)))).await?;
         if self.size {
             let id = record.id.clone();
             let (own, whole) = blocking(move || Ok(engine.graph.container_size(&id)?)).await?;
@@ -84,7 +87,6 @@ fn describe(engine: &Engine, record: &Record) -> inspect::ContainerInspect {
         platform: "linux".into(),
         app_armor_profile: apparmor_profile(engine, record),
         host_config: HostConfig { links: networks::links::shown(engine, record), ..record.host_config.clone() },
-        graph_driver: inspect::GraphDriverData { data: None, name: engine.drivers.graph.name().into() },
         mounts: record.mounts.clone(),
         config,
         network_settings: network_settings(engine, record),

@@ -48,7 +48,7 @@ impl Job for ImageExport {
         outlet.open(Opening::default());
         let writer = Cancellable { output: outlet.into_writer(), cancelled: context.cancelled.clone() };
         let sending = blocking(move || {
-            let mut output = BufWriter::with_capacity(256 << 10, writer);
+            let mut output = BufWriter::with_capacity(128 << 10, writer);
             engine.graph.save(&images, &mut output)?;
             output.flush().map_err(|error| Error::system(format!("send the archive: {error}")))?;
             for (image, _) in images {

@@ -1,8 +1,8 @@
 //! `image_inspect`: everything about one image.
 
 use gantry_api::image::{self, ImageMetadata, RootFs};
-use gantry_api::inspect::GraphDriverData;
 
+use crate::engine::blocking;
 use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::policy::Subject;
@@ -35,6 +35,9 @@ impl Job for ImageInspect {
         let image = crate::images::find(&engine, &self.image)?;
         crate::images::check_platform(&image, &self.image, &self.platform)?;
         let (repo_tags, repo_digests) = super::images::names(&engine, &image);
+        let (worker, found) = (std::sync::Arc::clone(&engine), std::sync::Arc::clone(&image));
+        let graph_driver =
+            blocking(move || Ok(crate::images::graph_driver(&worker, worker.graph.image_places(&found)))).await?;
         let config = &image.config;
         let size = i64::try_from(image.size()).unwrap_or(i64::MAX);
         // Go's first moment is that of what never happened.
@@ -59,7 +62,7 @@ impl Job for ImageInspect {
             os_version: config.os_version.clone(),
             size,
             virtual_size: size,
-            graph_driver: GraphDriverData { data: None, name: engine.drivers.graph.name().into() },
+            graph_driver,
             root_fs: RootFs {
                 kind: "layers".into(),
                 layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),

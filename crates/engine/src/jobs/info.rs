@@ -31,21 +31,14 @@ fn describe(engine: &Engine) -> system::Info {
     let states: Vec<State> = engine.containers.all().iter().map(|container| container.record().state.clone()).collect();
     let count = |wanted: fn(&State) -> bool| i64::try_from(states.iter().filter(|s| wanted(s)).count()).unwrap_or(0);
     let options = &engine.options;
-    let paused = count(|state| matches!(state, State::Paused(_)));
-    let running = count(|state| matches!(state, State::Running(_) | State::Restarting(_)));
     let mut driver_status: Vec<[String; 2]> =
         engine.drivers.graph.status().into_iter().map(|(name, value)| [name, value]).collect();
     driver_status.push(["Chosen because".into(), engine.drivers.graph_reason.clone()]);
-    let mut warnings = damage(engine);
-    warnings.extend(engine.apparmor.lacking().map(|lacking| format!("WARNING: {lacking}")));
-    if options.security.seccomp_name != "builtin" {
-        warnings.push("WARNING: daemon is not using the default seccomp profile".into());
-    }
     system::Info {
         id: engine.networks.derived_id("daemon"),
         containers: i64::try_from(states.len()).unwrap_or(0),
-        containers_running: running,
-        containers_paused: paused,
+        containers_running: count(|state| matches!(state, State::Running(_) | State::Restarting(_))),
+        containers_paused: count(|state| matches!(state, State::Paused(_))),
         containers_stopped: count(|state| !state.is_active()),
         images: i64::try_from(engine.graph.images().iter().count()).unwrap_or(0),
         driver: engine.drivers.graph.name().into(),
@@ -57,6 +50,34 @@ fn describe(engine: &Engine) -> system::Info {
             authorization: None,
             log: vec!["json-file".into(), "none".into()],
         },
+        debug: options.debug,
+        n_fd: fs::list("/proc/self/fd").map_or(-1, |fds| i64::try_from(fds.len()).unwrap_or(-1)),
+        n_goroutines: fs::list("/proc/self/task").map_or(-1, |tasks| i64::try_from(tasks.len()).unwrap_or(-1)),
+        n_events_listener: i64::try_from(engine.events.listeners()).unwrap_or(0),
+        system_time: Timestamp::now().to_string(),
+        logging_driver: options.log_driver.clone(),
+        index_server_address: "https://index.docker.io/v1/".into(),
+        registry_config: Some(registries(options)),
+        docker_root_dir: options.data_root.to_string_lossy().into_owned(),
+        labels: options.labels.clone(),
+        server_version: VERSION.into(),
+        runtimes: BTreeMap::from([(engine.drivers.exec.name().to_owned(), Runtime::default())]),
+        default_runtime: engine.drivers.exec.name().into(),
+        swarm: Swarm { local_node_state: "inactive".into(), ..Swarm::default() },
+        live_restore_enabled: true,
+        init_binary: "built in".into(),
+        security_options: security_options(engine),
+        warnings: Some(warnings(engine)).filter(|list| !list.is_empty()),
+        http_proxy: masked(&options.http_proxy),
+        https_proxy: masked(&options.https_proxy),
+        no_proxy: options.no_proxy.clone(),
+        ..of_host(engine)
+    }
+}
+
+/// What the machine is, and can.
+fn of_host(engine: &Engine) -> system::Info {
+    system::Info {
         memory_limit: true,
         swap_limit: true,
         cpu_cfs_period: true,
@@ -66,43 +87,31 @@ fn describe(engine: &Engine) -> system::Info {
         pids_limit: true,
         oom_kill_disable: true,
         ipv4_forwarding: fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
-        debug: options.debug,
-        n_fd: fs::list("/proc/self/fd").map_or(-1, |fds| i64::try_from(fds.len()).unwrap_or(-1)),
-        n_goroutines: fs::list("/proc/self/task").map_or(-1, |tasks| i64::try_from(tasks.len()).unwrap_or(-1)),
-        system_time: Timestamp::now().to_string(),
-        logging_driver: options.log_driver.clone(),
         cgroup_driver: "cgroupfs".into(),
         cgroup_version: match engine.host.hierarchies.version() {
             libcontainer::cgroups::Version::V1 => "1",
             libcontainer::cgroups::Version::V2 => "2",
         }
         .into(),
-        n_events_listener: i64::try_from(engine.events.listeners()).unwrap_or(0),
         kernel_version: engine.host.kernel.clone(),
         operating_system: engine.host.system.clone(),
         os_version: engine.host.system_version.clone(),
         os_type: "linux".into(),
         architecture: std::env::consts::ARCH.into(),
-        index_server_address: "https://index.docker.io/v1/".into(),
-        registry_config: Some(registries(options)),
         n_cpu: i64::from(engine.host.cpus),
         mem_total: engine.host.memory,
-        docker_root_dir: options.data_root.to_string_lossy().into_owned(),
         name: engine.host.name.clone(),
-        labels: options.labels.clone(),
-        server_version: VERSION.into(),
-        runtimes: BTreeMap::from([(engine.drivers.exec.name().to_owned(), Runtime::default())]),
-        default_runtime: engine.drivers.exec.name().into(),
-        swarm: Swarm { local_node_state: "inactive".into(), ..Swarm::default() },
-        live_restore_enabled: true,
-        init_binary: "built in".into(),
-        security_options: security_options(engine),
-        warnings: Some(warnings).filter(|list| !list.is_empty()),
-        http_proxy: masked(&options.http_proxy),
-        https_proxy: masked(&options.https_proxy),
-        no_proxy: options.no_proxy.clone(),
         ..system::Info::default()
     }
+}
+
+fn warnings(engine: &Engine) -> Vec<String> {
+    let mut warnings = damage(engine);
+    warnings.extend(engine.apparmor.lacking().map(|lacking| format!("WARNING: {lacking}")));
+    if engine.options.security.seccomp_name != "builtin" {
+        warnings.push("WARNING: daemon is not using the default seccomp profile".into());
+    }
+    warnings
 }
 
 /// What is stored and damaged, and what was put aside.

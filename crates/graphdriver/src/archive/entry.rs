@@ -322,7 +322,8 @@ impl<'a> Entries<'a> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let sum: u32 = block[..148].iter().chain(&block[156..]).map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+        let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+        let sum = sum(&block[..148]) + sum(&block[156..]) + 8 * 32;
         if header.cksum().ok() != Some(sum) {
             return Err(Error::Archive(
                 "a header's checksum is wrong: this is no tar archive, or a damaged one".to_owned(),

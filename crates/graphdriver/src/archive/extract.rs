@@ -24,9 +24,9 @@ use super::{AUFS, OPAQUE, WHITEOUT};
 use crate::Error;
 use crate::tree::{self, Step, Walk, at, open_inside, show};
 
-/// Unpacks into `draft/diff` and writes down how the archive was made; returns the bytes of file content.
-/// [`super::finish`] does what the layers below are needed for.
-pub(crate) fn apply(draft: &Path, input: &mut dyn Read) -> Result<u64, Error> {
+/// Unpacks into `draft/diff` and writes down how the archive was made; returns the bytes of file content. `wrote` is told how much
+/// was written. [`super::finish`] does what the layers below are needed for.
+pub(crate) fn apply(draft: &Path, input: &mut dyn Read, wrote: &(dyn Fn(u64) + Sync)) -> Result<u64, Error> {
     let spool = draft.join("later");
     let root = tree::open_root(&draft.join("diff"))?;
     let displaced = tree::open_root(&draft.join(DISPLACED))?;
@@ -36,7 +36,7 @@ pub(crate) fn apply(draft: &Path, input: &mut dyn Read) -> Result<u64, Error> {
     let place = place_of(&root, b"")?;
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (root, content) = std::thread::scope(|scope| {
-        let filler = Filler::start(scope);
+        let filler = Filler::start(scope, wrote);
         let mut extraction = Extraction { root, place, displaced, grave, later, parent: None, filler, own, content: 0 };
         let mut entries = Entries::new(input, recorder);
         let walked = extraction.all(&mut entries);

@@ -15,6 +15,7 @@ use super::entry::{Entry, Target};
 use super::extract::is_wanted;
 use crate::Error;
 use crate::tree::{self, show};
+use crate::writeback::FILE;
 
 /// Bytes of content that one batch holds.
 const BATCH: usize = 256 << 10;
@@ -65,10 +66,11 @@ struct End {
 }
 
 impl<'scope> Filler<'scope> {
-    pub(super) fn start<'env>(scope: &'scope Scope<'scope, 'env>) -> Self {
+    /// `wrote` is told what each batch was.
+    pub(super) fn start<'env>(scope: &'scope Scope<'scope, 'env>, wrote: &'env (dyn Fn(u64) + Sync)) -> Self {
         let (full, batches) = sync_channel(BATCHES - 2);
         let (used, empty) = channel();
-        let thread = scope.spawn(move || work(&batches, &used));
+        let thread = scope.spawn(move || work(&batches, &used, wrote));
         Self { full, empty, current: Batch::new(), left: BATCHES - 1, thread: Some(thread) }
     }
 
@@ -162,7 +164,7 @@ fn join(thread: ScopedJoinHandle<'_, Result<(), Error>>) -> Result<(), Error> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn work(batches: &Receiver<Batch>, used: &Sender<Batch>) -> Result<(), Error> {
+fn work(batches: &Receiver<Batch>, used: &Sender<Batch>, wrote: &dyn Fn(u64)) -> Result<(), Error> {
     while let Ok(mut batch) = batches.recv() {
         for piece in batch.pieces.drain(..) {
             let bytes = &batch.bytes[piece.start..piece.start + piece.length];
@@ -175,6 +177,7 @@ fn work(batches: &Receiver<Batch>, used: &Sender<Batch>) -> Result<(), Error> {
                 finish(&piece.file, &end)?;
             }
         }
+        wrote(batch.used as u64 + batch.files as u64 * FILE);
         (batch.used, batch.files, batch.words) = (0, 0, 0);
         // Nobody may want another.
         let _ = used.send(batch);
@@ -225,7 +228,7 @@ mod tests {
         let (file, place) = (Arc::new(tempfile::tempfile().unwrap()), tempfile::tempdir().unwrap());
         let made = rustix::fs::fstat(&*file).unwrap();
         std::thread::scope(|scope| {
-            let mut filler = Filler::start(scope);
+            let mut filler = Filler::start(scope, &|_| {});
             let check = |filler: &Filler<'_>| {
                 let batch = &filler.current;
                 assert!(batch.bytes.len() == BATCH && batch.used <= BATCH && batch.pieces.len() <= PIECES + FILES);

@@ -29,7 +29,7 @@ use crate::tree::{self, open_inside, show};
 pub(crate) const FILE: &str = "recipe";
 /// The directory of what the archive itself replaced.
 pub(crate) const DISPLACED: &str = "displaced";
-/// Bytes that are gathered before they are written as one record.
+/// Bytes of records that are gathered: the compressor is called for many at once.
 const GATHERED: usize = 64 << 10;
 /// Headers compress to a twentieth at any level.
 const LEVEL: i32 = 1;
@@ -38,7 +38,10 @@ const LEVEL: i32 = 1;
 pub(crate) struct Recorder {
     path: PathBuf,
     output: zstd::Encoder<'static, BufWriter<File>>,
-    raw: Vec<u8>,
+    /// Records that are not written yet.
+    records: Vec<u8>,
+    /// Where in them the length of the last one stands, while it is one of bytes, and grows.
+    open: Option<usize>,
 }
 
 impl Recorder {
@@ -54,13 +57,18 @@ impl Recorder {
             other => other?,
         };
         let output = zstd::Encoder::new(BufWriter::new(file), LEVEL).during("write", path.display())?;
-        Ok(Some(Self { path, output, raw: Vec::with_capacity(GATHERED) }))
+        Ok(Some(Self { path, output, records: Vec::with_capacity(2 * GATHERED), open: None }))
     }
 
     /// Bytes that are no file's content.
     pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.raw.extend_from_slice(bytes);
-        if self.raw.len() >= GATHERED { self.flush() } else { Ok(()) }
+        if self.open.is_none() {
+            self.records.push(b'R');
+            self.open = Some(self.records.len());
+            self.records.extend_from_slice(&[0; 4]);
+        }
+        self.records.extend_from_slice(bytes);
+        self.write_when_full()
     }
 
     /// A piece of a file that was just written.
@@ -68,31 +76,39 @@ impl Recorder {
         if length == 0 {
             return Ok(());
         }
-        self.flush()?;
-        let mut record = Vec::with_capacity(27 + path.len());
-        record.push(b'F');
+        self.close();
+        self.records.push(b'F');
         for number in [inode, offset, length] {
-            record.extend_from_slice(&number.to_le_bytes());
+            self.records.extend_from_slice(&number.to_le_bytes());
         }
         // Paths are at most 4,096 bytes long.
-        record.extend_from_slice(&u16::try_from(path.len()).unwrap_or(u16::MAX).to_le_bytes());
-        record.extend_from_slice(path);
-        Ok(self.output.write_all(&record).during("write", self.path.display())?)
+        self.records.extend_from_slice(&u16::try_from(path.len()).unwrap_or(u16::MAX).to_le_bytes());
+        self.records.extend_from_slice(path);
+        self.write_when_full()
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
-        for piece in self.raw.chunks(u32::MAX as usize) {
-            let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            let written = self.output.write_all(b"R").and_then(|()| self.output.write_all(&length.to_le_bytes()));
-            written.and_then(|()| self.output.write_all(piece)).during("write", self.path.display())?;
+    /// What comes next is another record.
+    fn close(&mut self) {
+        if let Some(at) = self.open.take() {
+            let length = u32::try_from(self.records.len() - at - 4).unwrap_or(u32::MAX);
+            self.records[at..at + 4].copy_from_slice(&length.to_le_bytes());
         }
-        self.raw.clear();
-        Ok(())
+    }
+
+    fn write_when_full(&mut self) -> Result<(), Error> {
+        if self.records.len() >= GATHERED { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        self.close();
+        let written = self.output.write_all(&self.records).during("write", self.path.display());
+        self.records.clear();
+        Ok(written?)
     }
 
     /// The archive is over.
     pub(super) fn finish(mut self) -> Result<(), Error> {
-        self.flush()?;
+        self.write()?;
         let finished = self.output.finish().and_then(|mut file| file.flush());
         Ok(finished.during("write", self.path.display())?)
     }

@@ -307,7 +307,7 @@ impl GraphDriver for DeviceMapper {
 
     fn apply(&self, id: &str, archive: &mut dyn Read) -> Result<u64, Error> {
         self.in_draft(id, |inside, draft| {
-            let content = archive::apply(&inside.own(id), archive).map_err(|error| error.inside(draft))?;
+            let content = archive::apply(&inside.own(id), archive, &|_| {}).map_err(|error| error.inside(draft))?;
             let before = noted_size(draft)?.unwrap_or(0);
             fs::write(draft.join("size"), (before + content).to_string())?;
             Ok(content)
@@ -351,6 +351,15 @@ impl GraphDriver for DeviceMapper {
         let read_only = read_only || !device.writable;
         let mount = self.base.mount(&self.pool, device.id, device.sectors, device.writable, read_only);
         owners::mapped(&layer, RootMount::Device(Box::new(mount)))
+    }
+
+    fn places(&self, id: &str) -> Result<Vec<(&'static str, String)>, Error> {
+        let device = self.device(&self.store.layer(id)?)?;
+        Ok(vec![
+            ("DeviceId", device.id.to_string()),
+            ("DeviceName", self.pool.thin(device.id, device.sectors).name),
+            ("DeviceSize", (device.sectors * SECTOR).to_string()),
+        ])
     }
 
     fn exists(&self, id: &str) -> bool {

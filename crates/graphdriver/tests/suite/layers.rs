@@ -242,3 +242,30 @@ pub fn what_is_copied_up_and_not_changed_is_not_told(name: &str) {
     let told = ["/deep", "/etc", "/etc/one"].map(|path| (path.to_owned(), ChangeKind::Modified));
     assert_eq!(bench.changes("web"), told);
 }
+
+pub fn where_a_layer_lies_is_told_in_dockers_words(name: &str) {
+    let bench = Bench::new(name);
+    bench.layer("base", None, &base().0).unwrap();
+    bench.layer("upper", Some("base"), &Archive::default().file("upper", "u").0).unwrap();
+    drop(bench.writable("web", "upper"));
+    let places = |id: &str| bench.driver.places(id).unwrap();
+    let told = |id: &str| places(id).into_iter().map(|(word, _)| word).collect::<Vec<_>>();
+    let value = |id: &str, wanted: &str| places(id).into_iter().find(|(word, _)| *word == wanted).unwrap().1;
+    match bench.driver.name() {
+        "overlay" => {
+            assert_eq!(told("base"), ["UpperDir"]);
+            assert_eq!(told("upper"), ["UpperDir", "LowerDir"]);
+            assert_eq!(told("web"), ["UpperDir", "LowerDir", "WorkDir"]);
+            assert!(fs::exists(Path::new(&value("upper", "UpperDir")).join("upper")).unwrap());
+            let lower = [value("upper", "UpperDir"), value("base", "UpperDir")].join(":");
+            assert_eq!(value("web", "LowerDir"), lower);
+            assert!(Path::new(&value("web", "WorkDir")).is_dir());
+        }
+        "devmapper" => {
+            assert_eq!(told("web"), ["DeviceId", "DeviceName", "DeviceSize"]);
+            assert_ne!(value("web", "DeviceName"), value("upper", "DeviceName"));
+            assert!(value("web", "DeviceSize").parse::<u64>().unwrap() >= 256 << 20);
+        }
+        _ => assert_eq!(told("web"), [""; 0]),
+    }
+}

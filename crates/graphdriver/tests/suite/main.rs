@@ -74,6 +74,7 @@ suite! {
         special_files_survive_the_round_trip
         hard_links_reach_into_layers_below
         sixty_layers_are_one_root
+        where_a_layer_lies_is_told_in_dockers_words
         removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed
         sparse_copies_stay_sparse

@@ -57,14 +57,16 @@ fn what_is_not_as_the_archive_says_is_told_in_a_line_each() {
     ["overlay", "vfs", "btrfs"].into_iter().filter(|name| super::can_test(name)).for_each(damage_each);
 }
 
-fn damage_each(name: &str) {
-    let is_overlay = name == "overlay";
-    type Damage = Box<dyn Fn(&Path)>;
-    let damage = |work: fn(&Path)| Box::new(work) as Damage;
-    let device = |at: PathBuf, major| {
-        rustix::fs::mknodat(CWD, at, FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(major, 3)).unwrap();
-    };
-    let mut cases: Vec<(&[&str], Damage)> = vec![
+/// What is done to a layer's files, and the lines that tell it.
+type Case = (&'static [&'static str], Box<dyn Fn(&Path)>);
+
+fn damage(work: fn(&Path)) -> Box<dyn Fn(&Path)> {
+    Box::new(work)
+}
+
+/// What a file or directory has beside its content.
+fn damaged_attributes() -> Vec<Case> {
+    vec![
         (
             &["/dir/file has mode 0777, not 0644"],
             damage(|at| fs::set_permissions(at.join("dir/file"), fs::Permissions::from_mode(0o777)).unwrap()),
@@ -92,6 +94,15 @@ fn damage_each(name: &str) {
             &["/dir/file has the attribute trusted.more, which is not its own"],
             damage(|at| rustix::fs::setxattr(at.join("dir/file"), "trusted.more", b"2", XattrFlags::empty()).unwrap()),
         ),
+    ]
+}
+
+/// What is there, and of which kind.
+fn damaged_entries() -> Vec<Case> {
+    let device = |at: PathBuf, major| {
+        rustix::fs::mknodat(CWD, at, FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(major, 3)).unwrap();
+    };
+    vec![
         (&["/dir/null is missing"], damage(|at| fs::remove_file(at.join("dir/null")).unwrap())),
         (
             &["/dir/null is the device 5:3, not 1:3"],
@@ -140,8 +151,13 @@ fn damage_each(name: &str) {
                 fs::remove_dir_all(at.join("etc")).unwrap();
             }),
         ),
-    ];
-    if is_overlay {
+    ]
+}
+
+/// What says that something below is hidden, in the form that the driver has.
+fn damaged_whiteouts(name: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    if name == "overlay" {
         cases.push((&["/etc/one is not hidden"], damage(|at| fs::remove_file(at.join("etc/one")).unwrap())));
         cases.push((
             &["/deep does not hide what is below it"],
@@ -172,15 +188,24 @@ fn damage_each(name: &str) {
             }),
         ));
     }
+    cases
+}
+
+fn damage_each(name: &str) {
+    let cases = [damaged_attributes(), damaged_entries(), damaged_whiteouts(name)];
     let bench = Bench::new(name);
     bench.layer("base", None, &base().0).unwrap();
-    for (number, (wanted, damage)) in cases.iter().enumerate() {
+    for (number, (wanted, damage)) in cases.iter().flatten().enumerate() {
         let id = format!("upper{number}");
         // The last one keeps what the others hide.
         let archive =
             if wanted[0].starts_with("/deep/er") { Archive::default().file("x", "x").0 } else { with_devices() };
         bench.layer(&id, Some("base"), &archive).unwrap();
-        damage(&bench.root.path().join(name).join("layers").join(&id).join(if is_overlay { "diff" } else { "root" }));
+        damage(&bench.root.path().join(name).join("layers").join(&id).join(if name == "overlay" {
+            "diff"
+        } else {
+            "root"
+        }));
         let mut told = Vec::new();
         // Content that is gone is told by the archive.
         let mut archive = archive.as_slice();
