@@ -118,11 +118,11 @@ pub fn loopback(family: Family, end: End) -> Vec<Expression> {
     }
 }
 
-/// The packet is for an address of the host itself.
-pub fn for_host() -> Vec<Expression> {
+/// The packet is, or is not, for an address of the host itself.
+pub fn for_host(wanted: bool) -> Vec<Expression> {
     const LOCAL: u32 = 2;
     let fib = expression("fib", |m| m.be32(1, REGISTER).be32(2, 3).be32(3, 2));
-    vec![fib, compare(true, LOCAL.to_ne_bytes().to_vec())]
+    vec![fib, compare(wanted, LOCAL.to_ne_bytes().to_vec())]
 }
 
 fn conntrack(key: u32, wanted: u32) -> Vec<Expression> {
@@ -190,10 +190,10 @@ pub fn rewrite_port(end: End, address: Ipv4Addr, transport: Transport, from: u16
     let Transport(protocol, checksum_at) = transport;
     let port_at = if matches!(end, End::Source) { 0 } else { 2 };
     vec![
-        meta(REGISTER, TRANSPORT_PROTOCOL),
-        compare(true, vec![protocol]),
         load_address(Family::V4, end, REGISTER),
         compare(true, address.octets().to_vec()),
+        meta(REGISTER, TRANSPORT_PROTOCOL),
+        compare(true, vec![protocol]),
         payload(REGISTER, TRANSPORT_HEADER, port_at, 2),
         compare(true, from.to_be_bytes().to_vec()),
         expression("immediate", move |m| m.be32(1, REGISTER).nest(2, |m| m.attribute(DATA_VALUE, to.to_be_bytes()))),

@@ -1,15 +1,14 @@
 //! What the table does: its chains, and the rules of each. They are the same for any number of bridges, whose names and
-//! subnets are elements of sets.
+//! subnets are elements of sets. Every packet passes them, so what is rare and cheap to see is looked at first, and sets, which
+//! take longest, are asked last.
 
 use super::MARK;
 use super::expression::{
-    End, Expression, Key, Way, drop_packet, established, for_host, go_to, is_in, kind, link, loopback, mark,
+    End, Expression, Key, Way, drop_packet, established, for_host, go_to, is_in, kind, link, loopback, mark, marked,
     masquerade, pass, redirect, translated,
 };
 use super::family::Family;
-use super::sets::{
-    BRIDGES, CLOSED, HOME, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, PUBLISHED_RANGES, SUBNETS, WITHIN,
-};
+use super::sets::{BRIDGES, HOME, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, PUBLISHED_RANGES, SUBNETS, WITHIN};
 
 /// A chain of the table and where it hangs.
 pub struct Chain {
@@ -33,7 +32,7 @@ pub const CHAINS: [Chain; 7] = [
 ];
 
 /// Where the chains above go on.
-pub const BRANCHES: [&str; 4] = ["admit", "within-bridge", "into-bridge", "passed"];
+pub const BRANCHES: [&str; 4] = ["admit", "into-bridge", "out-of-bridge", "passed"];
 
 /// The chain that is there only where we turned the host's forwarding on; it stays until the table goes, because who
 /// comes later cannot know who turned it on.
@@ -78,8 +77,8 @@ fn guard(family: Family) -> Vec<Rule> {
     vec![
         // `route_localnet` lets the bridge carry loopback addresses; only answers to the host's own packets may have
         // one, and those have it only later, when their translation is undone.
-        rule("guard", [link(Way::In, false, "lo"), loopback(family, End::Destination), drop_packet()]),
-        rule("guard", [arrives, loopback(family, End::Source), drop_packet()]),
+        rule("guard", [loopback(family, End::Destination), link(Way::In, false, "lo"), drop_packet()]),
+        rule("guard", [loopback(family, End::Source), arrives, drop_packet()]),
     ]
 }
 
@@ -92,9 +91,10 @@ fn translation(family: Family) -> Vec<Rule> {
     }
     for chain in ["arriving", "sent-by-host"] {
         let one = [DESTINATION, Key::Protocol, Key::Port];
-        rules.push(rule(chain, [for_host(), redirect(family, &one, PUBLISHED, true)]));
-        rules.push(rule(chain, [for_host(), redirect(family, &one[1..], PUBLISHED_ANY, true)]));
-        rules.push(rule(chain, [for_host(), redirect(family, &one, PUBLISHED_RANGES, false)]));
+        rules.push(rule(chain, [for_host(false), pass()]));
+        rules.push(rule(chain, [redirect(family, &one, PUBLISHED, true)]));
+        rules.push(rule(chain, [redirect(family, &one[1..], PUBLISHED_ANY, true)]));
+        rules.push(rule(chain, [redirect(family, &one, PUBLISHED_RANGES, false)]));
     }
     rules.extend([
         // From a container through a published port back to one: the answer must pass the host to be translated.
@@ -125,19 +125,20 @@ fn admission(family: Family) -> Vec<Rule> {
 fn forwarding(family: Family) -> Vec<Rule> {
     let is_in = |keys, set, wanted| is_in(family, keys, set, wanted);
     vec![
-        rule("forwarded", [is_in(&STAYS, WITHIN, true), go_to("within-bridge")]),
-        rule("forwarded", [is_in(&ARRIVES, INTERNAL, true), drop_packet()]),
-        rule("forwarded", [is_in(&LEAVES, INTERNAL, true), drop_packet()]),
+        // To a container, and marked when it was admitted: nearly all packets.
+        rule("forwarded", [marked(MARK), established(), pass()]),
+        rule("forwarded", [is_in(&STAYS, WITHIN, true), go_to("passed")]),
         rule("forwarded", [is_in(&LEAVES, BRIDGES, true), go_to("into-bridge")]),
-        rule("forwarded", [is_in(&ARRIVES, BRIDGES, true), go_to("passed")]),
-        // Containers are reached through what they publish only, and through what they asked for.
+        rule("forwarded", [is_in(&ARRIVES, BRIDGES, true), go_to("out-of-bridge")]),
+        rule("into-bridge", [is_in(&ARRIVES, INTERNAL, true), drop_packet()]),
+        rule("into-bridge", [is_in(&LEAVES, INTERNAL, true), drop_packet()]),
+        // Containers are reached through what they publish only, and through what they asked for; so are those of a
+        // bridge whose containers do not speak to each other.
         rule("into-bridge", [established(), go_to("passed")]),
         rule("into-bridge", [translated(), go_to("passed")]),
         rule("into-bridge", [drop_packet()]),
-        rule("within-bridge", [is_in(&ARRIVES, CLOSED, false), go_to("passed")]),
-        rule("within-bridge", [established(), go_to("passed")]),
-        rule("within-bridge", [translated(), go_to("passed")]),
-        rule("within-bridge", [drop_packet()]),
+        rule("out-of-bridge", [is_in(&ARRIVES, INTERNAL, true), drop_packet()]),
+        rule("out-of-bridge", [go_to("passed")]),
     ]
 }
 

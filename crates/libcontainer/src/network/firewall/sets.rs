@@ -11,10 +11,8 @@ use crate::network::{Protocol, Subnet};
 
 /// Our bridges.
 pub const BRIDGES: &str = "bridges";
-/// A bridge twice: what comes by it and leaves by it.
+/// A bridge twice, what comes by it and leaves by it, where its containers speak to each other.
 pub const WITHIN: &str = "within";
-/// Bridges whose containers do not speak to each other.
-pub const CLOSED: &str = "closed";
 /// Bridges that nothing leaves and nothing enters.
 pub const INTERNAL: &str = "internal";
 /// Subnets that can be entered.
@@ -68,7 +66,6 @@ pub fn sets(family: Family) -> Vec<Set> {
     vec![
         set(BRIDGES, &[LINK]),
         set(WITHIN, &[LINK, LINK]),
-        set(CLOSED, &[LINK]),
         set(INTERNAL, &[LINK]),
         intervals(set(SUBNETS, &[address])),
         intervals(set(MASQUERADED, &[address])),
@@ -165,9 +162,9 @@ pub type Placed = (&'static str, Entry);
 /// What a bridge is, in one family's sets.
 pub fn of_bridge(family: Family, bridge: &BridgeRules) -> Vec<Placed> {
     let name = || padded(&bridge.name);
-    let mut placed = vec![(BRIDGES, Entry::of(name())), (WITHIN, Entry::of([name(), name()].concat()))];
-    if !bridge.icc {
-        placed.push((CLOSED, Entry::of(name())));
+    let mut placed = vec![(BRIDGES, Entry::of(name()))];
+    if bridge.icc {
+        placed.push((WITHIN, Entry::of([name(), name()].concat())));
     }
     if bridge.internal {
         placed.push((INTERNAL, Entry::of(name())));
