@@ -234,17 +234,18 @@ fn nft_reads_the_table_as_it_is_meant() {
         for part in [
             format!("127.0.0.1 . tcp . 8080 : {address} . 80"),
             format!("udp . 53 : {address} . 5353"),
-            "iifname != \"lo\" ip daddr 127.0.0.0/8 drop".into(),
-            "iifname @bridges ip saddr 127.0.0.0/8 drop".into(),
+            "ip daddr 127.0.0.0/8 iifname != \"lo\" drop".into(),
+            "ip saddr 127.0.0.0/8 iifname @bridges drop".into(),
             "set bridges { type ifname elements = { \"gvtest0\" } }".into(),
             format!("set subnets {{ type ipv4_addr flags interval elements = {{ {subnet} }} }}"),
             format!("set home {{ type ipv4_addr . ifname flags interval elements = {{ {subnet} . \"gvtest0\" }} }}"),
             "ip saddr @masqueraded masquerade".into(),
             "oifname @bridges ip saddr 127.0.0.0/8 masquerade".into(),
-            "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published".into(),
-            "fib daddr type local dnat ip to meta l4proto . th dport map @published-any".into(),
-            "fib daddr type local dnat to ip daddr . meta l4proto . th dport map @published-ranges".into(),
+            "fib daddr type != local accept dnat ip to ip daddr . meta l4proto . th dport map @published".into(),
+            "dnat ip to meta l4proto . th dport map @published-any".into(),
+            "dnat to ip daddr . meta l4proto . th dport map @published-ranges".into(),
             "type nat hook output priority".into(),
+            "meta mark & 0x10000000 == 0x10000000 ct state established,related accept".into(),
         ] {
             assert!(table.contains(&part), "{part}\nin {table}");
         }
