@@ -1,6 +1,9 @@
 //! The drivers macvlan and ipvlan: a container has a link of its own on a link of the host, its parent, and stands on the
 //! network that the parent is on. The host itself does not reach it by that, which is the nature of such links.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};

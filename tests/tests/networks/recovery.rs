@@ -182,17 +182,25 @@ fn cycles_of_connect_and_disconnect_leave_nothing() {
             workers.into_iter().map(|worker| worker.join().expect("no panic")).sum::<usize>()
         })
     };
-    let descriptors =
-        || std::fs::read_dir(format!("/proc/{}/fd", world.daemon.pid().expect("it runs"))).expect("its files").count();
+    let of_daemon = |file: &str| format!("/proc/{}/{file}", world.daemon.pid().expect("it runs"));
+    let descriptors = || std::fs::read_dir(of_daemon("fd")).expect("its files").count();
+    let memory = || -> usize {
+        let status = std::fs::read_to_string(of_daemon("status")).expect("its status");
+        let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its own memory");
+        own.trim_end_matches("kB").trim().parse().expect("a number")
+    };
     // What is made once and kept is there after the first.
     run(names.len() * 4);
-    let (before, open) = (Snapshot::settled(&world.daemon), descriptors());
+    let before = Snapshot::settled(&world.daemon).without_descriptors();
+    let (open, used) = (descriptors(), memory());
     let done = run(cycles);
     assert!(done >= cycles * 2, "{done} of {cycles} cycles");
     before.assert_restored(&world.daemon);
     // Threads that are kept for a while may have one each.
     assert!(descriptors() <= open + 8, "{open} descriptors became {}", descriptors());
-    note(&format!("{done} changes"));
+    note(&format!("{done} changes; {open} descriptors, then {}; {used} KiB, then {}", descriptors(), memory()));
+    // A kilobyte for each of ten thousand would be more.
+    assert!(memory() < used + 8 * 1024, "{used} KiB became {}", memory());
 }
 
 /// So many connects and disconnects are under way, or wait for their turn, when the daemon is killed.

@@ -63,9 +63,9 @@ pub const SUITES: &[Suite] = &[
     suite("system-limits", "gantry-tests", Target::Test("limits"), 120),
     Suite { arguments: SYSTEM_LIFE, ..suite("system-life", "gantry-tests", Target::Test("lifecycle"), 90) },
     suite("system-restart", "gantry-tests", Target::Test("restart"), 90),
-    // Tables that others can flush: watched, healed, and fenced.
+    // Tables that others can flush: watched, healed, and fenced; links that other kernels lack.
     Suite {
-        arguments: &["bridge::tests::isolation", "bridge::tests::flushed", "bridge::tests::others"],
+        arguments: &["bridge::tests::isolation", "bridge::tests::flushed", "bridge::tests::others", "stacked::tests"],
         ..suite("firewall", "gantry-networkdriver", Target::Unit, 240)
     },
     suite("system-network", "gantry-tests", Target::Test("network"), 120),
@@ -100,6 +100,7 @@ pub const MODULES: &[&str] = &[
     "bridge",
     "br_netfilter",
     "macvlan",
+    "ipvlan",
     "vxlan",
     "nf_tables",
     "nf_conntrack",

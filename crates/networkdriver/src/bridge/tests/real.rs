@@ -12,10 +12,11 @@ use super::world::{HOST_ON_LAN, HOST6_ON_LAN, LAN, ask, on_a_host, skipped, unre
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// `/etc` and `/run` as copies.
+/// `/etc`, `/run` and `/var/log` of its own.
 const ASIDE: &str = "
 set -e
 mount -t tmpfs none /run
+mount -t tmpfs none /var/log
 mkdir /run/upper /run/work /run/dbus
 mount -t overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work overlay /etc
 echo ready
