@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// As in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 13] = [
     "config_json",
     "seccomp_bpf",
     "passwd_group",
@@ -18,6 +18,8 @@ const TARGETS: [&str; 11] = [
     "reference",
     "names",
     "www_authenticate",
+    "byte_range",
+    "uploads",
 ];
 /// For one target, where no other time is given.
 const SECONDS: u64 = 60;

@@ -7,6 +7,7 @@
 mod attached;
 mod auth;
 mod backoff;
+mod byte_range;
 mod certificates;
 mod challenge;
 mod credentials;

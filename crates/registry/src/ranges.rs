@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
+use crate::byte_range::first_byte;
 use crate::http::{network, shown};
 use crate::parts::{Part, Piece};
 use crate::progress::LayerReport;
@@ -281,12 +282,10 @@ fn is_continued(answer: &Response, from: u64) -> Result<bool> {
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         return Ok(false);
     }
-    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let start =
-        range.strip_prefix("bytes ").and_then(|rest| rest.split('-').next()).and_then(|n| n.parse::<u64>().ok());
-    if start == Some(from) {
+    if first_byte(answer.headers()) == Some(from) {
         return Ok(true);
     }
+    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Err(Error::invalid("answer of the registry", format!("byte {from} was asked for, and it sent range {range:.80?}")))
 }
 

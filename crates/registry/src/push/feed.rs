@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::gzip::Gzip;
 use super::source::ImageSource;
+use crate::byte_range::first_byte;
 use crate::http::network;
 use crate::manifest::finish;
 use crate::progress::LayerReport;
@@ -155,10 +156,10 @@ fn begins_at(answer: &Response, from: u64) -> Result<bool> {
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         return Ok(from == 0);
     }
-    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if range.strip_prefix("bytes ").and_then(|rest| rest.split_once('-')).is_some_and(|(n, _)| n.parse() == Ok(from)) {
+    if first_byte(answer.headers()) == Some(from) {
         return Ok(true);
     }
+    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Err(Error::invalid("answer of the registry", format!("byte {from} was asked for, and it sent range {range:.80?}")))
 }
 

@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::answer::{Body, Response, named};
 use super::direct::{Direct, Outgoing};
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, TooLarge};
 use super::handlers;
 use super::hooks::{Ask, Exchange, Observer, Who};
 use super::patient::Patient;
@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is read of a connection at once, per connection: memory stays flat.
-const BUFFER: usize = 128 << 10;
+const BUFFER: usize = 256 << 10;
 
 /// Serves a connection until it ends or, between two requests, `stop`.
 pub async fn serve(
@@ -94,11 +94,6 @@ impl Counted {
         Self { body, count, limit: u64::MAX, silence: Box::pin(tokio::time::sleep(SILENCE)), is_silent: false }
     }
 }
-
-/// A body went over what one request may bring.
-#[derive(Debug, thiserror::Error)]
-#[error("at most {0} bytes are taken in one request: send it in chunks")]
-pub struct TooLarge(pub u64);
 
 impl hyper::body::Body for Counted {
     type Data = Bytes;

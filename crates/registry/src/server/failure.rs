@@ -4,7 +4,6 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::answer::{Response, json_answer};
-use super::connection::TooLarge;
 use super::names::NameError;
 use super::store::StoreError;
 
@@ -89,6 +88,11 @@ impl Code {
         }
     }
 }
+
+/// A body went over what one request may bring.
+#[derive(Debug, thiserror::Error)]
+#[error("at most {0} bytes are taken in one request: send it in chunks")]
+pub struct TooLarge(pub u64);
 
 /// A refused or failed request.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -178,6 +182,10 @@ impl From<StoreError> for Failure {
                 Self::new(Code::Unknown, error.to_string()).status(StatusCode::INSUFFICIENT_STORAGE)
             }
             StoreError::ReadOnly => Self::new(Code::Denied, error.to_string()),
+            StoreError::Away { .. } => {
+                tracing::error!(%error, "the registry's storage cannot be used");
+                Self::new(Code::Unavailable, "the registry's storage cannot be used now; try again later")
+            }
             StoreError::Damaged { .. } | StoreError::Failed { .. } => {
                 // The client need not learn our paths; the log has them.
                 tracing::error!(%error, "the registry's storage failed");

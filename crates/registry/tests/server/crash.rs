@@ -8,14 +8,13 @@ pub mod points;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use gantry_registry::server::gc::{Collector, Policy};
 use gantry_registry::server::{
-    Algorithm, Digest, Document, Manifest, Name, Repositories, Root, Tag, Target, Uploads, verify,
+    Algorithm, Digest, Document, Failure, Manifest, Name, Repositories, Root, Tag, Target, Uploads, verify,
 };
 use http_body_util::Full;
 use serde_json::json;
@@ -27,14 +26,14 @@ use points::{Plan, run};
 /// What the child is told: the directory, and the point to die at (0 for none).
 const ORDER: &str = "GANTRY_REGISTRY_CRASH";
 const STEPS: usize = 6;
-const LAYER: &[u8] = b"a layer";
-const CONFIG: &[u8] = b"{}";
+pub const LAYER: &[u8] = b"a layer";
+pub const CONFIG: &[u8] = b"{}";
 
-fn name() -> Name {
+pub fn name() -> Name {
     "team/app".parse().unwrap()
 }
 
-fn first() -> Vec<u8> {
+pub fn first() -> Vec<u8> {
     image(CONFIG, &[LAYER]).to_string().into_bytes()
 }
 
@@ -45,16 +44,16 @@ fn second() -> Vec<u8> {
     second.to_string().into_bytes()
 }
 
-struct Registry {
-    repositories: Repositories,
-    uploads: Uploads,
+pub struct Registry {
+    pub repositories: Repositories,
+    pub uploads: Uploads,
     _lock: std::fs::File,
 }
 
 impl Registry {
-    fn open(root: &Path) -> Self {
+    pub fn open(root: &Path) -> Self {
         let root = Root::open(root).unwrap();
-        Self { repositories: Repositories::new(Arc::new(root.storage)), uploads: root.uploads, _lock: root.lock }
+        Self { repositories: Repositories::new(root.storage), uploads: root.uploads, _lock: root.lock }
     }
 
     async fn push(&self, content: &'static [u8]) {
@@ -66,13 +65,13 @@ impl Registry {
         self.uploads.finish(&session, Full::new(Bytes::from_static(other)), None, &digest, keep).await.unwrap();
     }
 
-    async fn put(&self, bytes: Vec<u8>, tag: &str) {
+    pub async fn put(&self, bytes: Vec<u8>, tag: &str) -> Result<(), Failure> {
         let document = Document::read(&bytes, None).unwrap();
-        assert!(self.repositories.missing(&name(), &document).await.unwrap().is_empty());
+        assert!(self.repositories.missing(&name(), &document).await?.is_empty());
         let manifest =
             Manifest { digest: sha256(&bytes), media_type: document.media_type.clone(), bytes: bytes.into() };
         let tag: Tag = tag.parse().unwrap();
-        self.repositories.put_manifest(&name(), &manifest, &document, &[tag]).await.unwrap();
+        self.repositories.put_manifest(&name(), &manifest, &document, &[tag]).await
     }
 
     async fn collect(&self) {
@@ -92,8 +91,8 @@ impl Registry {
         match step {
             0 => self.push(LAYER).await,
             1 => self.push(CONFIG).await,
-            2 => self.put(first(), "latest").await,
-            3 => self.put(second(), "latest").await,
+            2 => self.put(first(), "latest").await.unwrap(),
+            3 => self.put(second(), "latest").await.unwrap(),
             4 => drop(self.repositories.delete_manifest(&name(), &sha256(&first())).await.unwrap()),
             _ => self.collect().await,
         }

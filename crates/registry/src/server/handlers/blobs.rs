@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
 
+use crate::byte_range::Range;
 use crate::server::answer::{Body, Response, empty, named, set};
 use crate::server::failure::{Code, Failure, Result};
 use crate::server::names::{Digest, Name};
@@ -88,7 +89,7 @@ fn wanted(request: &Request, etag: &str, size: u64) -> Result<Option<(u64, u64)>
     if request.header(&header::IF_RANGE).is_some_and(|condition| condition != etag) {
         return Ok(None);
     }
-    match parse_range(range, size) {
+    match Range::parse(range, size) {
         Range::Whole => Ok(None),
         Range::Part(offset, length) => Ok(Some((offset, length))),
         Range::Outside => {
@@ -99,86 +100,7 @@ fn wanted(request: &Request, etag: &str, size: u64) -> Result<Option<(u64, u64)>
     }
 }
 
-/// What a `Range` header comes to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Range {
-    /// Nothing that has to be understood: all is sent.
-    Whole,
-    /// Offset and length, which is not 0.
-    Part(u64, u64),
-    /// Beyond the end.
-    Outside,
-}
-
-/// Reads `bytes=a-b`, `bytes=a-` and `bytes=-n`. Several ranges at once, other units and nonsense may be ignored, says
-/// RFC 9110, and are.
-pub fn parse_range(text: &str, size: u64) -> Range {
-    let Some((first, last)) = text.trim().strip_prefix("bytes=").and_then(|range| range.trim().split_once('-')) else {
-        return Range::Whole;
-    };
-    let number = |text: &str| match text {
-        "" => Some(None),
-        _ if text.bytes().all(|byte| byte.is_ascii_digit()) => Some(Some(text.parse().unwrap_or(u64::MAX))),
-        _ => None,
-    };
-    match (number(first.trim()), number(last.trim())) {
-        (Some(Some(first)), Some(last)) => {
-            let last: u64 = last.unwrap_or(u64::MAX);
-            // RFC 9110 lets a server ignore or refuse a range that ends before it begins.
-            if first > last || first >= size {
-                return Range::Outside;
-            }
-            Range::Part(first, last.min(size - 1) - first + 1)
-        }
-        (Some(None), Some(Some(0))) => Range::Outside,
-        (Some(None), Some(Some(_))) if size == 0 => Range::Outside,
-        (Some(None), Some(Some(suffix))) => {
-            let length = suffix.min(size);
-            Range::Part(size - length, length)
-        }
-        _ => Range::Whole,
-    }
-}
-
 /// Whether one of the tags of an `If-None-Match` is ours.
 pub fn matches_etag(known: &str, etag: &str) -> bool {
     known.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn ranges_are_read_as_the_rfc_says() {
-        for (text, range) in [
-            ("bytes=0-0", Range::Part(0, 1)),
-            ("bytes=2-", Range::Part(2, 8)),
-            ("bytes=2-100", Range::Part(2, 8)),
-            ("bytes=-3", Range::Part(7, 3)),
-            ("bytes=-30", Range::Part(0, 10)),
-            ("bytes=10-", Range::Outside),
-            ("bytes=-0", Range::Outside),
-            ("bytes=5-3", Range::Outside),
-            ("bytes=0-1,3-4", Range::Whole),
-            ("bytes=a-", Range::Whole),
-            ("bytes=-", Range::Whole),
-            ("lines=1-2", Range::Whole),
-            ("bytes=0-99999999999999999999999999", Range::Part(0, 10)),
-            ("bytes=99999999999999999999999999-", Range::Outside),
-        ] {
-            assert_eq!(parse_range(text, 10), range, "{text}");
-        }
-        assert_eq!(parse_range("bytes=0-", 0), Range::Outside);
-    }
-
-    proptest! {
-        #[test]
-        fn a_part_is_never_outside(text in "(bytes=)?[0-9]{0,21}-[0-9]{0,21}", size in 0_u64..100) {
-            if let Range::Part(offset, length) = parse_range(&text, size) {
-                prop_assert!(length > 0 && offset.checked_add(length).is_some_and(|end| end <= size));
-            }
-        }
-    }
 }

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use http::{StatusCode, header};
 use tokio::task::JoinError;
 
+use crate::server::Chunk;
 use crate::server::answer::{Response, empty, named, set};
 use crate::server::connection::Counted;
 use crate::server::failure::{Code, Failure, Result};
 use crate::server::hooks::Action;
 use crate::server::names::{Algorithm, Digest, Name};
 use crate::server::request::Request;
-use crate::server::route::UploadId;
 use crate::server::serve::Server;
-use crate::server::uploads::{Chunk, Session};
+use crate::server::upload_id::UploadId;
+use crate::server::uploads::Session;
 
 /// `POST`: a mount, a whole blob, or the beginning of one.
 pub async fn start(server: &Arc<Server>, request: &Request, name: &Name, body: Counted) -> Result<Response> {

@@ -11,11 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use gantry_linux::fs;
 use http::{Method, StatusCode};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use reqwest::header::CONTENT_LENGTH;
 use tokio::sync::{mpsc, watch};
 
 use super::place::{Kind, Place, Trouble};
 use super::shelf::{Room, Shelf};
+use crate::byte_range::first_byte;
 use crate::server::store::{Key, StoreError, blocking};
 use crate::server::{Digest, Failure, Hash, Name};
 
@@ -237,9 +238,7 @@ fn continued(answer: &reqwest::Response, from: u64) -> Option<bool> {
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         return Some(from == 0);
     }
-    let range = answer.headers().get(CONTENT_RANGE)?.to_str().ok()?;
-    let start: u64 = range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()?;
-    (start == from).then_some(true)
+    (first_byte(answer.headers()) == Some(from)).then_some(true)
 }
 
 /// Waits until upstream has begun to send: the file and its size.

@@ -8,8 +8,8 @@ use gantry_linux::fs;
 
 use super::{DATA, Uploads};
 use crate::server::failure::Result;
-use crate::server::route::UploadId;
 use crate::server::store::{StoreError, blocking};
+use crate::server::upload_id::UploadId;
 
 impl Uploads {
     /// Removes uploads that nothing came for since `before`. Returns how many.

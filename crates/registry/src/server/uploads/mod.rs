@@ -14,20 +14,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use gantry_linux::{ResultExt, fs};
+use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::TooLarge;
-use super::failure::{Code, Failure, Result};
+use super::Chunk;
+use super::failure::{Code, Failure, Result, TooLarge};
 use super::names::{Algorithm, Digest, Hash, Name};
-use super::route::UploadId;
-use super::store::blocking;
+use super::store::{StoreError, blocking};
+use super::upload_id::UploadId;
 
-/// Bytes that are gathered before they are hashed and written in one go.
+/// Bytes that are gathered before they are hashed and written in one go: so many, and more while they come faster than that,
+/// where not too many uploads do the same.
 const BATCH: usize = 256 << 10;
+const LARGE_BATCH: usize = 1 << 20;
+/// Uploads that may gather more: memory stays flat.
+const LARGE_BATCHES: usize = 16;
 /// Bytes of one read when a hash is made again.
 const REREAD: usize = 1 << 20;
 const ABOUT: &str = "about.json";
@@ -40,6 +45,7 @@ const GONE: &str = "gone-";
 pub struct Uploads {
     root: PathBuf,
     sessions: Mutex<HashMap<UploadId, Arc<Session>>>,
+    large: Arc<Semaphore>,
 }
 
 /// One unfinished upload.
@@ -53,6 +59,8 @@ pub struct Session {
     progress: Arc<AsyncMutex<Option<Progress>>>,
     /// Stops the request that writes now.
     writer: Mutex<CancellationToken>,
+    /// Those that gather more.
+    large: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,33 +75,6 @@ struct Progress {
     size: u64,
 }
 
-/// Bytes of a chunk, as `Content-Range` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunk {
-    /// The first one.
-    pub offset: u64,
-    /// How many.
-    pub length: u64,
-}
-
-impl Chunk {
-    /// Reads `0-99`, also as `bytes 0-99/*`, as some clients write it.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
-        let (first, last) = text.split('/').next()?.split_once('-')?;
-        let number = |text: &str| {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse::<u64>().ok()).flatten()
-        };
-        let (offset, last) = (number(first)?, number(last)?);
-        let length = last.checked_sub(offset)?.checked_add(1)?;
-        offset.checked_add(length)?;
-        Some(Self { offset, length })
-    }
-}
-
 impl Uploads {
     /// Those of this directory, which is made, or freed of what a server did not come to removing.
     ///
@@ -104,11 +85,16 @@ impl Uploads {
         for name in fs::list(&root)?.iter().filter(|name| name.to_string_lossy().starts_with(GONE)) {
             fs::remove_dir_all(root.join(name))?;
         }
-        Ok(Self { root, sessions: Mutex::default() })
+        Ok(Self { root, sessions: Mutex::default(), large: Arc::new(Semaphore::new(LARGE_BATCHES)) })
     }
 
     fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self, id: UploadId, folder: PathBuf, about: About, progress: Option<Progress>) -> Session {
+        let (progress, large) = (Arc::new(AsyncMutex::new(progress)), Arc::clone(&self.large));
+        Session { id, folder, about, progress, writer: Mutex::default(), large }
     }
 
     /// Begins one.
@@ -116,14 +102,14 @@ impl Uploads {
     /// # Errors
     /// The storage's.
     pub async fn start(&self, repository: &Name, algorithm: Algorithm) -> Result<Arc<Session>> {
-        let id = UploadId::random().map_err(|error| Failure::from(failed(format!("random bytes: {error}"))))?;
+        let id = UploadId::random().map_err(|error| StoreError::Failed { what: format!("random bytes: {error}") })?;
         let about = About { repository: repository.clone(), algorithm: algorithm.as_str().to_owned() };
         let progress = Progress { hash: Hash::new(algorithm), size: 0 };
         let folder = self.root.join(id.as_str());
-        let session = Arc::new(Session::new(id, folder.clone(), about.clone(), Some(progress)));
+        let session = Arc::new(self.session(id, folder.clone(), about.clone(), Some(progress)));
         let text = serde_json::to_vec(&about).expect("words are JSON");
         let made = blocking(move || make(&folder, &text)).await;
-        made.map_err(|error| Failure::from(super::store::StoreError::from(error)))?;
+        made.map_err(|error| Failure::from(StoreError::from(error)))?;
         self.sessions().insert(session.id.clone(), Arc::clone(&session));
         Ok(session)
     }
@@ -147,7 +133,7 @@ impl Uploads {
         let read = path.clone();
         let about = blocking(move || fs::read_up_to(read, 4096)).await.ok()?;
         let about = serde_json::from_slice::<About>(&about).ok()?;
-        let session = Arc::new(Session::new(id.clone(), folder, about, None));
+        let session = Arc::new(self.session(id.clone(), folder, about, None));
         let session = Arc::clone(self.sessions().entry(id.clone()).or_insert(session));
         // It may have ended between the two: then nobody else takes it from the map.
         if blocking(move || fs::metadata(path)).await.is_err_and(|error| error.is_not_found()) {
@@ -175,10 +161,22 @@ impl Uploads {
             Err(error) if error.is_not_found() => Ok(()),
             other => other,
         });
-        renamed.await.map_err(super::store::StoreError::from)?;
+        renamed.await.map_err(StoreError::from)?;
         self.sessions().remove(&session.id);
         let removed = blocking(move || fs::remove_dir_all(gone)).await;
-        removed.map_err(|error| super::store::StoreError::from(error).into())
+        removed.map_err(|error| StoreError::from(error).into())
+    }
+
+    /// What failed for good leaves nothing. Where there is no space, what came of it would keep others from theirs; and of what a
+    /// disk failed to write once, it says the next time that it did. The caller has the session's turn.
+    async fn give_up(&self, session: &Session, failure: Failure) -> Failure {
+        let is_over = failure.code == Code::Denied
+            || matches!(failure.status, StatusCode::INSUFFICIENT_STORAGE | StatusCode::INTERNAL_SERVER_ERROR);
+        if is_over && let Err(error) = self.forget(session).await {
+            // The first error is the one that matters; the upload expires.
+            tracing::warn!(upload = session.id.as_str(), %error, "an upload that failed stays");
+        }
+        failure
     }
 
     /// Appends a body. Returns how many bytes there are now.
@@ -192,7 +190,10 @@ impl Uploads {
         B::Error: std::error::Error + 'static,
     {
         let mut turn = session.turn().await?;
-        turn.append(session, body, chunk).await
+        match turn.append(session, body, chunk).await {
+            Err(failure) => Err(self.give_up(session, failure).await),
+            size => size,
+        }
     }
 
     /// Appends the last body, verifies the whole, gives it to `keep` as a file with its size, and forgets the upload. Content that is
@@ -214,24 +215,25 @@ impl Uploads {
         K: AsyncFnOnce(&Path, u64) -> Result<()>,
     {
         let mut turn = session.turn().await?;
-        let size = turn.append(session, body, chunk).await?;
+        let size = match turn.append(session, body, chunk).await {
+            Err(failure) => return Err(self.give_up(session, failure).await),
+            Ok(size) => size,
+        };
         let found = turn.digest(session, digest.algorithm()).await?;
         if found != *digest {
             self.forget(session).await?;
             let message = format!("the {size} bytes that came are {found}, not {digest} as was promised");
             return Err(Failure::new(Code::DigestInvalid, message));
         }
-        keep(&session.folder.join(DATA), size).await?;
+        if let Err(failure) = keep(&session.folder.join(DATA), size).await {
+            return Err(self.give_up(session, failure).await);
+        }
         self.forget(session).await?;
         Ok(size)
     }
 }
 
 impl Session {
-    fn new(id: UploadId, folder: PathBuf, about: About, progress: Option<Progress>) -> Self {
-        Self { id, folder, about, progress: Arc::new(AsyncMutex::new(progress)), writer: Mutex::default() }
-    }
-
     /// Bytes that have come.
     ///
     /// # Errors
@@ -254,7 +256,7 @@ impl Session {
         let file = blocking(move || fs::open_with(path, OpenOptions::new().read(true).write(true))).await;
         // Whoever had the turn before may have finished it.
         let file = file.map_err(|_| unknown(&self.id))?;
-        Ok(Turn { progress, file: Arc::new(file), stop })
+        Ok(Turn { progress, file: Arc::new(file), stop, large: Arc::clone(&self.large).try_acquire_owned().ok() })
     }
 }
 
@@ -263,6 +265,8 @@ struct Turn {
     progress: OwnedMutexGuard<Option<Progress>>,
     file: Arc<File>,
     stop: CancellationToken,
+    /// It gathers more.
+    large: Option<OwnedSemaphorePermit>,
 }
 
 impl Turn {
@@ -326,13 +330,16 @@ impl Turn {
         B::Error: std::error::Error + 'static,
     {
         let (mut batch, mut length) = (Vec::new(), 0);
-        while length < BATCH {
+        let most = if self.large.is_some() { LARGE_BATCH } else { BATCH };
+        while length < most {
             let frame = tokio::select! {
-                frame = body.frame() => frame,
+                biased;
                 () = self.stop.cancelled() => {
                     let message = "another request goes on with this upload";
                     return (batch, Some(Err(Failure::new(Code::BlobUploadInvalid, message))));
                 }
+                frame = body.frame() => frame,
+                () = std::future::ready(()), if length >= BATCH => break,
             };
             match frame {
                 None => return (batch, Some(Ok(()))),
@@ -365,7 +372,7 @@ impl Turn {
             }
             Ok((hash, at))
         });
-        let (hash, size) = written.await.map_err(super::store::StoreError::from)?;
+        let (hash, size) = written.await.map_err(StoreError::from)?;
         (progress.hash, progress.size) = (hash, size);
         Ok(())
     }
@@ -393,7 +400,7 @@ impl Turn {
                 }
             }
         });
-        Ok(progress.await.map_err(super::store::StoreError::from)?)
+        Ok(progress.await.map_err(StoreError::from)?)
     }
 }
 
@@ -413,10 +420,6 @@ fn make(folder: &Path, about: &[u8]) -> gantry_linux::Result<()> {
         let _ = fs::remove_dir_all(folder);
     }
     made
-}
-
-fn failed(what: String) -> super::store::StoreError {
-    super::store::StoreError::Failed { what }
 }
 
 /// A body that ended before its end.
