@@ -3,6 +3,7 @@
 //! Whatever is about to be needed is made young first: the collector leaves what is younger than its grace period, and looks again
 //! under the same lock before it removes anything.
 
+mod index;
 mod listing;
 mod usage;
 
@@ -10,7 +11,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_linux::fs;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -18,7 +18,8 @@ use super::document::{Descriptor, Document, is_manifest};
 use super::failure::{Code, Failure, Result};
 use super::locks::Locks;
 use super::names::{Digest, Name, Tag, Target};
-use super::store::{Key, Source, Stat, Storage, StoreError, blocking};
+use super::store::{Key, Source, Stat, Storage, StoreError};
+use index::Index;
 use usage::Usage;
 
 /// A manifest as it was pushed.
@@ -73,6 +74,7 @@ const REFERRER_LIMIT: usize = 1 << 20;
 pub struct Repositories {
     storage: Arc<dyn Storage>,
     usage: Usage,
+    index: Index,
     /// By name of the repository: for who reads and changes its tags. Taken before one of [`Repositories::locks`].
     pub(super) tagging: Locks,
     /// By digest.
@@ -83,7 +85,13 @@ impl Repositories {
     /// Of this storage.
     #[must_use]
     pub fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, usage: Usage::default(), tagging: Locks::default(), locks: Locks::default() }
+        Self {
+            storage,
+            usage: Usage::default(),
+            index: Index::default(),
+            tagging: Locks::default(),
+            locks: Locks::default(),
+        }
     }
 
     /// What they are kept in.
@@ -124,6 +132,7 @@ impl Repositories {
         let Some(stat) = self.storage.refresh(digest).await? else { return Ok(None) };
         self.within_quota(name, &Key::blob(name, digest), stat.size).await?;
         self.write(&Key::blob(name, digest), &BlobLink { size: stat.size }).await?;
+        self.index.has(name);
         Ok(Some(stat))
     }
 
@@ -132,13 +141,16 @@ impl Repositories {
     /// # Errors
     /// The storage's.
     pub async fn adopt_blob(&self, name: &Name, digest: &Digest, staged: &Path, size: u64) -> Result<()> {
-        // Much may have to be written, and the lock is not only this digest's: under it there is nothing left to sync.
-        let path = staged.to_owned();
-        blocking(move || fs::sync_file(path)).await.map_err(StoreError::from)?;
+        let key = Key::blob(name, digest);
+        self.has_room(name, &key, size).await?;
+        // Much may have to be written, and the lock is not only this digest's.
+        self.storage.bring(staged, digest, size).await?;
         let _lock = self.locks.hold(digest).await;
-        self.within_quota(name, &Key::blob(name, digest), size).await?;
+        self.within_quota(name, &key, size).await?;
         self.storage.adopt(staged, digest, size).await?;
-        self.write(&Key::blob(name, digest), &BlobLink { size }).await
+        self.write(&key, &BlobLink { size }).await?;
+        self.index.has(name);
+        Ok(())
     }
 
     /// Takes a blob from a repository; false when it had none. The content goes when nobody has it any more.
@@ -154,6 +166,7 @@ impl Repositories {
     pub(super) async fn unlink_blob(&self, name: &Name, digest: &Digest) -> Result<bool> {
         let removed = self.storage.remove(&Key::blob(name, digest)).await?;
         self.usage.forget(name);
+        self.index.doubt(name);
         Ok(removed)
     }
 
@@ -252,6 +265,7 @@ impl Repositories {
         let subject = referrer.as_ref().map(|(subject, _)| subject.clone());
         let link = ManifestLink { media_type: manifest.media_type.clone(), size, subject };
         self.write(&Key::manifest(name, digest), &link).await?;
+        self.index.has(name);
         if let Some((subject, referrer)) = referrer {
             self.storage.write(&Key::referrer(name, &subject, digest), referrer).await?;
         }
@@ -267,7 +281,9 @@ impl Repositories {
     /// The storage's.
     pub async fn delete_tag(&self, name: &Name, tag: &Tag) -> Result<bool> {
         let _tags = self.tagging.hold(name).await;
-        Ok(self.storage.remove(&Key::tag(name, tag)).await?)
+        let removed = self.storage.remove(&Key::tag(name, tag)).await?;
+        self.index.doubt(name);
+        Ok(removed)
     }
 
     /// Removes a manifest and the tags that lead to it; false when it was not there.
@@ -281,6 +297,7 @@ impl Repositories {
                 self.storage.remove(&Key::tag(name, &tag)).await?;
             }
         }
+        self.index.doubt(name);
         let _lock = self.locks.hold(digest).await;
         self.remove_manifest(name, digest).await
     }
@@ -294,6 +311,7 @@ impl Repositories {
         }
         let removed = self.storage.remove(&key).await?;
         self.usage.forget(name);
+        self.index.doubt(name);
         Ok(removed)
     }
 

@@ -108,6 +108,12 @@ impl World {
         collected
     }
 
+    /// When nobody works, the names that are known without a walk are those that a walk finds.
+    async fn names_are_known(&self) {
+        let walked = self.repositories.names(None, usize::MAX).await.unwrap();
+        assert_eq!(self.repositories.all_names().await.unwrap(), walked);
+    }
+
     /// All that is needed is there.
     async fn nothing_is_lost(&self) {
         let live = self.live.borrow().clone();
@@ -170,6 +176,7 @@ async fn live_through(world: Rc<World>, steps: usize) {
                         0..=5 if actor == 0 => drop(world.collect(false).await),
                         0..=5 => world.push().await,
                         6..=8 => world.delete().await,
+                        9 if actor == 1 => drop(world.repositories.all_names().await.unwrap()),
                         _ => world.nothing_is_lost().await,
                     }
                 }
@@ -178,6 +185,7 @@ async fn live_through(world: Rc<World>, steps: usize) {
         local.await;
         done += crowd * 4;
         world.nothing_is_lost().await;
+        world.names_are_known().await;
         if world.roll(4) == 0 {
             world.nothing_stays().await;
         }

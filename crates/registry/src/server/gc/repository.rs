@@ -87,7 +87,9 @@ impl Collector<'_> {
         let storage = self.repositories.storage();
         // A push that let it lead somewhere else has made it young.
         let old = storage.touched(&key).await?.is_some_and(|touched| touched < limit);
-        Ok(old && storage.remove(&key).await?)
+        let removed = old && storage.remove(&key).await?;
+        self.repositories.doubt(name);
+        Ok(removed)
     }
 
     async fn tagged(&self, name: &Name, without: &HashSet<Tag>) -> Result<HashSet<Digest>> {

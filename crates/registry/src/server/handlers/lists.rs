@@ -41,17 +41,12 @@ pub async fn tags(server: &Server, request: &Request, name: &Name) -> Result<Res
 /// `/v2/_catalog`: only what the caller may pull.
 pub async fn catalog(server: &Server, request: &Request) -> Result<Response> {
     let wanted = count(request)?.unwrap_or(PAGE).min(PAGE);
-    let mut last = request.query.get("last").map(str::to_owned);
-    let mut names: Vec<Name> = Vec::new();
-    // One more than wanted says that there is a next page.
-    while names.len() <= wanted && wanted > 0 {
-        let page = server.repositories.names(last.as_deref(), PAGE).await?;
-        let Some(end) = page.last() else { break };
-        last = Some(end.as_str().to_owned());
-        names.extend(page.into_iter().filter(|name| server.access.may(&request.who, name, Action::List)));
-    }
-    let more = names.len() > wanted;
-    names.truncate(wanted);
+    let last = request.query.get("last").map(|last| last.split('/').collect::<Vec<_>>());
+    let names = server.repositories.all_names().await?.into_iter();
+    let later = names.filter(|name| last.as_ref().is_none_or(|last| name.as_str().split('/').gt(last.iter().copied())));
+    let mut seen = later.filter(|name| server.access.may(&request.who, name, Action::List));
+    let names: Vec<Name> = seen.by_ref().take(wanted).collect();
+    let more = wanted > 0 && seen.next().is_some();
     let mut response = json_answer(StatusCode::OK, &json!({ "repositories": names }));
     if let (true, Some(last)) = (more, names.last()) {
         link(&mut response, "/v2/_catalog", wanted, last.as_str());
@@ -101,7 +96,7 @@ pub async fn search(server: &Server, request: &Request) -> Result<Response> {
     let page = number("page", 1).map_err(invalid)?.max(1);
     let query = request.query.get("q").unwrap_or_default();
     let wanted = query.to_lowercase();
-    let names = server.repositories.names(None, usize::MAX).await?;
+    let names = server.repositories.all_names().await?;
     let found = names.into_iter().filter(|name| name.as_str().contains(&wanted));
     let found: Vec<_> = found.filter(|name| server.access.may(&request.who, name, Action::List)).collect();
     let results: Vec<Value> = found.iter().skip((page - 1).saturating_mul(size)).take(size).map(result).collect();

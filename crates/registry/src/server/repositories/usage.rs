@@ -51,14 +51,25 @@ impl Repositories {
         Ok(size)
     }
 
-    /// Whether the repository may have `size` bytes more under a key; when it may, they are counted.
+    /// Counts `size` bytes more under a key, if the repository may have them.
     pub(super) async fn within_quota(&self, name: &Name, key: &Key, size: u64) -> Result<()> {
+        // Two pushes at once may both fit; whoever comes next sees both.
+        if self.has_room(name, key, size).await?
+            && let Some(known) = self.usage.known().get_mut(name)
+        {
+            *known += size;
+        }
+        Ok(())
+    }
+
+    /// Refuses `size` bytes more under a key when the repository may not have them. Whether they are to be counted: not where it has
+    /// them already, or as many as it likes.
+    pub(super) async fn has_room(&self, name: &Name, key: &Key, size: u64) -> Result<bool> {
         let quota = self.usage.quotas.iter().find(|quota| quota.repositories.matches(name.as_str()));
-        let Some(quota) = quota else { return Ok(()) };
-        let there = self.storage.touched(key).await?.is_some();
+        let Some(quota) = quota else { return Ok(false) };
         let used = self.usage(name).await?;
-        if there {
-            return Ok(());
+        if self.storage.touched(key).await?.is_some() {
+            return Ok(false);
         }
         if used.saturating_add(size) > quota.size.0 {
             let message = format!(
@@ -68,10 +79,6 @@ impl Repositories {
             );
             return Err(Failure::new(Code::Denied, message));
         }
-        // Two pushes at once may both fit; whoever comes next sees both.
-        if let Some(known) = self.usage.known().get_mut(name) {
-            *known += size;
-        }
-        Ok(())
+        Ok(true)
     }
 }
