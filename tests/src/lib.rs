@@ -16,6 +16,7 @@ pub mod image;
 pub mod kernel;
 pub mod paths;
 pub mod registry;
+pub mod s3;
 pub mod slot;
 pub mod terminal;
 pub mod wait;

@@ -7,10 +7,12 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use gantry_registry::server::config::Span;
+use gantry_registry::server::config::{Config, Span, StorageSettings};
 use gantry_registry::server::gc::{Collector, Finding, Policy, Retention};
-use gantry_registry::server::store::{Directory, Layout};
+use gantry_registry::server::store::Layout;
 use gantry_registry::server::{Name, Repositories, Root, Target, verify};
+
+use super::{settings, storage};
 
 /// Names of repositories that are read at once.
 const PAGE: usize = 256;
@@ -19,15 +21,33 @@ const PAGE: usize = 256;
 #[derive(Debug, Args)]
 pub struct Where {
     /// Directory of what is served
-    #[arg(long, default_value = "/var/lib/gantry-registry", value_name = "DIR")]
-    root: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Configuration of the server, which says where everything is kept
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl Where {
+    /// The directory, and what the configuration says of storage.
+    fn read(&self) -> Result<(PathBuf, StorageSettings)> {
+        let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        if let Some(root) = &self.root {
+            config.root = Some(root.clone());
+        }
+        Ok((settings::root(&config), config.storage))
+    }
+
     /// For reading only: also while a server runs.
-    fn look(&self) -> Result<Repositories> {
-        let storage = Directory::look(&self.root).context("open the registry's directory")?;
-        Ok(Repositories::new(Arc::new(storage)))
+    async fn look(&self) -> Result<Repositories> {
+        let (root, settings) = self.read()?;
+        Ok(Repositories::new(storage::look(&root, &settings).await?))
+    }
+
+    async fn open(&self) -> Result<Root> {
+        let (root, settings) = self.read()?;
+        let opened = storage::open(&root, &settings).await;
+        opened.context("collect (a server collects by itself; --dry-run is possible beside it)")
     }
 }
 
@@ -100,10 +120,10 @@ fn line(text: &str) {
 
 /// Lists repositories with their tags' number and bytes, or the tags of one.
 pub async fn ls(flags: Ls) -> Result<ExitCode> {
-    let repositories = flags.place.look()?;
+    let repositories = flags.place.look().await?;
     if let Some(name) = &flags.repository {
         if !repositories.exists(name).await? {
-            bail!("there is no repository {name} in {}", flags.place.root.display());
+            bail!("there is no repository {name} here");
         }
         for tag in repositories.tags(name).await? {
             let digest = repositories.resolve(name, &Target::Tag(tag.clone())).await?;
@@ -128,7 +148,7 @@ pub async fn ls(flags: Ls) -> Result<ExitCode> {
 
 /// Reads everything and says what is not as it was pushed.
 pub async fn verify(flags: Verify) -> Result<ExitCode> {
-    let repositories = flags.place.look()?;
+    let repositories = flags.place.look().await?;
     let mut damaged = 0_u64;
     let mut tell = |problem: String| {
         damaged += 1;
@@ -156,14 +176,13 @@ pub async fn gc(flags: Gc) -> Result<ExitCode> {
     };
     let (dry, now) = (flags.dry_run, &SystemTime::now);
     let collected = if dry {
-        let repositories = flags.place.look()?;
+        let repositories = flags.place.look().await?;
         let collector =
             Collector { repositories: &repositories, uploads: None, policy: &policy, dry, tell: &mut tell, now };
         collector.run().await?
     } else {
-        let root = Root::open(&flags.place.root)
-            .context("open the registry's directory (a server collects by itself; --dry-run is possible beside it)")?;
-        let repositories = Repositories::new(Arc::new(root.storage));
+        let root = flags.place.open().await?;
+        let repositories = Repositories::new(Arc::clone(&root.storage));
         let uploads = Some(&root.uploads);
         let collector = Collector { repositories: &repositories, uploads, policy: &policy, dry, tell: &mut tell, now };
         collector.run().await?
@@ -180,7 +199,7 @@ pub async fn gc(flags: Gc) -> Result<ExitCode> {
 
 /// Copies images into an OCI layout, which `gantry registry serve DIR` serves on a machine without a network.
 pub async fn copy(flags: Copy) -> Result<ExitCode> {
-    let repositories = flags.place.look()?;
+    let repositories = flags.place.look().await?;
     let (name, tag) = match flags.image.rsplit_once(':') {
         Some((name, tag)) => (name.parse::<Name>()?, Some(tag.parse()?)),
         None => (flags.image.parse::<Name>()?, None),
@@ -190,7 +209,7 @@ pub async fn copy(flags: Copy) -> Result<ExitCode> {
         None => repositories.tags(&name).await?,
     };
     if tags.is_empty() {
-        bail!("repository {name} has no tags in {}", flags.place.root.display());
+        bail!("repository {name} has no tags here");
     }
     for tag in tags {
         let digest = Layout::add(&flags.layout, &repositories, &name, &tag).await?;

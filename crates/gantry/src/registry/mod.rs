@@ -3,6 +3,7 @@
 mod look;
 mod serve;
 mod settings;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use gantry_linux::memory;
 
-/// A private registry: the OCI distribution protocol over a directory.
+/// A private registry: the OCI distribution protocol over a directory or a bucket.
 #[derive(Debug, Parser)]
 #[command(name = "gantry registry", version, disable_help_subcommand = true)]
 struct Flags {

@@ -10,13 +10,14 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use gantry_registry::server::front::Front;
 use gantry_registry::server::store::Layout;
-use gantry_registry::server::{Name, Repositories, Root, Server, Settings, Sparse, Storage};
+use gantry_registry::server::{Name, Repositories, Server, Settings, Sparse, Storage};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::settings::{self, SettingFlags};
+use super::storage;
 
 /// What can be said to it.
 #[derive(Debug, Args)]
@@ -59,7 +60,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
         Some(layout) => Some(Layout::open(layout, &name_of(layout)?).await?),
         None => None,
     };
-    let root = Root::open(&place).context("open the registry's directory")?;
+    let root = storage::open(&place, &config.storage).await?;
     let (gc, quota) = (config.gc.clone(), config.quota.clone());
     let front = Front::open(config, &place).await?;
     let settings = Settings {
@@ -76,7 +77,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
     };
     let storage: Arc<dyn Storage> = match layout {
         Some(layout) => layout,
-        None => Arc::new(root.storage),
+        None => root.storage,
     };
     let mut server = Server::new(Arc::clone(&storage), root.uploads, settings);
     server.repositories = Repositories::new(storage).with_quotas(quota);

@@ -18,6 +18,9 @@ use super::proxy::{CacheSettings, ProxySettings};
 
 /// The largest file that is read.
 const FILE_LIMIT: usize = 4 << 20;
+/// S3 refuses requests of clocks that differ by more than a quarter of an hour.
+#[cfg(feature = "s3")]
+const LEAST_GRACE: Duration = Duration::from_secs(3600);
 
 /// Everything that can be set in the file. A key that is not here is an error.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -27,6 +30,8 @@ pub struct Config {
     pub addr: Option<String>,
     /// Where everything is kept.
     pub root: Option<PathBuf>,
+    /// Where images are kept, if not in `root`.
+    pub storage: StorageSettings,
     /// Nothing can be pushed or deleted.
     pub read_only: bool,
     /// The address that clients reach it by, where that is not the one that they ask for: behind a proxy.
@@ -51,6 +56,15 @@ pub struct Config {
     pub access_log: LogSettings,
     /// Who may read `/metrics`: `loopback`, `all` or `none`.
     pub metrics: MetricsFor,
+}
+
+/// The section `storage`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StorageSettings {
+    /// A bucket of S3, or of what speaks its protocol.
+    #[cfg(feature = "s3")]
+    pub s3: Option<super::store::S3Settings>,
 }
 
 /// The section `tls`.
@@ -135,6 +149,13 @@ impl Config {
             let is_plain = url.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
             if !is_plain || !(url.starts_with("https://") || url.starts_with("http://")) {
                 return Err(format!("public-url {url:?}: want https://host or http://host"));
+            }
+        }
+        #[cfg(feature = "s3")]
+        if let Some(s3) = &self.storage.s3 {
+            s3.check()?;
+            if self.gc.grace.0 < LEAST_GRACE {
+                return Err("gc.grace of a bucket is at least 1h: its clock may differ from this machine's".to_owned());
             }
         }
         let mut names: Vec<&str> = self.proxy.iter().map(|proxy| proxy.name.as_str()).collect();

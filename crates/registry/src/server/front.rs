@@ -104,6 +104,7 @@ impl Front {
         let is_other = [
             ("addr", self.config.addr != config.addr),
             ("root", self.config.root != config.root),
+            ("storage", self.config.storage != config.storage),
             ("tls", self.config.tls != config.tls),
             ("proxy", self.config.proxy != config.proxy),
             ("cache", self.config.cache != config.cache),

@@ -44,7 +44,7 @@ impl Cached {
         let root = directory.path().join("cache");
         let cache = Cache::open(&proxies, settings, &root, metrics.cache.clone()).await.unwrap().unwrap();
         let opened = Root::open(&directory.path().join("root")).unwrap();
-        let mut server = Server::new(Arc::new(opened.storage), opened.uploads, Settings::default());
+        let mut server = Server::new(opened.storage, opened.uploads, Settings::default());
         server.upstream = Some(Arc::new(cache));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -20,7 +20,7 @@ async fn serve(root: &Path, address: &str) -> (String, CancellationToken, JoinHa
     let opened = Root::open(root).unwrap();
     let listener = TcpListener::bind(address).await.unwrap();
     let (address, stop) = (listener.local_addr().unwrap().to_string(), CancellationToken::new());
-    let server = Arc::new(Server::new(Arc::new(opened.storage), opened.uploads, Settings::default()));
+    let server = Arc::new(Server::new(opened.storage, opened.uploads, Settings::default()));
     let (stopped, lock) = (stop.clone(), opened.lock);
     let serving = tokio::spawn(async move {
         server.serve(listener, stopped).await;

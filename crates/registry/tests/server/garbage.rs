@@ -15,7 +15,7 @@ const DAY: Duration = Duration::from_secs(86400);
 /// A collection of a directory that nobody serves, `later` than now.
 fn collect(root: &std::path::Path, policy: &Policy, later: Duration, dry: bool) -> (Vec<Finding>, Collected) {
     let root = Root::open(root).unwrap();
-    let repositories = Repositories::new(Arc::new(root.storage));
+    let repositories = Repositories::new(root.storage);
     let mut found = Vec::new();
     let mut tell = |finding: &Finding| found.push(finding.clone());
     let now = || SystemTime::now() + later;

@@ -1,7 +1,6 @@
 //! OCI layouts: written from a registry, served without one.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use gantry_registry::server::store::Layout;
 use gantry_registry::server::{Name, Repositories, Root, Server, Settings, Tag, verify};
@@ -16,7 +15,7 @@ fn within<T>(work: impl Future<Output = T>) -> T {
 
 /// Copies images of a registry that is not served into a layout.
 fn copy(root: &Path, layout: &Path, images: &[(&str, &str)]) {
-    let repositories = Repositories::new(Arc::new(Root::open(root).unwrap().storage));
+    let repositories = Repositories::new(Root::open(root).unwrap().storage);
     for (name, tag) in images {
         let (name, tag): (Name, Tag) = (name.parse().unwrap(), tag.parse().unwrap());
         within(Layout::add(layout, &repositories, &name, &tag)).unwrap();
@@ -99,7 +98,7 @@ fn verify_names_what_is_damaged_and_what_is_missing() {
     served.client.image("b", "1", b"damaged");
     served.client.image("c", "1", b"missing");
     drop(served);
-    let repositories = Repositories::new(Arc::new(Root::open(directory.path()).unwrap().storage));
+    let repositories = Repositories::new(Root::open(directory.path()).unwrap().storage);
     let mut told = Vec::new();
     let read = within(verify::all(&repositories, &mut |problem| told.push(problem))).unwrap();
     assert_eq!((read.repositories, read.content, told.len()), (3, 9, 0), "{told:?}");

@@ -6,6 +6,7 @@ mod blobs;
 mod client;
 mod crash;
 mod durable;
+mod full;
 mod garbage;
 mod gate;
 mod hostile;
@@ -14,6 +15,10 @@ mod lists;
 mod manifests;
 mod memory;
 mod model;
+mod objects;
+#[allow(dead_code, reason = "the system tests need less of it")]
+#[path = "../../../../tests/src/s3.rs"]
+mod s3;
 mod served;
 mod tags;
 mod uploads;

@@ -36,13 +36,16 @@ impl Served {
 
     /// One of a directory that somebody else removes, with whatever is to be set of it.
     pub fn at(root: &Path, settings: Settings, set: impl FnOnce(&mut Server)) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        Self::of(Root::open(root).unwrap(), root, runtime(), settings, set)
+    }
+
+    /// One of what was opened.
+    pub fn of(opened: Root, root: &Path, runtime: Runtime, settings: Settings, set: impl FnOnce(&mut Server)) -> Self {
         let stop = CancellationToken::new();
-        let opened = Root::open(root).unwrap();
         let (port, serving) = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            let mut server = Server::new(Arc::new(opened.storage), opened.uploads, settings);
+            let mut server = Server::new(opened.storage, opened.uploads, settings);
             set(&mut server);
             let (stop, lock) = (stop.clone(), opened.lock);
             let serving = tokio::spawn(async move {
@@ -80,6 +83,10 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 /// Every file below a directory.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use gantry_linux::fs;
 use gantry_linux::{Error, ResultExt};
 
-use super::{DOCUMENT_LIMIT, Entry, Key, Piece, Result, Source, Stat, Storage, StoreError, blocking};
+use super::{DOCUMENT_LIMIT, Entry, Key, Piece, Result, Source, Stat, Storage, blocking, fits};
 use crate::server::hooks::Future;
 use crate::server::names::{Algorithm, Digest};
 
@@ -193,11 +193,7 @@ impl Storage for Directory {
     fn write<'a>(&'a self, key: &'a Key, document: Bytes) -> Future<'a, Result<()>> {
         let key = key.clone();
         Box::pin(async move {
-            if document.len() > DOCUMENT_LIMIT {
-                let length = document.len();
-                let what = format!("write {key}: a document may have {DOCUMENT_LIMIT} bytes, not {length}");
-                return Err(StoreError::Failed { what });
-            }
+            fits(&key, &document)?;
             self.at(move |at| at.write(&at.document(&key), &document, &at.documents)).await
         })
     }
@@ -245,6 +241,12 @@ impl Storage for Directory {
             let file = present(fs::open(at.content(&digest)))?;
             Ok(file.map(|file| Source::File(Piece::new(file, offset, length))))
         }))
+    }
+
+    /// Under the lock there is nothing left to sync.
+    fn bring<'a>(&'a self, staged: &'a Path, _: &'a Digest, _: u64) -> Future<'a, Result<()>> {
+        let staged = staged.to_owned();
+        Box::pin(self.at(move |_| fs::sync_file(staged)))
     }
 
     fn adopt<'a>(&'a self, staged: &'a Path, digest: &'a Digest, _: u64) -> Future<'a, Result<()>> {

@@ -1,72 +1,33 @@
 //! Where a registry keeps things: documents by key, content by digest.
 
 mod directory;
+mod error;
 mod key;
 mod layout;
+#[cfg(feature = "s3")]
+mod objects;
 mod piece;
 
 use std::path::Path;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 pub use directory::Directory;
+pub(crate) use error::blocking;
+pub use error::{Result, StoreError};
 pub use key::Key;
 pub use layout::Layout;
+#[cfg(feature = "s3")]
+pub use objects::{Keys, Objects, S3Settings};
 pub use piece::Piece;
 
 use super::hooks::Future;
 use super::names::Digest;
 
-/// Why the storage did not do it.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// No space, or a quota of the file system.
-    #[error("{what}: no space left on the registry's storage; delete images and collect garbage, or give it more")]
-    Full {
-        /// What was attempted, on what.
-        what: String,
-    },
-    /// It only reads.
-    #[error("this registry is read-only")]
-    ReadOnly,
-    /// What is there is not what was written.
-    #[error("{what} is damaged: {reason}; push it anew")]
-    Damaged {
-        /// What.
-        what: String,
-        /// How that was seen.
-        reason: String,
-    },
-    /// Anything else.
-    #[error("{what}")]
-    Failed {
-        /// What was attempted, on what, and why it failed.
-        what: String,
-    },
-}
-
 /// The largest document: as large as the lists of other registries that are kept.
 pub const DOCUMENT_LIMIT: usize = 4 << 20;
-
-/// Result of the calls of a storage.
-pub type Result<T> = std::result::Result<T, StoreError>;
-
-impl From<gantry_linux::Error> for StoreError {
-    fn from(error: gantry_linux::Error) -> Self {
-        // Not every error has an errno: 0 is none, and no `Errno` either.
-        let is = |errno: Errno| error.errno() == errno.raw_os_error();
-        if is(Errno::NOSPC) || is(Errno::DQUOT) {
-            Self::Full { what: format!("{} {}", error.operation, error.subject) }
-        } else if is(Errno::ROFS) {
-            Self::ReadOnly
-        } else {
-            Self::Failed { what: error.to_string() }
-        }
-    }
-}
 
 /// Content that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +82,11 @@ pub trait Storage: Send + Sync {
     /// `length` bytes of content from `offset`; none when it is not there.
     fn open<'a>(&'a self, digest: &'a Digest, offset: u64, length: u64) -> Future<'a, Result<Option<Source>>>;
 
+    /// Does of [`Storage::adopt`] what takes long: while it does, nobody waits for the lock of the digest.
+    fn bring<'a>(&'a self, _staged: &'a Path, _digest: &'a Digest, _size: u64) -> Future<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Takes over a verified file of the staging directory as content. Content that is there already is replaced by it.
     fn adopt<'a>(&'a self, staged: &'a Path, digest: &'a Digest, size: u64) -> Future<'a, Result<()>>;
 
@@ -140,12 +106,11 @@ pub trait Storage: Send + Sync {
 /// Into how many parts content is divided by its first byte.
 pub const SHARDS: u16 = 256;
 
-/// Runs what blocks where it may.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Only a runtime that shuts down cancels it, and that drops this future, too.
-        Err(_) => std::future::pending().await,
+/// Refuses a document that could not be read back.
+fn fits(key: &Key, document: &Bytes) -> Result<()> {
+    let length = document.len();
+    if length <= DOCUMENT_LIMIT {
+        return Ok(());
     }
+    Err(StoreError::Failed { what: format!("write {key}: a document may have {DOCUMENT_LIMIT} bytes, not {length}") })
 }

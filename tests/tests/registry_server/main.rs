@@ -2,6 +2,8 @@
 //! the cache; reload; what is refused.
 #![allow(clippy::disallowed_methods, reason = "tests arrange files by hand")]
 
+mod bucket;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
