@@ -1,6 +1,6 @@
 //! `cargo xtask bench images`: what moving images costs, ours and the peers', interleaved, on an ext4 of its own.
 
-mod content;
+pub(super) mod content;
 mod registry;
 mod stack;
 mod table;

@@ -1,5 +1,7 @@
 //! `cargo xtask bench registry`: what the registry's server costs, beside Debian's `docker-registry`, with skopeo as the client of both.
 
+mod clients;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -62,7 +64,8 @@ pub fn registry(options: &[&str]) -> Result<()> {
             fs::remove_dir_all(&root).context("remove what was served")?;
         }
     }
-    let table = table(&results, peaks, rounds, profile);
+    let clients = clients::measure(&gantry, directory.path(), rounds, &interrupt)?;
+    let table = table(&results, peaks, rounds, profile) + &clients;
     println!("\n{table}");
     report::write("bench registry", &table)
 }
@@ -115,9 +118,19 @@ fn theirs(place: &Path, root: &Path) -> Result<Server> {
 fn start(name: &'static str, command: &mut Command, port: u16) -> Result<Server> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let server = Server { name, child: child.with_context(|| format!("start {name}"))?, port };
-    let answers = || TcpStream::connect(("127.0.0.1", port)).ok();
+    let answers = || listens(server.child.id(), port).then_some(());
     until(Duration::from_secs(10), answers).with_context(|| format!("{name} does not answer"))?;
     Ok(server)
+}
+
+/// Whether somebody listens there, in the network namespace of that process.
+pub fn listens(process: u32, port: u16) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
+    let own = format!("0100007F:{port:04X}");
+    sockets.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&own.as_str()) && words.get(3) == Some(&"0A")
+    })
 }
 
 impl Server {

@@ -11,6 +11,7 @@ use gantry_tests::{command, paths, until};
 
 use super::LIMIT;
 use super::content::Archives;
+use crate::bench::registry::listens;
 
 /// A registry that runs.
 pub struct Registry {
@@ -34,19 +35,9 @@ impl Registry {
         serve.arg("serve").arg(path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = serve.spawn().context("start docker-registry")?;
         let registry = Self { child, port, _configuration: configuration };
-        until(Duration::from_secs(20), || registry.listens().then_some(()))
+        until(Duration::from_secs(20), || listens(registry.child.id(), port).then_some(()))
             .context("docker-registry does not answer")?;
         Ok(registry)
-    }
-
-    /// Whether somebody listens there, in the registry's own network namespace.
-    fn listens(&self) -> bool {
-        let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap_or_default();
-        let own = format!("0100007F:{:04X}", self.port);
-        sockets.lines().any(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            words.get(1) == Some(&own.as_str()) && words.get(3) == Some(&"0A")
-        })
     }
 
     /// An image's name here.
