@@ -185,8 +185,8 @@ async fn live_through(world: Rc<World>, steps: usize) {
         local.await;
         done += crowd * 4;
         world.nothing_is_lost().await;
-        world.names_are_known().await;
         if world.roll(4) == 0 {
+            world.names_are_known().await;
             world.nothing_stays().await;
         }
         let time = world.roll(2 * GRACE.as_secs());
