@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests arrange files by hand")]
 
 mod bucket;
+mod full;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -13,7 +13,7 @@ use super::failure::Result;
 use super::gc::Collected;
 use super::names::Name;
 use super::request::Request;
-use super::route::Route;
+use super::route::{Query, Route};
 
 /// A future that a trait object returns.
 pub type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
@@ -139,8 +139,8 @@ pub trait Observer: Send + Sync {
 
 /// Answers paths that are not the protocol's: `/metrics`, `/token`.
 pub trait Door: Send + Sync {
-    /// The answer, when the path is this door's.
-    fn answer<'a>(&'a self, request: &'a Request) -> Option<Future<'a, Result<Response>>>;
+    /// The answer, when the path is this door's. What was posted comes as a form.
+    fn answer<'a>(&'a self, request: &'a Request, form: &'a Query) -> Option<Future<'a, Result<Response>>>;
 }
 
 /// A connection after its handshake.

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use serde::Deserialize;
 
 use super::gc::Collected;
-use super::{Code, Door, Exchange, Failure, Future, Observer, Request, Response, Result, Route};
+use super::{Code, Door, Exchange, Failure, Future, Observer, Query, Request, Response, Result, Route};
 
 /// The path.
 const PATH: &str = "/metrics";
@@ -234,7 +234,7 @@ impl MetricsDoor {
 }
 
 impl Door for MetricsDoor {
-    fn answer<'a>(&'a self, request: &'a Request) -> Option<Future<'a, Result<Response>>> {
+    fn answer<'a>(&'a self, request: &'a Request, _: &'a Query) -> Option<Future<'a, Result<Response>>> {
         let is_ours = self.readers != MetricsFor::None && request.uri.path() == PATH;
         is_ours.then(|| -> Future<'a, Result<Response>> { Box::pin(async { self.page(request) }) })
     }

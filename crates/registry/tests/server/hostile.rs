@@ -135,6 +135,6 @@ proptest! {
         long in any::<bool>(),
     ) {
         let algorithm = if long { Algorithm::Sha512 } else { Algorithm::Sha256 };
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(live_through(steps, algorithm));
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(live_through(steps, algorithm));
     }
 }

@@ -68,7 +68,7 @@ impl Place {
         let headers: Vec<_> = header.iter().map(|header| ("authorization", header.as_str())).collect();
         let request = request("GET", &format!("/token?service=gantry-registry{query}"), &headers)?;
         let door = TokenDoor(self.gate.clone());
-        let answer = super::super::Door::answer(&door, &request).expect("the door is there").await?;
+        let answer = super::super::Door::answer(&door, &request, &Query::default()).expect("the door is there").await?;
         let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["expires_in"], 300);
@@ -207,6 +207,36 @@ async fn a_token_opens_what_it_names_and_the_rules_allow_and_nothing_beside() {
     }
     let closed = Place::new(&format!("[token]\n{RULES}"));
     assert_eq!(closed.token(None, &["repository:team/app:pull"]).await.unwrap_err().status, 401);
+}
+
+#[tokio::test]
+async fn a_token_is_given_for_a_password_in_a_form_and_for_nothing_else_in_it() {
+    let place = Place::new(&format!(
+        "[token]
+{RULES}"
+    ));
+    let door = TokenDoor(place.gate.clone());
+    let post = async |form: &str| {
+        let (request, form) = (request("POST", "/token", &[]).unwrap(), Query::parse(Some(form)).unwrap());
+        let answer = super::super::Door::answer(&door, &request, &form).expect("the door is there").await?;
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        Ok::<_, Failure>(format!("Bearer {}", body["access_token"].as_str().unwrap()))
+    };
+    let scopes = "scope=repository%3Ateam%2Fapp%3Apull%2Cpush+repository:other:pull&service=gantry-registry&client_id=containerd";
+    let token = post(&format!("grant_type=password&username=alice&password=secret&{scopes}")).await.unwrap();
+    for (path, expected) in [("/v2/team/app/tags/list", 200), ("/v2/team/other/tags/list", 401)] {
+        assert_eq!(place.status("GET", path, &[("authorization", &token)]).await, expected, "{path}");
+    }
+    for (form, expected) in [
+        ("grant_type=password&username=alice&password=wrong", 401),
+        ("grant_type=password&username=nobody&password=secret", 401),
+        ("grant_type=password&username=alice", 400),
+        ("grant_type=refresh_token&refresh_token=x", 400),
+        ("", 400),
+    ] {
+        assert_eq!(post(&format!("{form}&{scopes}")).await.unwrap_err().status.as_u16(), expected, "{form}");
+    }
 }
 
 #[tokio::test]

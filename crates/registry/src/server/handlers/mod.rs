@@ -14,11 +14,14 @@ use super::answer::{Response, json_answer};
 use super::connection::Counted;
 use super::failure::{Code, Failure, Result};
 use super::proxy;
-use super::request::Request;
-use super::route::Route;
+use super::request::{Request, whole};
+use super::route::{Query, Route};
 use super::serve::Server;
 
 pub(super) use lists::link;
+
+/// A password, a client and some scopes.
+const FORM_LIMIT: usize = 64 << 10;
 
 /// Answers a request that was let in.
 pub async fn answer(server: &Arc<Server>, request: &Request, body: Counted) -> Result<Response> {
@@ -30,6 +33,15 @@ pub async fn answer(server: &Arc<Server>, request: &Request, body: Counted) -> R
         Err(refused) => proxy::mirror(server, cache, request, refused).await,
         answered => answered,
     }
+}
+
+/// What was posted to one of the doors.
+async fn posted(body: Counted) -> Result<Query> {
+    let form = whole(body, FORM_LIMIT, "the form").await?;
+    let text = std::str::from_utf8(&form);
+    Query::parse(Some(
+        text.map_err(|_| Failure::new(Code::Unsupported, "the form is no text").status(StatusCode::BAD_REQUEST))?,
+    ))
 }
 
 /// Answers for what was pushed here.
@@ -55,14 +67,15 @@ async fn own(server: &Arc<Server>, request: &Request, body: Counted) -> Result<R
         (Route::Referrers { name, digest }, _) if get => lists::referrers(server, request, name, digest).await,
         (Route::Catalog, _) if get => lists::catalog(server, request).await,
         (Route::Search, _) if get => lists::search(server, request).await,
-        (Route::Other, _) => other(server, request).await,
+        (Route::Other, _) => other(server, request, body).await,
         _ => Err(Failure::method(&request.method, request.uri.path())),
     }
 }
 
-async fn other(server: &Server, request: &Request) -> Result<Response> {
+async fn other(server: &Server, request: &Request, body: Counted) -> Result<Response> {
+    let form = if request.method == Method::POST { posted(body).await? } else { Query::default() };
     for door in &server.doors {
-        if let Some(answer) = door.answer(request) {
+        if let Some(answer) = door.answer(request, &form) {
             return answer.await;
         }
     }

@@ -5,12 +5,14 @@
 //! connection which is already dead.
 
 mod expire;
+mod write;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_linux::{ResultExt, fs};
@@ -26,13 +28,16 @@ use super::failure::{Code, Failure, Result, TooLarge};
 use super::names::{Algorithm, Digest, Hash, Name};
 use super::store::{StoreError, blocking};
 use super::upload_id::UploadId;
+use write::write_all;
 
-/// Bytes that are gathered before they are hashed and written in one go: so many, and more while they come faster than that,
-/// where not too many uploads do the same.
+/// Bytes that are gathered before they are hashed and written in one go.
 const BATCH: usize = 256 << 10;
+/// The same where not too many uploads do so: each time costs two switches between threads.
 const LARGE_BATCH: usize = 1 << 20;
-/// Uploads that may gather more: memory stays flat.
+/// Uploads that gather more: memory stays flat.
 const LARGE_BATCHES: usize = 16;
+/// So long they wait for more than [`BATCH`].
+const PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of one read when a hash is made again.
 const REREAD: usize = 1 << 20;
 const ABOUT: &str = "about.json";
@@ -331,6 +336,8 @@ impl Turn {
     {
         let (mut batch, mut length) = (Vec::new(), 0);
         let most = if self.large.is_some() { LARGE_BATCH } else { BATCH };
+        let pause = tokio::time::sleep(PAUSE);
+        tokio::pin!(pause);
         while length < most {
             let frame = tokio::select! {
                 biased;
@@ -339,7 +346,7 @@ impl Turn {
                     return (batch, Some(Err(Failure::new(Code::BlobUploadInvalid, message))));
                 }
                 frame = body.frame() => frame,
-                () = std::future::ready(()), if length >= BATCH => break,
+                () = &mut pause, if length >= BATCH => break,
             };
             match frame {
                 None => return (batch, Some(Ok(()))),
@@ -360,17 +367,13 @@ impl Turn {
     async fn write(&self, progress: &mut Progress, batch: Vec<Bytes>) -> Result<()> {
         let (file, mut hash, start) = (Arc::clone(&self.file), progress.hash.clone(), progress.size);
         let written = blocking(move || {
-            let mut at = start;
-            for bytes in &batch {
-                if let Err(error) = file.write_all_at(bytes, at) {
-                    // What was not hashed is not there. A file that cannot be cut is longer than it says, and is seen by its digest.
-                    let _ = file.set_len(start);
-                    return Err(error).during("write", "an upload");
-                }
-                hash.update(bytes);
-                at += bytes.len() as u64;
+            if let Err(error) = write_all(&file, &batch, start) {
+                // What was not hashed is not there. A file that cannot be cut is longer than it says, and is seen by its digest.
+                let _ = file.set_len(start);
+                return Err(error).during("write", "an upload");
             }
-            Ok((hash, at))
+            batch.iter().for_each(|bytes| hash.update(bytes));
+            Ok((hash, start + batch.iter().map(|bytes| bytes.len() as u64).sum::<u64>()))
         });
         let (hash, size) = written.await.map_err(StoreError::from)?;
         (progress.hash, progress.size) = (hash, size);

@@ -34,7 +34,7 @@ const PART: u64 = 5 << 20;
 /// The most parts that an object may have.
 const PARTS: u64 = 10_000;
 /// Parts that are on their way at once, of all uploads: memory stays flat.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 /// What cannot be done in that time is an error: somebody waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRIES: usize = 5;
