@@ -28,7 +28,7 @@ use super::failure::{Code, Failure, Result, TooLarge};
 use super::names::{Algorithm, Digest, Hash, Name};
 use super::store::{StoreError, blocking};
 use super::upload_id::UploadId;
-use write::write_all;
+use write::{drain, write_all};
 
 /// Bytes that are gathered before they are hashed and written in one go.
 const BATCH: usize = 256 << 10;
@@ -319,6 +319,7 @@ impl Turn {
             if length > 0
                 && let Err(failure) = self.write(progress, batch).await
             {
+                drain(body).await;
                 return (Err(failure), came);
             }
             match end {

@@ -1,12 +1,17 @@
-//! Many pieces into a file at once.
+//! Pieces of a body into a file, or nowhere.
 
 use std::fs::File;
 use std::io::IoSlice;
+use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Body;
 
 /// As many pieces as the kernel takes at once.
 const SLICES: usize = 1024;
+const DRAINED: usize = 256 << 20;
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// In as few calls as the kernel takes: a file system has more of the work per call than per byte.
 pub fn write_all(file: &File, batch: &[Bytes], mut at: u64) -> std::io::Result<()> {
@@ -23,6 +28,19 @@ pub fn write_all(file: &File, batch: &[Bytes], mut at: u64) -> std::io::Result<(
         IoSlice::advance_slices(&mut left, written);
     }
     Ok(())
+}
+
+/// Takes what still comes of a body that is of no use any more: who is in the middle of sending it would not hear the answer. Only for
+/// a while, and only so much of it.
+pub async fn drain<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+    let rest = async {
+        let mut left = DRAINED;
+        while let (Some(Ok(frame)), true) = (body.frame().await, left > 0) {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    // Who sends for longer sees the connection break off.
+    let _ = tokio::time::timeout(DRAIN, rest).await;
 }
 
 #[cfg(test)]
