@@ -15,11 +15,14 @@ use crate::peers::Peer;
 
 const MEGABYTES: usize = 300;
 
+/// Makes a command of these words.
+type Words = Box<dyn Fn(&[&str]) -> Command>;
+
 /// One that pulls. Its daemon goes before the account, which kills.
 struct Client {
     name: String,
     version: String,
-    command: Box<dyn Fn(&[&str]) -> Command>,
+    command: Words,
     /// Its registry, which belongs to nobody's account.
     server: Server,
     pull: &'static [&'static str],
