@@ -4,6 +4,7 @@
 
 mod bucket;
 mod full;
+mod mirror;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
