@@ -1,6 +1,8 @@
 //! The walls between the crates: which may use which. ARCHITECTURE.md draws the same picture.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -56,6 +58,11 @@ const MUST_NOT_REACH: [(&str, &[&str]); 10] = [
 /// Who may name HTTP libraries directly.
 const NO_HTTP: [&str; 1] = ["gantry-engine"];
 
+/// Where no program is ever started: networks are made by netlink alone. Tests may start what they like.
+const NO_PROGRAMS: [&str; 2] = ["crates/networkdriver/src", "crates/libcontainer/src/network"];
+/// How a program is started.
+const STARTS: [&str; 4] = ["process::Command", "Command::new", "posix_spawn", "execve"];
+
 /// Fails with every breach.
 pub fn check() -> Result<()> {
     let output =
@@ -64,7 +71,10 @@ pub fn check() -> Result<()> {
         bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let metadata: Value = serde_json::from_slice(&output.stdout).context("read cargo metadata")?;
-    let breaches = breaches(&Graph::read(&metadata)?);
+    let mut breaches = breaches(&Graph::read(&metadata)?);
+    for directory in NO_PROGRAMS {
+        starts(&build::root().join(directory), &mut breaches)?;
+    }
     if !breaches.is_empty() {
         bail!("a wall between crates is broken (see ARCHITECTURE.md):\n  {}", breaches.join("\n  "));
     }
@@ -132,9 +142,45 @@ fn breaches(graph: &Graph) -> Vec<String> {
     breaches
 }
 
+/// Collects the files below a directory that start programs.
+fn starts(directory: &Path, breaches: &mut Vec<String>) -> Result<()> {
+    let entries = fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+    for entry in entries {
+        let path = entry.with_context(|| format!("read {}", directory.display()))?.path();
+        if path.file_stem().is_some_and(|name| name == "tests") {
+            continue;
+        }
+        if path.is_dir() {
+            starts(&path, breaches)?;
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let found = STARTS.iter().filter(|word| text.contains(*word));
+        breaches.extend(found.map(|word| format!("{} must start no program, and has {word}", path.display())));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_networks_start_is_a_breach_and_one_of_a_test_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("deep/tests")).unwrap();
+        for (name, text) in [
+            ("deep/wall.rs", "Command::new(\"nft\")"),
+            ("deep/tests/wall.rs", "Command::new(\"nft\")"),
+            ("deep/tests.rs", "Command::new(\"ip\")"),
+            ("link.rs", "fn link() {}"),
+        ] {
+            fs::write(root.path().join(name), text).unwrap();
+        }
+        let mut breaches = Vec::new();
+        starts(root.path(), &mut breaches).unwrap();
+        assert!(breaches.len() == 1 && breaches[0].contains("deep/wall.rs"), "{breaches:?}");
+    }
 
     #[test]
     fn the_walls_of_this_workspace_stand() {
