@@ -15,6 +15,7 @@ mod operations;
 mod points;
 mod power;
 mod race;
+mod writeback;
 
 use std::collections::BTreeMap;
 use std::path::Path;

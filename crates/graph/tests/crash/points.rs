@@ -20,6 +20,8 @@ pub enum Plan {
     FullAt(usize),
     /// Every call that needs space fails from that one on.
     FullFrom(usize),
+    /// Waiting for a whole file system fails, once; nothing else is a point.
+    WaitBrokenAt(usize),
 }
 
 /// What was seen.
@@ -133,12 +135,15 @@ fn watch<T: Send>(
 
 /// Counts the call if it is a point, and says how it is to fail.
 fn judge(root: &Path, plan: Plan, call: &Call, points: &mut usize) -> Option<Errno> {
-    let (kind, _) = find(call);
+    let (kind, name) = find(call);
     let needs_space = kind != Kind::Change;
     if kind == Kind::Write && !target(call).is_some_and(|path| path.starts_with(root)) {
         return None;
     }
     if matches!(plan, Plan::FullAt(_) | Plan::FullFrom(_)) && !needs_space {
+        return None;
+    }
+    if matches!(plan, Plan::WaitBrokenAt(_)) && name != "SYS_syncfs" {
         return None;
     }
     *points += 1;
@@ -148,7 +153,7 @@ fn judge(root: &Path, plan: Plan, call: &Call, points: &mut usize) -> Option<Err
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).ok();
             unreachable!("killed");
         }
-        Plan::BrokenAt(point) if *points == point => Some(Errno::IO),
+        Plan::BrokenAt(point) | Plan::WaitBrokenAt(point) if *points == point => Some(Errno::IO),
         Plan::FullAt(point) if *points == point => Some(Errno::NOSPC),
         Plan::FullFrom(point) if *points >= point => Some(Errno::NOSPC),
         _ => None,

@@ -9,7 +9,7 @@ use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::name::refuse;
 use super::pax::Overrides;
-use super::recipe::Recorder;
+use super::recipe::{Recorder, Which};
 use crate::Error;
 
 const BLOCK: u64 = 512;
@@ -108,7 +108,6 @@ impl<'a> Entries<'a> {
                     return Err(Error::Archive("it ends after an extended header".to_owned()));
                 }
                 self.drain()?;
-                self.input.recorder.take().map_or(Ok(()), Recorder::finish)?;
                 return Ok(None);
             };
             let size = number(&header.as_old().size, || header.entry_size())
@@ -133,6 +132,16 @@ impl<'a> Entries<'a> {
                 }
             }
         }
+    }
+
+    /// Who writes down what was read.
+    pub(crate) const fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.input.recorder.as_mut()
+    }
+
+    /// Everything was read, and every file is made.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        self.input.recorder.map_or(Ok(()), Recorder::finish)
     }
 
     fn entry(&mut self, header: &Header, overrides: Overrides, size: u64) -> Result<Entry, Error> {
@@ -233,13 +242,18 @@ impl<'a> Entries<'a> {
         Ok(size)
     }
 
-    /// Hands the current entry's data to `target`, for the recipe under `path` and this inode. True for a sparse file: its
+    /// Whether the current entry's data has holes.
+    pub(crate) const fn is_sparse(&self) -> bool {
+        self.pieces.is_some()
+    }
+
+    /// Hands the current entry's data to `target`, for the recipe under `path` and as of this file. True for a sparse file: its
     /// size must be set.
-    pub(crate) fn copy_data(&mut self, target: &mut dyn Target, inode: u64, path: &[u8]) -> Result<bool, Error> {
+    pub(crate) fn copy_data(&mut self, target: &mut dyn Target, which: Which, path: &[u8]) -> Result<bool, Error> {
         let pieces = self.pieces.take();
         for piece in pieces.as_deref().unwrap_or(&[(0, self.data)]) {
             self.copy_piece(target, *piece, path)?;
-            self.input.was_content(path, inode, *piece)?;
+            self.input.was_content(path, which, *piece)?;
         }
         Ok(pieces.is_some())
     }
@@ -361,8 +375,8 @@ impl Tape<'_> {
         Ok(self.input.read(buffer).during("read", "layer archive")?)
     }
 
-    fn was_content(&mut self, path: &[u8], inode: u64, (offset, length): (u64, u64)) -> Result<(), Error> {
-        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.content(path, inode, offset, length))
+    fn was_content(&mut self, path: &[u8], which: Which, (offset, length): (u64, u64)) -> Result<(), Error> {
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.content(path, which, offset, length))
     }
 }
 

@@ -4,8 +4,10 @@
 //! itself brought is followed there, as Docker does in its chroot, and can lead nowhere else. The last name is never
 //! followed: what is in the way of an entry is moved away first. Nobody else writes to a draft.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -18,11 +20,16 @@ use rustix::io::Errno;
 use super::entry::{Entries, Entry, Kind};
 use super::fill::Filler;
 use super::name::{clean, refuse, split};
-use super::recipe::{DISPLACED, Recorder};
+use super::recipe::{DISPLACED, Recorder, Which};
 use super::spool::{Later, Spool, replay};
 use super::{AUFS, OPAQUE, WHITEOUT};
 use crate::Error;
 use crate::tree::{self, Step, Walk, at, open_inside, show};
+
+/// Bytes of a file that somebody else may make.
+const SMALL: u64 = 64 << 10;
+/// Names of one directory that are remembered.
+const NAMES: usize = 50_000;
 
 /// Unpacks into `draft/diff` and writes down how the archive was made; returns the bytes of file content. `wrote` is told how much
 /// was written. [`super::finish`] does what the layers below are needed for.
@@ -37,11 +44,25 @@ pub(crate) fn apply(draft: &Path, input: &mut dyn Read, wrote: &(dyn Fn(u64) + S
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (root, content) = std::thread::scope(|scope| {
         let filler = Filler::start(scope, wrote);
-        let mut extraction = Extraction { root, place, displaced, grave, later, parent: None, filler, own, content: 0 };
+        let mut extraction = Extraction {
+            root,
+            place,
+            displaced,
+            grave,
+            later,
+            parent: None,
+            names: None,
+            hasher: RandomState::new(),
+            filler,
+            own,
+            content: 0,
+        };
         let mut entries = Entries::new(input, recorder);
         let walked = extraction.all(&mut entries);
         let Extraction { root, later, filler, content, .. } = extraction;
-        walked.and(filler.finish())?;
+        let inodes = walked.and(filler.finish())?;
+        know(&mut entries, inodes);
+        entries.finish()?;
         later.finish().map(|()| (root, content))
     })?;
     replay(&spool, |later| match later {
@@ -51,7 +72,14 @@ pub(crate) fn apply(draft: &Path, input: &mut dyn Read, wrote: &(dyn Fn(u64) + S
     Ok(content)
 }
 
-struct Extraction<'scope> {
+/// Has the recipe say which inodes the files have that were made.
+fn know(entries: &mut Entries<'_>, inodes: impl IntoIterator<Item = (u64, u64)>) {
+    if let Some(recorder) = entries.recorder() {
+        inodes.into_iter().for_each(|(ticket, inode)| recorder.know(ticket, inode));
+    }
+}
+
+struct Extraction {
     root: OwnedFd,
     /// Where the root is on this machine.
     place: Vec<u8>,
@@ -62,7 +90,10 @@ struct Extraction<'scope> {
     later: Spool,
     /// The directory of the last entry: most entries have the one before's.
     parent: Option<(Vec<u8>, Parent)>,
-    filler: Filler<'scope>,
+    /// The names in that directory, hashed, if it was new when it became the last one's: no other name is taken.
+    names: Option<HashSet<u64>>,
+    hasher: RandomState,
+    filler: Filler,
     /// Who makes what is made.
     own: (u32, u32),
     content: u64,
@@ -78,12 +109,30 @@ struct Parent {
     gives_group: bool,
 }
 
-impl Extraction<'_> {
+impl Extraction {
     fn all(&mut self, entries: &mut Entries<'_>) -> Result<(), Error> {
         while let Some(entry) = entries.next()? {
             self.entry(entry, entries)?;
+            know(entries, self.filler.inodes());
+            if entries.recorder().is_some_and(|recorder| recorder.is_full()) {
+                self.filler.settle()?;
+                know(entries, self.filler.inodes());
+            }
         }
         Ok(())
+    }
+
+    /// Something is about to be made at a place; a file of that name that is being made must be there before. True where nothing
+    /// can be in the way.
+    fn take(&mut self, parent: &Parent, name: &[u8]) -> Result<bool, Error> {
+        let number = self.hasher.hash_one((&parent.place, name));
+        if self.filler.makes(number) {
+            self.filler.settle()?;
+        }
+        if self.names.as_ref().is_some_and(|names| names.len() >= NAMES) {
+            self.names = None;
+        }
+        Ok(self.names.as_mut().is_some_and(|names| names.insert(number)))
     }
 
     fn entry(&mut self, entry: Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
@@ -127,7 +176,11 @@ impl Extraction<'_> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let opened = match open_inside(&self.root, path, flags) {
             Ok(opened) => opened,
-            Err(Errno::NOENT | Errno::NOTDIR) => self.make_parents(path)?,
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                // A file that is being made may be on the way.
+                self.filler.settle()?;
+                self.make_parents(path)?
+            }
             Err(error) => return Err(cannot_enter(path, error)),
         };
         let stat = rustix::fs::fstat(&opened).during("stat", show(path))?;
@@ -135,8 +188,15 @@ impl Extraction<'_> {
         let inside = place.strip_prefix(self.place.as_slice()).unwrap_or_default();
         let place = inside.strip_prefix(b"/").unwrap_or(inside).to_vec();
         let parent = Parent { fd: Arc::new(opened), place, gives_group: stat.st_mode & 0o2000 != 0 };
-        self.parent = Some((path.to_vec(), parent.clone()));
+        self.enter(path, parent.clone(), None)?;
         Ok(parent)
+    }
+
+    /// What comes next is in this directory.
+    fn enter(&mut self, path: &[u8], parent: Parent, names: Option<HashSet<u64>>) -> Result<(), Error> {
+        self.parent = Some((path.to_vec(), parent));
+        self.names = names;
+        self.filler.turn()
     }
 
     fn make_parents(&mut self, path: &[u8]) -> Result<OwnedFd, Error> {
@@ -201,14 +261,15 @@ impl Extraction<'_> {
         self.later.push(&Later::Time { path: path.to_vec(), mtime: entry.mtime })?;
         // What comes next is mostly in it.
         let gives_group = entry.mode & 0o2000 != 0;
-        self.parent = Some((path.to_vec(), Parent { fd: Arc::new(opened), place, gives_group }));
-        Ok(())
+        let parent = Parent { fd: Arc::new(opened), place, gives_group };
+        self.enter(path, parent, is_new.then(HashSet::new))
     }
 
     /// The directory, its place, and whether it was not there before.
     fn make_directory(&mut self, path: &[u8]) -> Result<(OwnedFd, Vec<u8>, bool), Error> {
         let (above, name) = split(path);
         let parent = self.open_parent(above)?;
+        self.take(&parent, name)?;
         let make = || rustix::fs::mkdirat(&parent.fd, name, Mode::RWXU);
         let (mut is_new, mut was_whiteout) = (true, false);
         match make() {
@@ -238,7 +299,9 @@ impl Extraction<'_> {
 
     /// Hides what lower layers have by this name. What this archive itself has there stays.
     fn whiteout(&mut self, directory: &[u8], name: &[u8]) -> Result<(), Error> {
-        let parent = self.open_parent(directory)?.fd;
+        let parent = self.open_parent(directory)?;
+        self.take(&parent, name)?;
+        let parent = parent.fd;
         match tree::stat(&parent, name) {
             Ok(stat) if tree::is_dir(&stat) => {
                 let own = tree::open_dir(&parent, name).during("open", show(name))?;
@@ -256,7 +319,11 @@ impl Extraction<'_> {
         if target.is_empty() {
             return Err(refuse(path, "a hard link to the root"));
         }
-        let parent = self.open_parent(directory)?.fd;
+        let parent = self.open_parent(directory)?;
+        self.take(&parent, name)?;
+        // The target may be a file that is being made.
+        self.filler.settle()?;
+        let parent = parent.fd;
         let source = open_inside(&self.root, target_directory, OFlags::PATH | OFlags::DIRECTORY);
         let found = match &source {
             Ok(source) => tree::stat(source, target_name),
@@ -286,6 +353,7 @@ impl Extraction<'_> {
     fn other(&mut self, path: &[u8], entry: &Entry) -> Result<(), Error> {
         let (directory, name) = split(path);
         let parent = self.open_parent(directory)?;
+        self.take(&parent, name)?;
         if let Kind::Symlink(target) = &entry.kind {
             return self.symlink(&parent, name, target, entry);
         }
@@ -324,31 +392,35 @@ impl Extraction<'_> {
             .during("set times of", show(name))?)
     }
 
-    /// The file is made now; [`Filler`] does the rest.
+    /// A small file of a new name is for the [`Filler`] to make. Of others only the rest is.
     fn file(&mut self, path: &[u8], entry: Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
         let (directory, name) = split(path);
-        let Parent { fd: parent, place, .. } = self.open_parent(directory)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Nobody can reach a draft: the mode may be the last one at once.
-        let mode = Mode::from_raw_mode(entry.mode & 0o777);
-        let make = || rustix::fs::openat(&parent, name, flags, mode);
-        let made = match make() {
+        let parent = self.open_parent(directory)?;
+        let place = join(&parent.place, name);
+        self.content += entry.size;
+        if self.take(&parent, name)? && entry.size <= SMALL && !entries.is_sparse() {
+            let number = self.hasher.hash_one((&parent.place, name));
+            let (ticket, mut target) = self.filler.make(&parent.fd, name, number, entry.size)?;
+            entries.copy_data(&mut target, Which::Ticket(ticket), &place)?;
+            return self.filler.end_made(entry);
+        }
+        let file = match create(&parent.fd, name, entry.mode) {
             Err(Errno::EXIST) => {
-                self.displace(&parent, name)?;
-                make()
+                self.displace(&parent.fd, name)?;
+                create(&parent.fd, name, entry.mode)
             }
             other => other,
         };
-        let file = Arc::new(File::from(made.during("create", show(name))?));
+        let file = Arc::new(file.during("create", show(name))?);
         let stat = rustix::fs::fstat(&*file).during("stat", show(name))?;
-        self.content += entry.size;
         let mut target = self.filler.file(&file);
-        let sparse = entries.copy_data(&mut target, stat.st_ino, &join(&place, name))?;
+        let sparse = entries.copy_data(&mut target, Which::Inode(stat.st_ino), &place)?;
         self.filler.end(file, entry, stat, sparse)
     }
 
     /// Takes away what is in the way.
     fn displace(&mut self, parent: &OwnedFd, name: &[u8]) -> Result<(), Error> {
+        self.filler.settle()?;
         let stat = match tree::stat(parent, name) {
             Err(Errno::NOENT) => return Ok(()),
             other => other.during("stat", show(name))?,
@@ -370,7 +442,7 @@ impl Extraction<'_> {
             _ => rustix::fs::unlinkat(parent, name, AtFlags::empty()).during("remove", show(name))?,
         }
         // It may have been a directory, or a link to one, on the way to the remembered parent.
-        self.parent = None;
+        (self.parent, self.names) = (None, None);
         Ok(())
     }
 
@@ -391,6 +463,13 @@ impl Extraction<'_> {
             other => Ok(other.during("move away", show(name))?),
         }
     }
+}
+
+/// Makes a file that is not there.
+pub(super) fn create(parent: &OwnedFd, name: &[u8], mode: u32) -> rustix::io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Nobody can reach a draft: the mode may be the last one at once.
+    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode & 0o777)).map(File::from)
 }
 
 /// A name in a directory.

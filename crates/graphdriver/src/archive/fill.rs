@@ -1,18 +1,22 @@
-//! Files that were made get their content from a thread of its own, while the next ones are made. Making happens in the
-//! archive's order; filling needs no name any more, only the descriptor.
+//! Files get their content from threads of their own, while the next ones are read. A thread makes small files as well, where
+//! their names are known to be free; everything else is made in the archive's order, and filling needs the descriptor alone.
 
+use std::any::Any;
+use std::collections::HashSet;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::Scope;
 
 use gantry_linux::ResultExt;
-use rustix::fs::{Gid, Mode, Stat, Uid, XattrFlags, fchmod, fchown, fsetxattr};
+use rustix::fs::{Gid, Mode, Stat, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Target};
-use super::extract::is_wanted;
+use super::extract::{create, is_wanted};
 use crate::Error;
 use crate::tree::{self, show};
 use crate::writeback::FILE;
@@ -25,17 +29,39 @@ const FILES: usize = 32;
 const WORDS: usize = 256 << 10;
 /// Pieces of one batch: those of a sparse file may be tiny.
 const PIECES: usize = 1024;
-/// Batches of one extraction: one that is gathered, one that is written, two between.
-const BATCHES: usize = 4;
+/// Batches of one extraction: one that is gathered, two that are written, two between.
+const BATCHES: usize = 5;
+/// Threads: files of one directory go to one of them, for they would wait for each other.
+const THREADS: usize = 2;
+/// Files that are worth it to go on with the other thread.
+const WORTH_A_TURN: usize = 8;
 
 /// Gathers content and hands it over.
-pub(super) struct Filler<'scope> {
-    full: SyncSender<Batch>,
-    empty: Receiver<Batch>,
+pub(super) struct Filler {
+    /// To each thread.
+    full: Vec<SyncSender<Batch>>,
+    back: Receiver<Back>,
     current: Batch,
-    /// Batches that may still be made.
+    /// Those that came back.
+    spare: Vec<Batch>,
+    /// Batches that may still be made, and those that are with a thread.
     left: usize,
-    thread: Option<ScopedJoinHandle<'scope, Result<(), Error>>>,
+    out: usize,
+    /// Whose turn it is.
+    turn: usize,
+    /// A thread has ended before its time: what is handed over stays.
+    has_failed: bool,
+    /// Files that are being made.
+    making: HashSet<u64>,
+    next: u64,
+    /// The inodes of files that were made, by their tickets.
+    made: Vec<(u64, u64)>,
+}
+
+/// What a thread says.
+enum Back {
+    Used(Batch),
+    Ended(Result<Result<(), Error>, Box<dyn Any + Send>>),
 }
 
 struct Batch {
@@ -45,10 +71,12 @@ struct Batch {
     files: usize,
     /// Bytes of names and attributes of the files that it ends.
     words: usize,
+    /// The files that were made: ticket, inode, and number of the place.
+    made: Vec<(u64, u64, u64)>,
 }
 
 struct Piece {
-    file: Arc<File>,
+    file: Source,
     /// Where the bytes are in the batch, and where they go in the file.
     start: usize,
     length: usize,
@@ -57,75 +85,217 @@ struct Piece {
     end: Option<Box<End>>,
 }
 
+enum Source {
+    Made(Arc<File>),
+    New(Box<New>),
+}
+
+/// A file to be made; all of it is one piece.
+struct New {
+    parent: Arc<OwnedFd>,
+    name: Vec<u8>,
+    ticket: u64,
+    place: u64,
+}
+
 /// What a file gets last: writing would take capabilities away and change the time.
 struct End {
     entry: Entry,
-    made: Stat,
+    /// As it was when it was new, if it was not made here.
+    made: Option<Stat>,
     /// A sparse file may end with a hole.
     sparse: bool,
 }
 
-impl<'scope> Filler<'scope> {
+impl Filler {
     /// `wrote` is told what each batch was.
-    pub(super) fn start<'env>(scope: &'scope Scope<'scope, 'env>, wrote: &'env (dyn Fn(u64) + Sync)) -> Self {
-        let (full, batches) = sync_channel(BATCHES - 2);
-        let (used, empty) = channel();
-        let thread = scope.spawn(move || work(&batches, &used, wrote));
-        Self { full, empty, current: Batch::new(), left: BATCHES - 1, thread: Some(thread) }
+    pub(super) fn start<'scope, 'env>(scope: &'scope Scope<'scope, 'env>, wrote: &'env (dyn Fn(u64) + Sync)) -> Self {
+        let (used, back) = channel();
+        let thread = |_| {
+            let (full, batches) = sync_channel(BATCHES - 2);
+            let used = used.clone();
+            scope.spawn(move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| work(&batches, &used, wrote)));
+                // Nobody may want to know.
+                let _ = used.send(Back::Ended(outcome));
+            });
+            full
+        };
+        Self {
+            full: (0..THREADS).map(thread).collect(),
+            back,
+            current: Batch::new(),
+            spare: Vec::new(),
+            left: BATCHES - 1,
+            out: 0,
+            turn: 0,
+            has_failed: false,
+            making: HashSet::new(),
+            next: 0,
+            made: Vec::new(),
+        }
     }
 
     /// Takes the content of a file that was just made.
-    pub(super) fn file<'a>(&'a mut self, file: &'a Arc<File>) -> Filling<'a, 'scope> {
+    pub(super) fn file<'a>(&'a mut self, file: &'a Arc<File>) -> Filling<'a> {
         Filling { filler: self, file }
+    }
+
+    /// Makes a file of a name that is free, and takes its content. `place` is a number for where it will be; the ticket is for
+    /// [`Filler::inodes`].
+    pub(super) fn make(
+        &mut self,
+        parent: &Arc<OwnedFd>,
+        name: &[u8],
+        place: u64,
+        size: u64,
+    ) -> Result<(u64, Making<'_>), Error> {
+        if self.current.used as u64 + size > BATCH as u64 || self.current.pieces.len() >= PIECES {
+            self.hand_over()?;
+        }
+        let ticket = self.next;
+        self.next += 1;
+        self.making.insert(place);
+        let new = New { parent: Arc::clone(parent), name: name.to_vec(), ticket, place };
+        let start = self.current.used;
+        self.current.pieces.push(Piece { file: Source::New(Box::new(new)), start, length: 0, offset: 0, end: None });
+        Ok((ticket, Making(&mut self.current)))
+    }
+
+    /// The file that is to be made has all of its content.
+    pub(super) fn end_made(&mut self, entry: Entry) -> Result<(), Error> {
+        self.current.count(&entry);
+        if let Some(last) = self.current.pieces.last_mut() {
+            last.end = Some(Box::new(End { entry, made: None, sparse: false }));
+        }
+        self.hand_over_when_full()
+    }
+
+    /// Whether a file is being made whose place has this number.
+    pub(super) fn makes(&self, place: u64) -> bool {
+        self.making.contains(&place)
+    }
+
+    /// The inodes of files that were made, by their tickets; each once.
+    pub(super) fn inodes(&mut self) -> impl Iterator<Item = (u64, u64)> {
+        self.made.drain(..)
+    }
+
+    /// What comes next is in another directory.
+    pub(super) fn turn(&mut self) -> Result<(), Error> {
+        if self.current.files >= WORTH_A_TURN {
+            self.hand_over()?;
+            self.turn = (self.turn + 1) % THREADS;
+        }
+        Ok(())
+    }
+
+    /// Waits until every file is there that is to be made.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        if self.making.is_empty() {
+            return Ok(());
+        }
+        self.hand_over()?;
+        while self.out > 0 {
+            let batch = self.receive()?;
+            self.spare.push(batch);
+        }
+        Ok(())
     }
 
     /// The file has all of its content; `made` is what it was when it was new.
     pub(super) fn end(&mut self, file: Arc<File>, entry: Entry, made: Stat, sparse: bool) -> Result<(), Error> {
-        let attributes = entry.xattrs.iter().map(|(key, value)| key.len() + value.len());
-        self.current.words += entry.path.len() + attributes.sum::<usize>();
-        let end = Some(Box::new(End { entry, made, sparse }));
+        self.current.count(&entry);
+        let end = Some(Box::new(End { entry, made: Some(made), sparse }));
         let last = self.current.pieces.last_mut();
-        match last.filter(|last| last.end.is_none() && Arc::ptr_eq(&last.file, &file)) {
+        match last.filter(|last| last.end.is_none() && last.is_of(&file)) {
             Some(last) => last.end = end,
-            None => self.current.pieces.push(Piece { file, start: 0, length: 0, offset: 0, end }),
+            None => self.current.pieces.push(Piece { file: Source::Made(file), start: 0, length: 0, offset: 0, end }),
         }
-        self.current.files += 1;
+        self.hand_over_when_full()
+    }
+
+    fn hand_over_when_full(&mut self) -> Result<(), Error> {
         if self.current.files == FILES || self.current.words >= WORDS { self.hand_over() } else { Ok(()) }
     }
 
-    /// Waits until all is written.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
-        self.hand_over()?;
-        let Self { full, thread, .. } = self;
-        drop(full);
-        thread.map_or(Ok(()), join)
+    /// Waits until all is written; the inodes that were not told yet.
+    pub(super) fn finish(mut self) -> Result<Vec<(u64, u64)>, Error> {
+        let mut outcome = if self.has_failed { Ok(()) } else { self.hand_over() };
+        let mut running = self.full.len();
+        self.full.clear();
+        while running > 0 {
+            match self.back.recv() {
+                Ok(Back::Used(mut batch)) => self.take_back(&mut batch),
+                Ok(Back::Ended(ended)) => {
+                    running -= 1;
+                    outcome = outcome.and(ended.unwrap_or_else(|panic| resume_unwind(panic)));
+                }
+                Err(_) => break,
+            }
+        }
+        outcome.map(|()| self.made)
     }
 
     fn hand_over(&mut self) -> Result<(), Error> {
-        let next = match self.empty.try_recv() {
-            Ok(empty) => Some(empty),
-            Err(_) if self.left > 0 => {
-                self.left -= 1;
-                Some(Batch::new())
-            }
-            Err(_) => self.empty.recv().ok(),
-        };
-        let sent = next.is_some_and(|next| self.full.send(std::mem::replace(&mut self.current, next)).is_ok());
-        if sent {
-            return Ok(());
+        while let Ok(back) = self.back.try_recv() {
+            let batch = self.used(back)?;
+            self.spare.extend(batch);
         }
-        // It ended before its time: it says why.
-        self.thread.take().map_or(Ok(()), join)
+        let next = match self.spare.pop() {
+            Some(spare) => spare,
+            None if self.left > 0 => {
+                self.left -= 1;
+                Batch::new()
+            }
+            None => self.receive()?,
+        };
+        self.out += 1;
+        let sent = self.full[self.turn].send(std::mem::replace(&mut self.current, next));
+        // It ended before its time, and says why.
+        if sent.is_err() { self.receive().map(drop) } else { Ok(()) }
+    }
+
+    /// A batch that was written.
+    fn receive(&mut self) -> Result<Batch, Error> {
+        loop {
+            let gone = |_| gantry_linux::Error::new("unpack", "layer", Errno::PIPE);
+            let back = self.back.recv().map_err(gone)?;
+            if let Some(batch) = self.used(back)? {
+                return Ok(batch);
+            }
+        }
+    }
+
+    fn used(&mut self, back: Back) -> Result<Option<Batch>, Error> {
+        match back {
+            Back::Used(mut batch) => {
+                self.take_back(&mut batch);
+                Ok(Some(batch))
+            }
+            Back::Ended(ended) => {
+                self.has_failed = true;
+                ended.unwrap_or_else(|panic| resume_unwind(panic)).map(|()| None)
+            }
+        }
+    }
+
+    fn take_back(&mut self, batch: &mut Batch) {
+        self.out -= 1;
+        for (ticket, inode, place) in batch.made.drain(..) {
+            self.making.remove(&place);
+            self.made.push((ticket, inode));
+        }
     }
 }
 
 /// The content of one file.
-pub(super) struct Filling<'a, 'scope> {
-    filler: &'a mut Filler<'scope>,
+pub(super) struct Filling<'a> {
+    filler: &'a mut Filler,
     file: &'a Arc<File>,
 }
 
-impl Target for Filling<'_, '_> {
+impl Target for Filling<'_> {
     fn room(&mut self) -> Result<&mut [u8], Error> {
         if self.filler.current.used == BATCH || self.filler.current.pieces.len() >= PIECES {
             self.filler.hand_over()?;
@@ -139,10 +309,30 @@ impl Target for Filling<'_, '_> {
         let start = batch.used;
         batch.used += length;
         match batch.pieces.last_mut() {
-            Some(last) if last.end.is_none() && Arc::ptr_eq(&last.file, self.file) && last.goes_on_at(offset) => {
+            Some(last) if last.end.is_none() && last.is_of(self.file) && last.goes_on_at(offset) => {
                 last.length += length;
             }
-            _ => batch.pieces.push(Piece { file: Arc::clone(self.file), start, length, offset, end: None }),
+            _ => {
+                let file = Source::Made(Arc::clone(self.file));
+                batch.pieces.push(Piece { file, start, length, offset, end: None });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The content of a file that is to be made, in the room that was kept for it.
+pub(super) struct Making<'a>(&'a mut Batch);
+
+impl Target for Making<'_> {
+    fn room(&mut self) -> Result<&mut [u8], Error> {
+        Ok(&mut self.0.bytes[self.0.used..])
+    }
+
+    fn content(&mut self, _offset: u64, length: usize) -> Result<(), Error> {
+        self.0.used += length;
+        if let Some(last) = self.0.pieces.last_mut() {
+            last.length += length;
         }
         Ok(())
     }
@@ -152,44 +342,69 @@ impl Piece {
     fn goes_on_at(&self, offset: u64) -> bool {
         self.offset + self.length as u64 == offset
     }
+
+    fn is_of(&self, file: &Arc<File>) -> bool {
+        matches!(&self.file, Source::Made(own) if Arc::ptr_eq(own, file))
+    }
 }
 
 impl Batch {
     fn new() -> Self {
-        Self { bytes: vec![0; BATCH], used: 0, pieces: Vec::with_capacity(FILES), files: 0, words: 0 }
+        let (pieces, made) = (Vec::with_capacity(FILES), Vec::with_capacity(FILES));
+        Self { bytes: vec![0; BATCH], used: 0, pieces, files: 0, words: 0, made }
+    }
+
+    /// It ends this file.
+    fn count(&mut self, entry: &Entry) {
+        let attributes = entry.xattrs.iter().map(|(key, value)| key.len() + value.len());
+        self.words += entry.path.len() + attributes.sum::<usize>();
+        self.files += 1;
     }
 }
 
-fn join(thread: ScopedJoinHandle<'_, Result<(), Error>>) -> Result<(), Error> {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn work(batches: &Receiver<Batch>, used: &Sender<Batch>, wrote: &dyn Fn(u64)) -> Result<(), Error> {
+fn work(batches: &Receiver<Batch>, used: &Sender<Back>, wrote: &dyn Fn(u64)) -> Result<(), Error> {
     while let Ok(mut batch) = batches.recv() {
-        for piece in batch.pieces.drain(..) {
-            let bytes = &batch.bytes[piece.start..piece.start + piece.length];
-            if !bytes.is_empty() {
-                let path = |end: &End| show(&end.entry.path).to_string();
-                let written = piece.file.write_all_at(bytes, piece.offset);
-                written.during("write", piece.end.as_deref().map_or("a file of the layer".to_owned(), path))?;
-            }
-            if let Some(end) = piece.end {
-                finish(&piece.file, &end)?;
+        let Batch { bytes, pieces, made, .. } = &mut batch;
+        for piece in pieces.drain(..) {
+            let bytes = &bytes[piece.start..piece.start + piece.length];
+            match (piece.file, piece.end) {
+                (Source::Made(file), end) => {
+                    write(&file, bytes, piece.offset, end.as_deref())?;
+                    if let Some(End { entry, made: Some(made), sparse }) = end.as_deref() {
+                        finish(&file, entry, made, *sparse)?;
+                    }
+                }
+                (Source::New(new), Some(end)) => {
+                    let file = create(&new.parent, &new.name, end.entry.mode).during("create", show(&new.name))?;
+                    let stat = fstat(&file).during("stat", show(&new.name))?;
+                    write(&file, bytes, 0, Some(&end))?;
+                    finish(&file, &end.entry, &stat, false)?;
+                    made.push((new.ticket, stat.st_ino, new.place));
+                }
+                // The archive broke off in it.
+                (Source::New(_), None) => {}
             }
         }
         wrote(batch.used as u64 + batch.files as u64 * FILE);
         (batch.used, batch.files, batch.words) = (0, 0, 0);
         // Nobody may want another.
-        let _ = used.send(batch);
+        let _ = used.send(Back::Used(batch));
     }
     Ok(())
 }
 
+fn write(file: &File, bytes: &[u8], offset: u64, end: Option<&End>) -> Result<(), Error> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let path = |end: &End| show(&end.entry.path).to_string();
+    Ok(file.write_all_at(bytes, offset).during("write", end.map_or("a file of the layer".to_owned(), path))?)
+}
+
 /// Size, owner (it clears capabilities and set-user-id), attributes, mode, and time last.
-fn finish(file: &File, end: &End) -> Result<(), Error> {
-    let End { entry, made, sparse } = end;
+fn finish(file: &File, entry: &Entry, made: &Stat, sparse: bool) -> Result<(), Error> {
     let shown = || show(&entry.path).to_string();
-    if *sparse {
+    if sparse {
         file.set_len(entry.size).during("set size", shown())?;
     }
     let moved = (made.st_uid, made.st_gid) != (entry.uid, entry.gid);
@@ -229,7 +444,7 @@ mod tests {
         let made = rustix::fs::fstat(&*file).unwrap();
         std::thread::scope(|scope| {
             let mut filler = Filler::start(scope, &|_| {});
-            let check = |filler: &Filler<'_>| {
+            let check = |filler: &Filler| {
                 let batch = &filler.current;
                 assert!(batch.bytes.len() == BATCH && batch.used <= BATCH && batch.pieces.len() <= PIECES + FILES);
                 assert!(batch.files < FILES && batch.words < WORDS, "{} files, {} bytes", batch.files, batch.words);

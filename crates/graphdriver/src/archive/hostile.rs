@@ -489,3 +489,78 @@ fn two_names_of_one_file_can_be_replaced_one_after_the_other() {
         assert_eq!(kept.len(), 1, "its content is a part of the archive, once");
     }
 }
+
+/// What is in a directory: path, mode, kind and device, names that it has, and content or target.
+fn tree_of(root: &Path) -> Vec<(PathBuf, u32, u64, u64, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let meta = path.symlink_metadata().unwrap();
+        let content = match meta.file_type() {
+            kind if kind.is_dir() => {
+                pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                let opened = fs::File::open(&path).unwrap();
+                vec![u8::from(tree::is_opaque(&opened))]
+            }
+            kind if kind.is_file() => fs::read(&path).unwrap(),
+            kind if kind.is_symlink() => fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
+            _ => Vec::new(),
+        };
+        let names = if meta.is_dir() { 0 } else { meta.nlink() };
+        found.push((path.strip_prefix(root).unwrap().to_owned(), meta.mode(), meta.rdev(), names, content));
+    }
+    found.sort();
+    found
+}
+
+/// Files are made beside each other where a directory is new. One that an archive has twice is not: there everything is made in order.
+#[test]
+fn what_is_made_beside_each_other_is_as_if_it_were_made_in_order() {
+    let mut state = 7_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) as usize % below
+    };
+    let mut taken = 0;
+    for round in 0..300 {
+        let mut archives = [Archive::default(), Archive::default()];
+        for number in 0..4 + random(60) {
+            let (kind, size) = (random(20), [0, 5, 700, 70_000][random(4)]);
+            // Now and then a directory where a file is, and the other way round.
+            let last = if kind >= 4 && random(15) > 0 { ["f", "g", "h"][random(3)] } else { ["a", "b"][random(2)] };
+            let above: String = (0..random(3)).map(|_| ["a/", "b/"][random(2)]).collect();
+            let (path, other) = (format!("{above}{last}"), ["a", "b/f", "a/g", "a/b/h", "b/a"][random(5)]);
+            archives = archives.map(|archive| {
+                let content = format!("{number} ").repeat(size / 3);
+                match kind {
+                    0..4 => archive.dir(&path),
+                    4 => archive.symlink(&path, other),
+                    5 => archive.link(&path, other),
+                    6 => archive.file(&format!("{path}/.wh.{}", ["a", "b"][number % 2]), ""),
+                    7 => archive.file(&format!("{path}/.wh..wh..opq"), ""),
+                    _ => archive.file(&path, &content),
+                }
+            });
+            if (0..4).contains(&kind) {
+                let [once, twice] = archives;
+                archives = [once, twice.dir(&path)];
+            }
+        }
+        let outcomes = archives.map(|mut archive| {
+            archive.0.extend_from_slice(&[0; 1024]);
+            let place = Place::new();
+            let draft = place.dir.path().join("draft");
+            apply(&draft, &mut archive.0.as_slice()).ok().map(|content| {
+                let mut again = Vec::new();
+                assert!(super::recipe::replay(&draft, &draft.join("diff"), &mut again).unwrap());
+                assert!(again == archive.0, "round {round}: the recipe gives another archive");
+                (content, tree_of(&draft.join("diff")))
+            })
+        });
+        taken += usize::from(outcomes[0].is_some());
+        assert_eq!(outcomes[0], outcomes[1], "round {round}");
+    }
+    assert!(taken > 50, "most of them must not be refused: {taken}");
+}

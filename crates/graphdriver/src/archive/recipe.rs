@@ -11,6 +11,7 @@
 //! A file that the same archive replaced later lies in `displaced/`, named by the inode that it had. The inode tells which
 //! file was meant when a path has come to mean another one.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
@@ -31,6 +32,8 @@ pub(crate) const FILE: &str = "recipe";
 pub(crate) const DISPLACED: &str = "displaced";
 /// Bytes of records that are gathered: the compressor is called for many at once.
 const GATHERED: usize = 64 << 10;
+/// Bytes of them that are held while inodes are not known.
+const HELD: usize = 1 << 20;
 /// Headers compress to a twentieth at any level.
 const LEVEL: i32 = 1;
 
@@ -42,6 +45,16 @@ pub(crate) struct Recorder {
     records: Vec<u8>,
     /// Where in them the length of the last one stands, while it is one of bytes, and grows.
     open: Option<usize>,
+    /// Files that are being made, and where in the records their inodes are to stand; in order.
+    unknown: VecDeque<(u64, usize)>,
+}
+
+/// Which file a piece is of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which {
+    Inode(u64),
+    /// It is being made: [`Recorder::know`] will say its inode by this number.
+    Ticket(u64),
 }
 
 impl Recorder {
@@ -57,7 +70,7 @@ impl Recorder {
             other => other?,
         };
         let output = zstd::Encoder::new(BufWriter::new(file), LEVEL).during("write", path.display())?;
-        Ok(Some(Self { path, output, records: Vec::with_capacity(2 * GATHERED), open: None }))
+        Ok(Some(Self { path, output, records: Vec::with_capacity(2 * GATHERED), open: None, unknown: VecDeque::new() }))
     }
 
     /// Bytes that are no file's content.
@@ -72,12 +85,19 @@ impl Recorder {
     }
 
     /// A piece of a file that was just written.
-    pub(super) fn content(&mut self, path: &[u8], inode: u64, offset: u64, length: u64) -> Result<(), Error> {
+    pub(super) fn content(&mut self, path: &[u8], which: Which, offset: u64, length: u64) -> Result<(), Error> {
         if length == 0 {
             return Ok(());
         }
         self.close();
         self.records.push(b'F');
+        let inode = match which {
+            Which::Inode(inode) => inode,
+            Which::Ticket(ticket) => {
+                self.unknown.push_back((ticket, self.records.len()));
+                0
+            }
+        };
         for number in [inode, offset, length] {
             self.records.extend_from_slice(&number.to_le_bytes());
         }
@@ -85,6 +105,20 @@ impl Recorder {
         self.records.extend_from_slice(&u16::try_from(path.len()).unwrap_or(u16::MAX).to_le_bytes());
         self.records.extend_from_slice(path);
         self.write_when_full()
+    }
+
+    /// Which inode a file has that was made.
+    pub(crate) fn know(&mut self, ticket: u64, inode: u64) {
+        if let Ok(index) = self.unknown.binary_search_by_key(&ticket, |(ticket, _)| *ticket)
+            && let Some((_, at)) = self.unknown.remove(index)
+        {
+            self.records[at..at + 8].copy_from_slice(&inode.to_le_bytes());
+        }
+    }
+
+    /// So much is held that those who make files must say their inodes before more comes.
+    pub(crate) fn is_full(&self) -> bool {
+        self.records.len() >= HELD
     }
 
     /// What comes next is another record.
@@ -99,11 +133,18 @@ impl Recorder {
         if self.records.len() >= GATHERED { self.write() } else { Ok(()) }
     }
 
+    /// Writes the records up to the first that is not complete, when they are worth it.
     fn write(&mut self) -> Result<(), Error> {
         self.close();
-        let written = self.output.write_all(&self.records).during("write", self.path.display());
-        self.records.clear();
-        Ok(written?)
+        // An `F` comes before the inode.
+        let ready = self.unknown.front().map_or(self.records.len(), |(_, at)| at - 1);
+        if ready < GATHERED && !self.unknown.is_empty() {
+            return Ok(());
+        }
+        self.output.write_all(&self.records[..ready]).during("write", self.path.display())?;
+        self.records.drain(..ready);
+        self.unknown.iter_mut().for_each(|(_, at)| *at -= ready);
+        Ok(())
     }
 
     /// The archive is over.
