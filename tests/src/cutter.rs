@@ -1,5 +1,5 @@
 //! A bad line to a registry: a proxy that cuts each connection after so many bytes, is no faster than it is told to be, does
-//! something of the test's at a byte, and counts what came through.
+//! something of the test's at a byte, and counts what came through either way.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -17,9 +17,16 @@ type Action = (u64, Box<dyn FnOnce() + Send>);
 
 /// The proxy.
 pub struct Cutter {
-    port: u16,
+    address: String,
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// One direction: what came through, and what the test does at which byte.
+#[derive(Default)]
+struct Flow {
+    total: AtomicU64,
+    actions: Mutex<Vec<Action>>,
 }
 
 struct Shared {
@@ -27,22 +34,33 @@ struct Shared {
     cut: u64,
     /// Bytes each second, of each connection.
     speed: u64,
-    total: AtomicU64,
-    actions: Mutex<Vec<Action>>,
+    /// To clients.
+    down: Flow,
+    /// To the server.
+    up: Flow,
     ended: AtomicBool,
 }
 
 impl Cutter {
     /// Between whoever asks here and `to`, cut after `cut` bytes of each connection, `speed` bytes a second at most.
     pub fn start(to: &str, cut: u64, speed: u64) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").context("listen for the proxy")?;
-        let port = listener.local_addr()?.port();
+        Self::listen("127.0.0.1", to, cut, speed)
+    }
+
+    /// At another address of this machine, as fast as it goes.
+    pub fn start_at(address: &str, to: &str) -> Result<Self> {
+        Self::listen(address, to, u64::MAX, 1 << 40)
+    }
+
+    fn listen(address: &str, to: &str, cut: u64, speed: u64) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).with_context(|| format!("listen for the proxy at {address}"))?;
+        let address = listener.local_addr()?.to_string();
         let shared = Arc::new(Shared {
             to: to.to_owned(),
             cut,
             speed,
-            total: AtomicU64::new(0),
-            actions: Mutex::default(),
+            down: Flow::default(),
+            up: Flow::default(),
             ended: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
@@ -56,24 +74,41 @@ impl Cutter {
                 std::thread::spawn(move || client.and_then(|client| shared.serve(client)));
             }
         });
-        Ok(Self { port, shared, thread: Some(thread) })
+        Ok(Self { address, shared, thread: Some(thread) })
     }
 
     /// `127.0.0.1:port/name`.
     #[must_use]
     pub fn name(&self, image: &str) -> String {
-        format!("127.0.0.1:{}/{image}", self.port)
+        format!("{}/{image}", self.address)
+    }
+
+    /// `http://127.0.0.1:port`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Bytes that came through to clients.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.shared.total.load(Ordering::Relaxed)
+        self.shared.down.total.load(Ordering::Relaxed)
     }
 
-    /// Does something when so many bytes have come through.
+    /// Bytes that came through to the server.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.shared.up.total.load(Ordering::Relaxed)
+    }
+
+    /// Does something when so many bytes have come through to clients.
     pub fn when(&self, total: u64, action: impl FnOnce() + Send + 'static) {
-        self.shared.actions.lock().unwrap_or_else(PoisonError::into_inner).push((total, Box::new(action)));
+        self.shared.down.at(total, action);
+    }
+
+    /// Does something when so many bytes have come through to the server.
+    pub fn when_sent(&self, total: u64, action: impl FnOnce() + Send + 'static) {
+        self.shared.up.at(total, action);
     }
 }
 
@@ -81,7 +116,7 @@ impl Drop for Cutter {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
         // It sees that it has ended when somebody comes.
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        drop(TcpStream::connect(&self.address));
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
         }
@@ -92,14 +127,27 @@ impl Shared {
     fn serve(&self, client: TcpStream) -> io::Result<()> {
         let server = TcpStream::connect(&self.to)?;
         let (from, to) = (client.try_clone()?, server.try_clone()?);
-        let up = std::thread::spawn(move || io::copy(&mut &from, &mut &to).map(|_| to.shutdown(Shutdown::Write)));
-        let outcome = self.hand_on(&server, &client);
-        for stream in [&client, &server] {
-            // The other end may have closed it.
-            drop(stream.shutdown(Shutdown::Both));
+        std::thread::scope(|scope| {
+            scope.spawn(move || self.hand_up(&from, &to).and_then(|()| to.shutdown(Shutdown::Write)));
+            let outcome = self.hand_on(&server, &client);
+            for stream in [&client, &server] {
+                // The other end may have closed it.
+                drop(stream.shutdown(Shutdown::Both));
+            }
+            outcome
+        })
+    }
+
+    fn hand_up(&self, mut client: &TcpStream, mut server: &TcpStream) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let length = client.read(&mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            server.write_all(&buffer[..length])?;
+            self.up.add(length as u64);
         }
-        up.join().ok();
-        outcome
     }
 
     fn hand_on(&self, mut server: &TcpStream, mut client: &TcpStream) -> io::Result<()> {
@@ -114,16 +162,22 @@ impl Shared {
             }
             client.write_all(&buffer[..length])?;
             left -= length as u64;
-            let total = self.total.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
-            self.act(total);
+            self.down.add(length as u64);
             // What was not used of the time is gone. A line's speed: nobody waits for anything here.
             due = due.max(Instant::now()) + Duration::from_secs_f64(length as f64 / self.speed as f64);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         Ok(())
     }
+}
 
-    fn act(&self, total: u64) {
+impl Flow {
+    fn at(&self, total: u64, action: impl FnOnce() + Send + 'static) {
+        self.actions.lock().unwrap_or_else(PoisonError::into_inner).push((total, Box::new(action)));
+    }
+
+    fn add(&self, length: u64) {
+        let total = self.total.fetch_add(length, Ordering::Relaxed) + length;
         let due = {
             let mut actions = self.actions.lock().unwrap_or_else(PoisonError::into_inner);
             let index = actions.iter().position(|(at, _)| *at <= total);

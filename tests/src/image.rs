@@ -223,3 +223,22 @@ fn foreign_elf() -> Vec<u8> {
     elf[20] = 1;
     elf
 }
+
+/// Makes the two entries of an OCI layout one image of two platforms, this machine's and another one's; its digest.
+pub fn index_of(layout: &Path) -> Result<String> {
+    let path = layout.join("index.json");
+    let mut all: Value = serde_json::from_slice(&fs::read(&path).context("read the layout's index")?)?;
+    let entries = all["manifests"].as_array_mut().context("the layout has no manifests")?;
+    for (entry, architecture) in entries.iter_mut().zip([architecture(), "other"]) {
+        entry.as_object_mut().context("an entry that is none")?.remove("annotations");
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": all["manifests"]}).to_string();
+    let digest = digest(index.as_bytes());
+    fs::write(layout.join("blobs/sha256").join(&digest), &index).context("write the index")?;
+    let entry = json!({"mediaType": kind, "digest": format!("sha256:{digest}"), "size": index.len()});
+    let outer = json!({"schemaVersion": 2, "manifests": [entry]});
+    fs::write(path, outer.to_string()).context("write the layout's index")?;
+    Ok(format!("sha256:{digest}"))
+}

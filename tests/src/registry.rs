@@ -1,21 +1,25 @@
 //! Debian's `docker-registry` on a free loopback port, with the tests' images in it.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::http::{self, Response};
 use crate::image::{self, Image};
 use crate::{command, debian, paths, until};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A running registry. Its store is shared and kept in the target directory: images are pushed once.
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
+    address: IpAddr,
     port: u16,
     configuration: tempfile::TempDir,
 }
@@ -61,7 +65,7 @@ impl Registry {
 
     /// Serves a store.
     pub fn serve(root: &Path) -> Result<Self> {
-        Self::serve_with(root, "")
+        Self::serve_with(root, LOOPBACK, "", "")
     }
 
     /// Serves a store to those who know one of these passwords, lines of htpasswd.
@@ -69,15 +73,23 @@ impl Registry {
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
         let path = root.join("htpasswd");
         fs::write(&path, htpasswd).context("write the registry's passwords")?;
-        Self::serve_with(root, &format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", path.display()))
+        let auth = format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", path.display());
+        Self::serve_with(root, LOOPBACK, "", &auth)
     }
 
-    fn serve_with(root: &Path, settings: &str) -> Result<Self> {
+    /// Serves a store at another address of this machine, with further settings of `http` (`tls: {…}`).
+    pub fn serve_at(root: &Path, address: &str, settings: &str) -> Result<Self> {
+        let address = address.parse().with_context(|| format!("bad address {address}"))?;
+        Self::serve_with(root, address, &format!(", {settings}"), "")
+    }
+
+    fn serve_with(root: &Path, address: IpAddr, http: &str, settings: &str) -> Result<Self> {
         let program = paths::need("docker-registry")?;
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
-        Self::launch(|port, directory| {
+        Self::launch(address, |port, directory| {
             let path = directory.join("config.yml");
-            fs::write(&path, configure(root, port) + settings).context("write the registry's configuration")?;
+            fs::write(&path, configure(root, SocketAddr::new(address, port), http) + settings)
+                .context("write the registry's configuration")?;
             let mut command = Command::new(&program);
             command.arg("serve").arg(&path);
             Ok(command)
@@ -86,40 +98,53 @@ impl Registry {
 
     /// Serves a directory by our own registry.
     pub fn own(root: &Path) -> Result<Self> {
-        let program = paths::gantry()?;
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
-        Self::launch(|port, _| {
-            let mut command = Command::new(&program);
-            command.args(["registry", "serve", "--addr", &format!("127.0.0.1:{port}"), "--root"]).arg(root);
-            Ok(command)
-        })
+        Self::launch(LOOPBACK, |port, _| own(port, root))
     }
 
-    fn launch(command: impl Fn(u16, &Path) -> Result<Command>) -> Result<Self> {
+    /// Kills it as `kill -9` does, and serves that directory by our own on the same port.
+    pub fn kill_and_serve_again(&mut self, root: &Path) -> Result<()> {
+        self.child.kill().context("kill the registry")?;
+        self.child.wait().context("reap the registry")?;
+        let again = Self::start_on(self.address, self.port, &|port, _| own(port, root))?;
+        *self = again.context("the registry does not answer after it was killed")?;
+        Ok(())
+    }
+
+    fn launch(address: IpAddr, command: impl Fn(u16, &Path) -> Result<Command>) -> Result<Self> {
         for _ in 0..5 {
-            let port = free_port()?;
-            let configuration = tempfile::tempdir().context("make a directory for the registry's configuration")?;
-            let log = File::create(configuration.path().join("log"))?;
-            let mut command = command(port, configuration.path())?;
-            let mut child = command
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()
-                .with_context(|| format!("start {}", command::describe(&command)))?;
-            if until(Duration::from_secs(10), || answers(port).or_else(|| ended(&mut child))) == Some(true) {
-                return Ok(Self { child, port, configuration });
+            if let Some(registry) = Self::start_on(address, free_port()?, &command)? {
+                return Ok(registry);
             }
-            child.kill().ok();
-            child.wait().ok();
         }
         bail!("the registry does not answer on loopback");
+    }
+
+    /// `None` where it does not answer: somebody else may have the port by now.
+    fn start_on(address: IpAddr, port: u16, command: &impl Fn(u16, &Path) -> Result<Command>) -> Result<Option<Self>> {
+        let configuration = tempfile::tempdir().context("make a directory for the registry's configuration")?;
+        let log = File::create(configuration.path().join("log"))?;
+        let mut command = command(port, configuration.path())?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", command::describe(&command)))?;
+        if until(Duration::from_secs(10), || answers((address, port).into()).or_else(|| ended(&mut child)))
+            == Some(true)
+        {
+            return Ok(Some(Self { child, address, port, configuration }));
+        }
+        child.kill().ok();
+        child.wait().ok();
+        Ok(None)
     }
 
     /// `127.0.0.1:port`.
     #[must_use]
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        SocketAddr::new(self.address, self.port).to_string()
     }
 
     /// `127.0.0.1:port/name`.
@@ -142,7 +167,7 @@ impl Registry {
 
     /// The raw manifest of a tag and its digest, as the registry says them.
     pub fn manifest_digest(&self, name: &str, tag: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect to the registry")?;
+        let mut stream = TcpStream::connect((self.address, self.port)).context("connect to the registry")?;
         let accept = "application/vnd.oci.image.manifest.v1+json";
         let head =
             format!("HEAD /v2/{name}/manifests/{tag} HTTP/1.0\r\nHost: {}\r\nAccept: {accept}\r\n\r\n", self.host());
@@ -171,9 +196,34 @@ impl Registry {
         Ok(sum)
     }
 
+    /// Sends one request, and reads the whole answer.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<Response> {
+        let mut stream = TcpStream::connect((self.address, self.port)).context("connect to the registry")?;
+        http::send(&mut stream, method, path, headers, body)?;
+        http::receive(&mut BufReader::new(stream), method)
+    }
+
+    /// Uploads a blob, as a registry client does that is in no hurry.
+    pub fn put_blob(&self, name: &str, blob: &[u8]) -> Result<()> {
+        let begun = self.send("POST", &format!("/v2/{name}/blobs/uploads/"), &[], Some(b""))?;
+        let location = begun.header("location").with_context(|| format!("no place to upload to: {begun:?}"))?;
+        let path = location.split_once("//").and_then(|(_, rest)| Some(&rest[rest.find('/')?..])).unwrap_or(location);
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{joint}digest=sha256:{}", image::digest(blob));
+        let put = self.send("PUT", &path, &[("Content-Type", "application/octet-stream")], Some(blob))?;
+        if put.status == 201 { Ok(()) } else { bail!("upload a blob to {name}: {} {}", put.status, put.text()) }
+    }
+
+    /// Uploads a manifest.
+    pub fn put_manifest(&self, name: &str, reference: &str, media_type: &str, raw: &[u8]) -> Result<()> {
+        let path = format!("/v2/{name}/manifests/{reference}");
+        let put = self.send("PUT", &path, &[("Content-Type", media_type)], Some(raw))?;
+        if put.status == 201 { Ok(()) } else { bail!("put {name}:{reference}: {} {}", put.status, put.text()) }
+    }
+
     /// The body of an answer, whatever it is.
     pub fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("connect to the registry")?;
+        let mut stream = TcpStream::connect((self.address, self.port)).context("connect to the registry")?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.host()).as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -226,16 +276,23 @@ fn locked(store: &Path) -> Result<File> {
     Ok(lock)
 }
 
-fn configure(root: &Path, port: u16) -> String {
+/// Our own registry.
+fn own(port: u16, root: &Path) -> Result<Command> {
+    let mut command = Command::new(paths::gantry()?);
+    command.args(["registry", "serve", "--addr", &format!("127.0.0.1:{port}"), "--root"]).arg(root);
+    Ok(command)
+}
+
+fn configure(root: &Path, address: SocketAddr, http: &str) -> String {
     format!(
         "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}}}, cache: {{blobdescriptor: inmemory}}}}\n\
-         http: {{addr: '127.0.0.1:{port}'}}\n",
+         http: {{addr: '{address}'{http}}}\n",
         root.display()
     )
 }
 
-fn answers(port: u16) -> Option<bool> {
-    TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_millis(200)).ok().map(|_| true)
+fn answers(address: SocketAddr) -> Option<bool> {
+    TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok().map(|_| true)
 }
 
 fn ended(child: &mut Child) -> Option<bool> {

@@ -102,7 +102,7 @@ fn an_index_with_other_platforms_is_pushed_whole() {
                 &format!("oci:{}:{name}", layout.display()),
             ]);
         }
-        let index = index_of(&layout);
+        let index = gantry_tests::image::index_of(&layout).expect("an index");
         copy(&["--all", &format!("oci:{}", layout.display()), &format!("docker://{}", source.name("app:1"))]);
         let (from, to) = (source.name("app:1"), target.name("app:1"));
         cli.ok(&["pull", "-q", &from]);
@@ -113,25 +113,6 @@ fn an_index_with_other_platforms_is_pushed_whole() {
         copy(&["--all", &format!("docker://{to}"), &whole]);
         cli.ok(&["rmi", &from, &to]);
     });
-}
-
-/// Makes the entries of a layout one image of several platforms; its digest.
-fn index_of(layout: &Path) -> String {
-    let path = layout.join("index.json");
-    let mut all: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("an index")).expect("JSON");
-    for (entry, architecture) in all["manifests"].as_array_mut().expect("manifests").iter_mut().zip(["", "other"]) {
-        entry.as_object_mut().expect("an entry").remove("annotations");
-        let architecture = if architecture.is_empty() { gantry_tests::image::architecture() } else { architecture };
-        entry["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
-    }
-    let kind = "application/vnd.oci.image.index.v1+json";
-    let index = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": all["manifests"]}).to_string();
-    let digest = gantry_tests::image::digest(index.as_bytes());
-    std::fs::write(layout.join("blobs/sha256").join(&digest), &index).expect("write the index");
-    let entry = serde_json::json!({"mediaType": kind, "digest": format!("sha256:{digest}"), "size": index.len()});
-    let outer = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
-    std::fs::write(path, outer.to_string()).expect("write the layout's index");
-    format!("sha256:{digest}")
 }
 
 #[test]

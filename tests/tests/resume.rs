@@ -1,6 +1,7 @@
 //! Pulls that break off: what came of them is kept, counted, and never fetched again.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use gantry_tests::image::{self, Layer};
 use gantry_tests::{Cutter, IMAGE, Options, Registry, World, command, eventually, note};
@@ -136,6 +137,33 @@ fn a_pull_that_two_clients_wait_for_goes_on_when_one_leaves_and_comes_once() {
     let fetched = line.total();
     assert!(fetched * 100 <= size * 105, "{fetched} of {size}");
     assert_eq!(cli.ok(&["run", "--rm", &name, "stat", "-c", "%s", "/noise"]), (8 * MB).to_string());
+}
+
+#[test]
+fn a_push_goes_on_when_our_registry_is_killed_under_it() {
+    let world = gantry_tests::world();
+    let from = tempfile::tempdir().expect("a directory");
+    let (registry, size) = registry(from.path(), 30 * MB);
+    let (source, digest) = (registry.name("noise"), registry.manifest_digest("noise", "latest").expect("a digest"));
+    for cli in [Some(world.gantry()), world.docker()].into_iter().flatten() {
+        let to = tempfile::tempdir().expect("a directory");
+        let target = Arc::new(Mutex::new(Registry::own(to.path()).expect("our registry")));
+        let line = Cutter::start(&target.lock().expect("the registry").host(), u64::MAX, 100 * MB).expect("a proxy");
+        let name = line.name("noise:1");
+        cli.ok(&["pull", "-q", &source]);
+        cli.ok(&["tag", &source, &name]);
+        let (killed, root) = (Arc::clone(&target), to.path().to_owned());
+        line.when_sent(size / 2, move || {
+            killed.lock().expect("the registry").kill_and_serve_again(&root).expect("the next registry");
+        });
+        let said = cli.ok(&["push", &name]);
+        assert!(said.contains(&digest), "{said}");
+        let sent = line.sent();
+        note(&format!("{size} bytes to a registry that was killed half-way: {sent} sent"));
+        // What was on its way when it was killed, in the kernel's buffers, is lost; what it had taken is not.
+        assert!(sent > size && sent - size < size / 3, "{sent} for {size}, of which it had half");
+        cli.ok(&["rmi", &source, &name]);
+    }
 }
 
 #[test]

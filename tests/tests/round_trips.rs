@@ -140,6 +140,160 @@ fn an_image_that_refers_to_another_is_among_its_referrers_after_the_push() {
     });
 }
 
+#[test]
+fn a_list_of_platforms_keeps_every_digest_through_pull_and_push() {
+    both(|world, cli| {
+        if paths::need("skopeo").is_err() {
+            return skip("no skopeo");
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let servers = servers(directory.path());
+        let own = world.push_own("list").expect("push");
+        let layout = directory.path().join("layout");
+        let oci = format!("oci:{}", layout.display());
+        for name in [own.as_str(), "wrongarch"] {
+            let from = format!("docker://{}:latest", world.registry.name(name));
+            skopeo(&["copy", "--quiet", "--src-tls-verify=false", &from, &format!("{oci}:{name}")]);
+        }
+        gantry_tests::image::index_of(&layout).expect("an index");
+        for (kind, format) in [("oci.image.index.v1", "oci"), ("docker.distribution.manifest.list.v2", "v2s2")] {
+            for (index, (name, from)) in servers.iter().enumerate() {
+                let (other, to) = &servers[1 - index];
+                let case = format!("{kind} from {name} to {other}");
+                let (source, target) = (from.name(&format!("{format}:1")), to.name(&format!("back/{format}:1")));
+                let copy = ["copy", "--quiet", "--all", "--src-tls-verify=false", "--dest-tls-verify=false"];
+                skopeo(&[&copy[..], &["--format", format, &oci, &format!("docker://{source}")]].concat());
+                let before = manifest(&source);
+                assert!(before.contains(kind), "{case}: {before}");
+                cli.ok(&["pull", "-q", &source]);
+                cli.ok(&["tag", &source, &target]);
+                cli.ok(&["push", "-q", &target]);
+                assert_eq!(manifest(&target), before, "{case}");
+                // Every platform is there, to the last byte.
+                let whole = directory.path().join(format!("{format}-{other}"));
+                skopeo(&[&copy[..], &[&format!("docker://{target}"), &format!("dir:{}", whole.display())]].concat());
+                cli.ok(&["rmi", &source, &target]);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_podman_pushes_comes_and_goes_with_its_digest_in_each_form_and_podman_pulls_it_again() {
+    both(|world, cli| {
+        let Ok(program) = paths::need("podman") else { return skip("no podman") };
+        let directory = tempfile::tempdir().expect("a directory");
+        let servers = servers(directory.path());
+        let podman = |arguments: &[&str]| {
+            let mut podman = Command::new(&program);
+            podman.arg("--root").arg(directory.path().join("root")).arg("--runroot").arg(directory.path().join("run"));
+            podman.args(["--storage-driver", "vfs"]).args(arguments);
+            command::succeed(&mut podman, Duration::from_secs(60)).expect("podman").stdout
+        };
+        let own = world.registry.name(&world.push_own("podman").expect("push"));
+        podman(&["pull", "-q", "--tls-verify=false", &own]);
+        let said = directory.path().join("digest");
+        let file = format!("--digestfile={}", said.display());
+        let forms: [(&str, &[&str]); 3] = [
+            ("oci", &["--format", "oci"]),
+            ("schema2", &["--format", "v2s2"]),
+            ("zstd", &["--format", "oci", "--compression-format", "zstd"]),
+        ];
+        for (form, arguments) in forms {
+            for (index, (name, from)) in servers.iter().enumerate() {
+                let (other, to) = &servers[1 - index];
+                let case = format!("{form} from {name} to {other}");
+                let (source, target) = (from.name(form), to.name(&format!("back/{form}:1")));
+                let place = format!("docker://{source}:1");
+                podman(&[&["push", "-q", "--tls-verify=false", &file], arguments, &[&own, &place]].concat());
+                let digest = std::fs::read_to_string(&said).expect("a digest");
+                cli.ok(&["pull", "-q", &format!("{source}:1")]);
+                let digests = cli.inspect(&format!("{source}:1"), "{{json .RepoDigests}}");
+                assert!(digests.contains(&format!("{source}@{digest}")), "{case}: {digests}");
+                cli.ok(&["tag", &format!("{source}:1"), &target]);
+                let pushed = cli.ok(&["push", &target]);
+                assert!(pushed.contains(&format!("1: digest: {digest} size: ")), "{case}: {pushed}");
+                let back = format!("{}@{digest}", to.name(&format!("back/{form}")));
+                podman(&["pull", "-q", "--tls-verify=false", &back]);
+                podman(&["rmi", &back]);
+                cli.ok(&["rmi", &format!("{source}:1"), &target]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_signature_goes_along_with_its_image_and_is_found_at_either_registry() {
+    both(|world, cli| {
+        if paths::need("skopeo").is_err() {
+            return skip("no skopeo");
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let servers = servers(directory.path());
+        let own = world.push_own("signed").expect("push");
+        for (index, (name, from)) in servers.iter().enumerate() {
+            let (other, to) = &servers[1 - index];
+            let case = format!("from {name} to {other}");
+            let (source, target) = (from.name("signed:1"), to.name("copy/signed:1"));
+            let arguments = ["--format", "oci"];
+            put(world, "oci", &arguments, &own, directory.path(), &source);
+            let subject = manifest(&source);
+            let (signature, digest) = sign(from, "signed", &subject);
+            cli.ok(&["pull", "-q", &source]);
+            cli.ok(&["tag", &source, &target]);
+            cli.ok(&["push", "-q", &target]);
+            let found =
+                to.send("GET", &format!("/v2/copy/signed/manifests/{digest}"), &ACCEPT, None).expect("an answer");
+            assert_eq!(found.text(), signature, "{case}");
+            let list = listed(to, "copy/signed", &subject);
+            assert!(list.contains(&digest) && list.contains(SIGNATURE), "{case}: {list}");
+            cli.ok(&["rmi", &source, &target]);
+        }
+    });
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const ACCEPT: [(&str, &str); 1] =
+    [("Accept", "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json")];
+/// What kind of thing a signature is.
+const SIGNATURE: &str = "application/vnd.tests.signature";
+
+/// Puts an artifact that refers to an image beside it, as who signs does; its bytes and its digest.
+fn sign(registry: &Registry, name: &str, subject: &str) -> (String, String) {
+    let digest = |raw: &[u8]| format!("sha256:{}", gantry_tests::image::digest(raw));
+    let describe =
+        |kind: &str, raw: &[u8]| serde_json::json!({"mediaType": kind, "digest": digest(raw), "size": raw.len()});
+    let blobs = [b"{}".as_slice(), b"signed"];
+    blobs.iter().for_each(|blob| registry.put_blob(name, blob).expect("a blob"));
+    let signature = serde_json::json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": SIGNATURE,
+        "config": describe("application/vnd.oci.empty.v1+json", blobs[0]),
+        "layers": [describe("text/plain", blobs[1])], "subject": describe(MANIFEST, subject.as_bytes()),
+    })
+    .to_string();
+    let (of, own) = (digest(subject.as_bytes()), digest(signature.as_bytes()));
+    registry.put_manifest(name, &own, MANIFEST, signature.as_bytes()).expect("the signature");
+    if registry.send("GET", &format!("/v2/{name}/referrers/{of}"), &[], None).expect("an answer").status != 200 {
+        let mut entry = describe(MANIFEST, signature.as_bytes());
+        entry["artifactType"] = SIGNATURE.into();
+        let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).to_string();
+        registry.put_manifest(name, &of.replace(':', "-"), INDEX, index.as_bytes()).expect("the list in a tag");
+    }
+    (signature, own)
+}
+
+/// What refers to a manifest, as the registry lists it or the tag has it that stands for the list.
+fn listed(registry: &Registry, name: &str, subject: &str) -> String {
+    let of = format!("sha256:{}", gantry_tests::image::digest(subject.as_bytes()));
+    let list = registry.send("GET", &format!("/v2/{name}/referrers/{of}"), &[], None).expect("an answer");
+    if list.status == 200 {
+        return list.text();
+    }
+    let path = format!("/v2/{name}/manifests/{}", of.replace(':', "-"));
+    registry.send("GET", &path, &ACCEPT, None).expect("an answer").text()
+}
+
 /// Gives the manifest of a layout a subject; its digest.
 fn refer(layout: &Path) -> String {
     let read = |path: &Path| -> serde_json::Value {

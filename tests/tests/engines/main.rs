@@ -8,6 +8,7 @@ mod engine;
 mod images;
 mod podman;
 mod promises;
+mod registry;
 mod sid;
 mod system;
 
@@ -92,6 +93,7 @@ of_both! {
     docker_connects_by_its_hook_and_knows_both_ways_to_name_a_runtime: docker::names_and_network;
     docker_finds_its_containers_again_after_a_kill_9: docker::live_restore;
     docker_and_ours_exchange_images: |from| docker::with(from, |docker| images::exchange(docker, &[&[]]));
+    docker_and_ours_exchange_images_by_our_registry: |from| docker::with(from, registry::exchange);
     podman_and_ours_exchange_images: |from| podman::with(from, |podman| images::exchange(podman, &PODMAN_FORMATS));
     skopeo_reads_and_writes_images_of_ours: images::skopeo;
     ctr_runs_execs_kills_and_removes: containerd::life;
