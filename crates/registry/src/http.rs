@@ -20,8 +20,8 @@ use crate::{Error, Options, Result, redirect};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// For hosts that may be insecure: they are near, and one that speaks no TLS may leave its greeting unanswered.
 const NEAR_DEADLINE: Duration = Duration::from_secs(10);
-/// The longest silence in the middle of a body.
-const READ_DEADLINE: Duration = Duration::from_secs(60);
+/// The longest silence in an answer, by that within a blob, which notices it first and asks again.
+const SILENCES: u32 = 2;
 /// Longest text of a registry's error that is shown.
 const DETAIL_LIMIT: usize = 512;
 
@@ -165,7 +165,7 @@ impl Http {
             .pool_max_idle_per_host(self.options.downloads.max(self.options.uploads))
             .dns_resolver(Resolver);
         if !kind.sends {
-            builder = builder.read_timeout(READ_DEADLINE);
+            builder = builder.read_timeout(self.options.silence.saturating_mul(SILENCES));
         }
         if kind.lenient {
             builder = builder.tls_danger_accept_invalid_certs(true).connect_timeout(NEAR_DEADLINE);
@@ -204,6 +204,10 @@ pub fn network(method: &Method, url: &Url, error: &reqwest::Error) -> Error {
     let mut reason = cause.to_string();
     if reason.contains("InvalidContentType") {
         reason = "http: server gave HTTP response to HTTPS client: name the host in --insecure-registry to allow that"
+            .to_owned();
+    } else if reason.contains("CaUsedAsEndEntity") {
+        reason = "the registry shows the certificate of an authority (CA:TRUE) as its own, which is not taken: have that authority sign one for \
+            the registry, or make it with `-addext basicConstraints=critical,CA:FALSE`"
             .to_owned();
     } else if error.is_timeout() {
         reason = "timed out waiting for an answer".to_owned();

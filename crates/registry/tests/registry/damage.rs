@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::fake::{End, Fake, Reply};
 use crate::image::{Image, digest};
-use crate::store::pull;
+use crate::store::{Request, pull};
 
 #[tokio::test]
 async fn a_manifest_with_another_digest_is_refused() {
@@ -138,4 +138,14 @@ async fn a_server_error_is_tried_again_and_then_told() {
 async fn nobody_there_is_said_with_the_address() {
     let error = pull("127.0.0.1:1/app:1").await.error();
     assert!(error.contains(r#"Get "http://127.0.0.1:1/v2/""#) && error.contains("refused"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_falls_silent_before_it_has_answered_is_told() {
+    let (fake, image) = (Fake::start().await, Image::oci(1));
+    fake.image("app", "1", &image);
+    fake.hook(|seen, _| seen.path.contains("/manifests/").then(|| Reply::new(200, vec![b' '; 9]).ends(End::Hang(0))));
+    let request = Request { silence: Some(Duration::from_millis(200)), ..Request::default() };
+    let error = request.pull(&fake.name("app:1")).await.error();
+    assert_eq!(error, format!("Get \"http://{}/v2/app/manifests/1\": timed out waiting for an answer", fake.address));
 }

@@ -24,10 +24,14 @@ type Handshake = Pin<Box<dyn Future<Output = io::Result<TlsStream<TcpStream>>> +
 
 /// Makes a key and a certificate for this subject that nobody has signed, by openssl; false where that is not installed.
 fn certify(directory: &Path, name: &str, subject: &str) -> bool {
+    certify_as(directory, name, subject, "CA:FALSE")
+}
+
+fn certify_as(directory: &Path, name: &str, subject: &str, constraint: &str) -> bool {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"])
         .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName={subject}"), "-addext"])
-        .args(["basicConstraints=critical,CA:FALSE", "-keyout"])
+        .args([&format!("basicConstraints=critical,{constraint}"), "-keyout"])
         .arg(directory.join(format!("{name}.key")))
         .arg("-out")
         .arg(directory.join(format!("{name}.cert")))
@@ -67,6 +71,23 @@ async fn a_loopback_registry_may_show_any_certificate() {
     let image = Image::oci(2);
     fake.image("app", "1", &image);
     pull(&fake.name("app:1")).await.result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_shows_an_authority_as_itself_is_refused_in_words_that_say_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    if !certify_as(directory.path(), "server", "IP:0.0.0.0", "CA:TRUE") {
+        return crate::debian::skipped("openssl");
+    }
+    let fake = serve(acceptor(directory.path(), "server", None)).await;
+    let host = format!("0.0.0.0:{}", fake.address.port());
+    let own = directory.path().join("certs.d").join(&host);
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::copy(directory.path().join("server.cert"), own.join("ca.crt")).unwrap();
+    let options = Options::default().certificates(vec![directory.path().join("certs.d")]).parts(directory.path());
+    let request = Request { registry: Some(Registry::new(options)), ..Request::default() };
+    let error = request.pull(&format!("{host}/app:1")).await.error();
+    assert!(error.contains("(CA:TRUE) as its own") && error.contains("basicConstraints=critical,CA:FALSE"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
