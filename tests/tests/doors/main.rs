@@ -7,6 +7,7 @@ mod contexts;
 mod crowds;
 mod museum;
 mod policies;
+mod refusals;
 mod revoked;
 mod rude;
 mod settings;

@@ -267,6 +267,11 @@ fn a_name_that_changes_hands_does_not_lead_a_job_to_another_container() {
     let root = doors.world.gantry();
     let victim = root.ok(&["run", "-d", IMAGE, "sleep", "600"]);
     let own = root.ok(&["create", "--label", "team=a", IMAGE, "true"]);
+    // What the job is done to is what was judged: it knows no other name of it.
+    root.ok(&["rename", &own, &doors.world.name("renamed")]);
+    let called = root.inspect(&own, "{{slice .Name 1}}");
+    let missing = ask(&doors, "team.sock", "GET", &format!("/containers/{called}/archive?path=/nope"), None);
+    assert_eq!(missing.message(), format!("Could not find the file /nope in container {own}"));
     // A name that is the beginning of another one's id.
     let name = &victim[..12];
     let rename =
