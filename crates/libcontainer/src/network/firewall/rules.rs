@@ -8,7 +8,7 @@ use super::expression::{
     masquerade, pass, redirect, translated,
 };
 use super::family::Family;
-use super::sets::{BRIDGES, HOME, INTERNAL, MASQUERADED, PUBLISHED, PUBLISHED_ANY, PUBLISHED_RANGES, SUBNETS, WITHIN};
+use super::sets::{BRIDGES, HOME, INTERNAL, MASQUERADED, OPEN, PUBLISHED, PUBLISHED_ANY, PUBLISHED_RANGES, SUBNETS};
 
 /// A chain of the table and where it hangs.
 pub struct Chain {
@@ -125,9 +125,10 @@ fn admission(family: Family) -> Vec<Rule> {
 fn forwarding(family: Family) -> Vec<Rule> {
     let is_in = |keys, set, wanted| is_in(family, keys, set, wanted);
     vec![
-        // To a container, and marked when it was admitted: nearly all packets.
-        rule("forwarded", [marked(MARK), established(), pass()]),
-        rule("forwarded", [is_in(&STAYS, WITHIN, true), go_to("passed")]),
+        // To a container, and marked when it was admitted: nearly all packets. An internal bridge's could be made up, as
+        // the answer to somebody else's question.
+        rule("forwarded", [marked(MARK), established(), is_in(&ARRIVES, INTERNAL, false), pass()]),
+        rule("forwarded", [is_in(&STAYS, OPEN, true), go_to("passed")]),
         rule("forwarded", [is_in(&LEAVES, BRIDGES, true), go_to("into-bridge")]),
         rule("forwarded", [is_in(&ARRIVES, BRIDGES, true), go_to("out-of-bridge")]),
         rule("into-bridge", [is_in(&ARRIVES, INTERNAL, true), drop_packet()]),

@@ -12,7 +12,7 @@ use crate::network::{Protocol, Subnet};
 /// Our bridges.
 pub const BRIDGES: &str = "bridges";
 /// A bridge twice, what comes by it and leaves by it, where its containers speak to each other.
-pub const WITHIN: &str = "within";
+pub const OPEN: &str = "open";
 /// Bridges that nothing leaves and nothing enters.
 pub const INTERNAL: &str = "internal";
 /// Subnets that can be entered.
@@ -65,7 +65,7 @@ pub fn sets(family: Family) -> Vec<Set> {
     let map = |set, value: &[Part]| Set { value: value.to_vec(), ..set };
     vec![
         set(BRIDGES, &[LINK]),
-        set(WITHIN, &[LINK, LINK]),
+        set(OPEN, &[LINK, LINK]),
         set(INTERNAL, &[LINK]),
         intervals(set(SUBNETS, &[address])),
         intervals(set(MASQUERADED, &[address])),
@@ -164,7 +164,7 @@ pub fn of_bridge(family: Family, bridge: &BridgeRules) -> Vec<Placed> {
     let name = || padded(&bridge.name);
     let mut placed = vec![(BRIDGES, Entry::of(name()))];
     if bridge.icc {
-        placed.push((WITHIN, Entry::of([name(), name()].concat())));
+        placed.push((OPEN, Entry::of([name(), name()].concat())));
     }
     if bridge.internal {
         placed.push((INTERNAL, Entry::of(name())));

@@ -245,7 +245,7 @@ fn nft_reads_the_table_as_it_is_meant() {
             "dnat ip to meta l4proto . th dport map @published-any".into(),
             "dnat to ip daddr . meta l4proto . th dport map @published-ranges".into(),
             "type nat hook output priority".into(),
-            "meta mark & 0x10000000 == 0x10000000 ct state established,related accept".into(),
+            "meta mark & 0x10000000 == 0x10000000 ct state established,related iifname != @internal accept".into(),
         ] {
             assert!(table.contains(&part), "{part}\nin {table}");
         }
