@@ -187,6 +187,11 @@ impl Engine {
         }
     }
 
+    /// Gives to the kernel what is free in the heap, on a thread that may take its time: many of those who needed it have left.
+    pub fn give_back_memory(&self) {
+        tokio::task::spawn_blocking(gantry_linux::memory::give_back);
+    }
+
     /// Whether the daemon is leaving.
     #[must_use]
     pub fn is_stopping(&self) -> bool {

@@ -2,6 +2,7 @@
 //! keeps nobody from another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gantry_api::ErrorKind;
@@ -22,6 +23,8 @@ const ARCHIVES_OF_A_DOOR: usize = 64;
 const RELAY: u32 = 3;
 /// How long one more archive waits for its turn.
 const TURN: Duration = Duration::from_secs(30);
+/// So many at once at a door are a crowd, whose memory the process gives back when most of them have left.
+const MANY: usize = 1000;
 
 /// Those at one door.
 pub struct Crowd {
@@ -29,6 +32,9 @@ pub struct Crowd {
     own: Arc<Semaphore>,
     shared: Arc<Semaphore>,
     archives: Arc<Semaphore>,
+    here: AtomicUsize,
+    /// The most that were here at once since memory was given back.
+    most: AtomicUsize,
 }
 
 /// A place at a door. Whoever has the connection keeps it, also when it is no longer HTTP.
@@ -56,6 +62,8 @@ impl Crowd {
                 own: Arc::new(Semaphore::new(own)),
                 shared: Arc::clone(&shared),
                 archives: Arc::new(Semaphore::new(archives)),
+                here: AtomicUsize::new(0),
+                most: AtomicUsize::new(0),
             })
         };
         (0..doors).map(one).collect()
@@ -70,6 +78,21 @@ impl Crowd {
         };
         let place = Arc::new(place.map_err(std::io::Error::other)?);
         Ok(Seat { crowd: Arc::clone(self), _place: place })
+    }
+
+    /// One more is here.
+    pub fn came(&self) {
+        let here = self.here.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(here, Ordering::Relaxed);
+    }
+
+    /// One has left. True for the one who leaves when a crowd has become few: what they needed can go back to the kernel.
+    pub fn left(&self) -> bool {
+        let here = self.here.fetch_sub(1, Ordering::Relaxed) - 1;
+        let most = self.most.load(Ordering::Relaxed);
+        most >= MANY
+            && here <= most / 8
+            && self.most.compare_exchange(most, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// A place in the handshake; none when too many are there.
@@ -127,6 +150,19 @@ mod tests {
         drop(copy);
         drop(crowds[0].seat().await.unwrap());
         drop(other);
+    }
+
+    #[test]
+    fn a_crowd_that_has_left_says_so_once_and_a_few_never() {
+        let crowd = Crowd::with(1, 64).remove(0);
+        let come_and_go = |count: usize| {
+            (0..count).for_each(|_| crowd.came());
+            (0..count).filter(|_| crowd.left()).count()
+        };
+        assert_eq!(come_and_go(MANY - 1), 0);
+        assert_eq!(come_and_go(MANY), 1);
+        assert_eq!(come_and_go(MANY - 1), 0, "the crowd before is forgotten");
+        assert_eq!(come_and_go(10 * MANY), 1);
     }
 
     #[tokio::test]

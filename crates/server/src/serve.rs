@@ -88,7 +88,16 @@ async fn accept(
                     }
                 };
                 let host = connection::Host { door: Arc::clone(&door), engine: Arc::clone(&engine), seat };
-                connections.spawn(connection::serve(arrival, entering, host, cancelled.clone()));
+                crowd.came();
+                let engine = Arc::clone(&engine);
+                let serving = connection::serve(arrival, entering, host, cancelled.clone());
+                let crowd = Arc::clone(&crowd);
+                connections.spawn(async move {
+                    serving.await;
+                    if crowd.left() {
+                        engine.give_back_memory();
+                    }
+                });
             }
             Err(error) => {
                 warn!("accept a connection on {}: {error}", listener.endpoint());
