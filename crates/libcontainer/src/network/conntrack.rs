@@ -77,7 +77,7 @@ fn datagrams(ports: &[Element]) -> impl Iterator<Item = &Element> {
 
 fn forget_those(those: Those, belongs: impl Fn(&Reply) -> bool) -> Result<()> {
     let mut socket = Socket::netfilter()?;
-    for entry in those.ask(&mut socket)?.iter().filter(|entry| belongs(entry)) {
+    for entry in those.ask(&mut socket, belongs)? {
         let attributes = entry.attributes(HEADER);
         let original = attributes.find(ORIGINAL).unwrap_or_default();
         let delete = Message::new(CONNTRACK << 8 | DELETE, 0, &those.header()).nest(ORIGINAL, |m| m.raw(original));
@@ -91,6 +91,18 @@ fn forget_those(those: Those, belongs: impl Fn(&Reply) -> bool) -> Result<()> {
     Ok(())
 }
 
+/// The answer to the first question that the kernel does not take for a bad one.
+fn first_taken(socket: &mut Socket, questions: [Message; 2], belongs: impl Fn(&Reply) -> bool) -> Result<Vec<Reply>> {
+    for question in questions {
+        match socket.dump_where(&question, &belongs) {
+            Err(error) if error.errno() == libc::EINVAL => {}
+            other => return other,
+        }
+    }
+    // A kernel without `nf_conntrack_netlink` tells nothing of what it tracks, and lets nobody forget it.
+    Ok(Vec::new())
+}
+
 impl Those {
     fn header(self) -> [u8; HEADER] {
         let family = match self {
@@ -100,13 +112,10 @@ impl Those {
         [family, 0, 0, 0]
     }
 
-    fn ask(self, socket: &mut Socket) -> Result<Vec<Reply>> {
-        let question = Message::new(CONNTRACK << 8 | GET, 0, &self.header()).named("list", "tracked connections");
-        match socket.dump(&self.narrow(question)) {
-            // A kernel without `nf_conntrack_netlink` tells nothing of what it tracks, and lets nobody forget it.
-            Err(error) if error.errno() == libc::EINVAL => Ok(Vec::new()),
-            other => other,
-        }
+    /// Those of them that belong to somebody: of all that the kernel tracks no more is held than these.
+    fn ask(self, socket: &mut Socket, belongs: impl Fn(&Reply) -> bool) -> Result<Vec<Reply>> {
+        let all = Message::new(CONNTRACK << 8 | GET, 0, &self.header()).named("list", "tracked connections");
+        first_taken(socket, [self.narrow(all.clone()), all], belongs)
     }
 
     /// Says which parts of which end are compared, and with what.
@@ -207,7 +216,7 @@ mod tests {
             for port in 5000..5050 {
                 client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
             }
-            let asked = |those: Those| those.ask(&mut Socket::netfilter().unwrap()).unwrap().len();
+            let asked = |those: Those| those.ask(&mut Socket::netfilter().unwrap(), |_| true).unwrap().len();
             let all = asked(Those::All(2));
             if all == 0 {
                 crate::skipped("this kernel does not tell of the connections that it tracks (nf_conntrack_netlink)");
@@ -218,6 +227,15 @@ mod tests {
             assert_eq!(asked(Those::AnsweredBy([127, 0, 0, 1].into())), 50);
             let narrow = [Those::SentTo(2, 5007), Those::AnsweredBy([127, 0, 0, 2].into())].map(asked);
             assert_eq!(narrow, [1, 0], "[50, 50] is a kernel before 5.8");
+            // It names parts of an end that it does not tell.
+            let all = || Message::new(CONNTRACK << 8 | GET, 0, &Those::All(2).header());
+            let bad = || all().nest(FILTER, |m| m.u32(1, 1));
+            let mut socket = Socket::netfilter().unwrap();
+            assert_eq!(socket.dump(&bad()).unwrap_err().errno(), libc::EINVAL);
+            let sent_to = |entry: &Reply| Ends::read(entry).is_some_and(|ends| ends.to.1 == 5007);
+            assert_eq!(first_taken(&mut socket, [bad(), all()], |_| true).unwrap().len(), 50);
+            assert_eq!(first_taken(&mut socket, [bad(), all()], sent_to).unwrap().len(), 1);
+            assert!(first_taken(&mut socket, [bad(), bad()], |_| true).unwrap().is_empty());
         };
         std::thread::spawn(on_a_host).join().unwrap();
     }

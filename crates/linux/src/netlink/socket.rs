@@ -135,15 +135,20 @@ impl Socket {
 
     /// Asks for a list of objects; begun again when the list changed meanwhile.
     pub fn dump(&mut self, message: &Message) -> Result<Vec<Reply>> {
+        self.dump_where(message, |_| true)
+    }
+
+    /// The objects of a list that are wanted: of one without end no more is held than these.
+    pub fn dump_where(&mut self, message: &Message, wanted: impl Fn(&Reply) -> bool) -> Result<Vec<Reply>> {
         for _ in 0..DUMPS {
-            if let Some(replies) = self.dump_once(message.clone())? {
+            if let Some(replies) = self.dump_once(message.clone(), &wanted)? {
                 return Ok(replies);
             }
         }
         Err(Error::new(message.operation, format!("{}: it keeps changing", message.subject), Errno::INTR))
     }
 
-    fn dump_once(&mut self, message: Message) -> Result<Option<Vec<Reply>>> {
+    fn dump_once(&mut self, message: Message, wanted: impl Fn(&Reply) -> bool) -> Result<Option<Vec<Reply>>> {
         let mut messages = [message.flags(flag(libc::NLM_F_DUMP))];
         let first = self.send(&mut messages)?;
         let (mut replies, mut whole) = (Vec::new(), true);
@@ -158,7 +163,7 @@ impl Socket {
                         verdict(&answer.body, answer.flags, &messages[0])?;
                         return Ok(whole.then_some(replies));
                     }
-                    kind => replies.push(Reply { kind, body: answer.body }),
+                    kind => replies.extend(Some(Reply { kind, body: answer.body }).filter(&wanted)),
                 }
             }
         }
