@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gantry_tests::kernel::{self, Snapshot};
-use gantry_tests::{Cli, IMAGE, Options, World, eventually, http, note, slot};
+use gantry_tests::{Cli, IMAGE, Options, World, eventually, http, note, paths, skip, slot};
 use serde_json::Value;
 
 use crate::{inside, of_network};
@@ -221,6 +221,10 @@ fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
             &[&["run", "-d", "--name", name, "--network", "zero"], &published[..], &[IMAGE, "sleep", "600"]].concat()
         );
     }
+    let sees_the_firewall = paths::program("nft").is_some();
+    if !sees_the_firewall {
+        skip("no nft here, install nftables to have the firewall compared with the store");
+    }
     for _ in 0..2 {
         let pid =
             world.daemon.pid().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)).expect("a pid");
@@ -240,7 +244,12 @@ fn killed_amid_changes_the_next_daemon_has_the_kernel_as_its_store_says() {
             .iter()
             .map(|bridge| std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).expect("ports").count());
         assert_eq!(links.sum::<usize>(), places);
-        assert_eq!(ports_of_the_kernel(&world), ports_of_the_store(&world, &names));
+        let published = ports_of_the_store(&world, &names);
+        assert!(published.len() >= names.len(), "each has published ports: {published:?}");
+        if !sees_the_firewall {
+            continue;
+        }
+        assert_eq!(ports_of_the_kernel(&world), published);
         assert_eq!(bridges_of_the_firewall(&world), bridges(&world));
     }
 }
