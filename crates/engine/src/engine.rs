@@ -1,5 +1,6 @@
 //! The engine: the store of containers, the drivers, and the one place where jobs run.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -181,8 +182,8 @@ impl Engine {
         if tokio::time::timeout(deadline, self.background.wait()).await.is_err() {
             warn!("background work did not end within {deadline:?}");
         }
-        let graph = self.graph.clone();
-        if let Err(error) = blocking(move || Ok(graph.back_up()?)).await {
+        let (graph, data_root) = (self.graph.clone(), self.options.data_root.clone());
+        if let Err(error) = blocking(move || back_up_now(&graph, &data_root)).await {
             warn!("back the database up: {error}");
         }
     }
@@ -232,11 +233,19 @@ async fn back_up(engine: std::sync::Weak<Engine>) {
     let mut tick = tokio::time::interval(BACKUP_EVERY);
     loop {
         tick.tick().await;
-        let Some(graph) = engine.upgrade().map(|engine| engine.graph.clone()) else { return };
-        if let Err(error) = blocking(move || Ok(graph.back_up()?)).await {
+        let parts = engine.upgrade().map(|engine| (engine.graph.clone(), engine.options.data_root.clone()));
+        let Some((graph, data_root)) = parts else { return };
+        if let Err(error) = blocking(move || back_up_now(&graph, &data_root)).await {
             warn!("back the database up: {error}");
         }
     }
+}
+
+fn back_up_now(graph: &Graph, data_root: &Path) -> Result<()> {
+    if graph.back_up()? {
+        networks::backed_up(graph, data_root);
+    }
+    Ok(())
 }
 
 /// How often it is looked for what has become too old.

@@ -33,12 +33,16 @@ pub fn keep(document: &Document, data_root: &Path) {
 /// What is left of a network's copy says that it has been removed: the database's backup may know it still.
 const REMOVED: &str = "removed";
 
+pub(super) fn marker(id: &str, data_root: &Path) -> PathBuf {
+    path(id, data_root).with_extension(REMOVED)
+}
+
 /// Removes the copy of a network that has been removed.
 pub fn forget(id: &str, data_root: &Path) {
     let path = path(id, data_root);
     // A new file, as its age counts.
     let noted = fs::create_dir_mode(data_root.join(DIRECTORY), 0o700)
-        .and_then(|()| fs::write_atomic(path.with_extension(REMOVED), b"", 0o600, Durability::Process));
+        .and_then(|()| fs::write_atomic(marker(id, data_root), b"", 0o600, Durability::Process));
     let gone = fs::remove_file(&path).or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) });
     if let Err(error) = noted.and(gone) {
         warn!("remove the copy of network {id}: {error}");
@@ -52,10 +56,24 @@ pub fn removed(data_root: &Path) -> Vec<String> {
     names.filter_map(|name| Some(name.to_str()?.strip_suffix(".removed")?.to_owned())).collect()
 }
 
+/// Forgets that a network was removed which is there: its removal did not outlive a power cut.
+pub fn is_there(id: &str, data_root: &Path) {
+    match fs::remove_file(marker(id, data_root)) {
+        Err(error) if !error.is_not_found() => warn!("forget that network {id} was removed, as it is there: {error}"),
+        _ => {}
+    }
+}
+
+/// Whether there is a copy of the network that can be read.
+#[must_use]
+pub fn is_kept(id: &str, data_root: &Path) -> bool {
+    fs::read(path(id, data_root)).is_ok_and(|text| serde_json::from_slice::<Document>(&text).is_ok())
+}
+
 /// Forgets of removed networks that they have been, where no backup can know them any more.
 pub fn forget_removed(is_young: impl Fn(&Path) -> bool, data_root: &Path) {
     for id in removed(data_root) {
-        let path = path(&id, data_root).with_extension(REMOVED);
+        let path = marker(&id, data_root);
         if is_young(&path) {
             continue;
         }

@@ -13,7 +13,7 @@ mod show;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use gantry_api::ErrorKind;
@@ -105,10 +105,11 @@ impl Networks {
         let entities = graph.db().entities(KIND)?;
         if !graph.was_rescued() {
             copy::forget_others(|id| entities.iter().any(|entity| entity.id == id), &options.data_root);
-            copy::forget_removed(|path| graph.is_younger_than_the_backup(path), &options.data_root);
+            backed_up(&graph, &options.data_root);
         }
         let (mut known, mut unreadable) = (Known::new(), false);
         for entity in entities {
+            copy::is_there(&entity.id, &options.data_root);
             let document: Document = match serde_json::from_str(&entity.properties) {
                 Ok(document) => document,
                 Err(error) => {
@@ -383,6 +384,11 @@ impl Networks {
 /// Writes a network down. A name that is taken is an error, or with `again` given to it.
 fn write(graph: &Graph, document: &Document, again: bool) -> Result<()> {
     let text = serde_json::to_string(document).map_err(|error| Error::system(error.to_string()))?;
+/// Called after each backup of the database: what it does not know of removed networks needs no saying any more.
+pub fn backed_up(graph: &Graph, data_root: &Path) {
+    copy::forget_removed(|path| graph.is_younger_than_the_backup(path), data_root);
+}
+
     let id = &document.definition.id;
     let path = gantry_graph::join(&format!("/{NAMES}"), &document.name);
     Ok(graph.db().write(Durability::Process, |tx| {

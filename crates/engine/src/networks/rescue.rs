@@ -12,8 +12,9 @@ use crate::error::Result;
 /// Enters networks that a damaged database lost, from their copies. One that cannot be entered keeps no other from it.
 /// Those that were removed after the backup that came in its place go.
 pub fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
-    for id in copy::removed(data_root) {
-        if graph.db().entity(&id)?.is_some() {
+    // One that is kept was removed by nobody, or came back after a power cut.
+    for id in copy::removed(data_root).into_iter().filter(|id| !copy::is_kept(id, data_root)) {
+        if graph.db().entity(&id)?.is_some_and(|entity| entity.kind == KIND) {
             graph.db().write(Durability::Process, |tx| tx.purge(&id))?;
             warn!("network {id} was in the database's backup, and has been removed since");
         }
@@ -43,16 +44,62 @@ pub fn find_again(graph: &Graph, data_root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use gantry_api::network::NetworkCreate;
+    use gantry_linux::fs;
 
     use super::super::{NAMES, define};
     use super::*;
 
+    fn graph(root: &Path) -> Graph {
+        let driver = gantry_graphdriver::open(root, Some("vfs")).unwrap().0;
+        let graph = Graph::open(root, driver).unwrap();
+        graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}"))).unwrap();
+        graph
+    }
+
+    #[test]
+    fn a_word_that_it_was_removed_takes_nothing_that_is_kept_and_nothing_but_a_network() {
+        let root = tempfile::tempdir().unwrap();
+        let graph = graph(root.path());
+        let request = NetworkCreate { name: "web".into(), ..NetworkCreate::default() };
+        let web = define::document(request).unwrap().0;
+        let id = &web.definition.id;
+        write(&graph, &web, false).unwrap();
+        // The power failed before its removal was on the disk, and the next daemon has kept it again.
+        copy::forget(id, root.path());
+        copy::keep(&web, root.path());
+        graph.db().put_entity(Durability::Process, "other", "volume", "{}").unwrap();
+        copy::forget("other", root.path());
+        find_again(&graph, root.path()).unwrap();
+        assert!(graph.db().entity(id).unwrap().is_some());
+        assert!(graph.db().entity("other").unwrap().is_some());
+        copy::is_there(id, root.path());
+        assert_eq!(copy::removed(root.path()), ["other"]);
+        copy::is_there(id, root.path());
+    }
+
+    #[test]
+    fn a_backup_that_is_younger_than_a_removal_ends_its_note() {
+        let root = tempfile::tempdir().unwrap();
+        let graph = graph(root.path());
+        copy::forget("before", root.path());
+        assert!(graph.back_up().unwrap());
+        let backup = std::time::SystemTime::now();
+        let age = |id: &str, at| {
+            let file = fs::open_with(copy::marker(id, root.path()), std::fs::OpenOptions::new().write(true)).unwrap();
+            file.set_modified(at).unwrap();
+        };
+        let hour = std::time::Duration::from_secs(3600);
+        copy::forget("after", root.path());
+        age("before", backup - hour);
+        age("after", backup + hour);
+        super::super::backed_up(&graph, root.path());
+        assert_eq!(copy::removed(root.path()), ["after"]);
+    }
+
     #[test]
     fn a_network_whose_record_is_damaged_is_taken_from_its_copy_under_its_name() {
         let root = tempfile::tempdir().unwrap();
-        let driver = gantry_graphdriver::open(root.path(), Some("vfs")).unwrap().0;
-        let graph = Graph::open(root.path(), driver).unwrap();
-        graph.db().write(Durability::Process, |tx| tx.make_directory(&format!("/{NAMES}"))).unwrap();
+        let graph = graph(root.path());
         let request = || NetworkCreate { name: "web".into(), ..NetworkCreate::default() };
         let [web, other] = [(); 2].map(|()| define::document(request()).unwrap().0);
         write(&graph, &web, false).unwrap();
