@@ -313,7 +313,8 @@ impl NetworkDrivers {
     }
 
     /// Removes bridges that an earlier daemon of this name made for networks that are not `known` by their bridges' names,
-    /// and its own of another name (`--bridge`) with its firewall, unless a container is on it still.
+    /// and its own of another name (`--bridge`) with its firewall, unless a container is on it still. One whose firewall
+    /// cannot be removed stays, for the next daemon to find.
     ///
     /// # Errors
     /// The kernel's refusals, all of them.
@@ -325,7 +326,6 @@ impl NetworkDrivers {
             let own = link.alias == self.own_alias() && links.iter().all(|port| port.master != Some(link.index));
             if own {
                 tracing::info!(bridge = link.name, "the bridge that the daemon had before is removed");
-                failures.extend(self.wall.as_ref().and_then(|_| crate::wall::remove(&link.name).err()));
             } else if link.alias == self.alias() {
                 tracing::warn!(bridge = link.name, "a bridge of a network that nobody knows is removed");
             } else {
@@ -343,6 +343,10 @@ fn unknown(driver: &str) -> Error {
     ))
 }
 
+                if let Some(error) = self.wall.as_ref().and_then(|_| crate::wall::remove(&link.name).err()) {
+                    failures.push(error);
+                    continue;
+                }
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

@@ -142,11 +142,19 @@ fn lock(firewall: &Mutex<Firewall>) -> MutexGuard<'_, Firewall> {
     firewall.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Nobody waits for the firewall while the chains of others are listed.
+/// Nobody waits for the firewall while the chains of others are listed, unless it changes each time meanwhile.
 fn attend(firewall: &Mutex<Firewall>) -> Result<Vec<String>, Error> {
-    let outlook = lock(firewall).outlook();
-    let seen = outlook.look()?;
-    Ok(lock(firewall).attend(seen)?)
+    const LOOKS: usize = 4;
+    for _ in 0..LOOKS {
+        let outlook = lock(firewall).outlook();
+        let seen = outlook.look()?;
+        if let Some(obstacles) = lock(firewall).attend(seen)? {
+            return Ok(obstacles);
+        }
+    }
+    let mut firewall = lock(firewall);
+    let seen = firewall.outlook().look()?;
+    Ok(firewall.attend(seen)?.unwrap_or_default())
 }
 
 /// How often other firewalls are looked at while they change all the time: each look lists all their chains.

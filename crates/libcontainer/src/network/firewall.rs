@@ -121,6 +121,10 @@ pub struct Firewall {
     blocked: bool,
     /// The tables hold what is remembered here and nothing else.
     settled: bool,
+    /// Nothing of it is in the kernel any more.
+    deleted: bool,
+    /// Counts the changes after which what was seen of the other firewalls is worth nothing.
+    generation: u64,
 }
 
 impl Firewall {
@@ -142,43 +146,14 @@ impl Firewall {
             hooks: Vec::new(),
             blocked: false,
             settled: false,
+            deleted: false,
+            generation: 0,
         };
         firewall.open(Family::V4)?;
         if layout::exists(&mut firewall.socket, table, Family::V6)? {
             firewall.open(Family::V6)?;
         }
         Ok(firewall)
-    }
-
-    /// Puts our rule where the other firewalls of the host that were seen have a place for it. What blocks and is not to
-    /// be helped is returned, for a person to read.
-    ///
-    /// # Errors
-    /// The kernel's refusals.
-    pub fn attend(&mut self, seen: Seen) -> Result<Vec<String>> {
-        let Seen(mut found) = seen;
-        if !self.options.hooks {
-            let blocks = |hook: &Hook| format!("{hook} drops what is forwarded by its policy, and is left alone");
-            found.blocks.extend(found.hooks.drain(..).map(|hook| blocks(&hook)));
-        }
-        let told = self.is_told();
-        self.blocked = !found.blocks.is_empty();
-        for hook in self.hooks.iter().filter(|hook| !found.hooks.contains(hook)) {
-            match hook.close(&mut self.socket, &self.table) {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
-        }
-        self.hooks = found.hooks;
-        if told != self.is_told() {
-            self.write(&self.families.clone(), false)?;
-        }
-        for hook in self.hooks.clone() {
-            if let Err(error) = hook.open(&mut self.socket, &self.table) {
-                found.blocks.push(format!("{hook} drops what is forwarded by its policy: {error}"));
-            }
-        }
-        Ok(found.blocks)
     }
 
     /// Other firewalls are told by the mark what was let through, where there are some that drop.
@@ -197,6 +172,7 @@ impl Firewall {
     /// # Errors
     /// The kernel's refusals; then nothing is changed.
     pub fn add_bridge(&mut self, bridge: &BridgeRules) -> Result<()> {
+        self.generation += 1;
         for family in bridge.families() {
             self.open(family)?;
         }
@@ -229,6 +205,7 @@ impl Firewall {
     /// The kernel's refusals.
     pub fn remove_bridge(&mut self, name: &str) -> Result<()> {
         let Some(bridge) = self.bridges.remove(name) else { return Ok(()) };
+        self.generation += 1;
         let messages = self.layout().bridge(Change::Remove, &self.families, &bridge);
         let removed = match self.socket.transact(transaction(messages)) {
             Err(error) if error.is_not_found() => self.heal(),
@@ -296,7 +273,7 @@ impl Firewall {
     pub fn heal(&mut self) -> Result<()> {
         let families = self.families.clone();
         self.write(&families, true)?;
-        self.settled = true;
+        (self.settled, self.deleted) = (true, false);
         for family in families {
             self.fence.raise(&mut self.route, family)?;
         }
@@ -319,16 +296,20 @@ impl Firewall {
         for family in bridges.iter().flat_map(BridgeRules::families) {
             self.open(family)?;
         }
+        self.generation += 1;
         self.bridges = bridges.iter().map(|bridge| (bridge.name.clone(), bridge.clone())).collect();
         self.elements = elements.iter().copied().collect();
         self.heal()
     }
 
-    /// Deletes the tables and the routing rules. What they held is remembered: [`Self::heal`] would bring it back.
+    /// Deletes the tables and the routing rules, and every rule of ours in chains of others, also an earlier daemon's. What
+    /// the tables held is remembered: [`Self::heal`] would bring it back.
     ///
     /// # Errors
     /// The first of the kernel's refusals.
     pub fn delete(&mut self) -> Result<()> {
+        self.generation += 1;
+        self.deleted = true;
         let messages = self.families.iter().map(|family| self.layout().delete(*family)).collect();
         let mut result = self.socket.transact(transaction(messages));
         for bridge in self.bridges.values() {
@@ -337,10 +318,8 @@ impl Firewall {
         for family in &self.families {
             result = result.and(self.fence.remove(&mut self.route, *family));
         }
-        for hook in &self.hooks {
-            result = result.and(hook.close(&mut self.socket, &self.table));
-        }
-        result
+        // A chain has our rule also where its firewall drops nothing any more.
+        result.and(others::hooks(&mut self.socket).and_then(|hooks| self.close(hooks)))
     }
 
     fn layout(&self) -> Layout {

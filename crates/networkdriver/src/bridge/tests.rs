@@ -5,7 +5,7 @@ mod costs;
 mod flushed;
 mod isolation;
 mod lifecycle;
-mod others;
+pub(crate) mod others;
 mod real;
 mod traffic;
 pub(crate) mod world;

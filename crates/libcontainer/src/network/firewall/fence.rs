@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use gantry_linux::Result;
 use gantry_linux::netlink::{Message, Reply, Socket};
 
+use super::super::link::ip;
 use super::family::{FAMILIES, Family, octets};
 use super::{BridgeRules, MARK};
 
@@ -23,6 +24,10 @@ const CREATE: u16 = 0x400;
 const EXCLUSIVE: u16 = 0x200;
 const REPLACE: u16 = 0x100;
 const RULE_HEADER: usize = 12;
+/// Parts of a route.
+const DESTINATION: u16 = 1;
+const OUT: u16 = 4;
+const TABLE: u16 = 15;
 
 /// The rules' places, before those of other programs. Daemons share them, so they are for ever; only the routing table is
 /// each one's own.
@@ -119,7 +124,7 @@ impl Fence {
         Ok(())
     }
 
-    /// Removes this daemon's rule, and with the last daemon's the others.
+    /// Removes this daemon's rule and the routes that it leads to, and with the last daemon's rule the others.
     pub fn remove(self, route: &mut Socket, family: Family) -> Result<()> {
         let (own, shared): (Vec<Rule>, Vec<Rule>) =
             self.rules(family).into_iter().partition(|rule| rule.table.is_some());
@@ -127,23 +132,56 @@ impl Fence {
             rules.iter().try_for_each(|rule| ignore(libc::ENOENT, route.transact(vec![rule.delete()])))
         };
         delete(route, own)?;
+        self.clear(route, family)?;
         if existing(route, family)?.iter().any(|rule| rule.place == UNMARKED) {
             return Ok(());
         }
         delete(route, shared)
     }
 
+    /// Deletes the guarding routes of bridges that are there still, and that another daemon may have by now.
+    fn clear(self, route: &mut Socket, family: Family) -> Result<()> {
+        const MAKER: usize = 5;
+        let header = [family.number(), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let question =
+            Message::new(libc::RTM_GETROUTE, 0, &header).u32(TABLE, self.table).named("list", "guarding routes");
+        let replies = match route.dump(&question) {
+            // There never was one.
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        };
+        for reply in replies {
+            let attributes = reply.attributes(header.len());
+            let ours = attributes.u32(TABLE) == Some(self.table) && reply.body.get(MAKER) == Some(&MADE_BY_US);
+            let to = attributes.find(DESTINATION).and_then(ip);
+            let (Some(to), Some(link), Some(&prefix)) = (to.filter(|_| ours), attributes.u32(OUT), reply.body.get(1))
+            else {
+                continue;
+            };
+            let gone = self.message(libc::RTM_DELROUTE, 0, family, link, (to, prefix));
+            ignore(
+                libc::ESRCH,
+                route.transact(vec![gone.named("delete", format!("guarding route to {to}/{prefix}"))]),
+            )?;
+        }
+        Ok(())
+    }
+
     fn route(self, kind: u16, flags: u16, family: Family, link: u32, bridge: &BridgeRules) -> Message {
-        const ON_LINK: u32 = 4;
         let subnet = bridge.subnet(family);
-        let (network, prefix) = subnet.map_or((nobody(family), 0), |subnet| (subnet.network(), subnet.prefix));
+        let to = subnet.map_or((nobody(family), 0), |subnet| (subnet.network(), subnet.prefix));
+        self.message(kind, flags, family, link, to)
+    }
+
+    fn message(self, kind: u16, flags: u16, family: Family, link: u32, (network, prefix): (IpAddr, u8)) -> Message {
+        const ON_LINK: u32 = 4;
         // family, lengths, tos, table, maker, scope universe, unicast, flags
         let header = [&[family.number(), prefix, 0, 0, 0, MADE_BY_US, 0, 1][..], &ON_LINK.to_ne_bytes()].concat();
         Message::new(kind, flags, &header)
-            .attribute(1, octets(network))
+            .attribute(DESTINATION, octets(network))
             .attribute(5, octets(nobody(family)))
-            .u32(4, link)
-            .u32(15, self.table)
+            .u32(OUT, link)
+            .u32(TABLE, self.table)
     }
 }
 

@@ -39,7 +39,8 @@ impl Firewall {
     /// From where the other firewalls of the host are looked at for all of its bridges.
     #[must_use]
     pub fn outlook(&self) -> Outlook {
-        Outlook { table: self.table.clone(), bridges: self.bridges.keys().cloned().collect() }
+        let bridges = self.bridges.keys().cloned().collect();
+        Outlook { table: self.table.clone(), bridges, generation: self.generation }
     }
 }
 
@@ -49,11 +50,15 @@ impl Firewall {
 pub struct Outlook {
     table: String,
     bridges: Vec<String>,
+    generation: u64,
 }
 
 /// What was seen of the other firewalls of the host.
 #[derive(Debug)]
-pub struct Seen(pub(super) Found);
+pub struct Seen {
+    pub(super) found: Found,
+    pub(super) generation: u64,
+}
 
 impl Outlook {
     /// Looks, for [`Firewall::attend`].
@@ -62,7 +67,8 @@ impl Outlook {
     /// The kernel's refusals.
     pub fn look(&self) -> Result<Seen> {
         let bridges = self.bridges.iter().map(String::as_str);
-        Ok(Seen(others::find(&mut Socket::netfilter()?, &self.table, bridges)?))
+        let found = others::find(&mut Socket::netfilter()?, &self.table, bridges)?;
+        Ok(Seen { found, generation: self.generation })
     }
 
     /// What they drop of what ours lets through for a bridge, as [`Firewall::attend`] would tell it.

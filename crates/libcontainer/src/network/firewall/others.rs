@@ -5,9 +5,9 @@
 use gantry_linux::netlink::{Attributes, Message, NFTABLES, Reply, Socket, transaction};
 use gantry_linux::{Result, fs};
 
-use super::MARK;
 use super::expression::{count, marked, pass};
 use super::family::{FAMILIES, Family};
+use super::{Firewall, MARK, Seen};
 
 const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
@@ -65,10 +65,23 @@ fn read(reply: &Reply) -> Chain {
     }
 }
 
+fn chains(socket: &mut Socket) -> Result<Vec<Chain>> {
+    let question = Message::new(NFTABLES << 8 | GET_CHAIN, 0, &[0; 4]).named("list", "nftables chains");
+    Ok(socket.dump(&question)?.iter().map(read).collect())
+}
+
+/// Every chain of the host that may have a rule of ours, whatever its firewall does with what is forwarded.
+pub fn hooks(socket: &mut Socket) -> Result<Vec<Hook>> {
+    let hook = |Chain { family, table, name, .. }: Chain| {
+        let family = FAMILIES.into_iter().find(|known| known.number() == family)?;
+        is_hook(&name).then_some(Hook { family, table, chain: name })
+    };
+    Ok(chains(socket)?.into_iter().filter_map(hook).collect())
+}
+
 /// Looks at every chain that forwarded packets pass, on behalf of these bridges.
 pub fn find<'a>(socket: &mut Socket, own: &str, bridges: impl Iterator<Item = &'a str>) -> Result<Found> {
-    let question = Message::new(NFTABLES << 8 | GET_CHAIN, 0, &[0; 4]).named("list", "nftables chains");
-    let chains: Vec<Chain> = socket.dump(&question)?.iter().map(read).collect();
+    let chains = chains(socket)?;
     let (mut found, mut zoned) = (Found::default(), false);
     for chain in chains.iter().filter(|chain| chain.forwards && chain.table != own) {
         let families: Vec<Family> =
@@ -186,6 +199,60 @@ fn only_returns(rule: &Reply) -> bool {
         }
     }
     returns
+}
+
+impl Firewall {
+    /// Puts our rule where the other firewalls of the host that were seen have a place for it. What blocks and is not to
+    /// be helped is returned, for a person to read; none where the firewall has changed since, and others are to be looked
+    /// at again. One that has been deleted lets them be.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn attend(&mut self, seen: Seen) -> Result<Option<Vec<String>>> {
+        let Seen { mut found, generation } = seen;
+        if self.deleted {
+            return Ok(Some(Vec::new()));
+        }
+        if generation != self.generation {
+            return Ok(None);
+        }
+        self.generation += 1;
+        if !self.options.hooks {
+            let blocks = |hook: &Hook| format!("{hook} drops what is forwarded by its policy, and is left alone");
+            found.blocks.extend(found.hooks.drain(..).map(|hook| blocks(&hook)));
+        }
+        let told = self.is_told();
+        self.blocked = !found.blocks.is_empty();
+        for hook in self.hooks.iter().filter(|hook| !found.hooks.contains(hook)) {
+            match hook.close(&mut self.socket, &self.table) {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        self.hooks = found.hooks;
+        if told != self.is_told() {
+            self.write(&self.families.clone(), false)?;
+        }
+        for hook in self.hooks.clone() {
+            if let Err(error) = hook.open(&mut self.socket, &self.table) {
+                found.blocks.push(format!("{hook} drops what is forwarded by its policy: {error}"));
+            }
+        }
+        Ok(Some(found.blocks))
+    }
+
+    /// Takes our rule out of these chains, of which some may be gone.
+    pub(super) fn close(&mut self, hooks: Vec<Hook>) -> Result<()> {
+        self.hooks.clear();
+        let mut result = Ok(());
+        for hook in hooks {
+            match hook.close(&mut self.socket, &self.table) {
+                Err(error) if error.is_not_found() => {}
+                other => result = result.and(other),
+            }
+        }
+        result
+    }
 }
 
 impl Hook {

@@ -4,12 +4,14 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
+use libcontainer::network::firewall::{BridgeRules, Firewall, Options};
+
 use super::isolation::Networks;
 use super::world::{HOST_ON_LAN, LAN, ask, on_a_host, skipped, unreachable, wall_options};
 use crate::WallOptions;
 
 /// As Docker leaves it beside us.
-const DOCKER: &str = "table ip filter {
+pub const DOCKER: &str = "table ip filter {
     chain DOCKER-USER { return
     }
     chain FORWARD { type filter hook forward priority filter; policy drop; jump DOCKER-USER
@@ -43,7 +45,7 @@ const OWN: &str = "table inet mine {
 }";
 
 /// Loads rules by `nft`, which is as good as their owner.
-fn loaded(rules: &str) -> bool {
+pub fn loaded(rules: &str) -> bool {
     let Ok(mut nft) = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn() else {
         skipped("no nft here, install nftables to have other firewalls");
         return false;
@@ -83,6 +85,68 @@ fn the_rule_at_a_firewalls_own_hook_opens_the_way_and_goes_with_us() {
             assert_eq!(ruleset(), before);
         });
     }
+}
+
+#[test]
+fn a_rule_at_a_hook_goes_also_where_an_earlier_daemon_put_it_and_nothing_is_dropped_any_more() {
+    on_a_host(|| {
+        if !loaded(DOCKER) {
+            return;
+        }
+        let load = || Firewall::load("gvtest0", Options { hooks: true, ..Options::default() }).unwrap();
+        let mut earlier = load();
+        let seen = earlier.outlook().look().unwrap();
+        assert_eq!(earlier.attend(seen).unwrap(), Some(Vec::new()));
+        assert!(ruleset().contains("comment \"gantry gvtest0\""));
+        drop(earlier);
+        assert!(loaded("add chain ip filter FORWARD { type filter hook forward priority filter; policy accept; }"));
+        load().delete().unwrap();
+        assert!(!ruleset().contains("gvtest0"), "{}", ruleset());
+    });
+}
+
+#[test]
+fn what_was_seen_before_the_firewall_changed_is_worth_nothing() {
+    on_a_host(|| {
+        if !loaded(DOCKER) {
+            return;
+        }
+        let before = ruleset();
+        let mut firewall = Firewall::load("gvtest0", Options { hooks: true, ..Options::default() }).unwrap();
+        let look = |firewall: &Firewall| firewall.outlook().look().unwrap();
+        let bridge = BridgeRules {
+            name: "gvtest0".into(),
+            subnet4: None,
+            subnet6: None,
+            icc: true,
+            masquerade: false,
+            internal: false,
+        };
+        let changes: [fn(&mut Firewall, &BridgeRules); 3] = [
+            |firewall, bridge| firewall.add_bridge(bridge).unwrap(),
+            |firewall, bridge| firewall.remove_bridge(&bridge.name).unwrap(),
+            |firewall, _| {
+                let seen = firewall.outlook().look().unwrap();
+                firewall.attend(seen).unwrap().unwrap();
+            },
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let seen = look(&firewall);
+            change(&mut firewall, &bridge);
+            assert_eq!(firewall.attend(seen).unwrap(), None, "change {number}");
+        }
+        let seen = look(&firewall);
+        firewall.delete().unwrap();
+        assert_eq!(ruleset(), before);
+        assert_eq!(firewall.attend(seen).unwrap(), Some(Vec::new()));
+        let seen = look(&firewall);
+        assert_eq!(firewall.attend(seen).unwrap(), Some(Vec::new()));
+        assert_eq!(ruleset(), before, "what is deleted puts no rule anywhere");
+        firewall.heal().unwrap();
+        let seen = look(&firewall);
+        firewall.attend(seen).unwrap().unwrap();
+        assert!(ruleset().contains("comment \"gantry gvtest0\""));
+    });
 }
 
 #[test]
