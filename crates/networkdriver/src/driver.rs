@@ -61,6 +61,11 @@ pub trait NetworkDriver: Send + Sync {
     /// Called once after every [`NetworkDriver::restore`]: removes elements and links that belong to nobody.
     fn restored(&self) -> Result<(), Error>;
 
+    /// Whether containers' links may have a hardware address that was asked for; what is wrong with that.
+    fn check_mac(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// What the bridge of somebody else was like that the network uses.
     fn found(&self) -> Option<Found> {
         None
@@ -157,6 +162,9 @@ pub struct PublishPort {
     pub host_port_end: u16,
 }
 
+/// No hardware address.
+pub const NO_MAC: [u8; 6] = [0; 6];
+
 /// A container joined to a network. Kept by the daemon, given back to [`NetworkDriver::leave`] and
 /// [`NetworkDriver::restore`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +184,7 @@ pub struct Endpoint {
     /// Its place in the network's IPv6, where that has it.
     #[serde(default)]
     pub ipv6: Option<Place6>,
-    /// Hardware address.
+    /// Hardware address; [`NO_MAC`] where its link has none of its own.
     pub mac: [u8; 6],
     /// Ports as they were published, host ports decided.
     pub ports: Vec<PublishedPort>,
@@ -205,7 +213,7 @@ impl Endpoint {
             prefix: 0,
             gateway: Ipv4Addr::UNSPECIFIED,
             ipv6: None,
-            mac: [0; 6],
+            mac: NO_MAC,
             ports: Vec::new(),
         }
     }

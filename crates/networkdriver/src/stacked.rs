@@ -14,7 +14,7 @@ use libcontainer::network::link::{self, IpvlanFlag, IpvlanMode, Link};
 use crate::bridge::free_subnet;
 use crate::places::{Leases, Places};
 use crate::ports::short;
-use crate::{AddressPool, Addresses, Endpoint, Error, Join, NetworkDriver, NetworkInfo, Pool, Routes};
+use crate::{AddressPool, Addresses, Endpoint, Error, Join, NO_MAC, NetworkDriver, NetworkInfo, Pool, Routes};
 
 /// What containers' links are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,49 @@ pub struct StackedOptions {
     pub internal: bool,
 }
 
+impl StackedOptions {
+    /// Refuses a parent that another network of the same driver has, where the kernel keeps one mode for all links on it:
+    /// that which came last would be everybody's.
+    ///
+    /// # Errors
+    /// Docker's, with the other network's name; the kernel's.
+    pub fn check_beside<'a>(&self, others: impl Iterator<Item = (&'a str, Self)>) -> Result<(), Error> {
+        let mut route = Socket::route()?;
+        let mut own = None;
+        for (name, other) in others {
+            let driver = self.kind.name();
+            let passthru = |kind| matches!(kind, Kind::Macvlan(PASSTHRU));
+            let refusal = match self.kind {
+                _ if driver != other.kind.name() => continue,
+                Kind::Ipvlan(..) => format!("network {name} is already using parent interface {}", self.parent),
+                kind if passthru(kind) => format!(
+                    "cannot use mode passthru, macvlan network {name} is already using parent interface {}",
+                    self.parent
+                ),
+                _ if passthru(other.kind) => {
+                    format!("macvlan network {name} is already using parent interface {} in mode passthru", self.parent)
+                }
+                Kind::Macvlan(_) => continue,
+            };
+            // A link may have several names.
+            let mut index = |name: &str| Ok::<_, Error>(link::link(&mut route, name)?.map(|link| link.index));
+            let same = other.parent == self.parent || {
+                let own = match own {
+                    Some(own) => own,
+                    None => *own.insert(index(&self.parent)?),
+                };
+                own.is_some() && own == index(&other.parent)?
+            };
+            if same {
+                return Err(Error::Conflict(format!(
+                    "{refusal}: give {driver} another parent, or remove that network"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Kind {
     const fn name(self) -> &'static str {
         match self {
@@ -67,6 +110,9 @@ impl Kind {
     }
 }
 
+/// The mode of macvlan whose one link has the parent for itself.
+const PASSTHRU: u32 = 8;
+
 /// The kernel's number of a mode of macvlan by Docker's name.
 #[must_use]
 pub fn mode(name: &str) -> Option<u32> {
@@ -74,7 +120,7 @@ pub fn mode(name: &str) -> Option<u32> {
         "private" => Some(1),
         "vepa" => Some(2),
         "" | "bridge" => Some(4),
-        "passthru" => Some(8),
+        "passthru" => Some(PASSTHRU),
         _ => None,
     }
 }
@@ -171,10 +217,8 @@ impl Stacked {
                 "cannot publish port {port}: a network of driver {driver} publishes none"
             )));
         }
-        if request.mac.is_some() && matches!(self.options.kind, Kind::Ipvlan(..)) {
-            return Err(Error::Invalid(
-                "ipvlan interfaces do not support custom mac address assignment: they have their parent's".into(),
-            ));
+        if request.mac.is_some() {
+            self.check_mac()?;
         }
         self.places.take(request)
     }
@@ -209,8 +253,8 @@ impl NetworkDriver for Stacked {
         let parent = parent(&mut state.route, &self.options)?;
         let mac = match self.options.kind {
             Kind::Macvlan(_) => held.mac(&request)?,
-            // A parent without one, as loopback, has six zeros, or none.
-            Kind::Ipvlan(..) => parent.mac.as_slice().try_into().unwrap_or_default(),
+            // It has no own one.
+            Kind::Ipvlan(..) => NO_MAC,
         };
         let new = self.options.kind.link(&request, parent.index, self.options.mtu, mac);
         state.route.transact(vec![new]).map_err(|error| self.occupied(error))?;
@@ -251,6 +295,15 @@ impl NetworkDriver for Stacked {
 
     fn restored(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn check_mac(&self) -> Result<(), Error> {
+        match self.options.kind {
+            Kind::Macvlan(_) => Ok(()),
+            Kind::Ipvlan(..) => Err(Error::Invalid(
+                "ipvlan interfaces do not support custom mac address assignment: they have their parent's".into(),
+            )),
+        }
     }
 
     fn info(&self) -> NetworkInfo {

@@ -193,6 +193,25 @@ impl NetworkDrivers {
         }
     }
 
+    /// Checks that a new network leaves these, by their names, as they are.
+    ///
+    /// # Errors
+    /// As [`NetworkDrivers::check`]; a parent that another one has, where the kernel has both be alike.
+    pub fn check_beside<'a>(
+        &self,
+        definition: &Definition,
+        others: impl Iterator<Item = (&'a str, &'a Definition)>,
+    ) -> Result<(), Error> {
+        let is_stacked = |definition: &Definition| matches!(definition.driver.as_str(), "macvlan" | "ipvlan");
+        if !is_stacked(definition) {
+            return Ok(());
+        }
+        let others = others.filter(|(_, other)| is_stacked(other));
+        // One whose options are no good has no links.
+        let others = others.filter_map(|(name, other)| Some((name, self.stacked_of(other).ok()?)));
+        self.stacked_of(definition)?.check_beside(others)
+    }
+
     /// Makes the network, or takes up what is there of it.
     ///
     /// # Errors
@@ -325,6 +344,10 @@ impl NetworkDrivers {
         for link in links.iter().filter(|link| !known.contains(&link.name)) {
             let own = link.alias == self.own_alias() && links.iter().all(|port| port.master != Some(link.index));
             if own {
+                if let Some(error) = self.wall.as_ref().and_then(|_| crate::wall::remove(&link.name).err()) {
+                    failures.push(error);
+                    continue;
+                }
                 tracing::info!(bridge = link.name, "the bridge that the daemon had before is removed");
             } else if link.alias == self.alias() {
                 tracing::warn!(bridge = link.name, "a bridge of a network that nobody knows is removed");
@@ -343,10 +366,6 @@ fn unknown(driver: &str) -> Error {
     ))
 }
 
-                if let Some(error) = self.wall.as_ref().and_then(|_| crate::wall::remove(&link.name).err()) {
-                    failures.push(error);
-                    continue;
-                }
 fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

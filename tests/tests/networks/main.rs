@@ -504,6 +504,11 @@ fn ipvlan_stands_on_a_link_of_the_host_with_its_hardware_address() {
                 ),
             )
             .ok();
+            let asked = ["create", "--network", &network, "--mac-address", "02:00:00:00:00:01", IMAGE, "true"];
+            cli.run(&asked).fails(1, "do not support custom mac address");
+            let second = format!("network create -d ipvlan -o parent={parent} -o ipvlan_flag=private {network}-2");
+            let said = format!("network {network} is already using parent interface {parent}");
+            line(cli, &second).fails(1, &said);
             let (a, b) = (world.name("a"), world.name("b"));
             for name in [&a, &b] {
                 let run = cli.run(&["run", "-d", "--name", name, "--network", &network, IMAGE, "sleep", "600"]);
@@ -518,11 +523,10 @@ fn ipvlan_stands_on_a_link_of_the_host_with_its_hardware_address() {
             let address = of_network(cli, &b, &network, "IPAddress");
             cli.ok(&["exec", &a, "ping", "-c", "1", "-W", "5", &address]);
             assert_eq!(cli.ok(&["exec", &a, "cat", "/sys/class/net/eth0/address"]), mac.trim());
+            assert_eq!(of_network(cli, &b, &network, "MacAddress"), "", "it has none of its own");
             let routes = cli.ok(&["exec", &a, "ip", "route"]);
             let way_out = if mode == "l2" { "default via " } else { "default dev eth0" };
             assert!(routes.contains(way_out), "{mode}: {routes}");
-            let mac = ["run", "--rm", "--network", &network, "--mac-address", "02:00:00:00:00:01", IMAGE, "true"];
-            cli.run(&mac).fails(125, "do not support custom mac address");
             cli.ok(&["rm", "-f", &a, &b]);
             cli.ok(&["network", "rm", &network]);
         }

@@ -117,6 +117,7 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
     fill_in(engine, &config, &mut host_config)?;
     let asked = networking_config.endpoints_config;
     let networks = networks::validate(engine, &mut host_config, asked, &exposed, hostname_given)?;
+    networks::check_mac(engine, &host_config, &config.mac_address)?;
     spec::validate::validate(engine, &config, &host_config)?;
     let users = spec::users::of(engine, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;

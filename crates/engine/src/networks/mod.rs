@@ -32,7 +32,7 @@ use crate::options::{Drivers, Options};
 pub use doctor::examine;
 pub use places::{addresses, announce, connect, disconnect, finish, join, leave, restore};
 pub use publish::{parse_port, port_map, protocol_name};
-pub use settings::validate;
+pub use settings::{check_mac, validate};
 
 /// Kind of the networks' entities.
 const KIND: &str = "network";
@@ -268,6 +268,9 @@ impl Networks {
         }
         self.refuse_overlaps(engine, &document.definition)?;
         self.refuse_same_bridge(engine, &document.definition)?;
+        let known = self.known();
+        let others = known.values().map(|network| (network.document.name.as_str(), &network.document.definition));
+        drivers.check_beside(&document.definition, others).map_err(refused)?;
         let driver = drivers.open(&document.definition).map_err(refused)?;
         let info = driver.info();
         let settle = |pool: Option<Pool>| pool.map_or(Addresses::None, Addresses::Of);
@@ -381,14 +384,14 @@ impl Networks {
     }
 }
 
-/// Writes a network down. A name that is taken is an error, or with `again` given to it.
-fn write(graph: &Graph, document: &Document, again: bool) -> Result<()> {
-    let text = serde_json::to_string(document).map_err(|error| Error::system(error.to_string()))?;
 /// Called after each backup of the database: what it does not know of removed networks needs no saying any more.
 pub fn backed_up(graph: &Graph, data_root: &Path) {
     copy::forget_removed(|path| graph.is_younger_than_the_backup(path), data_root);
 }
 
+/// Writes a network down. A name that is taken is an error, or with `again` given to it.
+fn write(graph: &Graph, document: &Document, again: bool) -> Result<()> {
+    let text = serde_json::to_string(document).map_err(|error| Error::system(error.to_string()))?;
     let id = &document.definition.id;
     let path = gantry_graph::join(&format!("/{NAMES}"), &document.name);
     Ok(graph.db().write(Durability::Process, |tx| {

@@ -53,6 +53,19 @@ pub fn validate(
     Ok(places)
 }
 
+/// Checks a hardware address that is asked for of the link to the network that a container is made for.
+///
+/// # Errors
+/// An address that is none; a network whose links have none of their own.
+pub fn check_mac(engine: &Engine, host_config: &HostConfig, mac: &str) -> Result<()> {
+    let mode = host_config.network_mode.as_str();
+    if mac.is_empty() || mode.starts_with("container:") {
+        return Ok(());
+    }
+    parse_mac(mac)?;
+    Ok(engine.networks.driver(engine, mode)?.check_mac()?)
+}
+
 /// In another container's network there is nothing to ask for.
 fn shared(host_config: &HostConfig, asked: &Places, hostname_given: bool) -> Result<Places> {
     if hostname_given {
@@ -85,7 +98,11 @@ impl Networks {
                 wrong.push("network-scoped alias is supported only for containers in user defined networks".into());
             }
         } else {
-            let info = self.driver(engine, &network.name)?.info();
+            let driver = self.driver(engine, &network.name)?;
+            if wanted.mac.is_some() {
+                wrong.extend(driver.check_mac().err().map(|error| error.to_string()));
+            }
+            let info = driver.info();
             for (address, pool) in [(wanted.ipv4.map(IpAddr::V4), info.ipv4), (wanted.ipv6.map(IpAddr::V6), info.ipv6)]
             {
                 wrong.extend(address.and_then(|address| misplaced(address, pool.as_ref())));

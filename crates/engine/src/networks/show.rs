@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_api::network::{EndpointSettings, Ipam, IpamConfig, Network, NetworkContainer};
-use gantry_networkdriver::{Endpoint, Pool};
+use gantry_networkdriver::{Endpoint, NO_MAC, Pool};
 
 use super::publish::format_mac;
 use super::{Document, Networks, UserNetwork, is_predefined};
@@ -154,9 +154,9 @@ pub(super) fn dns_names(record: &Record, settings: &EndpointSettings) -> Vec<Str
     names
 }
 
-/// The hardware address of a place; empty where it has no link.
+/// The hardware address of a place; empty where it has no link, or one with its parent's.
 fn mac_of(endpoint: &Endpoint) -> String {
-    if endpoint.link.is_empty() { String::new() } else { format_mac(endpoint.mac) }
+    if endpoint.mac == NO_MAC { String::new() } else { format_mac(endpoint.mac) }
 }
 
 fn ipam_config(pool: &Pool) -> IpamConfig {

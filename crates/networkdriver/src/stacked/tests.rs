@@ -59,6 +59,8 @@ fn containers_reach_each_other_and_the_network_that_their_parent_is_on() {
         on_a_host(move || {
             let lan = lan();
             let network = network(kind);
+            let shared = matches!(kind, Kind::Ipvlan(..));
+            assert_eq!(network.check_mac().is_err(), shared);
             let Some(a) = join(&network, "a", 77) else { return };
             let b = join(&network, "b", 78).unwrap();
             let _servers = (serve(&b, 80), lan.inside(|| Server::start("lan", LAN, 7000)));
@@ -66,7 +68,8 @@ fn containers_reach_each_other_and_the_network_that_their_parent_is_on() {
             assert_eq!(a.namespace.inside(|| ask(LAN, 7000)), Some("lan 192.0.2.77".into()), "with its own address");
             assert_eq!(lan.inside(|| ask(b.endpoint.address, 80)), Some(format!("b {LAN}")));
             let (mac, way_out) = inside(&a);
-            assert_eq!(mac == mac_of_parent(), matches!(kind, Kind::Ipvlan(..)));
+            assert_eq!(mac == mac_of_parent(), shared);
+            assert_eq!(a.endpoint.mac == NO_MAC, shared, "it has none of its own");
             assert_eq!(way_out.unwrap().gateway, Some(LAN.into()));
         });
     }

@@ -1,7 +1,10 @@
 //! Drivers by their names and options, and bridges that an earlier daemon left.
 
+use libcontainer::network::firewall::{Firewall, Options as FirewallOptions};
+
 use super::*;
-use crate::bridge::tests::world::{join, nft_table, on_a_host};
+use crate::bridge::tests::others::{DOCKER, loaded, ruleset};
+use crate::bridge::tests::world::{join, lan, link_names, nft_table, on_a_host};
 
 #[test]
 fn an_address_pool_is_cut_into_subnets() {
@@ -62,6 +65,93 @@ fn a_daemon_whose_bridge_has_another_name_now_removes_the_one_before_once_nobody
         assert!(there().0, "it is another daemon's");
         now.sweep(&["gvtest1".into()]).unwrap();
         assert!(matches!(there(), (false, None | Some(false))), "{:?}", there());
+    });
+}
+
+fn definition(driver: &str, options: &[(&str, &str)]) -> Definition {
+    Definition {
+        id: "1".repeat(64),
+        driver: driver.into(),
+        options: options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        internal: false,
+        ipv4: Addresses::Any,
+        ipv6: Addresses::None,
+        found: None,
+    }
+}
+
+#[test]
+fn with_the_bridge_before_goes_all_of_its_firewall_or_it_stays_for_the_next_daemon() {
+    on_a_host(|| {
+        if !loaded(DOCKER) {
+            return;
+        }
+        let open = |owner: &str| {
+            let drivers = NetworkDrivers::new(NetworkOptions { firewall_hooks: true, ..options(owner) }).unwrap();
+            let (ipv4, ipv6) = (Addresses::Any, Addresses::None);
+            let bridge = drivers.default_bridge(DefaultBridge { name: owner.into(), ipv4, ipv6, icc: true }).unwrap();
+            let network = drivers.open(&definition("bridge", &[])).unwrap();
+            (drivers, bridge, network)
+        };
+        let user = "br-111111111111";
+        let guards = || {
+            let routes = std::process::Command::new("ip").args(["route", "show", "table", "all"]).output().unwrap();
+            let routes = String::from_utf8(routes.stdout).unwrap();
+            routes.lines().filter(|route| route.contains("via 192.0.0.8") && route.contains(user)).count()
+        };
+        drop(open("gvtest0"));
+        assert!(ruleset().contains("comment \"gantry gvtest0\""));
+        let (now, _bridge, _network) = open("gvtest1");
+        assert_eq!(guards(), 2);
+        let known = ["gvtest1".to_owned(), user.to_owned()];
+        // As if the daemon before had not ended.
+        let held = Firewall::load("gvtest0", FirewallOptions::default()).unwrap();
+        if held.is_owned() {
+            assert!(matches!(now.sweep(&known), Err(Error::Conflict(_))));
+            assert!(link_names().contains(&"gvtest0".to_owned()), "or nobody would try again");
+        }
+        drop(held);
+        now.sweep(&known).unwrap();
+        assert!(!link_names().contains(&"gvtest0".to_owned()));
+        assert!(!ruleset().contains("gvtest0"), "{}", ruleset());
+        assert!(ruleset().contains("comment \"gantry gvtest1\""));
+        assert_eq!(guards(), 1);
+    });
+}
+
+#[test]
+fn a_parent_whose_links_are_all_of_one_mode_is_one_networks() {
+    on_a_host(|| {
+        let _lan = lan();
+        let named = ["link", "property", "add", "dev", "lan0", "altname", "other0"];
+        assert!(std::process::Command::new("ip").args(named).status().unwrap().success());
+        let drivers = NetworkDrivers::new(NetworkOptions { firewall: false, ..options("gv") }).unwrap();
+        let passthru = ("macvlan_mode", "passthru");
+        let ipvlan = definition("ipvlan", &[("parent", "lan0")]);
+        let macvlan = definition("macvlan", &[("parent", "lan0")]);
+        let alone = definition("macvlan", &[("parent", "lan0"), passthru]);
+        let private = definition("ipvlan", &[("parent", "lan0"), ("ipvlan_flag", "private")]);
+        let same = definition("ipvlan", &[("parent", "other0")]);
+        let elsewhere = definition("ipvlan", &[("parent", "lo")]);
+        let bridge = definition("bridge", &[]);
+        let using = "network one is already using parent interface";
+        for (new, there, said) in [
+            (&ipvlan, &ipvlan, Some(format!("{using} lan0"))),
+            (&private, &ipvlan, Some(format!("{using} lan0"))),
+            (&same, &ipvlan, Some(format!("{using} other0"))),
+            (&alone, &macvlan, Some(format!("cannot use mode passthru, macvlan {using} lan0"))),
+            (&macvlan, &alone, Some(format!("macvlan {using} lan0 in mode passthru"))),
+            (&macvlan, &macvlan, None),
+            (&elsewhere, &ipvlan, None),
+            (&ipvlan, &bridge, None),
+            (&bridge, &ipvlan, None),
+        ] {
+            match (drivers.check_beside(new, std::iter::once(("one", there))), said) {
+                (Ok(()), None) => {}
+                (Err(Error::Conflict(text)), Some(said)) => assert!(text.starts_with(&said), "{text}"),
+                (other, said) => panic!("{other:?}, not {said:?}"),
+            }
+        }
     });
 }
 
