@@ -1,6 +1,7 @@
 //! What the next daemon finds and makes good.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use gantry_tests::kernel::{self, Snapshot};
 use gantry_tests::{Cli, IMAGE, Options, World, eventually, http, note, paths, skip, slot};
@@ -53,6 +54,22 @@ fn networks_and_places_outlive_the_daemon() {
     cli.ok(&["rm", "-f", "runs", "later"]);
     cli.ok(&["network", "rm", "one", "two"]);
     assert_eq!(slot::networks(&world.daemon.bridge()), Vec::<String>::new());
+    let notes = removals(&world);
+    assert_eq!(notes.len(), 2, "an older backup may know them: {notes:?}");
+    for note in notes {
+        let note = std::fs::File::options().write(true).open(note).expect("the note of a removal");
+        note.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(3600)).expect("its age");
+    }
+    world.daemon.stop().expect("the daemon ends");
+    assert_eq!(removals(&world), Vec::<PathBuf>::new(), "the backup is younger");
+}
+
+/// What says that networks have been removed which a backup may know.
+fn removals(world: &World) -> Vec<PathBuf> {
+    let directory = world.daemon.data_root().join("networks");
+    let entries = std::fs::read_dir(directory).expect("copies of networks");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "removed")).collect()
 }
 
 #[test]
@@ -85,7 +102,11 @@ fn networks_and_links_are_found_again_when_the_database_is_damaged() {
     cli.ok(&["run", "-d", "--name", "user", "--network", "kept", IMAGE, "sleep", "600"]);
     let address = of_network(&cli, "user", "kept", "IPAddress");
     let seen = pools(&world);
+    let id = cli.ok(&["network", "inspect", "-f", "{{.Id}}", "kept"]);
     world.daemon.kill9().expect("kill -9");
+    // As a removal leaves it that a power cut undid.
+    let note = data.join("networks").join(format!("{id}.removed"));
+    std::fs::write(&note, "").expect("the note of its removal");
     for file in ["gantry.db.backup", "gantry.db-wal"] {
         std::fs::remove_file(data.join(file))
             .or_else(|error| match error.kind() {
@@ -97,6 +118,7 @@ fn networks_and_links_are_found_again_when_the_database_is_damaged() {
     std::fs::write(data.join("gantry.db"), "garbage").expect("damage");
     world.daemon.launch().expect("a damaged database is no reason not to start");
     assert_eq!(pools(&world), seen);
+    assert!(!removals(&world).contains(&note), "it is there");
     // The names of images went with the database.
     world.pull(IMAGE).expect("pull");
     let cli = world.gantry();

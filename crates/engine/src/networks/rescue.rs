@@ -67,10 +67,12 @@ mod tests {
         // The power failed before its removal was on the disk, and the next daemon has kept it again.
         copy::forget(id, root.path());
         copy::keep(&web, root.path());
+        let newer = serde_json::to_string(&Document { attachable: true, ..web.clone() }).unwrap();
+        graph.db().put_entity(Durability::Process, id, KIND, &newer).unwrap();
         graph.db().put_entity(Durability::Process, "other", "volume", "{}").unwrap();
         copy::forget("other", root.path());
         find_again(&graph, root.path()).unwrap();
-        assert!(graph.db().entity(id).unwrap().is_some());
+        assert_eq!(graph.db().entity(id).unwrap().unwrap().properties, newer, "nor is it taken from its copy again");
         assert!(graph.db().entity("other").unwrap().is_some());
         copy::is_there(id, root.path());
         assert_eq!(copy::removed(root.path()), ["other"]);
