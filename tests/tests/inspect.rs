@@ -102,6 +102,7 @@ fn inspect_says_where_the_layers_of_an_image_and_a_container_lie() {
         let upper = see(IMAGE, "UpperDir");
         assert!(std::path::Path::new(&upper).join("bin").is_dir(), "{upper}");
         assert_eq!(see(&name, "LowerDir").split(':').next(), Some(&*upper));
+        assert!(see(IMAGE, "MergedDir").ends_with("/merged") && see(&name, "MergedDir").ends_with("/merged"));
         for key in ["UpperDir", "WorkDir"] {
             assert!(std::path::Path::new(&see(&name, key)).is_dir(), "{key}");
         }

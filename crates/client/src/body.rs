@@ -84,11 +84,19 @@ pub struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// Takes a chunk of what a reader gives; false at its end.
+    /// Takes what a reader has, a chunk at most, and sends it: whoever drips is not waited for until a chunk is full, for which
+    /// the daemon would not wait. False at its end.
     fn take_from(&mut self, reader: &mut impl Read) -> io::Result<bool> {
-        let got = reader.take(CHUNK as u64).read_to_end(&mut self.buffer)?;
+        self.buffer.resize(CHUNK, 0);
+        let got = loop {
+            match reader.read(&mut self.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                got => break got,
+            }
+        };
+        self.buffer.truncate(*got.as_ref().unwrap_or(&0));
         self.flush()?;
-        Ok(got == CHUNK)
+        Ok(got? > 0)
     }
 }
 
@@ -152,5 +160,34 @@ pub async fn feed(mut body: hyper::body::Incoming, sender: mpsc::Sender<io::Resu
         if sender.send(item).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_reader_has_is_sent_though_it_has_no_more_for_now() {
+        let (reader, mut pipe) = io::pipe().unwrap();
+        let Body::Stream(mut sent) = Body::read(reader) else { panic!("a stream") };
+        for piece in [&b"a few"[..], b"more"] {
+            pipe.write_all(piece).unwrap();
+            assert_eq!(sent.recv().await.unwrap().unwrap(), piece);
+        }
+        drop(pipe);
+        assert!(sent.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn much_goes_in_whole_chunks_and_all_of_it() {
+        let whole: Vec<u8> = (0..2 * CHUNK + 7).map(|index| index as u8).collect();
+        let Body::Stream(mut sent) = Body::read(io::Cursor::new(whole.clone())) else { panic!("a stream") };
+        let mut pieces = Vec::new();
+        while let Some(piece) = sent.recv().await {
+            pieces.push(piece.unwrap());
+        }
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [CHUNK, CHUNK, 7]);
+        assert_eq!(pieces.concat(), whole);
     }
 }

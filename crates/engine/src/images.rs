@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gantry_api::ErrorKind;
 use gantry_api::progress::Progress;
 use gantry_api::reference::{Digest, Reference};
 use gantry_graph::{Descriptor, Document, Graph, Image, Manifest, Registration, Use};
@@ -101,7 +102,13 @@ pub fn graph_driver(
     places: gantry_graph::Result<Vec<(&'static str, String)>>,
 ) -> gantry_api::inspect::GraphDriverData {
     let places = places.unwrap_or_else(|error| {
-        tracing::debug!(%error, "inspect does not tell where a layer lies");
+        match error.kind() {
+            // What is being removed, or made.
+            ErrorKind::NotFound | ErrorKind::Conflict => {
+                tracing::debug!(%error, "inspect does not tell where a layer lies");
+            }
+            _ => tracing::warn!(%error, "inspect does not tell where a layer lies"),
+        }
         Vec::new()
     });
     let data = places.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

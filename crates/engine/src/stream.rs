@@ -35,8 +35,10 @@ pub struct OutletReader {
 
 /// A caller that neither sends nor takes a byte for so long is given up: a job may hold a container's lock meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pieces that may wait for a slow caller: of an archive each has up to 128 KiB.
+/// Pieces that may wait for a slow caller.
 const DEPTH: usize = 8;
+/// Bytes of one piece of what a thread writes.
+const PIECE: usize = 128 << 10;
 
 impl Outlet {
     /// Both ends.
@@ -103,6 +105,7 @@ pub struct OutletWriter {
 
 impl Write for OutletWriter {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let buffer = &buffer[..buffer.len().min(PIECE)];
         let piece = match self.bytes.try_send(Bytes::copy_from_slice(buffer)) {
             Ok(()) => return Ok(buffer.len()),
             Err(mpsc::error::TrySendError::Full(piece) | mpsc::error::TrySendError::Closed(piece)) => piece,
@@ -222,5 +225,25 @@ impl Hijack {
     pub async fn take(self, opening: Opening) -> Result<Connection> {
         self.opened.send(opening).map_err(|_| Error::system("take over the connection: the client has gone away"))?;
         self.upgrade.await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whatever_is_written_at_once_waits_for_the_caller_in_pieces_that_are_bounded() {
+        let (outlet, mut caller) = Outlet::new();
+        let whole: Vec<u8> = (0..3 * PIECE + 5).map(|index| index as u8).collect();
+        let (mut writer, written) = (outlet.into_writer(), whole.clone());
+        let writing = tokio::task::spawn_blocking(move || writer.write_all(&written));
+        let mut pieces = Vec::new();
+        while let Some(piece) = caller.bytes.recv().await {
+            pieces.push(piece);
+        }
+        writing.await.unwrap().unwrap();
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [PIECE, PIECE, PIECE, 5]);
+        assert_eq!(pieces.concat(), whole);
     }
 }

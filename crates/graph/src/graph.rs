@@ -212,6 +212,12 @@ impl Graph {
         self.inner.layers.wake();
     }
 
+    /// How many wait at this moment, by whatever handle, for a layer that another pull or load is making.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inner.layers.waiting()
+    }
+
     /// Where an image's uppermost layer lies, in the words of `docker inspect`; see [`GraphDriver::places`].
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use gantry_api::reference::Digest;
@@ -62,6 +62,8 @@ pub(crate) struct Layers {
     driver: Arc<dyn GraphDriver>,
     slots: Mutex<HashMap<Digest, Slot>>,
     changed: Condvar,
+    /// How many wait for a change; it changes with the slots locked.
+    waiting: AtomicUsize,
 }
 
 /// How large a layer is.
@@ -108,7 +110,8 @@ impl Plan {
 impl Layers {
     pub(crate) fn new(driver: Arc<dyn GraphDriver>, there: impl IntoIterator<Item = Arc<Layer>>) -> Self {
         let slot = |layer: Arc<Layer>| (layer.chain_id.clone(), Slot::there(layer));
-        Self { driver, slots: Mutex::new(there.into_iter().map(slot).collect()), changed: Condvar::new() }
+        let slots = Mutex::new(there.into_iter().map(slot).collect());
+        Self { driver, slots, changed: Condvar::new(), waiting: AtomicUsize::new(0) }
     }
 
     fn lock(&self) -> Slots<'_> {
@@ -247,12 +250,22 @@ impl Layers {
         self.changed.notify_all();
     }
 
+    /// How many wait at this moment for a layer that somebody else works on.
+    pub(crate) fn waiting(&self) -> usize {
+        // Whoever is about to wait has the slots locked.
+        let _slots = self.lock();
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Waits for a change of a slot that somebody works on, until `left`.
     fn wait<'a>(&self, slots: Slots<'a>, chain: &Digest, left: &AtomicBool) -> Result<Slots<'a>> {
         if left.load(Ordering::Acquire) {
             return Err(Error::Left { layer: chain.clone() });
         }
-        Ok(self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner))
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Ok(slots)
     }
 
     /// Takes the slot for filling, waiting until `left` while somebody else does; `None` when it is filled.

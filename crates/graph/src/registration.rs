@@ -51,8 +51,8 @@ pub struct Registration {
     blobs: Vec<Vec<Descriptor>>,
     /// The repository that has those blobs.
     seen: Option<String>,
-    /// The digests of blobs that are the layer that a manifest says.
-    verified: Mutex<HashSet<Digest>>,
+    /// Blobs, each with the diff id of the layer that it is: a manifest may say the same blob of several layers.
+    verified: Mutex<HashSet<(Digest, Digest)>>,
     plans: Vec<Plan>,
     parent: Option<Digest>,
     awaited: Awaited,
@@ -190,7 +190,7 @@ impl Registration {
             let what = format!("blob {blob} of layer {index}");
             return Err(Error::invalid(what, format!("no manifest of image {} has it", self.id.short())));
         }
-        self.take_blob(blob);
+        self.take_blob(index, blob);
         self.graph.content().adopt(&[(file.to_owned(), blob.clone())])
     }
 
@@ -200,8 +200,9 @@ impl Registration {
     /// # Errors
     /// [`Error::Digest`] when it is another one; as [`Registration::keep_blob`].
     pub fn keep_pulled_blob(&self, index: usize, blob: &Digest, file: &Path) -> Result<()> {
-        let plan = self.plans.get(index).filter(|_| !held(&self.verified).contains(blob));
-        if let Some(Plan { diff_id: wanted, .. }) = plan {
+        if let Some(Plan { diff_id: wanted, .. }) = self.plans.get(index)
+            && !self.is_verified(index, blob)
+        {
             let found = inflated_digest(&mut fs::open(file)?)?;
             if found != *wanted {
                 return Err(Error::Digest { what: "uncompressed layer", wanted: wanted.clone(), found });
@@ -210,10 +211,18 @@ impl Registration {
         self.keep_blob(index, blob, file)
     }
 
-    /// Keeps a blob that is verified, as [`Registration::keep_blob`], if it is in the content store.
-    pub(crate) fn take_blob(&self, blob: &Digest) {
+    /// Keeps a blob that is verified to be layer `index`, as [`Registration::keep_blob`], if it is in the content store.
+    pub(crate) fn take_blob(&self, index: usize, blob: &Digest) {
         self.awaited.add(blob.clone());
-        held(&self.verified).insert(blob.clone());
+        self.verify(index, blob);
+    }
+
+    fn verify(&self, index: usize, blob: &Digest) {
+        held(&self.verified).insert((blob.clone(), self.plans[index].diff_id.clone()));
+    }
+
+    fn is_verified(&self, index: usize, blob: &Digest) -> bool {
+        held(&self.verified).contains(&(blob.clone(), self.plans[index].diff_id.clone()))
     }
 
     /// What its manifests have for a layer.
@@ -297,7 +306,7 @@ impl Registration {
         })?;
         let unpacked = self.graph.inner.layers.unpack(plan, blob, &self.graph.left)?;
         if let (Some(_), Some(_), Some(blob)) = (unpacked, &self.seen, self.blobs_of(index).last()) {
-            held(&self.verified).insert(blob.digest.clone());
+            self.verify(index, &blob.digest);
         }
         if unpacked.is_some() && !self.graph.unpacks_in_parallel() {
             self.graph.inner.layers.commit(std::slice::from_ref(plan), &self.graph.left)?;
@@ -393,7 +402,7 @@ impl Registration {
     fn with_blobs(&self, index: usize, mut layer: Arc<Layer>) -> Arc<Layer> {
         let diff_id = &self.plans[index].diff_id;
         for descriptor in self.blobs_of(index).filter(|descriptor| descriptor.digest != *diff_id) {
-            let verified = held(&self.verified).contains(&descriptor.digest);
+            let verified = self.is_verified(index, &descriptor.digest);
             let kept = verified && self.graph.content().exists(&descriptor.digest);
             let seen = self.seen.iter().cloned().collect();
             let blob = Blob { seen, verified, kept, ..Blob::new(descriptor.clone()) };

@@ -278,3 +278,31 @@ fn the_kept_blobs_of_another_driver_and_of_an_unreadable_record_are_no_litter() 
     assert_eq!(kept(&graph, digest_of(&source.config).as_str()), digests(&source.blobs));
     assert_eq!(fsck(&graph, false), []);
 }
+
+#[test]
+fn a_blob_is_verified_for_the_layer_that_it_is_and_not_for_another_that_a_manifest_says_it_is() {
+    let (root, graph) = store();
+    let source = debian();
+    source.pull(&graph, &["debian:12"]);
+    // The first layer's blob is said to be the second layer, too.
+    let mut manifest = source.manifest();
+    manifest.layers[1] = manifest.layers[0].clone();
+    let registration = graph.register(source.config.clone(), Some(manifest)).unwrap().seen_in("example.com/liar");
+    let (part, blob) = (root.path().join("part"), digest_of(&source.blobs[0]));
+    let hand_over = |index| {
+        gantry_linux::fs::write(&part, &source.blobs[0]).unwrap();
+        registration.keep_pulled_blob(index, &blob, &part)
+    };
+    hand_over(0).unwrap();
+    let error = hand_over(1).unwrap_err();
+    assert!(matches!(error, gantry_graph::Error::Digest { .. }), "{error}");
+    registration.commit(&[name("liar")]).unwrap();
+    let of = |layer: usize| {
+        let known = graph.blobs(&digest_of(&source.layers[layer])).into_iter();
+        known
+            .filter(|known| known.descriptor.digest == blob)
+            .map(|known| (known.verified, known.kept))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((of(0), of(1)), (vec![(true, true)], vec![(false, false)]));
+}

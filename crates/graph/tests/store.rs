@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};
+use std::time::{Duration, Instant};
 
 mod common;
 
@@ -193,12 +194,23 @@ fn who_waits_for_a_layer_that_another_pull_makes_may_leave_and_the_other_goes_on
         let pulling = scope.spawn(|| source.begin(&leaving).unpack(0, &mut source.blobs[0].as_slice()));
         let loading = scope.spawn(|| leaving.load(&mut archive.as_slice(), None, &|_| ()));
         let waiting = scope.spawn(|| source.begin(&staying).unpack(0, &mut source.blobs[0].as_slice()));
+        let until = |reached: &dyn Fn() -> bool| {
+            let end = Instant::now() + Duration::from_secs(60);
+            while !reached() && Instant::now() < end {
+                std::thread::yield_now();
+            }
+            reached()
+        };
+        let all_wait = until(&|| graph.waiting() == 3);
         leaving.leave();
+        let have_left = until(&|| pulling.is_finished() && loading.is_finished());
+        let others_stay = !waiting.is_finished() && !making.is_finished();
+        // Whoever did not leave ends now, and the test fails instead of waiting with them.
+        drop(go);
+        assert!(all_wait && have_left && others_stay, "{all_wait} {have_left} {others_stay}");
         let left = |error: Error| assert!(matches!(error, Error::Left { .. }), "{error}");
         left(pulling.join().unwrap().unwrap_err());
         left(loading.join().unwrap().unwrap_err());
-        assert!(!waiting.is_finished() && !making.is_finished());
-        drop(go);
         assert!(matches!(making.join().unwrap(), Ok(Unpacked::Fresh(_))));
         assert_eq!(waiting.join().unwrap().unwrap(), Unpacked::Shared);
     });

@@ -263,12 +263,12 @@ impl GraphDriver for Overlay {
         Ok(rustix::fs::chown(&diff, Some(uid), Some(gid)).during("change owner of", diff.display())?)
     }
 
-    /// There is no `MergedDir`: a root is mounted in its container's mount namespace alone, and an image's nowhere.
+    /// `MergedDir` is where a mount would be: a root is mounted in its container's mount namespace alone, and an image's nowhere.
     fn places(&self, id: &str) -> Result<Vec<(&'static str, String)>, Error> {
         let layer = self.store.layer(id)?;
         let shown = |path: &Path| path.to_string_lossy().into_owned();
         let lower: Vec<String> = self.diffs(&self.below(&layer)?).iter().map(|diff| shown(diff)).collect();
-        let mut places = vec![("UpperDir", shown(&layer.join("diff")))];
+        let mut places = vec![("MergedDir", shown(&layer.join("merged"))), ("UpperDir", shown(&layer.join("diff")))];
         if !lower.is_empty() {
             places.push(("LowerDir", lower.join(":")));
         }
@@ -350,7 +350,7 @@ impl GraphDriver for Overlay {
 
 /// A draft is unpacked into overlayfs's form whatever the driver.
 pub(crate) fn begin_draft(store: &Store, id: &str, parent: Option<&str>) -> Result<(), Error> {
-    let draft = store.begin(id)?;
+    let draft = store.begin_layer(id)?;
     undo_draft(store, &draft, prepare_draft(&draft, parent))
 }
 

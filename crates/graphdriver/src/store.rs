@@ -99,6 +99,12 @@ impl Store {
         self.begin_with(id, |path| fs::create_dir(path))
     }
 
+    /// The same for what will be a layer, which must reach the disk.
+    pub(crate) fn begin_layer(&self, id: &str) -> Result<PathBuf, Error> {
+        self.writeback.collect();
+        self.begin(id)
+    }
+
     /// The same by another call than `mkdir`.
     pub(crate) fn begin_with(
         &self,

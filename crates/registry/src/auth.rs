@@ -13,6 +13,7 @@ use crate::credentials::{Credentials, basic, bearer};
 use crate::http::{Http, Outgoing, bounded, printable, shown};
 use crate::options::{is_local, is_loopback};
 use crate::redirect::same_origin;
+use crate::renewed::Renewed;
 use crate::{Error, Options, Result};
 
 const TOKEN_LIMIT: usize = 1 << 20;
@@ -28,8 +29,7 @@ const CLIENT: &str = "gantry";
 #[derive(Default)]
 pub struct Tokens {
     kept: Mutex<HashMap<Key, (HeaderValue, Instant)>>,
-    /// What token servers gave in place of a refresh token, by the one that the caller has: that may be worth nothing any more.
-    renewed: Mutex<HashMap<(String, String, Credentials), String>>,
+    renewed: Renewed,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -132,30 +132,35 @@ impl Tokens {
 
     /// Asks a token server; with `is_login` also for what may be kept instead of a password.
     async fn request(&self, question: &Question<'_>, realm: &Url, key: &Key, is_login: bool) -> Result<Given> {
-        let place = (key.realm.clone(), key.service.clone(), key.credentials.clone());
-        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
-        let mut answer = None;
-        for form in forms(realm, key, is_login, renewed.as_deref()) {
-            let sent = question.http.send(&form).await?;
-            // There are servers that know only one of the forms.
-            let is_unknown = matches!(sent.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
-            answer = Some(sent);
-            if !is_unknown {
-                break;
-            }
-        }
-        let given = given(question, realm, answer).await;
-        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&key.credentials, &given) {
-            (Credentials::Identity { .. }, Ok(Given { refresh, .. })) if !refresh.is_empty() => {
-                renewed.insert(place, refresh.clone());
-            }
+        let Credentials::Identity { .. } = key.credentials else {
+            return ask(question, realm, key, is_login, None).await;
+        };
+        let place = self.renewed.of((key.realm.clone(), key.service.clone(), key.credentials.clone()));
+        // Of two who show the same one at once the second is refused, and what the first got would be given up.
+        let mut renewed = place.lock().await;
+        let given = ask(question, realm, key, is_login, renewed.as_deref()).await;
+        match &given {
+            Ok(Given { refresh, .. }) if !refresh.is_empty() => *renewed = Some(refresh.clone()),
             // The caller's own is tried the next time.
-            (_, Err(Error::Unauthorized { .. })) => drop(renewed.remove(&place)),
+            Err(Error::Unauthorized { .. }) => *renewed = None,
             _ => {}
         }
         given
     }
+}
+
+async fn ask(question: &Question<'_>, realm: &Url, key: &Key, is_login: bool, renewed: Option<&str>) -> Result<Given> {
+    let mut answer = None;
+    for form in forms(realm, key, is_login, renewed) {
+        let sent = question.http.send(&form).await?;
+        // There are servers that know only one of the forms.
+        let is_unknown = matches!(sent.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        answer = Some(sent);
+        if !is_unknown {
+            break;
+        }
+    }
+    given(question, realm, answer).await
 }
 
 /// What a token server gave.

@@ -33,6 +33,7 @@ mod reader;
 mod redirect;
 mod referrers;
 mod registry;
+mod renewed;
 mod search;
 pub mod server;
 mod session;

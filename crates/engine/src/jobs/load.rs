@@ -1,12 +1,13 @@
 //! `load`: takes the images of an archive in.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::platform::Platform;
 use gantry_api::progress::Progress as Message;
 use gantry_graph::{Loaded, Progress};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
@@ -15,9 +16,12 @@ use crate::policy::Subject;
 use crate::stream::{Inlet, Opening, Outlet, json_line};
 
 /// Archives that are loaded at once. Each has a thread of those that may block, and may wait there for a layer that a pull unpacks, which
-/// needs two such threads: far fewer than there are (tokio: 512).
-const LOADS: usize = 64;
+/// needs two such threads: fewer than there are (tokio: 512). It is three times what one door lets in, so that who fills one door with
+/// loads that drip does not keep the others' waiting.
+const LOADS: usize = 192;
 static LOADING: Semaphore = Semaphore::const_new(LOADS);
+/// How long one more waits for its place.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Loads an archive of images.
 pub struct Load {
@@ -43,16 +47,17 @@ impl Job for Load {
 
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;
+        let _place = tokio::select! {
+            place = place(&LOADING, PATIENCE) => place?,
+            () = self.outlet.closed() => return Err(left()),
+            () = context.cancelled.cancelled() => return Err(Error::unavailable("the load was cancelled")),
+        };
         self.outlet.open(Opening::default());
         let mut body = self.body;
         body.cancel_with(context.cancelled.clone());
         let platform = match self.platform.as_str() {
             "" => Ok(None),
             text => text.parse::<Platform>().map(Some),
-        };
-        let _place = tokio::select! {
-            place = LOADING.acquire() => place,
-            () = context.cancelled.cancelled() => return Err(Error::unavailable("the load was cancelled")),
         };
         let (graph, sender, quiet) = (engine.graph.leavable(), self.outlet.sender(), self.quiet);
         let leaving = graph.clone();
@@ -76,6 +81,11 @@ impl Job for Load {
         tokio::pin!(loading);
         let loaded = tokio::select! {
             loaded = &mut loading => loaded,
+            // A client that is gone sends nothing more; what is left to end is the wait for a layer that somebody else makes.
+            () = self.outlet.closed() => {
+                leaving.leave();
+                loading.await
+            }
             () = context.cancelled.cancelled() => {
                 leaving.leave();
                 loading.await
@@ -96,6 +106,19 @@ impl Job for Load {
             }
         }
     }
+}
+
+/// One of the places that there are, as soon as one is free.
+async fn place(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>> {
+    let busy = || {
+        let seconds = patience.as_secs();
+        Error::unavailable(format!("too many archives are loaded, and none ended in {seconds} s: try again later"))
+    };
+    tokio::time::timeout(patience, places.acquire()).await.ok().and_then(std::result::Result::ok).ok_or_else(busy)
+}
+
+fn left() -> Error {
+    Error::unavailable("the client has left before its load began")
 }
 
 /// A client that does not listen misses progress and nothing else.
@@ -133,4 +156,19 @@ async fn tell(engine: &Engine, loaded: &Loaded, outlet: &mut Outlet) {
     }
     let attributes = BTreeMap::from([("name".to_owned(), id.to_string())]);
     engine.events.publish("image", "load", id.as_str(), attributes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_load_that_finds_no_place_is_told_so_and_does_not_wait_for_ever() {
+        let places = Semaphore::new(1);
+        let first = place(&places, PATIENCE).await.unwrap();
+        let error = place(&places, Duration::from_millis(1)).await.unwrap_err();
+        assert!(error.to_string().contains("too many archives are loaded"), "{error}");
+        drop(first);
+        drop(place(&places, PATIENCE).await.unwrap());
+    }
 }

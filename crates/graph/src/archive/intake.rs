@@ -306,7 +306,7 @@ impl<'a> Intake<'a> {
                 continue;
             }
             if blob.kept {
-                registration.take_blob(&descriptor.digest);
+                registration.take_blob(index, &descriptor.digest);
                 continue;
             }
             // The file itself may be unpacked again.

@@ -253,9 +253,11 @@ pub fn where_a_layer_lies_is_told_in_dockers_words(name: &str) {
     let value = |id: &str, wanted: &str| places(id).into_iter().find(|(word, _)| *word == wanted).unwrap().1;
     match bench.driver.name() {
         "overlay" => {
-            assert_eq!(told("base"), ["UpperDir"]);
-            assert_eq!(told("upper"), ["UpperDir", "LowerDir"]);
-            assert_eq!(told("web"), ["UpperDir", "LowerDir", "WorkDir"]);
+            assert_eq!(told("base"), ["MergedDir", "UpperDir"]);
+            assert_eq!(told("upper"), ["MergedDir", "UpperDir", "LowerDir"]);
+            assert_eq!(told("web"), ["MergedDir", "UpperDir", "LowerDir", "WorkDir"]);
+            let beside = |id: &str| Path::new(&value(id, "UpperDir")).with_file_name("merged");
+            assert!(["base", "web"].iter().all(|id| Path::new(&value(id, "MergedDir")) == beside(id)));
             assert!(fs::exists(Path::new(&value("upper", "UpperDir")).join("upper")).unwrap());
             let lower = [value("upper", "UpperDir"), value("base", "UpperDir")].join(":");
             assert_eq!(value("web", "LowerDir"), lower);

@@ -104,19 +104,21 @@ impl Pusher {
         let root = origin.index.as_ref().unwrap_or(manifest);
         let mut subjects = vec![&root.descriptor.digest];
         subjects.extend(origin.index.as_ref().map(|_| &manifest.descriptor.digest));
-        let (_, referrers) =
-            tokio::try_join!(self.layers(Some(blobs)), async { Ok(self.referring(origin, &subjects).await) })?;
-        self.place_bytes(&digest_of(&self.image.config), self.image.config.clone()).await?;
-        let root = match &origin.index {
-            None => {
-                self.put(manifest, reference.tag()).await?;
-                manifest.descriptor.clone()
-            }
-            Some(index) => {
-                self.put(manifest, None).await?;
-                self.index(reference, origin, index).await?
+        let push = async {
+            self.layers(Some(blobs)).await?;
+            self.place_bytes(&digest_of(&self.image.config), self.image.config.clone()).await?;
+            match &origin.index {
+                None => {
+                    self.put(manifest, reference.tag()).await?;
+                    Ok(manifest.descriptor.clone())
+                }
+                Some(index) => {
+                    self.put(manifest, None).await?;
+                    self.index(reference, origin, index).await
+                }
             }
         };
+        let (root, referrers) = self.beside(origin, &subjects, push).await?;
         self.copy_referrers(origin, referrers).await;
         Ok(Pushed { reference: reference.clone(), root, manifest: manifest.clone(), made: false, layers })
     }
@@ -172,10 +174,16 @@ impl Pusher {
         Box::pin(async move {
             let entries = Names::read(&index.raw, &index.descriptor.digest)?.manifests;
             for entry in entries.iter().map(|entry| &entry.descriptor) {
-                if entry.digest == origin.manifest.descriptor.digest || self.has_manifest(&entry.digest).await? {
+                if entry.digest == origin.manifest.descriptor.digest {
                     continue;
                 }
                 let held = origin.attached.iter().find(|document| document.descriptor.digest == entry.digest);
+                if self.has_manifest(&entry.digest).await? {
+                    if let Some(held) = held {
+                        self.list_again(&Document { descriptor: entry.clone(), raw: held.raw.clone() }).await?;
+                    }
+                    continue;
+                }
                 let document = match held {
                     Some(document) => Document { descriptor: entry.clone(), raw: document.raw.clone() },
                     None => self.fetched(entry, origin).await?,

@@ -1,7 +1,7 @@
 //! What refers to a pushed image comes along from where the image came from: signatures, bills of materials. It is not the image: what does
 //! not come is told, and the push goes on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,34 +16,92 @@ use crate::{Descriptor, Document, Error, Result};
 
 /// Referrers that come along with one image, those of referrers with them.
 const COUNT: usize = 32;
-/// Bytes of the blobs of one of them.
-const BYTES: u64 = 256 << 20;
+/// Bytes of the blobs of all of them.
+const BYTES: u64 = 512 << 20;
+/// How long all of them may take.
+const TIME: Duration = Duration::from_secs(300);
 /// How long the lists of all places are waited for: layers go meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long they are waited for when everything else is there.
+const GRACE: Duration = Duration::from_secs(1);
 /// How often an index is written that somebody else writes, too.
 const ATTEMPTS: usize = 3;
 
+/// What refers to a manifest.
+pub(super) struct Found {
+    subject: Digest,
+    referrer: Descriptor,
+}
+
+/// What may still be copied.
+struct Left {
+    bytes: u64,
+}
+
+impl Left {
+    fn take(&mut self, referrer: &Digest, bytes: u64) -> Result<()> {
+        let left = self.bytes.checked_sub(bytes).ok_or_else(|| {
+            Error::invalid(format!("referrer {referrer}"), format!("all of them have more than {BYTES} bytes"))
+        })?;
+        self.bytes = left;
+        Ok(())
+    }
+}
+
 impl Pusher {
-    /// What refers to these manifests where the image came from.
-    pub(super) async fn referring(&self, origin: &PushOrigin, subjects: &[&Digest]) -> Vec<Descriptor> {
+    /// Pushes, and asks beside that what refers to these manifests where the image came from.
+    pub(super) async fn beside<T>(
+        &self,
+        origin: &PushOrigin,
+        subjects: &[&Digest],
+        push: impl Future<Output = Result<T>>,
+    ) -> Result<(T, Vec<Found>)> {
         let mut found = Vec::new();
-        let listed = async {
-            for subject in subjects {
-                found.extend(self.listed_at_origin(origin, subject).await?);
+        let pushed = {
+            let listing = tokio::time::timeout(PATIENCE, self.referring(origin, subjects, &mut found));
+            tokio::pin!(listing, push);
+            tokio::select! {
+                listed = &mut listing => {
+                    self.told_of(listed);
+                    push.await?
+                }
+                pushed = &mut push => {
+                    let pushed = pushed?;
+                    self.told_of(tokio::time::timeout(GRACE, listing).await.unwrap_or_else(Err));
+                    pushed
+                }
             }
-            Ok(())
         };
-        let late =
-            || Error::invalid("list of referrers", format!("it did not come within {} seconds", PATIENCE.as_secs()));
-        let outcome: Result<()> = tokio::time::timeout(PATIENCE, listed).await.unwrap_or_else(|_| Err(late()));
-        if let Err(error) = outcome {
-            self.went_without(&error);
+        Ok((pushed, found))
+    }
+
+    async fn referring(&self, origin: &PushOrigin, subjects: &[&Digest], found: &mut Vec<Found>) -> Result<()> {
+        for subject in subjects {
+            found.extend(self.listed_at_origin(origin, subject).await?);
         }
-        found
+        Ok(())
+    }
+
+    /// Somebody who may not read where the image came from, or is not connected with that, hears nothing of it at every push.
+    fn told_of(&self, listed: std::result::Result<Result<()>, tokio::time::error::Elapsed>) {
+        match listed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.went_unlisted(&error),
+            Err(_) => {
+                tracing::info!(to = %self.session.reference, "what refers to a pushed image was not told in time")
+            }
+        }
+    }
+
+    fn went_unlisted(&self, error: &Error) {
+        match is_closed(error) {
+            true => tracing::info!(%error, to = %self.session.reference, "what refers to a pushed image is not told"),
+            false => self.went_without(error),
+        }
     }
 
     /// As the first place has them that knows the repository.
-    async fn listed_at_origin(&self, origin: &PushOrigin, subject: &Digest) -> Result<Vec<Descriptor>> {
+    async fn listed_at_origin(&self, origin: &PushOrigin, subject: &Digest) -> Result<Vec<Found>> {
         let mut failure = None;
         for repository in origin.repositories.iter().filter(|from| !self.is_target(from)) {
             let sessions = match self.origins.sessions(repository).await {
@@ -56,7 +114,10 @@ impl Pusher {
             for session in sessions {
                 match session.referrers(subject).await {
                     Ok(found) if found.is_empty() => failure = None,
-                    Ok(found) => return Ok(found),
+                    Ok(found) => {
+                        let found = found.into_iter().map(|referrer| Found { subject: subject.clone(), referrer });
+                        return Ok(found.collect());
+                    }
                     Err(error) => failure = failure.or(Some(error)),
                 }
             }
@@ -65,37 +126,79 @@ impl Pusher {
     }
 
     /// Copies them, and what refers to them in turn.
-    pub(super) async fn copy_referrers(self: &Arc<Self>, origin: &PushOrigin, referrers: Vec<Descriptor>) {
+    pub(super) async fn copy_referrers(self: &Arc<Self>, origin: &PushOrigin, referrers: Vec<Found>) {
+        if tokio::time::timeout(TIME, self.copy_all(origin, referrers)).await.is_err() {
+            let reason = format!("they took more than {} seconds", TIME.as_secs());
+            self.went_without(&Error::invalid("referrers", reason));
+        }
+    }
+
+    async fn copy_all(self: &Arc<Self>, origin: &PushOrigin, referrers: Vec<Found>) {
         let (mut seen, mut next) = (HashSet::new(), referrers);
-        while let Some(referrer) = next.pop() {
-            if !seen.insert(referrer.digest.clone()) {
+        let mut left = Left { bytes: BYTES };
+        let mut listed = HashMap::new();
+        while let Some(found) = next.pop() {
+            let digest = found.referrer.digest.clone();
+            if !seen.insert(digest.clone()) {
                 continue;
             }
             if seen.len() > COUNT {
                 return self.went_without(&Error::invalid("referrers", format!("there are more than {COUNT}")));
             }
-            let copied = async {
-                if !self.has_manifest(&referrer.digest).await? {
-                    self.copy_referrer(&referrer, origin).await?;
-                    (self.progress)(Progress::object(referrer.digest.short(), "Pushed referrer"));
-                }
-                self.listed_at_origin(origin, &referrer.digest).await
-            };
-            match copied.await {
+            if let Err(error) = self.bring(&found, origin, &mut listed, &mut left).await {
+                self.went_without(&error);
+                continue;
+            }
+            match self.listed_at_origin(origin, &digest).await {
                 Ok(further) => next.extend(further),
-                Err(error) => self.went_without(&error),
+                Err(error) => self.went_unlisted(&error),
             }
         }
     }
 
-    async fn copy_referrer(self: &Arc<Self>, referrer: &Descriptor, origin: &PushOrigin) -> Result<()> {
+    /// Has one be there and in the list of its subject: a push that was cut off may have left it out of that.
+    async fn bring(
+        self: &Arc<Self>,
+        Found { subject, referrer }: &Found,
+        origin: &PushOrigin,
+        listed: &mut HashMap<Digest, Vec<Descriptor>>,
+        left: &mut Left,
+    ) -> Result<()> {
+        if !self.has_manifest(&referrer.digest).await? {
+            self.copy_referrer(referrer, origin, left).await?;
+            (self.progress)(Progress::object(referrer.digest.short(), "Pushed referrer"));
+            return Ok(());
+        }
+        if !listed.contains_key(subject) {
+            listed.insert(subject.clone(), self.session.referrers(subject).await?);
+        }
+        if listed[subject].iter().any(|known| known.digest == referrer.digest) {
+            return Ok(());
+        }
+        let document = self.fetched(referrer, origin).await?;
+        self.put(&document, None).await
+    }
+
+    /// Has a manifest that is there be in the list of what it refers to, if it refers to anything.
+    pub(super) async fn list_again(&self, document: &Document) -> Result<()> {
+        let Some(subject) = Names::read(&document.raw, &document.descriptor.digest)?.subject else { return Ok(()) };
+        let listed = self.session.referrers(&subject.digest).await?;
+        if listed.iter().any(|known| known.digest == document.descriptor.digest) {
+            return Ok(());
+        }
+        self.put(document, None).await
+    }
+
+    async fn copy_referrer(
+        self: &Arc<Self>,
+        referrer: &Descriptor,
+        origin: &PushOrigin,
+        left: &mut Left,
+    ) -> Result<()> {
         let document = self.fetched(referrer, origin).await?;
         let names = Names::read(&document.raw, &referrer.digest)?;
         let blobs: Vec<_> = names.layers.iter().chain(&names.config).collect();
-        if blobs.iter().map(|blob| blob.size).fold(0, u64::saturating_add) > BYTES {
-            let reason = format!("it has more than {BYTES} bytes");
-            return Err(Error::invalid(format!("referrer {}", referrer.digest), reason));
-        }
+        left.take(&referrer.digest, blobs.iter().map(|blob| blob.size).fold(0, u64::saturating_add))?;
         for blob in blobs {
             self.part(blob, origin).await?;
         }
@@ -121,6 +224,23 @@ impl Pusher {
     }
 }
 
+/// Whether a registry tells the caller nothing, or cannot be reached.
+const fn is_closed(error: &Error) -> bool {
+    match error {
+        Error::AccessDenied { .. }
+        | Error::Unauthorized { .. }
+        | Error::Login { .. }
+        | Error::Denied { .. }
+        | Error::NoCredentials
+        | Error::ManifestUnknown { .. }
+        | Error::NameUnknown { .. }
+        | Error::BlobUnknown { .. }
+        | Error::Network { .. } => true,
+        Error::Status { status, .. } => matches!(status.as_u16(), 401 | 403 | 404),
+        _ => false,
+    }
+}
+
 /// A manifest as the list of its subject's referrers has it.
 struct Referring {
     subject: Digest,
@@ -142,5 +262,20 @@ impl Referring {
             referrer["annotations"] = annotations;
         }
         Ok(Some(Self { subject: subject.digest, referrer }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_is_bounded_in_all_and_what_does_not_fit_leaves_room_for_what_does() {
+        let (mut left, digest) = (Left { bytes: 10 }, crate::manifest::digest_of(b"one"));
+        left.take(&digest, 6).unwrap();
+        let error = left.take(&digest, 5).unwrap_err().to_string();
+        assert!(error.contains("all of them have more than"), "{error}");
+        left.take(&digest, 4).unwrap();
+        left.take(&digest, 1).unwrap_err();
     }
 }

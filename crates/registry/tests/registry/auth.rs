@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use gantry_api::system::AuthConfig;
 use gantry_registry::{Options, Registry};
 
-use crate::fake::{Fake, Reply, Seen};
+use crate::fake::{End, Fake, Reply, Seen};
 use crate::image::Image;
 use crate::store::{Request, login, pull};
 
@@ -277,4 +277,49 @@ async fn a_refresh_token_that_is_renewed_is_used_in_place_of_the_one_that_it_cam
     "first".clone_into(&mut good.lock().unwrap());
     assert!(pull("three").await.error().starts_with("unauthorized"));
     pull("three").await.result.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_ask_at_once_do_not_show_the_same_refresh_token() {
+    let fake = Fake::start().await;
+    for name in ["one", "two", "three"] {
+        fake.image(name, "1", &Image::oci(1));
+    }
+    // Each is good for one time, and is worth nothing from when it is shown. The first answer is under way for a while.
+    let (good, held) = (std::sync::Mutex::new("first".to_owned()), Arc::new(tokio::sync::Notify::new()));
+    let first = Arc::clone(&held);
+    gives_token(&fake, move |seen| {
+        let mut good = good.lock().unwrap();
+        if !seen.form.contains(&format!("refresh_token={good}&")) {
+            return Reply::new(401, "");
+        }
+        let is_first = *good == "first";
+        good.push_str("-next");
+        let reply = Reply::new(200, format!(r#"{{"access_token":"TOKEN","refresh_token":"{good}"}}"#));
+        if is_first { reply.ends(End::Pause(1, Arc::clone(&first))) } else { reply }
+    });
+    let parts = tempfile::tempdir().unwrap();
+    let registry = Registry::new(Options::default().parts(parts.path()));
+    let pull = async |name: &str| {
+        let request = Request { auth: identity("first", ""), registry: Some(registry.clone()), ..Request::default() };
+        request.pull(&fake.name(&format!("{name}:1"))).await
+    };
+    let challenged = async {
+        while fake.count("/token") == 0 || ["one", "two"].iter().any(|name| fake.count(&format!("/{name}/")) == 0) {
+            tokio::task::yield_now().await;
+        }
+        held.notify_one();
+    };
+    let (one, two, ()) = tokio::join!(pull("one"), pull("two"), challenged);
+    one.result.unwrap();
+    two.result.unwrap();
+    pull("three").await.result.unwrap();
+    let shown: Vec<_> = questions(&fake).into_iter().map(|(_, form, _)| form).collect();
+    for token in ["first", "first-next", "first-next-next"] {
+        assert_eq!(
+            shown.iter().filter(|form| form.contains(&format!("refresh_token={token}&"))).count(),
+            1,
+            "{shown:?}"
+        );
+    }
 }

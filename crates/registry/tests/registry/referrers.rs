@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, Reply};
+use crate::fake::{End, Fake, Reply};
 use crate::image::{Image, digest};
 use crate::push::{Outcome, pulled, push};
 use crate::uploads::Uploads;
@@ -138,4 +138,71 @@ async fn referrers_that_do_not_come_are_told_and_the_image_is_there() {
         assert!(uploads.manifest("team/app", "1").is_some());
         assert!(outcome.said("Not all that refers to the image was copied: ") && outcome.said("a bad day"));
     }
+}
+
+/// What was put into `team/app`, by what it is put under.
+fn put(target: &Fake, from: usize) -> Vec<String> {
+    let seen = target.seen().split_off(from).into_iter().filter(|seen| seen.method == "PUT");
+    seen.map(|seen| seen.path.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_push_that_was_cut_off_has_put_and_not_listed_is_listed_by_the_next() {
+    for to_lists in [true, false] {
+        let (fake, target, image) = (Fake::start().await, Fake::start().await, Image::oci(1).without_urls());
+        fake.image("app", "1", &image);
+        let uploads = target.takes_uploads();
+        *uploads.lists_referrers.lock().unwrap() = to_lists;
+        let signature = sign(&fake, "app", &image.manifest, "signed", true);
+        let name = digest(&signature).to_string();
+        let (manifest, blobs) = self::signature(&image.manifest, "signed");
+        assert_eq!(manifest, signature);
+        blobs.iter().for_each(|blob| uploads.put_blob("team/app", blob));
+        uploads.manifests.lock().unwrap().insert(("team/app".into(), name.clone()), (OCI.into(), manifest));
+        let outcome = push_from(&fake, &image, &target).await;
+        assert!(!outcome.said("Not all that refers"));
+        assert!(put(&target, 0).contains(&name));
+        if to_lists {
+            target.put(&format!("/v2/team/app/referrers/{}", image.digest()), Reply::new(200, list(&[&signature])));
+        } else {
+            assert_eq!(tagged(&uploads, "team/app", &image.manifest).len(), 1);
+        }
+        // Once it is listed nothing is put but the manifest under its tag.
+        let before = target.seen().len();
+        push_from(&fake, &image, &target).await.pushed();
+        assert_eq!(put(&target, before), ["1"], "{to_lists}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_not_ask_where_the_image_came_from_is_not_told_so_at_every_push() {
+    for status in [401, 403, 404] {
+        let (fake, target, image) = (Fake::start().await, Fake::start().await, Image::oci(1).without_urls());
+        fake.image("app", "1", &image);
+        let uploads = target.takes_uploads();
+        fake.hook(move |seen, _| {
+            let asks = seen.path.contains("/referrers/") || seen.path.contains("/manifests/sha256-");
+            asks.then(|| Reply::error(status, "DENIED", "not for you"))
+        });
+        let outcome = push_from(&fake, &image, &target).await;
+        outcome.pushed();
+        assert!(uploads.manifest("team/app", "1").is_some());
+        assert!(!outcome.said("Not all that refers"), "{status}");
+        assert!(fake.count("/referrers/") > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_does_not_come_holds_a_push_up_by_a_moment() {
+    let (fake, target, image) = (Fake::start().await, Fake::start().await, Image::oci(1).without_urls());
+    fake.image("app", "1", &image);
+    let uploads = target.takes_uploads();
+    let path = format!("/v2/app/referrers/{}", image.digest());
+    fake.put(&path, Reply::new(200, list(&[])).ends(End::Hang(1)));
+    let begun = std::time::Instant::now();
+    let outcome = push_from(&fake, &image, &target).await;
+    outcome.pushed();
+    assert!(uploads.manifest("team/app", "1").is_some());
+    assert!(fake.count("/referrers/") > 0 && !outcome.said("Not all that refers"));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
 }
