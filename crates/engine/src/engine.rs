@@ -18,7 +18,7 @@ use crate::job::{Class, Context, Environment, Job};
 use crate::lifecycle;
 use crate::networks::{self, Networks};
 use crate::options::{Drivers, Options};
-use crate::policy::Deed;
+use crate::policy::{self, Deed};
 use crate::spec::apparmor::AppArmor;
 use crate::spec::seccomp::Programs;
 use crate::table::JobTable;
@@ -108,13 +108,13 @@ impl Engine {
     ///
     /// # Errors
     /// As the job; `Unavailable` when the daemon is shutting down.
-    pub async fn run<J: Job>(self: &Arc<Self>, mut job: J, environment: Environment) -> Result<J::Output> {
+    pub async fn run<J: Job>(self: &Arc<Self>, job: J, environment: Environment) -> Result<J::Output> {
+        // As its caller put it, for the log.
+        let arguments = job.arguments();
+        let job = self.judge(job, &environment, &arguments).await?;
         if self.stopping.load(Ordering::Acquire) && environment.parent.is_none() {
             return Err(Error::unavailable(format!("{}: the daemon is shutting down", J::NAME)));
         }
-        // As its caller put it, for the log.
-        let arguments = job.arguments();
-        self.judge(&mut job, &environment, &arguments)?;
         let engine = Arc::clone(self);
         if !J::CLASS.outlives_caller() {
             return engine.execute(job, arguments, environment).await;
@@ -125,13 +125,19 @@ impl Engine {
     }
 
     /// Asks the policy of the caller's door, once: what a job starts itself is part of what was allowed.
-    fn judge<J: Job>(&self, job: &mut J, environment: &Environment, arguments: &str) -> Result<()> {
-        let Some(door) = environment.door.as_ref().filter(|_| environment.parent.is_none()) else { return Ok(()) };
-        if let Some(known) = door.known(self) {
-            job.identify(&known);
-        }
-        let deed = Deed { job: J::NAME, reads: J::READS, subject: job.subject() };
-        let judged = door.judge(self, &deed);
+    async fn judge<J: Job>(self: &Arc<Self>, mut job: J, environment: &Environment, arguments: &str) -> Result<J> {
+        let asked = environment.door.as_ref().filter(|door| environment.parent.is_none() && door.is_guarded());
+        let Some(door) = asked else { return Ok(job) };
+        let (engine, guard) = (Arc::clone(self), Arc::clone(door));
+        let judge = move || {
+            if let Some(known) = guard.known(&engine) {
+                job.identify(&known);
+            }
+            let deed = Deed { job: J::NAME, reads: J::READS, subject: job.subject() };
+            guard.judge(&engine, &deed).map(|()| job)
+        };
+        // Where a path leads is asked of its file system, which may be silent.
+        let judged = if policy::follows_paths(J::NAME, J::READS) { blocking(judge).await } else { judge() };
         if let Err(error) = &judged {
             let caller = &environment.caller;
             info!(job = J::NAME, %caller, door = door.name(), "refused: {error}");

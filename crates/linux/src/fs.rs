@@ -6,9 +6,13 @@
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use crate::{Result, ResultExt};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::{Error, Result, ResultExt};
 
 /// Space for the first read of a file.
 const FIRST_READ: usize = 8 * 1024;
@@ -148,6 +152,43 @@ pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
     fs::create_dir_all(&path).during("make directory", path.as_ref().display())
 }
 
+/// Makes a directory and its parents where no symbolic link may be on the way; those that are there are left as they are.
+///
+/// # Errors
+/// `ELOOP` where there is a link; nothing is made beyond it.
+pub fn create_dir_all_exact(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    make_exact(path).during("make directory", path.display())
+}
+
+fn make_exact(path: &Path) -> rustix::io::Result<()> {
+    let mut at = open_exact(CWD, Path::new(if path.is_absolute() { "/" } else { "." }))?;
+    for part in path.components() {
+        let name = match part {
+            Component::RootDir | Component::CurDir => continue,
+            Component::Normal(name) => Path::new(name),
+            Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL),
+        };
+        at = match open_exact(&at, name) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o777)) {
+                    // Somebody else was faster; what it is now is looked at.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+                open_exact(&at, name)?
+            }
+            other => other?,
+        };
+    }
+    Ok(())
+}
+
+fn open_exact(at: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat2(at, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
 /// Makes a directory and its parents and gives the last one `mode`, whatever the umask.
 pub fn create_dir_mode(path: impl AsRef<Path>, mode: u32) -> Result<()> {
     create_dir_all(&path)?;
@@ -183,6 +224,19 @@ pub fn remove_file(path: impl AsRef<Path>) -> Result<()> {
 /// Removes an empty directory.
 pub fn remove_dir(path: impl AsRef<Path>) -> Result<()> {
     fs::remove_dir(&path).during("remove directory", path.as_ref().display())
+}
+
+/// Removes an empty directory where no symbolic link may be on the way.
+///
+/// # Errors
+/// `ELOOP` where there is a link.
+pub fn remove_dir_exact(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let remove = |parent: &Path, name: &std::ffi::OsStr| {
+        rustix::fs::unlinkat(open_exact(CWD, parent)?, name, AtFlags::REMOVEDIR)
+    };
+    let parts = path.parent().zip(path.file_name()).ok_or(Errno::INVAL);
+    parts.and_then(|(parent, name)| remove(parent, name)).during("remove directory", path.display())
 }
 
 /// Removes a directory with everything in it, never following a symbolic link; one that is not there is fine.
@@ -246,4 +300,81 @@ pub fn read_link(path: impl AsRef<Path>) -> Result<PathBuf> {
 /// The absolute path without symbolic links.
 pub fn canonicalize(path: impl AsRef<Path>) -> Result<PathBuf> {
     fs::canonicalize(&path).during("resolve", path.as_ref().display())
+}
+
+/// Where an absolute path leads: links are followed as far as there is something, and what is not there yet lies below that.
+///
+/// # Errors
+/// Links that lead in a circle or, so far, nowhere: those may lead anywhere a moment later.
+pub fn follow(path: impl AsRef<Path>) -> Result<PathBuf> {
+    let mut there = path.as_ref();
+    let mut missing = Vec::new();
+    loop {
+        let error = match canonicalize(there) {
+            Ok(real) => return Ok(missing.into_iter().rev().fold(real, |real, name| real.join(name))),
+            Err(error) => error,
+        };
+        let is_missing = is_missing(&error) && symlink_metadata(there).is_err_and(|error| is_missing(&error));
+        match (there.parent(), there.file_name()) {
+            (Some(parent), Some(name)) if is_missing => {
+                missing.push(name);
+                there = parent;
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// There is nothing, or something else than a directory on the way to it.
+fn is_missing(error: &Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.source.kind(), NotFound | NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_followed_as_far_as_there_is_something() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| canonicalize(directory.path()).unwrap().join(name);
+        create_dir_all(at("real/sub")).unwrap();
+        write(at("real/file"), "").unwrap();
+        symlink(at("real"), at("link")).unwrap();
+        symlink(at("nothing"), at("nowhere")).unwrap();
+        symlink(at("circle"), at("circle")).unwrap();
+        for (path, leads) in [
+            ("link/sub", "real/sub"),
+            ("link/new/newer", "real/new/newer"),
+            ("link/file/x", "real/file/x"),
+            ("new", "new"),
+        ] {
+            assert_eq!(follow(at(path)).unwrap(), at(leads), "{path}");
+        }
+        for path in ["nowhere", "nowhere/x", "circle", "circle/x"] {
+            assert!(follow(at(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn directories_are_made_and_removed_where_no_link_is_on_the_way_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| canonicalize(directory.path()).unwrap().join(name);
+        create_dir_all(at("real/kept")).unwrap();
+        symlink(at("real"), at("link")).unwrap();
+        symlink(at("nothing"), at("nowhere")).unwrap();
+        create_dir_all_exact(at("real/a/b")).unwrap();
+        create_dir_all_exact(at("real/a/b")).unwrap();
+        for path in ["link/x/y", "link/kept", "link", "nowhere", "nowhere/x"] {
+            let error = create_dir_all_exact(at(path)).unwrap_err();
+            assert_eq!(error.errno(), rustix::io::Errno::LOOP.raw_os_error(), "{path}: {error}");
+        }
+        assert!(symlink_metadata(at("real/x")).is_err() && symlink_metadata(at("nothing")).is_err());
+        assert!(remove_dir_exact(at("link/kept")).is_err());
+        assert!(symlink_metadata(at("real/kept")).is_ok());
+        remove_dir_exact(at("real/a/b")).unwrap();
+        assert!(symlink_metadata(at("real/a/b")).is_err());
+        assert!(create_dir_all_exact(at("real/../x")).is_err());
+    }
 }

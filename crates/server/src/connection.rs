@@ -18,6 +18,7 @@ use tracing::{debug, info};
 use crate::crowd::Seat;
 use crate::error::Result;
 use crate::raw;
+use crate::relay::is_relayed;
 use crate::request::{Payload, Request};
 use crate::respond::{Response, Takeover, set};
 use crate::router;
@@ -90,9 +91,10 @@ async fn talk(mut stream: Stream, host: Host, environment: Environment, cancelle
         // It sent nothing, or is gone.
         Ok(Err(_)) | Err(_) => return,
     }
+    let relayed = is_relayed(&stream);
     let service = service_fn(move |request| {
         let (host, environment) = (host.clone(), environment.clone());
-        async move { Ok::<_, Infallible>(answer(request, host, environment).await) }
+        async move { Ok::<_, Infallible>(answer(request, host, environment, relayed).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -114,9 +116,9 @@ async fn talk(mut stream: Stream, host: Host, environment: Environment, cancelle
     }
 }
 
-async fn answer(request: hyper::Request<Incoming>, host: Host, environment: Environment) -> Response {
+async fn answer(request: hyper::Request<Incoming>, host: Host, environment: Environment, relayed: bool) -> Response {
     let result = match router::find(request.method(), request.uri().path()) {
-        Ok(found) => handle(found, request, host, environment).await,
+        Ok(found) => handle(found, request, host, environment, relayed).await,
         Err(failure) => Err(failure),
     };
     dress(result.unwrap_or_else(crate::error::Failure::into_response))
@@ -136,6 +138,7 @@ async fn handle(
     mut request: hyper::Request<Incoming>,
     host: Host,
     environment: Environment,
+    relayed: bool,
 ) -> Result<Response> {
     let headers = request.headers();
     let upgrades = headers.contains_key(UPGRADE)
@@ -149,6 +152,7 @@ async fn handle(
     handler(Request {
         engine: host.engine,
         seat: host.seat,
+        relayed,
         environment: Environment { version: found.version, ..environment },
         headers: parts.headers,
         upgrade,

@@ -44,6 +44,12 @@ pub struct Seat {
     _place: Arc<OwnedSemaphorePermit>,
 }
 
+/// The places of a stream that a job takes over.
+pub struct Places {
+    _seat: Seat,
+    _more: Option<OwnedSemaphorePermit>,
+}
+
 impl Crowd {
     /// One for each of so many doors.
     pub fn of(doors: usize) -> Vec<Arc<Self>> {
@@ -102,12 +108,18 @@ impl Crowd {
 }
 
 impl Seat {
-    /// This place and those that a relayed stream needs besides.
-    pub fn for_relay(&self) -> std::io::Result<(Self, OwnedSemaphorePermit)> {
+    /// This place and those that a stream needs besides where it has to be relayed.
+    pub fn for_stream(&self, relayed: bool) -> Result<Places> {
+        if !relayed {
+            return Ok(Places { _seat: self.clone(), _more: None });
+        }
         let take = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_many_owned(RELAY).ok();
         let more = take(&self.crowd.shared).or_else(|| take(&self.crowd.own));
-        let more = more.ok_or_else(|| std::io::Error::other("too many are here: try again later"))?;
-        Ok((self.clone(), more))
+        let full = || {
+            let why = "too many streams and connections are at this door to relay one more: try again later";
+            Failure::new(ErrorKind::Unavailable, why)
+        };
+        Ok(Places { _seat: self.clone(), _more: Some(more.ok_or_else(full)?) })
     }
 
     /// Leave to read or write an archive, for as long as the value lives.
@@ -163,6 +175,24 @@ mod tests {
         assert_eq!(come_and_go(MANY), 1);
         assert_eq!(come_and_go(MANY - 1), 0, "the crowd before is forgotten");
         assert_eq!(come_and_go(10 * MANY), 1);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_places_for_a_relay_is_refused_before_anything_is_taken_over() {
+        let crowds = Crowd::with(1, 64);
+        let seat = crowds[0].seat().await.unwrap();
+        let mut relayed = Vec::new();
+        let refused = loop {
+            match seat.for_stream(true) {
+                Ok(places) => relayed.push(places),
+                Err(refused) => break refused.into_response(),
+            }
+        };
+        assert_eq!((refused.status().as_u16(), relayed.len()), (503, 63 / RELAY as usize));
+        // What is given away as it is takes nothing more.
+        drop(seat.for_stream(false).unwrap());
+        relayed.pop();
+        drop(seat.for_stream(true).unwrap());
     }
 
     #[tokio::test]

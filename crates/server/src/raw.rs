@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_engine::Environment;
-use gantry_engine::stream::Connection;
 use gantry_transport::Stream;
 use http_body_util::BodyExt;
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -17,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::{HEAD_TIMEOUT, Host, dress};
 use crate::error::{Failure, Result};
-use crate::relay::into_descriptor;
+use crate::relay::is_relayed;
 use crate::request::{Payload, Request};
 use crate::respond::{Response, Takeover};
 use crate::router;
@@ -55,9 +54,8 @@ pub async fn answer(mut stream: Stream, host: &Host, environment: &Environment) 
     let streams = response.status() == StatusCode::OK && response.headers().contains_key(hyper::header::CONTENT_TYPE);
     stream.write_all(&head_of(&response)).await?;
     if streams {
-        let connection = Connection { stream: into_descriptor(stream, &host.seat)?, early };
         // A job that is gone closes the connection by dropping it.
-        let _ = take.send(connection);
+        let _ = take.send((stream, early));
         return Ok(());
     }
     let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -72,7 +70,7 @@ async fn read_request(
     stream: &mut Stream,
     host: &Host,
     environment: &Environment,
-    taken: oneshot::Receiver<Connection>,
+    taken: oneshot::Receiver<(Stream, Vec<u8>)>,
 ) -> std::io::Result<Result<Parsed>> {
     let mut bytes = Vec::new();
     let (head, method, target, headers) = loop {
@@ -96,6 +94,7 @@ async fn read_request(
             return Ok(Err(Failure::invalid("the request's body is cut off or too long")));
         }
     }
+    let relayed = is_relayed(stream);
     let early = bytes.split_off(end);
     let body = Bytes::from(bytes.split_off(head));
     let (path, query) = target.split_once('?').map_or((target.as_str(), None), |(path, query)| (path, Some(query)));
@@ -106,6 +105,7 @@ async fn read_request(
         let request = Request {
             engine: Arc::clone(&host.engine),
             seat: host.seat.clone(),
+            relayed,
             environment,
             headers,
             upgrade: Some(Takeover::Raw(taken)),

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gantry_transport::{Standing, Stream};
@@ -10,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tracing::debug;
 
-use crate::crowd::Seat;
+use crate::crowd::Places;
 
 /// What is relayed at once.
 const PIECE: usize = 32 << 10;
@@ -19,13 +20,17 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// A client that takes nothing of what waits for it for so long is given up; people stop their terminals over lunch.
 const STALLED: Duration = Duration::from_secs(3600);
 
-/// The socket itself, for a job to give away. Who is relayed keeps the seat, and takes some more.
-pub fn into_descriptor(stream: Stream, seat: &Seat) -> io::Result<OwnedFd> {
+/// Whether a stream's bytes have to be carried, since no descriptor has them as they are.
+pub const fn is_relayed(stream: &Stream) -> bool {
+    matches!(stream, Stream::Tls(_) | Stream::Ssh(_))
+}
+
+/// The socket itself, for a job to give away. Who is relayed keeps the places that were taken for that.
+pub fn into_descriptor(stream: Stream, places: Places) -> io::Result<OwnedFd> {
     match stream {
         Stream::Unix(stream) => stream.into_std().map(Into::into),
         Stream::Tcp(stream) => stream.into_std().map(Into::into),
         stream @ (Stream::Tls(_) | Stream::Ssh(_)) => {
-            let seats = seat.for_relay()?;
             let (near, far) = UnixStream::pair()?;
             tokio::spawn(async move {
                 let standing = stream.standing();
@@ -36,7 +41,7 @@ pub fn into_descriptor(stream: Stream, seat: &Seat) -> io::Result<OwnedFd> {
                 if let Err(error) = ended {
                     debug!("an encrypted stream ended: {error}");
                 }
-                drop(seats);
+                drop(places);
             });
             far.into_std().map(Into::into)
         }
@@ -44,18 +49,20 @@ pub fn into_descriptor(stream: Stream, seat: &Seat) -> io::Result<OwnedFd> {
 }
 
 /// Carries bytes both ways, and each end's end of output to the other. It ends when the job's end is closed, when both
-/// have said all, or when the client's connection is broken.
+/// have said all, when the client's connection is broken, or when the client is gone and the job takes nothing of what it
+/// left for so long as `patience`.
 async fn relay(client: Stream, job: UnixStream, patience: Duration) -> io::Result<()> {
     let (job_end, client_end) = (End::watch(job.as_fd())?, End::watch(client.as_fd())?);
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_job, mut to_job) = job.into_split();
+    let (taken, ignored) = (AtomicU64::new(0), AtomicU64::new(0));
     let input = async {
         // A job takes its input when its program does, however long that is.
-        match carry(&mut from_client, &mut to_job, Duration::MAX).await {
+        match carry(&mut from_client, &mut to_job, Duration::MAX, &taken).await {
             // A job that is gone already finds out by itself.
             Ok(()) => drop(to_job.shutdown().await),
             // Bytes that nobody reads would reset the connection, and lose what is on its way to the client.
-            Err(Broken::Target(_)) => carry(&mut from_client, &mut tokio::io::sink(), Duration::MAX).await?,
+            Err(Broken::Target(_)) => carry(&mut from_client, &mut tokio::io::sink(), Duration::MAX, &ignored).await?,
             // A client that broke off has no more use for output.
             Err(Broken::Source(error)) => return Err(error),
         }
@@ -65,7 +72,7 @@ async fn relay(client: Stream, job: UnixStream, patience: Duration) -> io::Resul
     let mut said_all = false;
     {
         let output = async {
-            match carry(&mut from_job, &mut to_client, patience).await {
+            match carry(&mut from_job, &mut to_client, patience, &ignored).await {
                 // A job that left input unread ends with a reset, after its last byte.
                 Ok(()) | Err(Broken::Source(_)) => to_client.shutdown().await,
                 Err(Broken::Target(error)) => Err(error),
@@ -82,17 +89,27 @@ async fn relay(client: Stream, job: UnixStream, patience: Duration) -> io::Resul
                     ended?;
                     break;
                 }
-                // Whoever waits for the job to take its input would not notice.
-                () = client_end.closed(), if !said_all => return Err(io::ErrorKind::ConnectionReset.into()),
+                // Whoever waits for the job, to take its input or to say something, would not notice.
+                () = client_end.closed() => return Err(io::ErrorKind::ConnectionReset.into()),
             }
         }
     }
     if said_all {
         return Ok(());
     }
+    // A client that has heard all and said all looks as one that is gone does: what it said is the job's all the same.
+    let left = async {
+        client_end.closed().await;
+        stalled(&taken, patience).await;
+    };
     tokio::select! {
         ended = &mut input => return ended,
         () = job_end.closed() => {}
+        () = client_end.broken() => return Err(io::ErrorKind::ConnectionReset.into()),
+        () = left => {
+            let reason = format!("the client is gone, and the job took nothing of what it left for {patience:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
     }
     // The client has it all, and a moment to go.
     tokio::time::timeout(FAREWELL, input).await.unwrap_or(Ok(()))
@@ -116,6 +133,7 @@ async fn carry(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     patience: Duration,
+    carried: &AtomicU64,
 ) -> Result<(), Broken> {
     let mut piece = vec![0; PIECE];
     loop {
@@ -130,6 +148,7 @@ async fn carry(
                 return Err(Broken::Target(io::ErrorKind::WriteZero.into()));
             }
             rest = &rest[taken..];
+            carried.fetch_add(taken as u64, Ordering::Relaxed);
         }
         patient(patience, to.flush()).await.map_err(Broken::Target)?;
     }
@@ -138,6 +157,17 @@ async fn carry(
 async fn patient<T>(patience: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let stalled = |_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("the client took nothing for {patience:?}")));
     tokio::time::timeout(patience, step).await.unwrap_or_else(stalled)
+}
+
+/// Resolves when nothing was carried for so long.
+async fn stalled(carried: &AtomicU64, patience: Duration) {
+    loop {
+        let before = carried.load(Ordering::Relaxed);
+        tokio::time::sleep(patience).await;
+        if carried.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
 }
 
 /// An end of a connection, watched on a descriptor of its own, so that waiting here takes nobody's word that it can be
@@ -158,6 +188,12 @@ impl End {
             // It can be written to, and stays so: forget that, to be woken when it changes.
             let _ = self.0.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         }
+    }
+
+    /// Resolves when the connection has failed, not when both ends have said all.
+    async fn broken(&self) {
+        // It is told as an error or, where even that fails, as nothing more to wait for.
+        let _ = self.0.ready(Interest::ERROR).await;
     }
 }
 
@@ -215,5 +251,65 @@ mod tests {
         let mut rest = Vec::new();
         job.read_to_end(&mut rest).await.unwrap();
         assert!(!rest.is_empty());
+    }
+
+    /// Sends more than fits into the sockets on the way; how much went in.
+    async fn fill(client: &mut UnixStream) -> usize {
+        let mut sent = 0;
+        let piece = vec![b'x'; 1 << 16];
+        while let Ok(wrote) = tokio::time::timeout(Duration::from_millis(200), client.write(&piece)).await {
+            sent += wrote.unwrap();
+        }
+        sent
+    }
+
+    #[tokio::test]
+    async fn a_client_that_breaks_off_is_noticed_by_a_job_that_has_said_all_and_takes_no_input() {
+        let (relay, mut client, mut job) = relayed(STALLED);
+        job.write_all(b"said").await.unwrap();
+        job.shutdown().await.unwrap();
+        client.readable().await.unwrap();
+        fill(&mut client).await;
+        // It has not read what was said: the connection is reset.
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(5), relay).await.expect("it is noticed").unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_left_is_the_jobs_when_it_comes_to_take_it() {
+        let (relay, mut client, mut job) = relayed(STALLED);
+        job.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let sent = fill(&mut client).await;
+        drop(client);
+        let mut taken = Vec::new();
+        tokio::time::timeout(Duration::from_secs(20), job.read_to_end(&mut taken)).await.expect("no stall").unwrap();
+        assert_eq!(taken.len(), sent);
+        relay.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_client_left_does_not_wait_for_ever() {
+        let (relay, mut client, mut job) = relayed(Duration::from_millis(50));
+        job.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        fill(&mut client).await;
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(20), relay).await.expect("it is given up").unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_after_its_input_is_noticed_while_the_job_says_nothing() {
+        let (relay, mut client, mut job) = relayed(STALLED);
+        client.write_all(b"input").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut taken = Vec::new();
+        job.read_to_end(&mut taken).await.unwrap();
+        assert_eq!(taken, b"input");
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(5), relay).await.expect("it is noticed").unwrap();
+        assert!(ended.is_err(), "{ended:?}");
     }
 }

@@ -32,6 +32,8 @@ pub struct Request {
     pub engine: Arc<Engine>,
     /// Its connection's place at the door.
     pub seat: Seat,
+    /// A job that takes the connection over gets it by a relay.
+    pub relayed: bool,
     /// The environment of its job.
     pub environment: Environment,
     /// Its headers.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gantry_api::stream::{MULTIPLEXED, RAW};
 use gantry_engine::stream::{Connection, Hijack, Opening, Outlet, OutletReader};
 use gantry_engine::{Engine, Environment, Job};
-use gantry_transport::Hijacked;
+use gantry_transport::{Hijacked, Stream};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{StatusCode, header::HeaderName};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::body::Body;
-use crate::crowd::Seat;
+use crate::crowd::Places;
 use crate::error::{Failure, Result};
 use crate::relay::into_descriptor;
 use crate::request::Request;
@@ -132,8 +132,8 @@ pub fn stream_type(request: &Request, opening: Opening) -> &'static str {
 pub enum Takeover {
     /// The client asked for an upgrade: status 101, and hyper hands the connection over.
     Upgrade(OnUpgrade),
-    /// It did not: status 200, and the raw door hands the connection over.
-    Raw(oneshot::Receiver<Connection>),
+    /// It did not: status 200, and the raw door hands the connection over, with what came early.
+    Raw(oneshot::Receiver<(Stream, Vec<u8>)>),
 }
 
 /// Runs a job that takes the connection over.
@@ -145,7 +145,9 @@ pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnc
         Takeover::Upgrade(_) => StatusCode::SWITCHING_PROTOCOLS,
         Takeover::Raw(_) => StatusCode::OK,
     };
-    let (hijack, opened) = Hijack::new(Box::pin(take_over(takeover, request.seat.clone())));
+    // While a refusal can still be told.
+    let places = request.seat.for_stream(request.relayed)?;
+    let (hijack, opened) = Hijack::new(Box::pin(take_over(takeover, places)));
     let task = spawn(&request.engine, job(hijack), request.environment.clone(), request.seat.clone());
     let Ok(opening) = opened.await else {
         finished(task).await?;
@@ -161,18 +163,19 @@ pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnc
     Ok(response)
 }
 
-async fn take_over(takeover: Takeover, seat: Seat) -> gantry_engine::Result<Connection> {
+async fn take_over(takeover: Takeover, places: Places) -> gantry_engine::Result<Connection> {
     let gone = |reason: String| gantry_engine::Error::system(format!("take over the connection: {reason}"));
-    match takeover {
+    let (stream, early) = match takeover {
         Takeover::Upgrade(upgrade) => {
             let upgraded = upgrade.await.map_err(|e| gone(e.to_string()))?;
             let hijacked = Hijacked::from_upgraded(upgraded).map_err(|_| gone("it is of an unknown kind".into()))?;
             let (stream, early) = hijacked.into_parts();
-            let stream = into_descriptor(stream, &seat).map_err(|e| gone(e.to_string()))?;
-            Ok(Connection { stream, early: early.into() })
+            (stream, early.into())
         }
-        Takeover::Raw(connection) => connection.await.map_err(|_| gone("the client has gone away".into())),
-    }
+        Takeover::Raw(connection) => connection.await.map_err(|_| gone("the client has gone away".into()))?,
+    };
+    let stream = into_descriptor(stream, places).map_err(|e| gone(e.to_string()))?;
+    Ok(Connection { stream, early })
 }
 
 /// Sets a header whose value was computed.

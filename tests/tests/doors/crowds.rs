@@ -1,11 +1,14 @@
 //! Crowds: whoever fills one door, or holds its streams, keeps nobody from another, and costs a bounded amount.
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gantry_tests::{IMAGE, Options, World, eventually, http};
+use gantry_tests::{IMAGE, Options, World, eventually, http, paths};
 use serde_json::json;
+
+use super::{certificates, clients, free_port, run};
 
 /// A daemon that may have few descriptors, with a second door.
 fn small(files: &tempfile::TempDir) -> (World, std::path::PathBuf) {
@@ -70,6 +73,72 @@ fn streams_that_were_taken_over_are_counted_and_cost_little() {
     late.read_exact(&mut [0]).expect_err("there is no place for it");
     drop((crowd, late));
     drop(held);
+    eventually("they are gone", || world.daemon.get("/_ping").is_ok_and(|answer| answer.status == 200));
+    world.gantry().ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn who_finds_no_place_for_an_encrypted_stream_is_told_so() {
+    let files = tempfile::tempdir().expect("a directory");
+    certificates(files.path(), &["--host", "127.0.0.1"]);
+    let at = |name: &str| files.path().join(name).display().to_string();
+    let port = free_port();
+    let options = Options {
+        flags: vec![
+            "-H".to_owned(),
+            format!("tcp://127.0.0.1:{port}"),
+            "--tlsverify".to_owned(),
+            format!("--tlscacert={}", at("ca.pem")),
+            format!("--tlscert={}", at("server-cert.pem")),
+            format!("--tlskey={}", at("server-key.pem")),
+        ],
+        before: ["/bin/sh", "-c", r#"ulimit -n 256; exec "$@""#, "limited"].map(str::to_owned).to_vec(),
+        ..Options::default()
+    };
+    let world = World::start(options).unwrap_or_else(|error| panic!("{error:?}"));
+    let name = world.name("quiet");
+    world.gantry().ok(&["run", "-d", "--name", &name, IMAGE, "sleep", "600"]);
+    let mut watch = http::connect(&world.daemon.socket()).expect("a connection");
+    let mut answers = BufReader::new(watch.try_clone().expect("its other half"));
+    let mut attached = || {
+        http::send(&mut watch, "GET", "/jobs", &[("Connection", "keep-alive")], None).expect("a request");
+        let jobs = http::receive(&mut answers, "GET").expect("an answer").json();
+        jobs.as_array().expect("a list").iter().filter(|job| job["Name"] == "attach").count()
+    };
+    assert_eq!(attached(), 0);
+    // Every place that this door has, and those that any door may have: of 192 each of two has 24 of its own.
+    let crowd: Vec<_> = (0..200).map(|_| http::connect(&world.daemon.socket()).expect("a connection")).collect();
+    let mut late = http::connect(&world.daemon.socket()).expect("a connection");
+    late.set_read_timeout(Some(Duration::from_secs(1))).expect("a deadline");
+    http::send(&mut late, "GET", "/_ping", &[], None).expect("a request");
+    late.read_exact(&mut [0]).expect_err("there is no place for it");
+    // Each has four of them.
+    let mut streams = Vec::new();
+    for count in 1..=5 {
+        let mut curl = Command::new(paths::need("curl").expect("curl"));
+        curl.args(["-sSN", "-X", "POST", "-H", "Connection: Upgrade", "-H", "Upgrade: tcp"]);
+        curl.args(["--cacert", &at("ca.pem"), "--cert", &at("cert.pem"), "--key", &at("key.pem")]);
+        curl.arg(format!("https://127.0.0.1:{port}/containers/{name}/attach?stream=1&stdout=1"));
+        let curl = curl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        streams.push(curl.spawn().expect("start curl"));
+        eventually("it is attached", || attached() == count);
+    }
+    let environment = [
+        ("DOCKER_HOST", format!("tcp://127.0.0.1:{port}")),
+        ("DOCKER_TLS_VERIFY", "1".to_owned()),
+        ("DOCKER_CERT_PATH", files.path().display().to_string()),
+    ];
+    for program in clients() {
+        let home = tempfile::tempdir().expect("a home");
+        let refused = run(&program, home.path(), &environment, &["attach", "--no-stdin", &name]);
+        // Docker's own client tells the status alone.
+        let said = ["too many streams and connections are at this door", "received 503"];
+        assert!(refused.code == 1 && said.iter().any(|said| refused.stderr.contains(said)), "{refused}");
+    }
+    for stream in &mut streams {
+        stream.kill().and_then(|()| stream.wait().map(drop)).expect("end curl");
+    }
+    drop((crowd, late));
     eventually("they are gone", || world.daemon.get("/_ping").is_ok_and(|answer| answer.status == 200));
     world.gantry().ok(&["rm", "-f", &name]);
 }

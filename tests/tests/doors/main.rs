@@ -5,6 +5,8 @@ mod audit;
 mod authority;
 mod contexts;
 mod crowds;
+mod followed;
+mod hidden;
 mod museum;
 mod policies;
 mod refusals;

@@ -80,6 +80,9 @@ fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>, judged: bool
         _ => error,
     })?;
     (record.caller, record.exact_binds) = (caller, judged);
+    if judged {
+        mounts::refuse_links(&wanted)?;
+    }
     let links = networks::links::wanted(engine, &record.host_config).map_err(|error| match error.kind {
         ErrorKind::NotFound => Error::invalid(error.message),
         _ => error,

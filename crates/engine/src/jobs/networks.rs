@@ -190,6 +190,7 @@ impl Job for NetworkConnect {
     fn identify(&mut self, known: &Known<'_>) {
         known.network(&mut self.network);
         known.container(&mut self.container);
+        known.links(self.settings.links.as_mut());
     }
 
     fn arguments(&self) -> String {

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::names;
 use crate::spec::mounts::Wanted;
 
+/// The kernel's answer to a link where none may be.
+const LOOP: i32 = rustix::io::Errno::LOOP.raw_os_error();
+
 /// What was made so far, to be taken back.
 #[derive(Default)]
 struct Made {
@@ -86,7 +89,7 @@ fn mount_point(
 ) -> Result<MountPoint> {
     let mut point = wanted.point;
     if point.kind == "bind" && wanted.make_source && fs::symlink_metadata(&point.source).is_err() {
-        fs::create_dir_all(&point.source)?;
+        make_source(&point.source, record.exact_binds)?;
         made.directories.push(point.source.clone().into());
     }
     if point.kind == "volume" && point.source.is_empty() {
@@ -114,6 +117,20 @@ fn mount_point(
     Ok(point)
 }
 
+/// Makes a bind's source; where a policy judged it, no link leads that elsewhere.
+fn make_source(source: &str, exact: bool) -> Result<()> {
+    if !exact {
+        return Ok(fs::create_dir_all(source)?);
+    }
+    fs::create_dir_all_exact(source).map_err(|error| match error.errno() {
+        LOOP => Error::invalid(format!(
+            "make bind source {source}: there is a link on the way, and links are not followed where a policy judges: \
+             name the directory itself"
+        )),
+        _ => error.into(),
+    })
+}
+
 /// Takes back what a failed create made.
 fn undo(engine: &Engine, record: &Record, made: Made) {
     let mut failures: Vec<String> = Vec::new();
@@ -124,7 +141,8 @@ fn undo(engine: &Engine, record: &Record, made: Made) {
         note(engine.volumes.remove(name));
     }
     for directory in made.directories {
-        note(fs::remove_dir(directory).map_err(Into::into));
+        let removed = if record.exact_binds { fs::remove_dir_exact(directory) } else { fs::remove_dir(directory) };
+        note(removed.map_err(Into::into));
     }
     engine.sweep_soon();
     for failure in failures {

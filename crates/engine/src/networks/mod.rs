@@ -223,11 +223,26 @@ impl Networks {
     /// # Errors
     /// When there is none, or several begin so.
     pub fn find(&self, engine: &Engine, term: &str) -> Result<Found> {
+        self.find_among(engine, term, |_| true)
+    }
+
+    /// The same among the predefined ones and those whose labels say that they are `there`: the others neither answer nor
+    /// make a beginning ambiguous.
+    ///
+    /// # Errors
+    /// As [`Networks::find`].
+    pub fn find_among(
+        &self,
+        engine: &Engine,
+        term: &str,
+        there: impl Fn(&BTreeMap<String, String>) -> bool,
+    ) -> Result<Found> {
         let known = self.known();
         let own = engine.drivers.bridge.is_some();
         let predefined = ["bridge", "host", "none"].into_iter().filter(|name| *name != "bridge" || own);
         let predefined = predefined.map(|name| Found { name: name.to_owned(), id: self.derived_id(name), user: None });
-        let user = known.values().map(|network| Found {
+        let shown = known.values().filter(|network| there(&network.document.labels));
+        let user = shown.map(|network| Found {
             name: network.document.name.clone(),
             id: network.document.definition.id.clone(),
             user: Some(Arc::clone(network)),

@@ -1,6 +1,6 @@
 //! How much power a container may have: what is asked for when it is made, and what it has when it is used.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gantry_api::container::CreateRequest;
 use gantry_api::hostconfig::{HostConfig, Mount};
@@ -13,7 +13,7 @@ use crate::jobs::usual_cgroup_namespace;
 use crate::spec::security;
 
 /// How often a namespace may be handed on from container to container: no more than anybody needs, and not for ever.
-const DEPTH: usize = 8;
+pub(super) const DEPTH: usize = 8;
 
 type Verdict = std::result::Result<(), Refusal>;
 
@@ -80,7 +80,7 @@ impl Rules {
     }
 
     /// A namespace; another container's is what that one has, whose it may be.
-    fn mode(&self, engine: &Engine, what: &str, mode: &str, depth: usize) -> Verdict {
+    pub(super) fn mode(&self, engine: &Engine, what: &str, mode: &str, depth: usize) -> Verdict {
         // A network's id is as good as its name.
         let network = (what == "network").then(|| engine.networks.find(engine, mode).ok()).flatten();
         if network.as_ref().map_or(mode, |network| &network.name) == "host" && !self.host_namespaces {
@@ -142,18 +142,15 @@ impl Rules {
     }
 
     fn bind(&self, source: &Path) -> Verdict {
+        // Always as it was asked for: where its links lead is not told.
         let refused = || Refusal::new(format!("a mount of {}, which is not on the list", source.display()));
-        let source = plain(source).ok_or_else(refused)?;
-        let listed = |path: &Path| {
-            self.binds.iter().any(|bind| {
-                let below = bind.as_os_str().as_encoded_bytes().ends_with(b"/");
-                let bind: PathBuf = bind.components().collect();
-                path == bind || below && path.starts_with(&bind)
-            })
-        };
+        // Nothing is looked at that is not on the list.
+        let path = plain(source).filter(|path| self.lists(path)).ok_or_else(refused)?;
         // Where its links lead must be allowed as well; what is not there will be a directory.
-        let real = gantry_linux::fs::canonicalize(&source).unwrap_or_else(|_| source.clone());
-        if listed(&source) && (real == source || listed(&real)) { Ok(()) } else { Err(refused()) }
+        match gantry_linux::fs::follow(&path) {
+            Ok(real) if self.lists(&real) => Ok(()),
+            _ => Err(refused()),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 
 pub use known::Known;
 pub use rules::Rules;
+pub(crate) use rules::follows_paths;
 
 /// What a job is about, for a policy to judge.
 pub enum Subject<'a> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::create::DEPTH;
 use super::{Deed, Refusal, Subject};
 use crate::Engine;
 use crate::container::{Container, Record};
@@ -72,6 +73,15 @@ impl Rules {
 
     pub(super) const fn has_selector(&self) -> bool {
         !self.labels.is_empty()
+    }
+
+    /// Whether a path without `.`, `..` and doubled slashes may be mounted, wherever it leads.
+    pub(super) fn lists(&self, path: &Path) -> bool {
+        self.binds.iter().any(|bind| {
+            let below = bind.as_os_str().as_encoded_bytes().ends_with(b"/");
+            let bind: PathBuf = bind.components().collect();
+            path == bind || below && path.starts_with(&bind)
+        })
     }
 
     pub(super) fn judge(&self, engine: &Engine, deed: &Deed<'_>) -> std::result::Result<(), Refusal> {
@@ -154,11 +164,8 @@ impl Rules {
         if !self.has_selector() || crate::networks::is_predefined(name) {
             return Ok(());
         }
-        let network = engine.networks.get(engine, name).map_err(Refusal::Hidden)?;
-        if crate::networks::is_predefined(&network.name) || self.selects(&network.labels) {
-            return Ok(());
-        }
-        Err(Refusal::Hidden(Error::not_found(format!("network {name} not found"))))
+        let found = engine.networks.find_among(engine, name, |labels| self.selects(labels));
+        found.map(drop).map_err(Refusal::Hidden)
     }
 
     pub(super) fn labelled(&self, labels: BTreeMap<String, String>) -> std::result::Result<(), Refusal> {
@@ -181,8 +188,18 @@ impl Rules {
         if reads || ENDS.contains(&deed.job) {
             return Ok(());
         }
+        // Names that may be another's by now.
+        for name in record.networks.keys() {
+            self.mode(engine, "network", name, DEPTH)?;
+            self.network(engine, name)?;
+        }
         self.power(engine, &record.host_config, Some(record))
     }
+}
+
+/// Whether a job is judged by where paths of the host lead, which may mean to wait for a disk or a peer.
+pub fn follows_paths(job: &str, reads: bool) -> bool {
+    !reads || COPIES.contains(&job)
 }
 
 fn is_job(name: &str) -> bool {

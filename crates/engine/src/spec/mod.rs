@@ -247,8 +247,13 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
     let cgroup = MountFlags { read_only: read_only.read_only && !security.writable_cgroups, ..read_only };
     let device = MountFlags { nodev: false, ..no_exec };
     let mut own = mounts::mounts(&record.mounts, host_config)?;
-    for mount in own.iter_mut().filter(|mount| matches!(mount.kind, MountKind::Bind { .. })) {
-        mount.exact = record.exact_binds;
+    if record.exact_binds {
+        // Where volumes lie is the daemon's own affair, links on the way to its data root included.
+        let named = record.mounts.iter().filter(|point| point.kind == "bind");
+        let named: Vec<&Path> = named.map(|point| Path::new(&point.destination)).collect();
+        for mount in own.iter_mut().filter(|mount| named.contains(&mount.destination.as_path())) {
+            mount.exact = true;
+        }
     }
     let taken = |destination: &str| own.iter().any(|mount| mount.destination == Path::new(destination));
     let mut all = vec![

@@ -65,6 +65,22 @@ pub fn wanted(config: &Config, host_config: &HostConfig, store: &Store) -> Resul
     Ok(by_destination.into_values().collect())
 }
 
+/// Refuses binds with a link on the way: where a policy judges, none is followed at any start.
+///
+/// # Errors
+/// The first such bind.
+pub fn refuse_links(wanted: &[Wanted]) -> Result<()> {
+    for source in wanted.iter().filter(|wanted| wanted.point.kind == "bind").map(|wanted| &wanted.point.source) {
+        if fs::follow(source).is_ok_and(|real| real != Path::new(source)) {
+            return Err(Error::invalid(format!(
+                "bind source {source}: there is a link on the way, and links are not followed where a policy judges: \
+                 mount the directory itself, not what another container has (--volumes-from)"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn volume(name: String, destination: String, rw: bool) -> Wanted {
     let point = MountPoint {
         kind: "volume".into(),
