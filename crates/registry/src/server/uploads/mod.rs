@@ -40,6 +40,8 @@ const LARGE_BATCHES: usize = 16;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of one read when a hash is made again.
 const REREAD: usize = 1 << 20;
+/// How long who asks for an upload's size waits for whoever writes to it.
+const ENDING: Duration = Duration::from_millis(200);
 const ABOUT: &str = "about.json";
 const DATA: &str = "data";
 /// What the folder of one that has ended is called by until it is removed: no upload has such a name.
@@ -244,6 +246,8 @@ impl Session {
     /// # Errors
     /// `BLOB_UPLOAD_UNKNOWN` when it has ended.
     pub async fn size(&self) -> Result<u64> {
+        // Who lost his connection may ask before its end was seen here, and what it brought is written.
+        let _ended = tokio::time::timeout(ENDING, self.progress.lock()).await;
         let path = self.folder.join(DATA);
         match blocking(move || fs::metadata(path)).await {
             Ok(metadata) => Ok(metadata.len()),
