@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
@@ -377,42 +377,15 @@ fn etag(bytes: &[u8]) -> String {
     format!("\"{}\"", &hex(bytes)[..32])
 }
 
-/// Year, month, day of a day since 1970, by the Gregorian calendar.
-fn date(days: u64) -> (u64, u64, u64) {
-    let (mut year, mut left) = (1970, days);
-    let leap = |year: u64| u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)));
-    while left >= 365 + leap(year) {
-        left -= 365 + leap(year);
-        year += 1;
-    }
-    let mut month = 0;
-    for length in [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    (year, month, left + 1)
-}
-
-fn parts(time: SystemTime) -> (u64, u64, u64, String) {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (year, month, day) = date(seconds / 86400);
-    let clock = seconds % 86400;
-    (year, month, day, format!("{:02}:{:02}:{:02}", clock / 3600, clock / 60 % 60, clock % 60))
+fn formatted(time: SystemTime, format: &str) -> String {
+    // Of a clock beyond the years that there are it does not matter what is said.
+    jiff::Timestamp::try_from(time).unwrap_or_default().strftime(format).to_string()
 }
 
 fn http_date(time: SystemTime) -> String {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    let (year, month, day, clock) = parts(time);
-    let days = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86400;
-    let name = |names: &[&'static str], at: u64| names[usize::try_from(at).unwrap_or(0) % names.len()];
-    format!("{}, {day:02} {} {year} {clock} GMT", name(&DAYS, days), name(&MONTHS, month))
+    formatted(time, "%a, %d %b %Y %H:%M:%S GMT")
 }
 
 fn iso_date(time: SystemTime) -> String {
-    let (year, month, day, clock) = parts(time);
-    format!("{year}-{:02}-{day:02}T{clock}.000Z", month + 1)
+    formatted(time, "%Y-%m-%dT%H:%M:%S.000Z")
 }

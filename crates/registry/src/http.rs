@@ -9,8 +9,9 @@ use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, RANGE,
     RETRY_AFTER,
 };
-use reqwest::{Body, Client, Method, RequestBuilder, Response, Url};
+use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode, Url};
 
+use crate::byte_range::first_byte;
 use crate::certificates::Certificates;
 use crate::dns::Resolver;
 use crate::options::is_loopback;
@@ -231,6 +232,18 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     // A date that has passed asks for no pause.
     Some(Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default())
+}
+
+/// Whether an answer is the part of something that begins at byte `from`; false where it is no part, but all of it.
+pub fn is_part(answer: &Response, from: u64) -> Result<bool> {
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(false);
+    }
+    if first_byte(answer.headers()) == Some(from) {
+        return Ok(true);
+    }
+    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    Err(Error::invalid("answer of the registry", format!("byte {from} was asked for, and it sent range {range:.80?}")))
 }
 
 /// A body of at most `limit` bytes.

@@ -6,15 +6,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::{ETAG, HeaderValue};
+use reqwest::{Method, Response};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
-use crate::byte_range::first_byte;
-use crate::http::{network, shown};
+use crate::http::{is_part, network, shown};
 use crate::parts::{Part, Piece};
 use crate::progress::LayerReport;
 use crate::pull::joined;
@@ -228,7 +227,7 @@ impl Filling {
     /// is taken for all that is missing.
     async fn before(&self, answer: &Response, range: &mut Range<u64>) -> Result<u64> {
         let is_all = range.start == 0 && range.end == self.descriptor.size;
-        if is_continued(answer, range.start)? {
+        if is_part(answer, range.start)? {
             if !self.gives_ranges.swap(true, Ordering::AcqRel) {
                 self.proven.notify_one();
             }
@@ -275,18 +274,6 @@ fn split(gaps: Vec<Range<u64>>, large: u64) -> Vec<Range<u64>> {
         starts.map(move |start| start..(start + length).min(gap.end))
     };
     gaps.into_iter().flat_map(cut).collect()
-}
-
-/// Whether the answer goes on at byte `from`, rather than beginning anew.
-fn is_continued(answer: &Response, from: u64) -> Result<bool> {
-    if answer.status() != StatusCode::PARTIAL_CONTENT {
-        return Ok(false);
-    }
-    if first_byte(answer.headers()) == Some(from) {
-        return Ok(true);
-    }
-    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    Err(Error::invalid("answer of the registry", format!("byte {from} was asked for, and it sent range {range:.80?}")))
 }
 
 #[cfg(test)]

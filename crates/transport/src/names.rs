@@ -58,11 +58,9 @@ fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
 #[must_use]
 pub fn account(file: &Path, wanted: &str) -> Option<(String, u32)> {
     let text = files::read(file).ok()?;
-    let all = || String::from_utf8_lossy(&text).lines().filter_map(account_of).collect::<Vec<_>>();
-    let number = wanted.parse().ok();
-    let all = all();
-    let found = all.iter().find(|(name, _)| name == wanted);
-    found.or_else(|| all.iter().find(|(_, id)| Some(*id) == number)).cloned()
+    let all: Vec<_> = String::from_utf8_lossy(&text).lines().filter_map(account_of).collect();
+    let named = all.iter().find(|(name, _)| name == wanted);
+    named.or_else(|| all.iter().find(|(_, id)| wanted.parse() == Ok(*id))).cloned()
 }
 
 fn account_of(line: &str) -> Option<(String, u32)> {

@@ -1,27 +1,18 @@
 //! `load`: takes the images of an archive in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_api::platform::Platform;
 use gantry_api::progress::Progress as Message;
 use gantry_graph::{Loaded, Progress};
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use crate::engine::{Engine, blocking};
 use crate::error::{Error, Result};
 use crate::job::{Class, Context, Job};
 use crate::policy::Subject;
 use crate::stream::{Inlet, Opening, Outlet, json_line};
-
-/// Archives that are loaded at once. Each has a thread of those that may block, and may wait there for a layer that a pull unpacks, which
-/// needs two such threads: fewer than there are (tokio: 512). It is three times what one door lets in, so that who fills one door with
-/// loads that drip does not keep the others' waiting.
-const LOADS: usize = 192;
-static LOADING: Semaphore = Semaphore::const_new(LOADS);
-/// How long one more waits for its place.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Loads an archive of images.
 pub struct Load {
@@ -47,11 +38,6 @@ impl Job for Load {
 
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;
-        let _place = tokio::select! {
-            place = place(&LOADING, PATIENCE) => place?,
-            () = self.outlet.closed() => return Err(left()),
-            () = context.cancelled.cancelled() => return Err(Error::unavailable("the load was cancelled")),
-        };
         self.outlet.open(Opening::default());
         let mut body = self.body;
         body.cancel_with(context.cancelled.clone());
@@ -108,19 +94,6 @@ impl Job for Load {
     }
 }
 
-/// One of the places that there are, as soon as one is free.
-async fn place(places: &Semaphore, patience: Duration) -> Result<SemaphorePermit<'_>> {
-    let busy = || {
-        let seconds = patience.as_secs();
-        Error::unavailable(format!("too many archives are loaded, and none ended in {seconds} s: try again later"))
-    };
-    tokio::time::timeout(patience, places.acquire()).await.ok().and_then(std::result::Result::ok).ok_or_else(busy)
-}
-
-fn left() -> Error {
-    Error::unavailable("the client has left before its load began")
-}
-
 /// A client that does not listen misses progress and nothing else.
 fn say(sender: &mpsc::Sender<Bytes>, message: &Message) {
     if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(json_line(message)) {
@@ -156,19 +129,4 @@ async fn tell(engine: &Engine, loaded: &Loaded, outlet: &mut Outlet) {
     }
     let attributes = BTreeMap::from([("name".to_owned(), id.to_string())]);
     engine.events.publish("image", "load", id.as_str(), attributes);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_load_that_finds_no_place_is_told_so_and_does_not_wait_for_ever() {
-        let places = Semaphore::new(1);
-        let first = place(&places, PATIENCE).await.unwrap();
-        let error = place(&places, Duration::from_millis(1)).await.unwrap_err();
-        assert!(error.to_string().contains("too many archives are loaded"), "{error}");
-        drop(first);
-        drop(place(&places, PATIENCE).await.unwrap());
-    }
 }

@@ -11,15 +11,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use gantry_api::reference::Digest;
 use hyper::body::{Body, Frame, SizeHint};
-use reqwest::header::CONTENT_RANGE;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, Response};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::gzip::Gzip;
 use super::source::ImageSource;
-use crate::byte_range::first_byte;
-use crate::http::network;
+use crate::http::{is_part, network};
 use crate::manifest::finish;
 use crate::progress::LayerReport;
 use crate::session::Session;
@@ -109,7 +107,7 @@ impl Data {
             Self::Elsewhere(session, descriptor) => {
                 let path = format!("blobs/{}", descriptor.digest);
                 let answer = session.send(Method::GET, &path, from).await?;
-                let skip = if begins_at(&answer, from)? { 0 } else { from };
+                let skip = if is_part(&answer, from)? { 0 } else { from };
                 tokio::spawn(forward(answer, skip, from, descriptor.size, out));
             }
             Self::Archive { source, index, diff_id } => {
@@ -149,18 +147,6 @@ fn read(file: &File, from: u64, out: &Out) {
             Err(error) => return out.trace.fail(Error::Store(error.into())),
         }
     }
-}
-
-/// Whether an answer begins at byte `from`, rather than with the first.
-fn begins_at(answer: &Response, from: u64) -> Result<bool> {
-    if answer.status() != StatusCode::PARTIAL_CONTENT {
-        return Ok(from == 0);
-    }
-    if first_byte(answer.headers()) == Some(from) {
-        return Ok(true);
-    }
-    let range = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    Err(Error::invalid("answer of the registry", format!("byte {from} was asked for, and it sent range {range:.80?}")))
 }
 
 async fn forward(mut answer: Response, mut skip: u64, mut at: u64, size: u64, out: Out) {

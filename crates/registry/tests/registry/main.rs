@@ -4,6 +4,7 @@
 
 mod auth;
 mod cache;
+mod cached;
 mod crash;
 mod damage;
 mod debian;

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::place::{Kind, Place, Trouble};
 use super::shelf::{Room, Shelf};
-use crate::byte_range::first_byte;
+use crate::http::is_part;
 use crate::server::store::{Key, StoreError, blocking};
 use crate::server::{Digest, Failure, Hash, Name};
 
@@ -168,11 +168,11 @@ impl Fetch {
 
     /// Reads an answer to its end.
     async fn read(&self, mut answer: reqwest::Response, coming: &mut Coming<'_>) -> Result<(), Trouble> {
-        let mut skip = match continued(&answer, coming.received) {
-            Some(true) => 0,
+        let mut skip = match is_part(&answer, coming.received) {
+            Ok(true) => 0,
             // An upstream that does not know ranges sends all of it again.
-            Some(false) => coming.received,
-            None => {
+            Ok(false) => coming.received,
+            Err(_) => {
                 return Err(self.place.refused(&format!("it sent another part of {} than was asked for", self.digest)));
             }
         };
@@ -231,14 +231,6 @@ impl Coming<'_> {
         let written = blocking(move || spool.file.write_all_at(&bytes, at)).await;
         written.map_err(|error| gantry_linux::Error::new("write", "a blob from upstream", error).into())
     }
-}
-
-/// Whether the answer goes on at byte `from`; `None` when it is at neither that nor the beginning.
-fn continued(answer: &reqwest::Response, from: u64) -> Option<bool> {
-    if answer.status() != StatusCode::PARTIAL_CONTENT {
-        return Some(from == 0);
-    }
-    (first_byte(answer.headers()) == Some(from)).then_some(true)
 }
 
 /// Waits until upstream has begun to send: the file and its size.
