@@ -11,6 +11,7 @@ mod fuzz;
 mod interrupt;
 mod lint;
 mod museum;
+mod namespaces;
 mod order;
 mod peers;
 mod setup;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use gantry_tests::{cgroups, command, http, paths, until};
 
+use crate::namespaces::Namespaces;
 use crate::setup;
 
 /// A peer that is ready to run containers.
@@ -25,7 +26,7 @@ pub struct Peer {
     pub socket: Option<PathBuf>,
     /// Where its containers' cgroups are, relative to a hierarchy.
     pub cgroup: PathBuf,
-    holder: Child,
+    namespaces: Namespaces,
     daemon: Option<Child>,
     /// Data, state and log.
     root: PathBuf,
@@ -38,10 +39,10 @@ impl Peer {
         let (client, server) = (paths::need("docker")?, paths::need("dockerd")?);
         let root = root.join("docker");
         fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
-        let holder = hold()?;
+        let namespaces = Namespaces::make()?;
         let socket = root.join("sock");
         let log = File::create(root.join("log")).context("create dockerd's log")?;
-        let mut daemon = inside(&holder, &server)?;
+        let mut daemon = namespaces.command(&server)?;
         daemon.arg("--data-root").arg(root.join("data")).arg("--exec-root").arg(root.join("run"));
         daemon.arg("-H").arg(format!("unix://{}", socket.display())).arg("--pidfile").arg(root.join("pid"));
         daemon.args(["--cgroup-parent", "/bench-docker-c", "--exec-opt", "native.cgroupdriver=cgroupfs"]);
@@ -57,7 +58,7 @@ impl Peer {
             client,
             socket: Some(socket.clone()),
             cgroup: "bench-docker-c".into(),
-            holder,
+            namespaces,
             daemon: Some(daemon),
             root,
         };
@@ -82,8 +83,8 @@ impl Peer {
         let program = paths::need("podman")?;
         let root = root.join("podman");
         fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
-        let holder = hold()?;
-        let enter = inside(&holder, &program)?;
+        let namespaces = Namespaces::make()?;
+        let enter = namespaces.command(&program)?;
         let mut client = vec![enter.get_program().to_string_lossy().into_owned()];
         client.extend(enter.get_args().map(|word| word.to_string_lossy().into_owned()));
         let runtime = if paths::program("runc").is_some() { "runc" } else { "crun" };
@@ -102,7 +103,7 @@ impl Peer {
             client,
             socket: None,
             cgroup: "bench-podman-c".into(),
-            holder,
+            namespaces,
             daemon: None,
             root,
         })
@@ -110,7 +111,7 @@ impl Peer {
 
     /// A command that runs in its namespaces.
     pub fn inside(&self, program: &Path) -> Result<Command> {
-        inside(&self.holder, program)
+        self.namespaces.command(program)
     }
 
     /// A command of its client.
@@ -128,8 +129,7 @@ impl Drop for Peer {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
             command::wait(daemon, Duration::from_secs(20)).ok();
         }
-        self.holder.kill().ok();
-        self.holder.wait().ok();
+        self.namespaces.end();
         for mount in gantry_tests::slot::mounts_below(&self.root).iter().rev() {
             rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).ok();
         }
@@ -142,34 +142,6 @@ impl Drop for Peer {
             }
         }
     }
-}
-
-/// A process that keeps new network and mount namespaces alive, with loopback up.
-fn hold() -> Result<Child> {
-    let mut command = Command::new(paths::need("unshare")?);
-    command.args([
-        "--net",
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        "ip link set lo up && exec sleep infinity",
-    ]);
-    let child = command.stdin(Stdio::null()).process_group(0).spawn().context("start unshare")?;
-    let ready = || {
-        let name = fs::read_to_string(format!("/proc/{}/comm", child.id())).ok()?;
-        (name.trim() == "sleep").then_some(())
-    };
-    until(Duration::from_secs(5), ready).context("the namespaces of a peer are not ready")?;
-    Ok(child)
-}
-
-/// A command that runs in the holder's namespaces.
-fn inside(holder: &Child, program: &Path) -> Result<Command> {
-    let mut command = Command::new(paths::need("nsenter")?);
-    command.args(["--target", &holder.id().to_string(), "--net", "--mount", "--"]).arg(program);
-    Ok(command)
 }
 
 fn text(value: &serde_json::Value) -> &str {

@@ -12,6 +12,7 @@ use gantry_tests::{Daemon, Options, command, image, paths};
 use super::measure::{Account, cost, median};
 use super::{report, value};
 use crate::interrupt::Interrupt;
+use crate::namespaces::Namespaces;
 use crate::peers::Peer;
 use crate::{build, setup};
 
@@ -89,7 +90,6 @@ struct Stack {
     inside: Inside,
     account: Account,
     flags: Vec<String>,
-    address: String,
 }
 
 /// `--rounds N`; `--release` measures what is shipped.
@@ -107,7 +107,7 @@ pub fn network(options: &[&str]) -> Result<()> {
     fs::write(&root, layer.file("bin/traffic", 0o755, program).finish()?).context("write the root file system")?;
     let mut stacks = vec![gantry(build::gantry(profile)?)?];
     stacks.extend(peers(directory.path())?);
-    for stack in &mut stacks {
+    for stack in &stacks {
         stack.prepare(&root).with_context(|| stack.name.clone())?;
     }
     let mut results = vec![vec![Vec::new(); stacks.len() + 1]; ROWS.len()];
@@ -142,8 +142,9 @@ fn traffic(place: &Path) -> Result<PathBuf> {
 
 fn gantry(binary: PathBuf) -> Result<Stack> {
     let account = Account::new("bench-gantry", &[])?;
+    let namespaces = Namespaces::make()?;
     account.enter()?;
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), ..Options::default() });
+    let daemon = Daemon::with(Options { bridge: Some("gbench"), before: namespaces.enter()?, ..Options::default() });
     account.leave()?;
     let daemon = daemon?;
     let version = command::succeed(Command::new(&binary).arg("--version"), LIMIT)?.stdout.trim().to_owned();
@@ -156,10 +157,9 @@ fn gantry(binary: PathBuf) -> Result<Stack> {
             command.args(arguments);
             command
         }),
-        inside: Box::new(|program| Ok(Command::new(program))),
+        inside: Box::new(move |program| namespaces.command(program)),
         account: account.with(&others),
         flags: Vec::new(),
-        address: String::new(),
     })
 }
 
@@ -191,13 +191,12 @@ fn stack(peer: Peer, account: Account) -> Stack {
         inside: Box::new(move |program| namespaces.inside(program)),
         account,
         flags,
-        address: String::new(),
     }
 }
 
 impl Stack {
     /// The image, a network, the server that is published and the one who speaks to it.
-    fn prepare(&mut self, root: &Path) -> Result<()> {
+    fn prepare(&self, root: &Path) -> Result<()> {
         self.client(&["import", &root.display().to_string(), "traffic:latest"])?;
         self.client(&["network", "create", NETWORK])?;
         let published = format!("127.0.0.1:{PUBLISHED}:{PORT}");
@@ -207,10 +206,30 @@ impl Stack {
             self.client(&self.with_flags(&words.concat())).map(drop)
         };
         serve("server", &["-p", &published])?;
-        serve("speaker", &[])?;
+        serve("speaker", &[])
+    }
+
+    /// The server's, which may have another one after a restart.
+    fn address(&self) -> Result<String> {
         let format = format!("{{{{.NetworkSettings.Networks.{NETWORK}.IPAddress}}}}");
-        self.address = self.client(&["inspect", "--format", &format, "server"])?.trim().to_owned();
-        Ok(())
+        Ok(self.client(&["inspect", "--format", &format, "server"])?.trim().to_owned())
+    }
+
+    /// A proxy of Docker 20.10 ends with the daemon's thread that happened to start it, and nobody starts it again: then
+    /// its port is refused from there on, which would measure nothing.
+    fn restore_published(&self, traffic: &Path) -> Result<()> {
+        let answers = || -> Result<()> {
+            let once = &mut (self.inside)(traffic)?;
+            command::succeed(once.args(["connect", "127.0.0.1", PUBLISHED, "0.01"]), LIMIT).map(drop)
+        };
+        let Err(error) = answers() else { return Ok(()) };
+        let mut sockets = (self.inside)(&paths::need("ss")?)?;
+        let listening =
+            command::succeed(sockets.args(["-Hltnp", "sport", "=", &format!(":{PUBLISHED}")]), LIMIT)?.stdout;
+        let listening = if listening.trim().is_empty() { "nobody" } else { listening.trim() };
+        println!("{}: port {PUBLISHED}: {error:#}; who listens: {listening}; its server is started again", self.name);
+        self.client(&["restart", "-t", "0", "server"])?;
+        answers().context("the published port of a server that was started again")
     }
 
     fn measure(&self, row: Row, traffic: &Path) -> Result<f64> {
@@ -232,9 +251,14 @@ impl Stack {
             Ok(command::succeed(command.args([verb, address, port, SECONDS]), LIMIT)?.stdout)
         };
         number(&match from {
-            Who::Container => self.client(&["exec", "speaker", "/bin/traffic", verb, &self.address, PORT, SECONDS])?,
-            Who::Host => host(&self.address, PORT)?,
-            Who::Published => host("127.0.0.1", PUBLISHED)?,
+            Who::Container => {
+                self.client(&["exec", "speaker", "/bin/traffic", verb, &self.address()?, PORT, SECONDS])?
+            }
+            Who::Host => host(&self.address()?, PORT)?,
+            Who::Published => {
+                self.restore_published(traffic)?;
+                host("127.0.0.1", PUBLISHED)?
+            }
         })
     }
 

@@ -78,13 +78,17 @@ fn payload(register: u32, base: u32, offset: u32, length: u32) -> Expression {
 }
 
 fn load_address(family: Family, end: End, register: u32) -> Expression {
-    let length = family.address_length();
-    let first = match family {
+    load_octets(family, end, register, family.address_length())
+}
+
+/// The first octets of an address.
+fn load_octets(family: Family, end: End, register: u32, octets: u32) -> Expression {
+    let source = match family {
         Family::V4 => 12,
         Family::V6 => 8,
     };
-    let offset = if matches!(end, End::Source) { first } else { first + length };
-    payload(register, NETWORK_HEADER, offset, length)
+    let offset = if matches!(end, End::Source) { source } else { source + family.address_length() };
+    payload(register, NETWORK_HEADER, offset, octets)
 }
 
 /// The packet's link is, or is not, the one of this name.
@@ -108,13 +112,13 @@ pub fn padded(name: &str) -> Vec<u8> {
 
 /// The address is one of this host's own loopback.
 pub fn loopback(family: Family, end: End) -> Vec<Expression> {
-    let load = load_address(family, end, REGISTER);
     match family {
-        Family::V4 => {
-            let mask = bits(vec![255, 0, 0, 0], vec![0; 4]);
-            vec![load, mask, compare(true, vec![127, 0, 0, 0])]
+        // The first byte says it.
+        Family::V4 => vec![load_octets(family, end, REGISTER, 1), compare(true, vec![127])],
+        Family::V6 => {
+            let own = std::net::Ipv6Addr::LOCALHOST.octets();
+            vec![load_address(family, end, REGISTER), compare(true, own.to_vec())]
         }
-        Family::V6 => vec![load, compare(true, std::net::Ipv6Addr::LOCALHOST.octets().to_vec())],
     }
 }
 

@@ -98,7 +98,7 @@ fn translation(family: Family) -> Vec<Rule> {
     }
     rules.extend([
         // From a container through a published port back to one: the answer must pass the host to be translated.
-        rule("leaving", [at_home(), translated(), masquerade()]),
+        rule("leaving", [translated(), at_home(), masquerade()]),
         rule("leaving", [at_home(), pass()]),
         rule("leaving", [is_in(family, &[SOURCE], MASQUERADED, true), masquerade()]),
     ]);
