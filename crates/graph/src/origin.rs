@@ -55,6 +55,12 @@ impl Origin {
         self.index.as_ref().unwrap_or(&self.manifest)
     }
 
+    /// How an archive names it: its index, if there is one, and its manifest.
+    pub(crate) fn told(&self) -> String {
+        let manifest = &self.manifest.digest;
+        self.index.as_ref().map_or_else(|| manifest.to_string(), |index| format!("{}/{manifest}", index.digest))
+    }
+
     /// Everything that belongs to it.
     pub fn documents(&self) -> impl Iterator<Item = &Descriptor> {
         self.index.iter().chain([&self.manifest]).chain(&self.attached)
@@ -129,28 +135,53 @@ impl Ways {
     /// What these indexes and manifests lead to; at most `limit` entries of indexes are looked at.
     pub(crate) fn from<'a>(roots: impl IntoIterator<Item = &'a Digest>, limit: usize, find: Find<'_>) -> Self {
         let mut ways = Self::default();
-        let (mut seen, mut left) = (HashSet::new(), limit);
-        for root in roots.into_iter().filter(|root| seen.insert(*root)) {
-            let Some(words) = words(root, find) else { continue };
-            ways.add(&words, None, root);
-            for entry in &words.manifests {
-                if left == 0 {
-                    return ways;
-                }
-                left -= 1;
-                let digest = &entry.descriptor.digest;
-                if let Some(words) = self::words(digest, find) {
-                    ways.add(&words, Some(root), digest);
-                }
-            }
+        ways.follow(roots, limit, find);
+        // A manifest that an index has came by it.
+        for ways in ways.0.values_mut() {
+            let indexed = ways.iter().filter(|(index, _)| index.is_some());
+            let indexed: HashSet<Digest> = indexed.map(|(_, manifest)| manifest.clone()).collect();
+            ways.retain(|(index, manifest)| index.is_some() || !indexed.contains(manifest));
         }
         ways
     }
 
+    fn follow<'a>(&mut self, roots: impl IntoIterator<Item = &'a Digest>, limit: usize, find: Find<'_>) {
+        let (mut seen, mut left) = (HashSet::new(), limit);
+        for root in roots.into_iter().filter(|root| seen.insert(*root)) {
+            let Some(words) = words(root, find) else { continue };
+            self.add(&words, None, root);
+            for entry in &words.manifests {
+                if left == 0 {
+                    return;
+                }
+                left -= 1;
+                let digest = &entry.descriptor.digest;
+                if let Some(words) = self::words(digest, find) {
+                    self.add(&words, Some(root), digest);
+                }
+            }
+        }
+    }
+
     fn add(&mut self, words: &Words, index: Option<&Digest>, manifest: &Digest) {
-        let Some(config) = words.config.as_ref().filter(|_| words.manifests.is_empty()) else { return };
-        let ways = self.0.entry(config.digest.clone()).or_default();
-        let way = (index.cloned(), manifest.clone());
+        if let Some(config) = words.config.as_ref().filter(|_| words.manifests.is_empty()) {
+            self.push(&config.digest, (index.cloned(), manifest.clone()));
+        }
+    }
+
+    /// What an archive says of an image, as [`Origin::told`] with spaces between. Documents that lead to the image are none of its
+    /// ways by that: another index may have them.
+    pub(crate) fn said(&mut self, image: &Digest, origins: &str) {
+        for told in origins.split(' ').take(AT_ONCE) {
+            let (index, manifest) = told.split_once('/').map_or((None, told), |(index, rest)| (Some(index), rest));
+            if let (Ok(index), Ok(manifest)) = (index.map(str::parse).transpose(), manifest.parse()) {
+                self.push(image, (index, manifest));
+            }
+        }
+    }
+
+    fn push(&mut self, image: &Digest, way: (Option<Digest>, Digest)) {
+        let ways = self.0.entry(image.clone()).or_default();
         if !ways.contains(&way) {
             ways.push(way);
         }
@@ -158,10 +189,7 @@ impl Ways {
 
     /// The origins of an image with so many layers, and all their documents.
     pub(crate) fn to(&self, image: &Digest, layers: usize, find: Find<'_>) -> Vec<Found> {
-        let ways = self.0.get(image).map(Vec::as_slice).unwrap_or_default();
-        // A manifest that an index has came by it.
-        let alone = |manifest: &Digest| !ways.iter().any(|(index, other)| index.is_some() && other == manifest);
-        let ways = ways.iter().filter(|(index, manifest)| index.is_some() || alone(manifest)).take(AT_ONCE);
+        let ways = self.0.get(image).into_iter().flatten().take(AT_ONCE);
         ways.filter_map(|(index, manifest)| Found::read(index.as_ref(), manifest, image, layers, find)).collect()
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::Read;
 
-use common::{Source, debian, fsck, lose_database, name, open, store};
+use common::{Source, debian, files, fsck, load, lose_database, name, open, pack, save, store};
 use gantry_api::platform::Platform;
 use gantry_api::reference::Digest;
 use gantry_graph::{Document, Durability, Graph, Image, Manifest, Outcome, Place, Problem, digest_of};
@@ -181,6 +181,66 @@ fn what_was_pulled_is_saved_and_loaded_with_its_origin_whatever_reads_the_archiv
     let path = |words: &Value| words["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
     let manifest = parse(&path(&parse("index.json")["manifests"][0]));
     assert!(manifest["layers"].as_array().unwrap().iter().all(|layer| files.contains_key(&path(layer))));
+}
+
+/// Loads an archive, saves all images, loads that elsewhere, and saves again: the two that were saved.
+fn saved_twice(archive: &[u8]) -> [Vec<u8>; 2] {
+    let save_all = |archive: &[u8]| {
+        let (_root, graph) = store();
+        load(&graph, archive).unwrap();
+        let images = graph.images();
+        let all: Vec<_> = images.iter().map(|image| (image.clone(), images.names(&image.id))).collect();
+        let mut saved = Vec::new();
+        graph.save(&all, &mut saved).unwrap();
+        saved
+    };
+    let first = save_all(archive);
+    let second = save_all(&first);
+    [first, second]
+}
+
+#[test]
+fn a_manifest_that_save_makes_does_not_become_what_the_image_came_as_because_an_index_beside_it_has_it() {
+    let sources = ["one", "two"].map(|text| Source::new(&[&[("file", text)]]));
+    // As save makes it of an image that came without a manifest.
+    let made = sources.each_ref().map(|source| {
+        let (_root, graph) = store();
+        let registration = graph.register(source.config.clone(), None).unwrap();
+        registration.unpack(0, &mut source.layers[0].as_slice()).unwrap();
+        registration.commit(&[name("image")]).unwrap();
+        let files = files(&save(&graph, &["image"]));
+        let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        files[&index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/")].clone()
+    });
+    let inner = json!({"schemaVersion": 2, "manifests": made.each_ref().map(|raw| describe(MANIFEST, raw))});
+    let inner = inner.to_string().into_bytes();
+    let layout = json!({"schemaVersion": 2, "manifests": [describe(INDEX, &inner)]}).to_string().into_bytes();
+    let path = |bytes: &[u8]| format!("blobs/sha256/{}", digest_of(bytes).hex());
+    let docker =
+        sources.each_ref().map(|source| json!({"Config": path(&source.config), "Layers": [path(&source.layers[0])]}));
+    let docker = json!(docker).to_string().into_bytes();
+    // The index names the manifest of the first, too, which is not in the archive.
+    let blobs = sources.iter().flat_map(|source| [&source.config, &source.layers[0]]).chain([&inner, &made[1]]);
+    let blobs: Vec<_> = blobs.map(|blob| (path(blob), blob.as_slice())).collect();
+    let mut files = vec![("index.json", layout.as_slice()), ("manifest.json", &docker)];
+    files.extend(blobs.iter().map(|(path, bytes)| (path.as_str(), *bytes)));
+    let [first, second] = saved_twice(&pack(&files));
+    assert_eq!(common::files(&first)[&path(&made[0])], made[0], "now it is there");
+    assert!(first == second, "another archive of the same images");
+}
+
+#[test]
+fn an_image_that_came_both_by_an_index_and_by_its_manifest_alone_is_saved_as_both() {
+    let (_root, graph) = store();
+    let multi = Multi::new("one");
+    multi.pull(&graph, &["debian:12"]);
+    let manifest = Manifest { raw: multi.manifest.clone(), media_type: MANIFEST.to_owned(), ..multi.source.manifest() };
+    let registration = graph.register(multi.source.config.clone(), Some(manifest)).unwrap();
+    registration.commit(&[name("debian").with_digest(digest_of(&multi.manifest))]).unwrap();
+    assert_eq!(graph.image("debian:12").unwrap().origins.len(), 2);
+    let archive = save(&graph, &["debian:12"]);
+    let [first, second] = saved_twice(&archive);
+    assert!(archive == first && first == second, "another archive of the same image");
 }
 
 #[test]

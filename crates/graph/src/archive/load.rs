@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::intake::Intake;
 use super::{DockerImage, IMAGE_NAME, INDEX, MANIFEST, OCI_LAYOUT, ORIGINS, REF_NAME, blob_path, legacy};
-use crate::origin::{AT_ONCE, Entry, Found, Ways, Words};
+use crate::origin::{Entry, Find, Found, Ways, Words};
 use crate::{Descriptor, Error, Graph, Image, Manifest, Registration, Result, digest_of};
 
 /// Indexes inside indexes.
@@ -100,7 +100,7 @@ impl Loading<'_> {
     fn docker(&mut self) -> Result<()> {
         let images: Vec<DockerImage> = parse(MANIFEST, &self.intake.document(MANIFEST)?)?;
         let find = |intake: &Intake<'_>, digest: &Digest| blob(intake, digest).ok();
-        let ways = Ways::from(&self.roots()?, ENTRIES, &|digest| find(&self.intake, digest));
+        let ways = self.ways(&|digest| find(&self.intake, digest))?;
         for image in images {
             let names = image.repo_tags.unwrap_or_default();
             let names = names.iter().map(|name| reference(name)).collect::<Result<Vec<_>>>()?;
@@ -116,27 +116,31 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// What the images of a Docker archive came as: the indexes that its OCI layout names, manifests of compressed layers, and what
-    /// our own archives say. The manifests that writers make for the layout are nobody's origin.
-    fn roots(&self) -> Result<Vec<Digest>> {
+    /// What the images of a Docker archive came as. Our own archives say it of each image; of others it is the indexes that their OCI
+    /// layout names, and manifests of compressed layers. The manifests that writers make for the layout are nobody's origin.
+    fn ways(&self, find: Find<'_>) -> Result<Ways> {
         if !self.intake.has(INDEX) {
-            return Ok(Vec::new());
+            return Ok(Ways::default());
         }
         let index: Words = parse(INDEX, &self.intake.document(INDEX)?)?;
-        let mut roots = Vec::new();
+        let (mut roots, mut said) = (Vec::new(), Vec::new());
         for entry in index.manifests.into_iter().take(ENTRIES) {
-            let origins = entry.annotations.as_ref().and_then(|annotations| annotations.get(ORIGINS));
-            let origins = origins.into_iter().flat_map(|text| text.split(' ')).take(AT_ONCE);
-            roots.extend(origins.filter_map(|digest| digest.parse().ok()));
-            let is_ours = entry.annotations.is_some_and(|annotations| annotations.contains_key(ORIGINS));
-            let words = blob(&self.intake, &entry.descriptor.digest).ok();
-            let words = words.and_then(|raw| json::from_slice::<Words>(&raw).ok()).unwrap_or_default();
+            let words = find(&entry.descriptor.digest).and_then(|raw| json::from_slice::<Words>(&raw).ok());
+            let words = words.unwrap_or_default();
             let is_compressed = |layer: &Descriptor| !layer.media_type.ends_with("tar");
-            if !words.manifests.is_empty() || (!is_ours && words.layers.iter().any(is_compressed)) {
-                roots.push(entry.descriptor.digest);
+            match entry.annotations.as_ref().and_then(|annotations| annotations.get(ORIGINS)) {
+                Some(origins) => said.extend(words.config.map(|config| (config.digest, origins.clone()))),
+                None if !words.manifests.is_empty() || words.layers.iter().any(is_compressed) => {
+                    roots.push(entry.descriptor.digest);
+                }
+                None => {}
             }
         }
-        Ok(roots)
+        let mut ways = Ways::from(&roots, ENTRIES, find);
+        for (image, origins) in said {
+            ways.said(&image, &origins);
+        }
+        Ok(ways)
     }
 
     /// The images of an index: of the archive's own (which has no digest) every one, of another the one that runs best.

@@ -24,8 +24,8 @@ const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Its tag alone, or the whole name, as the writer likes.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// What an image came as: the digests of the indexes and manifests, with spaces between. They are in the archive beside the
-/// manifest that was made for it, and need not lead to layers that are.
+/// What the image of an entry came as: `INDEX/MANIFEST` or `MANIFEST`, digests, with spaces between. They are in the archive beside
+/// the manifest that was made for it, and need not lead to layers that are.
 const ORIGINS: &str = "gantry.image.origins";
 
 /// An image of Docker's `manifest.json`.

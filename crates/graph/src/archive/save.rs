@@ -81,7 +81,7 @@ impl Graph {
     /// How an image is written: with the last manifest that it came by whose blobs are all kept, else with one of its own.
     fn describe<'a>(&self, image: &'a Image, names: &'a [Reference]) -> Result<Described<'a>> {
         let came = self.originals(image);
-        let originals = came.iter().map(|found| found.origin.root().digest.clone()).collect();
+        let originals = came.iter().map(|found| found.origin.told()).collect();
         // A manifest may say anything: a blob is a layer when that was seen.
         let is_kept = |(blob, layer): &(&Descriptor, &Arc<Layer>)| {
             let keeps = self.inner.layers.keeps(&blob.digest, |other| other.diff_id == layer.diff_id);
@@ -140,7 +140,8 @@ struct Described<'a> {
     layers: Vec<Descriptor>,
     manifest: Vec<u8>,
     descriptor: Descriptor,
-    originals: Vec<Digest>,
+    /// What it came as.
+    originals: Vec<String>,
 }
 
 impl Described<'_> {
@@ -155,8 +156,7 @@ impl Described<'_> {
 
     /// One entry for each name, as containerd has it; one without a name for a nameless image.
     fn entries(&self) -> Vec<Entry> {
-        let originals: Vec<&str> = self.originals.iter().map(Digest::as_str).collect();
-        let originals = (!originals.is_empty()).then(|| (ORIGINS.to_owned(), originals.join(" ")));
+        let originals = (!self.originals.is_empty()).then(|| (ORIGINS.to_owned(), self.originals.join(" ")));
         let entry = |mut annotations: BTreeMap<String, String>| {
             annotations.extend(originals.clone());
             let annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
