@@ -219,6 +219,7 @@ async fn given(question: &Question<'_>, realm: &Url, answer: Option<Response>) -
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         let detail = match question.credentials {
             Credentials::Anonymous => "authentication required",
+            Credentials::Identity { .. } => "what was kept of the login does not count any more: log in again",
             _ => "incorrect username or password",
         };
         return Err(Error::Unauthorized { detail: detail.to_owned() });

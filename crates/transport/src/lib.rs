@@ -22,7 +22,7 @@ pub use connect::connect;
 pub use endpoint::{DEFAULT_SOCKET, DEFAULT_TCP_PORT, DEFAULT_TLS_PORT, Endpoint, SshTarget};
 pub use error::{Error, Result};
 pub use hijack::Hijacked;
-pub use listener::{Access, Arrival, Listener, Peer, Protection, descriptor_limit};
+pub use listener::{Access, Arrival, Listener, Peer, Protection, descriptor_limit, raise_descriptor_limit};
 pub use names::{account, addresses_of};
 pub use ssh::SshStream;
 pub use stream::Stream;

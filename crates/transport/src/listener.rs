@@ -353,6 +353,17 @@ fn protect(endpoint: &Endpoint, loopback: bool, protection: &Protection) -> Resu
     }
 }
 
+/// Lets this process have as many descriptors as it may have without asking anybody. Where a program calls `select` that is for it to
+/// decide, so this is for servers that start none.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
+
 /// How many descriptors this process may have, as the kernel says; a listener takes no more connections than fit.
 #[must_use]
 pub fn descriptor_limit() -> usize {

@@ -14,12 +14,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gantry_tests::command::{self, LIMIT};
 use gantry_tests::{Daemon, Output, Registry, eventually, paths};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// `secret`, as `htpasswd -B` hashes it.
 const SECRET: &str = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
+/// The same, hashed another time.
+const OTHER: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
 
 /// `gantry registry serve` in a directory of its own.
 struct Served {
@@ -199,6 +203,11 @@ fn docker_logs_in(served: &Served, inspect: &dyn Fn(&str, &str) -> Output) {
     docker(&login, Some(b"wrong")).fails(1, "incorrect username or password");
     refused(&docker(&["pull", &served.name("team/app:1")], None));
     docker(&login, Some(b"secret")).ok();
+    // What the registry gave in place of the password is kept, and good for other clients, too.
+    is_kept_in_place_of_the_password(&daemon, &host);
+    let (name, settings) = (format!("docker://{}", served.name("team/app:1")), daemon.home().join("config.json"));
+    let (settings, ca) = (settings.display().to_string(), served.at("ca").display().to_string());
+    served.skopeo(&["inspect", "--cert-dir", &ca, "--authfile", &settings, "--format", "{{.Digest}}", &name]).ok();
     docker(&["pull", &served.name("team/app:1")], None).ok();
     docker(&["tag", &served.name("team/app:1"), &served.name("team/again:2")], None).ok();
     docker(&["push", &served.name("team/again:2")], None).ok();
@@ -207,6 +216,30 @@ fn docker_logs_in(served: &Served, inspect: &dyn Fn(&str, &str) -> Output) {
     refused(&docker(&["push", &served.name("other/x:1")], None));
     docker(&["logout", &host], None).ok();
     refused(&docker(&["pull", &served.name("team/again:2")], None));
+    let gantry = |arguments: &[&str], input: Option<&[u8]>| {
+        let mut gantry = daemon.client(&paths::gantry().expect("the binary"));
+        command::run(gantry.args(arguments), input, LIMIT).expect("run our client")
+    };
+    gantry(&login, Some(b"secret")).ok();
+    is_kept_in_place_of_the_password(&daemon, &host);
+    gantry(&["pull", &served.name("team/again:2")], None).ok();
+    // Alice has another password from here on, whatever it is.
+    fs::write(served.at("htpasswd"), format!("alice:{OTHER}\n")).expect("write the users");
+    let ended = gantry(&["pull", &served.name("team/public:1")], None);
+    ended.fails(1, "what was kept of the login does not count any more: log in again");
+    gantry(&login, Some(b"secret")).ok();
+    gantry(&["pull", &served.name("team/public:1")], None).ok();
+}
+
+/// Checks what a client keeps of a login of alice's.
+#[track_caller]
+fn is_kept_in_place_of_the_password(daemon: &Daemon, host: &str) {
+    let text = fs::read_to_string(daemon.home().join("config.json")).expect("the client's configuration");
+    let settings: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let kept = &settings["auths"][host];
+    assert!(kept["identitytoken"].as_str().is_some_and(|token| token.matches('.').count() == 2), "{text}");
+    let auth = STANDARD.decode(kept["auth"].as_str().unwrap_or_default()).expect("base64");
+    assert!(!String::from_utf8_lossy(&auth).contains("secret"), "{text}");
 }
 
 #[test]

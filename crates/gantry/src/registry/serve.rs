@@ -53,6 +53,7 @@ pub async fn run(flags: Flags) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    gantry_transport::raise_descriptor_limit().context("raise the limit of descriptors")?;
     let config = flags.settings.config()?;
     let (addr, place) = (settings::addr(&config)?, settings::root(&config));
     config.may_listen(addr)?;

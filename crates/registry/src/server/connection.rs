@@ -34,24 +34,28 @@ use super::serve::Server;
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same of one that is only told that it is one too many.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read of a connection at once, per connection: memory stays flat.
 const BUFFER: usize = 256 << 10;
 
-/// Serves a connection until it ends or, between two requests, `stop`.
+/// Serves a connection until it ends or, between two requests, `stop`; one that is to be refused for one request.
 pub async fn serve(
     server: Arc<Server>,
     stream: Stream,
     peer: Peer,
     certificate: Option<String>,
+    refusal: Option<Failure>,
     stop: CancellationToken,
 ) {
+    let head_timeout = if refusal.is_some() { REFUSAL_TIMEOUT } else { HEAD_TIMEOUT };
     let outgoing = Arc::new(Outgoing::default());
     let sends = Direct::is_possible(&stream).then(|| Arc::clone(&outgoing));
     let service = service_fn(move |request| {
         let (server, peer, certificate) = (Arc::clone(&server), peer.clone(), certificate.clone());
-        let sends = sends.clone();
+        let (sends, refusal) = (sends.clone(), refusal.clone());
         async move {
-            let mut response = exchange(server, request, peer, certificate).await;
+            let mut response = exchange(server, request, peer, certificate, refusal).await;
             if let (Some(sends), Body::File(piece)) = (sends, &mut response.body_mut().body) {
                 piece.send_to(sends);
             }
@@ -60,7 +64,7 @@ pub async fn serve(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(BUFFER)
         // Never copied into a buffer of its own: what stands for a file has to reach the socket as it is.
         .writev(true)
@@ -191,6 +195,7 @@ async fn exchange(
     request: hyper::Request<Incoming>,
     peer: Peer,
     certificate: Option<String>,
+    refusal: Option<Failure>,
 ) -> http::Response<Watched> {
     let began = Instant::now();
     let received = Arc::new(AtomicU64::new(0));
@@ -219,7 +224,10 @@ async fn exchange(
     let mut watch = Watch { exchange, began, received: Arc::clone(&received), observers, left: None };
     let body = Counted::new(body, received);
     let head = parts.method == http::Method::HEAD;
-    let answered = answer(&server, parts, body, certificate, &mut watch.exchange).await;
+    let answered = match refusal {
+        Some(refusal) => Err(refusal.header(header::CONNECTION, HeaderValue::from_static("close"))),
+        None => answer(&server, parts, body, certificate, &mut watch.exchange).await,
+    };
     let mut response = answered.unwrap_or_else(Failure::into_response);
     response.headers_mut().insert(named::API, HeaderValue::from_static("registry/2.0"));
     response.headers_mut().extend(shown_id.ok().map(|id| (REQUEST_ID, id)));

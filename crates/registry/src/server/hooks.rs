@@ -72,6 +72,11 @@ pub trait Access: Send + Sync {
         None
     }
 
+    /// How many connections of one address are served at once, 0 for as many as come; the server decides where it is none.
+    fn connection_limit(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether who was let in may pull from every repository there is: then a blob is mounted from wherever it is.
     fn may_pull_all(&self, _: &Who) -> bool {
         false
@@ -139,8 +144,11 @@ pub trait Observer: Send + Sync {
 
 /// Answers paths that are not the protocol's: `/metrics`, `/token`.
 pub trait Door: Send + Sync {
-    /// The answer, when the path is this door's. What was posted comes as a form.
-    fn answer<'a>(&'a self, request: &'a Request, form: &'a Query) -> Option<Future<'a, Result<Response>>>;
+    /// Whether the path is this door's. Nothing that is posted to any other is read.
+    fn is_at(&self, path: &str) -> bool;
+
+    /// The answer at this door's path. What was posted comes as a form.
+    fn answer<'a>(&'a self, request: &'a Request, form: &'a Query) -> Future<'a, Result<Response>>;
 }
 
 /// A connection after its handshake.

@@ -34,6 +34,8 @@ pub struct LimitSettings {
     pub failed_logins_per_minute: u32,
     /// The largest body of one request.
     pub request_bytes: Size,
+    /// Connections of one address at once; half of what the server takes in all unless set.
+    pub connections: Option<usize>,
 }
 
 impl Default for LimitSettings {
@@ -45,6 +47,7 @@ impl Default for LimitSettings {
             user_burst: 0,
             failed_logins_per_minute: 30,
             request_bytes: Size(0),
+            connections: None,
         }
     }
 }
@@ -129,18 +132,28 @@ impl Limits {
     }
 }
 
-/// Whom a connection counts for: of IPv6 the network, for whoever has one address there has all of them.
+/// Whom a connection counts for.
 fn address(peer: &Peer) -> Option<IpAddr> {
     let Peer::Remote { address, .. } = peer else { return None };
-    Some(match address.ip().to_canonical() {
+    Some(caller(address.ip()))
+}
+
+/// Whom an address counts for: of IPv6 the network, for whoever has one address there has all of them.
+pub(super) fn caller(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
         v4 @ IpAddr::V4(_) => v4,
-    })
+    }
+}
+
+/// 429 to a connection beyond those of one address.
+pub(super) fn too_many_connections(limit: usize) -> Failure {
+    too_many(&format!("connections from this address: {limit} are served at once"), Duration::from_secs(1))
 }
 
 fn too_many(what: &str, pause: Duration) -> Failure {
     let seconds = pause.as_secs_f64().ceil().max(1.0);
-    let message = format!("too many {what}: try again in {seconds} s");
+    let message = format!("too many {what}; try again in {seconds} s");
     let value = HeaderValue::try_from(format!("{seconds}")).expect("a number");
     Failure::new(Code::TooManyRequests, message).header(RETRY_AFTER, value)
 }

@@ -234,9 +234,12 @@ impl MetricsDoor {
 }
 
 impl Door for MetricsDoor {
-    fn answer<'a>(&'a self, request: &'a Request, _: &'a Query) -> Option<Future<'a, Result<Response>>> {
-        let is_ours = self.readers != MetricsFor::None && request.uri.path() == PATH;
-        is_ours.then(|| -> Future<'a, Result<Response>> { Box::pin(async { self.page(request) }) })
+    fn is_at(&self, path: &str) -> bool {
+        self.readers != MetricsFor::None && path == PATH
+    }
+
+    fn answer<'a>(&'a self, request: &'a Request, _: &'a Query) -> Future<'a, Result<Response>> {
+        Box::pin(async { self.page(request) })
     }
 }
 

@@ -27,6 +27,7 @@ mod request;
 mod request_id;
 mod root;
 mod route;
+mod seats;
 mod serve;
 pub mod store;
 mod upload_id;

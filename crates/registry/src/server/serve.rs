@@ -13,8 +13,10 @@ use tracing::{info, warn};
 use super::connection;
 use super::gc::{Collector, Finding, Policy};
 use super::hooks::{Access, Anybody, Door, Observer, Secure};
+use super::limits::caller;
 use super::proxy::Cache;
 use super::repositories::{Repositories, Sparse};
+use super::seats::{Seat, Seats};
 use super::store::Storage;
 use super::uploads::Uploads;
 
@@ -98,7 +100,8 @@ impl Server {
         let connections = TaskTracker::new();
         let collecting = tokio::spawn(Arc::clone(&self).collect(stop.clone()));
         // Each may have a file open beside its socket. Who finds no place waits in the kernel's queue.
-        let places = Arc::new(Semaphore::new((gantry_transport::descriptor_limit() / 3).max(64)));
+        let count = (gantry_transport::descriptor_limit() / 3).max(64);
+        let (places, seats) = (Arc::new(Semaphore::new(count)), Arc::new(Seats::default()));
         loop {
             let next = async {
                 let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
@@ -110,13 +113,19 @@ impl Server {
             };
             match accepted {
                 Ok((place, (stream, address))) => {
+                    let limit = match self.access.connection_limit() {
+                        None => count / 2,
+                        Some(0) => usize::MAX,
+                        Some(limit) => limit,
+                    };
+                    let Some(seat) = seats.take(caller(address.ip()), limit) else { continue };
                     if let Err(error) = stream.set_nodelay(true) {
                         // Only slower.
                         warn!("switch off delays of a connection from {address}: {error}");
                     }
                     let (server, stop) = (Arc::clone(&self), stop.clone());
                     let peer = Peer::Remote { address, subject: None };
-                    let connected = server.connect(Stream::Tcp(stream), peer, stop);
+                    let connected = server.connect(Stream::Tcp(stream), peer, seat, stop);
                     connections.spawn(async move {
                         connected.await;
                         drop(place);
@@ -173,7 +182,7 @@ impl Server {
         }
     }
 
-    async fn connect(self: Arc<Self>, stream: Stream, peer: Peer, stop: CancellationToken) {
+    async fn connect(self: Arc<Self>, stream: Stream, peer: Peer, seat: Seat, stop: CancellationToken) {
         let (stream, certificate) = match &self.secure {
             None => (stream, None),
             Some(secure) => match tokio::time::timeout(HANDSHAKE, secure.secure(stream)).await {
@@ -182,6 +191,6 @@ impl Server {
                 Err(_) => return info!("TLS handshake with {peer:?} took longer than {HANDSHAKE:?}"),
             },
         };
-        connection::serve(self, stream, peer, certificate, stop).await;
+        connection::serve(self, stream, peer, certificate, seat.refusal(), stop).await;
     }
 }

@@ -185,3 +185,36 @@ fn a_reload_never_opens_to_the_network_what_was_guarded() {
     assert!(error.contains("listen on 192.0.2.1:5000"), "{error}");
     served.client.get("/v2/").expect(401);
 }
+
+#[test]
+fn an_address_has_so_many_connections_at_once_and_who_is_beyond_that_is_told_to_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = |count: usize| format!("[limits]\nconnections = {count}").parse::<Config>().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let front = runtime.block_on(Front::open(config(3), directory.path())).unwrap();
+    let served = Served::at(directory.path(), Settings::default(), |server| front.equip(server));
+    let connect = || TcpStream::connect(("127.0.0.1", served.client.port)).unwrap();
+    let ask = |mut stream: TcpStream| {
+        stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: r\r\n\r\n")?;
+        let mut answer = String::new();
+        // It ends where the server closes, though nobody asked for that.
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    // They are taken in the order in which they come.
+    let silent = [connect(), connect(), connect()];
+    let refused = ask(connect()).unwrap().to_lowercase();
+    for words in ["http/1.1 429 ", "retry-after: 1\r", "connection: close\r", "toomanyrequests", "3 are served at once"]
+    {
+        assert!(refused.contains(words), "{words} is not in {refused}");
+    }
+    let told: Vec<_> = (0..16).map(|_| connect()).collect();
+    let unsaid = ask(connect());
+    assert!(unsaid.as_ref().map_or(true, String::is_empty), "{unsaid:?}");
+    drop(told);
+    drop(silent);
+    // The limit is one of those that a reload changes.
+    front.reload(&config(0), "127.0.0.1:5000".parse().unwrap()).unwrap();
+    let many: Vec<_> = (0..40).map(|_| connect()).collect();
+    served.client.get("/v2/").expect(200);
+    drop(many);
+}

@@ -1,4 +1,4 @@
-//! `/token`: a password is shown for a token, which is shown for everything else.
+//! `/token`: a password, or what is kept in its place, is shown for a token, which is shown for everything else.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::super::limits::Limits;
 use super::super::{Code, Door, Failure, Future, Name, Query, Request, Response, Result};
 use super::policy::Policy;
 use super::scope::{self, Grant};
-use super::{Gate, Issuer, Shown, password, unauthorized};
+use super::{Gate, Issuer, Refresh, Shown, password, unauthorized};
 
 /// The path.
 const PATH: &str = "/token";
@@ -22,27 +22,66 @@ const PATH: &str = "/token";
 pub struct TokenDoor(pub Arc<Gate>);
 
 impl Door for TokenDoor {
-    fn answer<'a>(&'a self, request: &'a Request, form: &'a Query) -> Option<Future<'a, Result<Response>>> {
+    fn is_at(&self, path: &str) -> bool {
+        path == PATH && self.0.terms().policy.as_ref().is_some_and(|policy| policy.issuer.is_some())
+    }
+
+    fn answer<'a>(&'a self, request: &'a Request, form: &'a Query) -> Future<'a, Result<Response>> {
         let terms = self.0.terms();
-        let policy = terms.policy.clone().filter(|policy| policy.issuer.is_some() && request.uri.path() == PATH)?;
-        Some(Box::pin(async move { policy.token(&terms.limits, request, form).await }))
+        Box::pin(async move {
+            match terms.policy.as_ref().and_then(|policy| Some((policy, policy.issuer.as_ref()?))) {
+                Some((policy, issuer)) => policy.token(issuer, &terms.limits, request, form).await,
+                None => Err(Failure::new(Code::Unsupported, "no tokens are issued here")),
+            }
+        })
     }
 }
 
+/// What is shown for a token, and whether something is wanted that can be kept in its place.
+enum Question {
+    Shown(Shown, bool),
+    Refresh(String),
+}
+
 impl Policy {
-    async fn token(&self, limits: &Limits, request: &Request, form: &Query) -> Result<Response> {
-        let Some(issuer) = &self.issuer else {
-            return Err(Failure::new(Code::Unsupported, "no tokens are issued here"));
-        };
-        let (shown, query) = match request.method {
-            Method::GET => (Shown::read(&request.headers), &request.query),
+    async fn token(&self, issuer: &Issuer, limits: &Limits, request: &Request, form: &Query) -> Result<Response> {
+        let is_true = |value: Option<&str>| value.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let (question, query) = match request.method {
+            Method::GET => {
+                let is_offline = is_true(request.query.get("offline_token"));
+                (Question::Shown(Shown::read(&request.headers), is_offline), &request.query)
+            }
             Method::POST => (posted(form)?, form),
             _ => return Err(Failure::method(&request.method, PATH)),
         };
-        let user = self.user(limits, &request.peer, shown).await?;
+        let (user, kept) = match question {
+            Question::Refresh(token) => (Some(self.refreshed(issuer, limits, &request.peer, &token)?), None),
+            Question::Shown(shown, is_offline) => {
+                let user = self.user(limits, &request.peer, shown).await?;
+                let kept = user.as_ref().filter(|_| is_offline).and_then(|user| self.to_be_kept(issuer, user));
+                (user, kept)
+            }
+        };
         let asked = scope::parse(query.all("scope"));
         let grants: Vec<Grant> = asked.into_iter().filter_map(|asked| self.grant(user.as_deref(), &asked)).collect();
-        Ok(answer(issuer, user.as_deref(), &grants))
+        Ok(answer(issuer, user.as_deref(), &grants, kept))
+    }
+
+    /// Whose refresh token that is. It costs nothing to look at, so that neighbours who fail do no harm to who shows a good one.
+    fn refreshed(&self, issuer: &Issuer, limits: &Limits, peer: &Peer, token: &str) -> Result<String> {
+        let is_same =
+            |kept: &Refresh| self.users.as_ref().and_then(|users| users.mark(&kept.user)) == Some(kept.entry.clone());
+        if let Some(kept) = issuer.refreshed(token).filter(is_same) {
+            return Ok(kept.user);
+        }
+        limits.may_log_in(peer)?;
+        limits.failed(peer);
+        Err(unauthorized(self.basic(), "the refresh token does not count, or no more: log in again"))
+    }
+
+    fn to_be_kept(&self, issuer: &Issuer, user: &str) -> Option<String> {
+        let entry = self.users.as_ref()?.mark(user)?;
+        issuer.refresh_token(&Refresh { user: user.to_owned(), entry })
     }
 
     /// Whose password is shown; `None` when nothing is, and nobody may do something here.
@@ -80,27 +119,39 @@ impl Policy {
     }
 }
 
-/// OAuth2's form, as containerd sends it before it tries anything else: a password is shown in it.
-fn posted(form: &Query) -> Result<Shown> {
+/// OAuth2's form, as containerd sends it before it tries anything else: a password is in it, or what was kept in its place.
+fn posted(form: &Query) -> Result<Question> {
     let refuse = |message| Err(Failure::new(Code::Unsupported, message).status(StatusCode::BAD_REQUEST));
-    match (form.get("grant_type"), form.get("username"), form.get("password")) {
-        (Some("password"), Some(user), Some(password)) if !user.is_empty() => {
-            Ok(Shown::Password { user: user.to_owned(), password: password.to_owned() })
-        }
-        (Some("password"), ..) => refuse("a form with grant_type=password has username and password"),
-        _ => refuse("tokens are given for grant_type=password; there are no refresh tokens"),
+    match form.get("grant_type") {
+        Some("password") => match (form.get("username"), form.get("password")) {
+            (Some(user), Some(password)) if !user.is_empty() => {
+                let shown = Shown::Password { user: user.to_owned(), password: password.to_owned() };
+                Ok(Question::Shown(shown, form.get("access_type") == Some("offline")))
+            }
+            _ => refuse("a form with grant_type=password has username and password"),
+        },
+        Some("refresh_token") => match form.get("refresh_token") {
+            Some(token) => Ok(Question::Refresh(token.to_owned())),
+            None => refuse("a form with grant_type=refresh_token has a refresh_token"),
+        },
+        _ => refuse("tokens are given for grant_type=password and grant_type=refresh_token"),
     }
 }
 
-fn answer(issuer: &Issuer, user: Option<&str>, grants: &[Grant]) -> Response {
+fn answer(issuer: &Issuer, user: Option<&str>, grants: &[Grant], kept: Option<String>) -> Response {
     let (token, issued) = issuer.issue(user, grants);
     let issued = Timestamp::try_from(issued).unwrap_or_default();
-    let body = json!({
+    let scope = grants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let mut body = json!({
         "token": token,
         "access_token": token,
         "expires_in": issuer.lifetime().as_secs(),
         "issued_at": issued.to_string(),
+        "scope": scope,
     });
+    if let Some(kept) = kept {
+        body["refresh_token"] = kept.into();
+    }
     let mut response = json_answer(StatusCode::OK, &body);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().append(http::header::VARY, HeaderValue::from_name(AUTHORIZATION));

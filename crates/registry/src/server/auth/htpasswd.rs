@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::{digest, hmac, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::Semaphore;
 
 /// The largest file that is read.
@@ -95,6 +97,16 @@ impl Htpasswd {
     /// Whether the user is in the file at this moment.
     pub fn knows(&self, user: &str) -> bool {
         self.users().hashes.contains_key(user)
+    }
+
+    /// What the user's entry is known by at this moment: another one after a change, and nothing of the hash is to be learned of it.
+    pub fn mark(&self, user: &str) -> Option<String> {
+        let users = self.users();
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(user.as_bytes());
+        context.update(b":");
+        context.update(users.hashes.get(user)?.as_bytes());
+        Some(URL_SAFE_NO_PAD.encode(context.finish()))
     }
 
     /// Whether this password of the user's was right a moment ago. Costs nothing; `false` says nothing.

@@ -20,7 +20,7 @@ pub use htpasswd::{Htpasswd, HtpasswdError};
 pub use policy::{AuthSettings, Policy, PolicyError, TokenSettings};
 pub use rules::{Pattern, Rule, Rules};
 pub use scope::Grant;
-pub use tokens::{ForeignIssuer, Issuer, KeyError, Source, Trust, Verified, Verifier};
+pub use tokens::{ForeignIssuer, Issuer, KeyError, Refresh, Source, Trust, Verified, Verifier};
 
 use super::limits::{LimitSettings, Limits};
 use super::{Access, Action, Ask, Code, Failure, Future, Name, Result, Route, Who};
@@ -39,6 +39,7 @@ struct Terms {
     policy: Option<Arc<Policy>>,
     limits: Limits,
     request_bytes: u64,
+    connections: Option<usize>,
     is_read_only: bool,
 }
 
@@ -90,6 +91,10 @@ impl Access for Gate {
         Some(self.terms().request_bytes).filter(|limit| *limit > 0)
     }
 
+    fn connection_limit(&self) -> Option<usize> {
+        self.terms().connections
+    }
+
     fn may_pull_all(&self, _: &Who) -> bool {
         self.terms().policy.is_none()
     }
@@ -97,7 +102,8 @@ impl Access for Gate {
 
 impl Terms {
     fn new(policy: Option<Arc<Policy>>, limits: &LimitSettings, is_read_only: bool) -> Self {
-        Self { policy, limits: Limits::new(limits), request_bytes: limits.request_bytes.0, is_read_only }
+        let LimitSettings { request_bytes, connections, .. } = *limits;
+        Self { policy, limits: Limits::new(limits), request_bytes: request_bytes.0, connections, is_read_only }
     }
 
     /// What is refused whoever asks for it.

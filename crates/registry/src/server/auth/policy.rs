@@ -45,6 +45,8 @@ pub struct TokenSettings {
     pub service: String,
     /// How long a token counts.
     pub lifetime: Span,
+    /// How long what clients keep in place of a password counts; `0s`: nothing is given in its place.
+    pub refresh: Span,
     /// The key that signs. Made when it is not there; in the registry's own directory unless said.
     pub key: Option<PathBuf>,
 }
@@ -55,6 +57,7 @@ impl Default for TokenSettings {
             issuer: "gantry-registry".to_owned(),
             service: "gantry-registry".to_owned(),
             lifetime: Span(Duration::from_secs(300)),
+            refresh: Span(Duration::from_secs(90 * 86400)),
             key: None,
         }
     }
@@ -104,7 +107,8 @@ impl Policy {
         }
         let own = |token: &TokenSettings| {
             let key = token.key.clone().unwrap_or_else(|| root.join("token.key"));
-            Issuer::open(&key, token.issuer.clone(), token.service.clone(), token.lifetime.0)
+            let issuer = Issuer::open(&key, token.issuer.clone(), token.service.clone(), token.lifetime.0)?;
+            Ok::<_, KeyError>(issuer.with_refresh(token.refresh.0))
         };
         Ok(Some(Arc::new(Self {
             users: settings.htpasswd.clone().map(Htpasswd::open).transpose()?,
@@ -261,6 +265,9 @@ impl AuthSettings {
         }
         if self.token.as_ref().is_some_and(|token| !(10..=86400).contains(&token.lifetime.0.as_secs())) {
             return wrong("token.lifetime: want 10s to 24h");
+        }
+        if self.token.as_ref().is_some_and(|token| (1..3600).contains(&token.refresh.0.as_secs())) {
+            return wrong("token.refresh: want 1h or more, or 0s for none");
         }
         Ok(())
     }

@@ -68,7 +68,8 @@ impl Place {
         let headers: Vec<_> = header.iter().map(|header| ("authorization", header.as_str())).collect();
         let request = request("GET", &format!("/token?service=gantry-registry{query}"), &headers)?;
         let door = TokenDoor(self.gate.clone());
-        let answer = super::super::Door::answer(&door, &request, &Query::default()).expect("the door is there").await?;
+        assert!(super::super::Door::is_at(&door, request.uri.path()));
+        let answer = super::super::Door::answer(&door, &request, &Query::default()).await?;
         let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["expires_in"], 300);
@@ -209,34 +210,87 @@ async fn a_token_opens_what_it_names_and_the_rules_allow_and_nothing_beside() {
     assert_eq!(closed.token(None, &["repository:team/app:pull"]).await.unwrap_err().status, 401);
 }
 
+/// What the token server answers to a form.
+async fn post(place: &Place, form: &str) -> Result<serde_json::Value> {
+    let (request, form) = (request("POST", "/token", &[]).unwrap(), Query::parse(Some(form)).unwrap());
+    let answer = super::super::Door::answer(&TokenDoor(place.gate.clone()), &request, &form).await?;
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    Ok(serde_json::from_slice(&body).unwrap())
+}
+
+const SCOPES: &str =
+    "scope=repository%3Ateam%2Fapp%3Apull%2Cpush+repository:other:pull&service=gantry-registry&client_id=containerd";
+
 #[tokio::test]
 async fn a_token_is_given_for_a_password_in_a_form_and_for_nothing_else_in_it() {
-    let place = Place::new(&format!(
-        "[token]
-{RULES}"
-    ));
-    let door = TokenDoor(place.gate.clone());
-    let post = async |form: &str| {
-        let (request, form) = (request("POST", "/token", &[]).unwrap(), Query::parse(Some(form)).unwrap());
-        let answer = super::super::Door::answer(&door, &request, &form).expect("the door is there").await?;
-        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        Ok::<_, Failure>(format!("Bearer {}", body["access_token"].as_str().unwrap()))
-    };
-    let scopes = "scope=repository%3Ateam%2Fapp%3Apull%2Cpush+repository:other:pull&service=gantry-registry&client_id=containerd";
-    let token = post(&format!("grant_type=password&username=alice&password=secret&{scopes}")).await.unwrap();
+    let place = Place::new(&format!("[token]\n{RULES}"));
+    let answer = post(&place, &format!("grant_type=password&username=alice&password=secret&{SCOPES}")).await.unwrap();
+    assert_eq!(answer["scope"], "repository:team/app:pull,push");
+    assert_eq!(answer.get("refresh_token"), None, "nobody asked for one");
+    let token = format!("Bearer {}", answer["access_token"].as_str().unwrap());
     for (path, expected) in [("/v2/team/app/tags/list", 200), ("/v2/team/other/tags/list", 401)] {
         assert_eq!(place.status("GET", path, &[("authorization", &token)]).await, expected, "{path}");
     }
     for (form, expected) in [
         ("grant_type=password&username=alice&password=wrong", 401),
+        ("grant_type=password&username=alice&password=wrong&access_type=offline", 401),
         ("grant_type=password&username=nobody&password=secret", 401),
         ("grant_type=password&username=alice", 400),
-        ("grant_type=refresh_token&refresh_token=x", 400),
+        ("grant_type=refresh_token&refresh_token=x", 401),
+        ("grant_type=refresh_token", 400),
+        ("grant_type=client_credentials", 400),
         ("", 400),
     ] {
-        assert_eq!(post(&format!("{form}&{scopes}")).await.unwrap_err().status.as_u16(), expected, "{form}");
+        assert_eq!(post(&place, &format!("{form}&{SCOPES}")).await.unwrap_err().status.as_u16(), expected, "{form}");
     }
+}
+
+#[tokio::test]
+async fn what_is_kept_in_place_of_a_password_gives_tokens_and_nothing_else_and_ends_with_the_password() {
+    let place = Place::new(&format!("[token]\n{RULES}"));
+    let offline = format!("grant_type=password&username=alice&password=secret&access_type=offline&{SCOPES}");
+    let answer = post(&place, &offline).await.unwrap();
+    let kept = answer["refresh_token"].as_str().unwrap().to_owned();
+    let refresh = async |place: &Place, token: &str| {
+        post(place, &format!("grant_type=refresh_token&refresh_token={token}&{SCOPES}")).await
+    };
+    let renewed = refresh(&place, &kept).await.unwrap();
+    assert_eq!(renewed["scope"], "repository:team/app:pull,push");
+    let token = renewed["access_token"].as_str().unwrap().to_owned();
+    let shown = |token: &str| format!("Bearer {token}");
+    for (token, expected) in [(&token, 200), (&kept, 401)] {
+        let header = shown(token);
+        for path in ["/v2/", "/v2/team/app/tags/list"] {
+            assert_eq!(place.status("GET", path, &[("authorization", &header)]).await, expected, "{path}");
+        }
+    }
+    assert_eq!(refresh(&place, &token).await.unwrap_err().status, 401, "what opens doors gives no tokens");
+    // The query's form, as docker login asks.
+    let query =
+        |words: &str| request("GET", &format!("/token?{words}"), &[("authorization", &basic("alice", "secret"))]);
+    for (words, is_given) in [("offline_token=true", true), ("offline_token=false", false), ("", false)] {
+        let (door, request) = (TokenDoor(place.gate.clone()), query(words).unwrap());
+        let answer = super::super::Door::answer(&door, &request, &Query::default()).await.unwrap();
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["refresh_token"].is_string(), is_given, "{words}");
+    }
+    // Another key, and an issuer that gives none.
+    assert_eq!(refresh(&Place::new(&format!("[token]\n{RULES}")), &kept).await.unwrap_err().status, 401);
+    let none = Place::new(&format!("[token]\nrefresh = \"0s\"\n{RULES}"));
+    assert_eq!(post(&none, &offline).await.unwrap().get("refresh_token"), None);
+    // Bob changes nothing for alice; another password of hers does, whatever it is.
+    let hash =
+        |salt| bcrypt::hash_with_salt("secret", 4, [salt; 16]).unwrap().format_for_version(bcrypt::Version::TwoY);
+    let users = |alice: u8, bob: u8| {
+        let text = format!("alice:{}\nbob:{}\n", hash(alice), hash(bob));
+        gantry_linux::fs::write(place._directory.path().join("htpasswd"), text).unwrap();
+    };
+    users(7, 8);
+    refresh(&place, &kept).await.unwrap();
+    users(8, 8);
+    let failure = refresh(&place, &kept).await.unwrap_err();
+    assert!(failure.status == 401 && failure.message.contains("log in again"), "{}", failure.message);
 }
 
 #[tokio::test]
@@ -429,6 +483,7 @@ fn settings_that_would_surprise_are_refused_with_the_reason() {
         ("htpasswd = \"/x\"\nanonymous-pull = true", "anonymous access needs token"),
         ("htpasswd = \"/x\"\nrealm = 'a\"b'", "shown in a header"),
         ("htpasswd = \"/x\"\n[token]\nlifetime = \"1s\"", "want 10s to 24h"),
+        ("htpasswd = \"/x\"\n[token]\nrefresh = \"5m\"", "want 1h or more"),
         ("htpasswd = \"/x\"\n[token]\nservice = \"\"", "shown in a header"),
         ("htpasswd = \"/nonexistent\"", "/nonexistent"),
     ] {

@@ -1,5 +1,7 @@
 //! Tokens: those that this registry issues, and those of foreign issuers whose keys it was given.
 
+mod refresh;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Action;
 use super::scope::Grant;
+
+pub use refresh::Refresh;
 
 /// The longest token that is looked at.
 const TOKEN_LIMIT: usize = 16 << 10;
@@ -63,6 +67,8 @@ pub struct Issuer {
     /// For whom: the registry's own name.
     service: String,
     lifetime: Duration,
+    /// How long refresh tokens count.
+    refresh: Duration,
     signs: EncodingKey,
     verifies: Verifier,
 }
@@ -152,7 +158,8 @@ impl Issuer {
             source: Source::Own,
             user_prefix: String::new(),
         };
-        Ok(Self { name, service, lifetime, signs: EncodingKey::from_ed_der(&pkcs8), verifies })
+        let (signs, refresh) = (EncodingKey::from_ed_der(&pkcs8), Duration::ZERO);
+        Ok(Self { name, service, lifetime, refresh, signs, verifies })
     }
 
     /// For whom the tokens are.
@@ -172,8 +179,6 @@ impl Issuer {
     pub fn issue(&self, user: Option<&str>, grants: &[Grant]) -> (String, SystemTime) {
         let now = SystemTime::now();
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut id = [0; 16];
-        rand::fill(&mut id).expect("the kernel has random bytes");
         let claims = Issued {
             iss: &self.name,
             sub: user.unwrap_or_default(),
@@ -181,7 +186,7 @@ impl Issuer {
             exp: seconds + self.lifetime.as_secs(),
             nbf: seconds,
             iat: seconds,
-            jti: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            jti: random_id(),
             access: grants,
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.signs);
@@ -290,6 +295,13 @@ impl Verified {
     pub fn grants(&self, repository: &str, action: Action) -> bool {
         self.grants.iter().any(|grant| grant.allows(repository, action))
     }
+}
+
+/// Tells one token from the next.
+fn random_id() -> String {
+    let mut id = [0; 16];
+    rand::fill(&mut id).expect("the kernel has random bytes");
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One algorithm, one issuer, one audience; all of them and an end must be there.

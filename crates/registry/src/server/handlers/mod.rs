@@ -73,12 +73,11 @@ async fn own(server: &Arc<Server>, request: &Request, body: Counted) -> Result<R
 }
 
 async fn other(server: &Server, request: &Request, body: Counted) -> Result<Response> {
+    let path = request.uri.path();
+    let Some(door) = server.doors.iter().find(|door| door.is_at(path)) else {
+        let message = format!("{path:.200} is no path of a registry");
+        return Err(Failure::new(Code::Unsupported, message).status(StatusCode::NOT_FOUND));
+    };
     let form = if request.method == Method::POST { posted(body).await? } else { Query::default() };
-    for door in &server.doors {
-        if let Some(answer) = door.answer(request, &form) {
-            return answer.await;
-        }
-    }
-    let message = format!("{:.200} is no path of a registry", request.uri.path());
-    Err(Failure::new(Code::Unsupported, message).status(StatusCode::NOT_FOUND))
+    door.answer(request, &form).await
 }
