@@ -33,6 +33,9 @@ pub(super) struct Found {
     referrer: Descriptor,
 }
 
+/// What the target's lists have, as far as they were read.
+type Lists = HashMap<Digest, Vec<Descriptor>>;
+
 /// What may still be copied.
 struct Left {
     bytes: u64,
@@ -136,7 +139,7 @@ impl Pusher {
     async fn copy_all(self: &Arc<Self>, origin: &PushOrigin, referrers: Vec<Found>) {
         let (mut seen, mut next) = (HashSet::new(), referrers);
         let mut left = Left { bytes: BYTES };
-        let mut listed = HashMap::new();
+        let mut lists = Lists::new();
         while let Some(found) = next.pop() {
             let digest = found.referrer.digest.clone();
             if !seen.insert(digest.clone()) {
@@ -145,7 +148,7 @@ impl Pusher {
             if seen.len() > COUNT {
                 return self.went_without(&Error::invalid("referrers", format!("there are more than {COUNT}")));
             }
-            if let Err(error) = self.bring(&found, origin, &mut listed, &mut left).await {
+            if let Err(error) = self.bring(&found, origin, &mut lists, &mut left).await {
                 self.went_without(&error);
                 continue;
             }
@@ -161,7 +164,7 @@ impl Pusher {
         self: &Arc<Self>,
         Found { subject, referrer }: &Found,
         origin: &PushOrigin,
-        listed: &mut HashMap<Digest, Vec<Descriptor>>,
+        lists: &mut Lists,
         left: &mut Left,
     ) -> Result<()> {
         if !self.has_manifest(&referrer.digest).await? {
@@ -169,10 +172,7 @@ impl Pusher {
             (self.progress)(Progress::object(referrer.digest.short(), "Pushed referrer"));
             return Ok(());
         }
-        if !listed.contains_key(subject) {
-            listed.insert(subject.clone(), self.session.referrers(subject).await?);
-        }
-        if listed[subject].iter().any(|known| known.digest == referrer.digest) {
+        if self.lists(subject, &referrer.digest, lists).await? {
             return Ok(());
         }
         let document = self.fetched(referrer, origin).await?;
@@ -181,12 +181,21 @@ impl Pusher {
 
     /// Has a manifest that is there be in the list of what it refers to, if it refers to anything.
     pub(super) async fn list_again(&self, document: &Document) -> Result<()> {
-        let Some(subject) = Names::read(&document.raw, &document.descriptor.digest)?.subject else { return Ok(()) };
-        let listed = self.session.referrers(&subject.digest).await?;
-        if listed.iter().any(|known| known.digest == document.descriptor.digest) {
-            return Ok(());
+        let digest = &document.descriptor.digest;
+        match Names::read(&document.raw, digest)?.subject {
+            Some(subject) if !self.lists(&subject.digest, digest, &mut Lists::new()).await? => {
+                self.put(document, None).await
+            }
+            _ => Ok(()),
         }
-        self.put(document, None).await
+    }
+
+    /// Whether the target's list of what refers to a manifest has this one.
+    async fn lists(&self, subject: &Digest, referrer: &Digest, lists: &mut Lists) -> Result<bool> {
+        if !lists.contains_key(subject) {
+            lists.insert(subject.clone(), self.session.referrers(subject).await?);
+        }
+        Ok(lists[subject].iter().any(|known| known.digest == *referrer))
     }
 
     async fn copy_referrer(
