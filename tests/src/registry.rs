@@ -99,14 +99,26 @@ impl Registry {
     /// Serves a directory by our own registry.
     pub fn own(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
-        Self::launch(LOOPBACK, |port, _| own(port, root))
+        Self::launch(LOOPBACK, |port, _| own(LOOPBACK, port, root))
+    }
+
+    /// Serves a directory by our own registry at another address of this machine, with this configuration.
+    pub fn own_at(root: &Path, address: &str, settings: &str) -> Result<Self> {
+        let address = address.parse().with_context(|| format!("bad address {address}"))?;
+        Self::launch(address, |port, directory| {
+            let path = directory.join("registry.toml");
+            fs::write(&path, settings).context("write the registry's configuration")?;
+            let mut command = own(address, port, root)?;
+            command.arg("--config").arg(&path);
+            Ok(command)
+        })
     }
 
     /// Kills it as `kill -9` does, and serves that directory by our own on the same port.
     pub fn kill_and_serve_again(&mut self, root: &Path) -> Result<()> {
         self.child.kill().context("kill the registry")?;
         self.child.wait().context("reap the registry")?;
-        let again = Self::start_on(self.address, self.port, &|port, _| own(port, root))?;
+        let again = Self::start_on(self.address, self.port, &|port, _| own(LOOPBACK, port, root))?;
         *self = again.context("the registry does not answer after it was killed")?;
         Ok(())
     }
@@ -277,9 +289,10 @@ fn locked(store: &Path) -> Result<File> {
 }
 
 /// Our own registry.
-fn own(port: u16, root: &Path) -> Result<Command> {
+fn own(address: IpAddr, port: u16, root: &Path) -> Result<Command> {
     let mut command = Command::new(paths::gantry()?);
-    command.args(["registry", "serve", "--addr", &format!("127.0.0.1:{port}"), "--root"]).arg(root);
+    let address = SocketAddr::new(address, port).to_string();
+    command.args(["registry", "serve", "--addr", &address, "--root"]).arg(root);
     Ok(command)
 }
 

@@ -231,6 +231,9 @@ fn a_registry_is_searched_and_asked_what_a_name_means() {
         assert!(found.lines().any(|line| line.contains("team/found") && line.ends_with(" 0")), "{found}");
         let many = cli.ok(&["search", "--filter", "stars=5", "--format", "{{.Name}}", &target.name("found")]);
         assert_eq!(many, "");
+        let official =
+            cli.ok(&["search", "--filter", "is-official=true", "--format", "{{.Name}}", &target.name("found")]);
+        assert_eq!(official, "");
         cli.run(&["search", "--limit", "101", &target.name("found")]).fails(1, "outside the range of [1, 100]");
         let answer = world.daemon.get(&format!("/distribution/{to}/json")).expect("an answer");
         assert_eq!(answer.status, 200, "{answer:?}");

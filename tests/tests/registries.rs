@@ -113,9 +113,48 @@ fn certs_d_says_whom_to_trust_and_who_we_are_for_that_registry_alone() {
     fs::copy(file("client.key"), here.join("client.key")).expect("copy");
     cli.ok(&["pull", "-q", &name]);
     assert_eq!(cli.ok(&["run", "--rm", &name]), "new");
+    for cli in [Some(world.gantry()), world.docker()].into_iter().flatten() {
+        our_own_server(&cli, &name, &address, directory.path());
+    }
     cli.ok(&["rmi", &name]);
     fs::rename(&here, certificates.join("registry.test:1")).expect("rename");
     cli.run(&["pull", &name]).fails(1, "certificate");
+}
+
+/// The same with our own server, into which an image is pushed, too, by somebody with a password.
+fn our_own_server(cli: &Cli<'_>, image: &str, address: &str, directory: &Path) {
+    let file = |name: &str| directory.join(name).display().to_string();
+    fs::write(file("htpasswd"), PASSWORDS).expect("write the users");
+    let settings = format!(
+        "[tls]\ncert = {:?}\nkey = {:?}\nclient-ca = {:?}\n[auth]\nhtpasswd = {:?}\n[auth.token]\n",
+        file("server.cert"),
+        file("server.key"),
+        file("client.cert"),
+        file("htpasswd")
+    );
+    let store = tempfile::tempdir().expect("a directory");
+    let registry = Registry::own_at(store.path(), address, &settings).expect("our registry with TLS");
+    let (host, name) = (registry.host(), registry.name("team/app:1"));
+    let login = || cli.input(&["login", "-u", "me", "--password-stdin", &host], "secret\n");
+    login().fails(1, "certificate");
+    let here = directory.join("certs.d").join(&host);
+    fs::create_dir(&here).expect("a directory");
+    fs::copy(file("server.cert"), here.join("ca.crt")).expect("copy");
+    let stranger = login();
+    assert_ne!(stranger.code, 0, "{stranger}");
+    for part in ["client.cert", "client.key"] {
+        fs::copy(file(part), here.join(part)).expect("copy");
+    }
+    login().ok();
+    cli.ok(&["tag", image, &name]);
+    assert_eq!(cli.ok(&["push", "-q", &name]), name);
+    cli.ok(&["rmi", &name]);
+    assert_eq!(cli.ok(&["pull", "-q", &name]), name);
+    assert_eq!(cli.ok(&["run", "--rm", &name]), "new");
+    cli.ok(&["rmi", &name]);
+    cli.ok(&["logout", &host]);
+    let nobody = cli.run(&["pull", &name]);
+    assert_ne!(nobody.code, 0, "{nobody}");
 }
 
 #[test]

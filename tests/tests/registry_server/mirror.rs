@@ -1,11 +1,12 @@
-//! The cache as containerd's mirror: it says by `?ns=` which registry it means.
+//! The cache as a mirror: of containerd, which says by `?ns=` which registry it means, and of a daemon whose `daemon.json` has
+//! `registry-mirrors`.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use gantry_tests::command::{self, LIMIT};
-use gantry_tests::{Output, Registry, eventually, paths};
+use gantry_tests::{Daemon, Options, Output, Registry, eventually, image, paths};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Served;
@@ -83,4 +84,38 @@ fn containerd_pulls_of_two_registries_through_one_mirror() {
             "{log}"
         );
     }
+}
+
+#[test]
+fn docker_pulls_hubs_images_by_their_short_names_through_the_cache_that_daemon_json_names() {
+    let place = tempfile::tempdir().expect("a directory");
+    let hub = Registry::own(&place.path().join("hub")).expect("a registry in Docker Hub's place");
+    let images = image::standard().expect("images");
+    let (_, image) = images.iter().find(|(name, _)| *name == "busybox").expect("the image");
+    hub.push("library/mirrored", "1", image).expect("push");
+    let digest = hub.manifest_digest("library/mirrored", "1").expect("a digest");
+    let served = Served::start(&["--proxy", &format!("docker.io=http://{}", hub.host())], |at| {
+        format!("[access-log]\nfile = \"{}\"\n", at.join("access.log").display())
+    });
+    let settings = place.path().join("daemon.json");
+    let mirror = format!("{{\"registry-mirrors\": [\"http://127.0.0.1:{}\"]}}", served.port);
+    fs::write(&settings, mirror).expect("write daemon.json");
+    let flags = vec!["--config-file".to_owned(), settings.display().to_string()];
+    let daemon = Daemon::with(Options { flags, ..Options::default() }).expect("a daemon");
+    let docker = |arguments: &[&str]| {
+        let mut docker = daemon.client(&paths::need("docker").expect("docker"));
+        command::run(docker.args(arguments), None, LIMIT).expect("run docker").ok()
+    };
+    let pulled = docker(&["pull", "mirrored:1"]);
+    assert!(pulled.contains(&digest) && pulled.contains("docker.io/library/mirrored:1"), "{pulled}");
+    assert_eq!(
+        docker(&["run", "--rm", "--network", "none", "mirrored:1", "echo", "from the mirror"]),
+        "from the mirror"
+    );
+    // What was pulled once is to be had again when the Hub is away.
+    drop(hub);
+    docker(&["rmi", "mirrored:1"]);
+    assert!(docker(&["pull", "mirrored:1"]).contains(&digest));
+    let log = fs::read_to_string(served.at("access.log")).expect("the access log");
+    assert!(log.contains("\"path\":\"/v2/library/mirrored/manifests/1") && log.contains("\"status\":200"), "{log}");
 }

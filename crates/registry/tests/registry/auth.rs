@@ -161,6 +161,22 @@ async fn credentials_of_another_host_stay_here() {
 }
 
 #[tokio::test]
+async fn the_urls_that_a_manifest_gives_for_a_layer_are_not_asked_for_it() {
+    let (fake, elsewhere) = (Fake::start().await, Fake::start().await);
+    let image = Image::oci(2).with_urls(&format!("http://{}/layer", elsewhere.address));
+    fake.image("app", "1", &image);
+    let request = || Request { auth: login("me", "secret"), ..Request::default() };
+    request().pull(&fake.name("app:1")).await.result.unwrap();
+    // Nor where the registry does not have it.
+    let lost = image.blob_path("app", 0);
+    fake.hook(move |seen, _| {
+        (seen.path == lost).then(|| Reply::error(404, "BLOB_UNKNOWN", "blob unknown to registry"))
+    });
+    request().pull(&fake.name("app:1")).await.error();
+    assert!(elsewhere.seen().is_empty(), "{:?}", elsewhere.seen());
+}
+
+#[tokio::test]
 async fn redirects_end() {
     let fake = Fake::start().await;
     let asked = Arc::new(AtomicUsize::new(0));
@@ -243,7 +259,8 @@ async fn a_token_server_that_knows_one_form_only_is_asked_by_that_one() {
     fake.image("app", "1", &image);
     gives_token(&fake, |_| Reply::new(401, ""));
     let request = Request { auth: identity("refresh", "me"), ..Request::default() };
-    assert_eq!(request.pull(&fake.name("app:1")).await.error(), "unauthorized: incorrect username or password");
+    let error = request.pull(&fake.name("app:1")).await.error();
+    assert_eq!(error, "unauthorized: what was kept of the login does not count any more: log in again");
     assert_eq!(questions(&fake).len(), 1);
 }
 

@@ -61,6 +61,12 @@ impl Image {
         Self { config, layers, manifest, oci }
     }
 
+    /// The same with other URLs of its blobs.
+    pub fn with_urls(self, urls: &str) -> Self {
+        let manifest = String::from_utf8(self.manifest).unwrap().replace("http://127.0.0.1:1/", urls);
+        Self { manifest: manifest.into_bytes(), ..self }
+    }
+
     /// The same as registries take it that look at the URLs.
     pub fn without_urls(self) -> Self {
         let mut manifest: serde_json::Value = serde_json::from_slice(&self.manifest).unwrap();

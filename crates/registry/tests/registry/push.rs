@@ -244,6 +244,19 @@ fn range(seen: &crate::fake::Seen) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_are_sent_at_once() {
+    let target = Fake::start().await;
+    let uploads = target.takes_uploads();
+    // No upload begins before three are wanted.
+    target.gate(vec!["/v2/app/blobs/uploads/".to_owned()], 3);
+    let (image, store) = made(&[archive(1, 9000), archive(2, 9000), archive(3, 9000)]);
+    // The configuration's comes after theirs, alone: it is there already.
+    uploads.put_blob("app", &image.config);
+    push(&target.name("app:1"), image, &store).await.pushed();
+    assert_eq!(layers_of(&uploads, "app", "1").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_the_registry_forgot_begins_anew() {
     let (mut image, store) = made(&[archive(1, 3_000_000)]);
     image.layers[0].size = 0;

@@ -6,9 +6,15 @@ use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use gantry_transport::Peer;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::super::super::limits::LimitSettings;
+use super::super::super::{Access as _, Ask, Name, Route};
+use super::super::{AuthSettings, Gate, Policy};
 use super::*;
 
 struct Keys {
@@ -172,6 +178,45 @@ fn an_issuer_trusted_with_names_only_must_name_somebody_and_gets_its_prefix() {
     assert_eq!((found.user.as_deref(), found.source), (Some("ci-alice"), Source::Rules));
     assert_eq!(verifier.verify(&keys.sign(&header, &without("sub"))), None);
     assert_eq!(verifier.verify(&keys.sign(&header, &with("sub", json!("")))), None);
+}
+
+#[tokio::test]
+async fn at_the_gate_a_foreign_token_opens_what_its_issuer_is_trusted_with_and_an_own_one_is_none_of_theirs() {
+    let keys = Keys::new();
+    let gate = |trust: &str| {
+        let text = format!(
+            "[[issuers]]\nissuer = \"https://ci.test\"\naudience = \"registry\"\nkey = {:?}\nalgorithm = \"ES256\"\n\
+             trust = \"{trust}\"\nuser-prefix = \"ci-\"\n\
+             [[rules]]\nusers = [\"ci-bot\"]\nrepositories = [\"built/*\"]\nactions = [\"push\"]\n",
+            keys.path()
+        );
+        let settings: AuthSettings = toml::from_str(&text).unwrap();
+        let policy = Policy::open(&settings, Path::new("/nonexistent"), None, true).unwrap();
+        Gate::new(policy, &LimitSettings::default(), false)
+    };
+    let token = keys.sign(&Header::new(Algorithm::ES256), &claims());
+    let own = Keys::new().sign(&Header::new(Algorithm::ES256), &claims());
+    let peer = Peer::Remote { address: "192.0.2.1:7".parse().unwrap(), subject: None };
+    for (trust, method, path, token, expected) in [
+        ("grants", Method::GET, "team/app", &token, 200),
+        ("grants", Method::PUT, "team/app", &token, 401),
+        ("grants", Method::GET, "built/x", &token, 401),
+        ("user", Method::PUT, "built/x", &token, 200),
+        ("user", Method::GET, "team/app", &token, 403),
+        ("grants", Method::GET, "team/app", &own, 401),
+        ("user", Method::PUT, "built/x", &own, 401),
+    ] {
+        let gate = gate(trust);
+        let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, bearer)]);
+        let name: Name = path.parse().unwrap();
+        let action = if method == Method::PUT { Action::Push } else { Action::Pull };
+        let route = Route::parse(&format!("/v2/{path}/manifests/1")).unwrap();
+        let needs = Some((Some(&name), action));
+        let ask = Ask { peer: &peer, certificate: None, method: &method, route: &route, headers: &headers, needs };
+        let status = gate.admit(ask).await.map_or_else(|failure| failure.status.as_u16(), |_| 200);
+        assert_eq!(status, expected, "{trust} {method} {path}");
+    }
 }
 
 #[test]
