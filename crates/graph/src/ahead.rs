@@ -1,7 +1,8 @@
 //! A stream that one thread reads and another uses, in bounded memory: neither waits for the other while the buffers last.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes of one buffer.
 const BUFFER: usize = 128 << 10;
@@ -10,48 +11,124 @@ const BUFFER: usize = 128 << 10;
 type Piece = io::Result<Vec<u8>>;
 
 /// The end that is written to. Dropped without [`Feed::end`], the reader gets an error: nothing half is taken for whole.
-pub(crate) struct Feed {
-    full: SyncSender<Piece>,
-    empty: Receiver<Vec<u8>>,
-    /// Buffers that may still be made.
-    left: usize,
-}
+pub(crate) struct Feed(Arc<Pipe>);
 
 /// The end that is read from.
 pub(crate) struct Ahead {
-    full: Receiver<Piece>,
-    empty: Sender<Vec<u8>>,
+    pipe: Arc<Pipe>,
     current: Vec<u8>,
     at: usize,
     ended: bool,
 }
 
+/// What is between them. Who waits is woken when half of the buffers are there for it: to be woken for each one costs more than
+/// what is done with it.
+struct Pipe {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    emptied: Condvar,
+    half: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    full: VecDeque<Piece>,
+    empty: Vec<Vec<u8>>,
+    /// Buffers that may still be made.
+    left: usize,
+    /// Nothing more comes.
+    closed: bool,
+    /// Nobody reads any more.
+    left_alone: bool,
+}
+
 /// Both ends, with so many buffers between them.
 pub(crate) fn ahead(buffers: usize) -> (Feed, Ahead) {
-    let (full, filled) = sync_channel(buffers);
-    let (used, empty) = channel();
-    let ahead = Ahead { full: filled, empty: used, current: Vec::new(), at: 0, ended: false };
-    (Feed { full, empty, left: buffers + 1 }, ahead)
+    let total = buffers + 1;
+    let queue = Mutex::new(Queue { left: total, ..Queue::default() });
+    let pipe = Pipe { queue, filled: Condvar::new(), emptied: Condvar::new(), half: (total / 2).max(1) };
+    let pipe = Arc::new(pipe);
+    (Feed(Arc::clone(&pipe)), Ahead { pipe, current: Vec::new(), at: 0, ended: false })
+}
+
+impl Pipe {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty buffer; none when nobody reads any more.
+    fn buffer(&self) -> Option<Vec<u8>> {
+        let mut queue = self.lock();
+        if queue.empty.is_empty() && queue.left > 0 {
+            queue.left -= 1;
+            return Some(Vec::with_capacity(BUFFER));
+        }
+        if queue.empty.is_empty() {
+            let waits = |queue: &mut Queue| queue.empty.len() < self.half && !queue.left_alone;
+            queue = self.emptied.wait_while(queue, waits).unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.left_alone { None } else { queue.empty.pop() }
+    }
+
+    /// False when nobody reads any more.
+    fn send(&self, piece: Piece) -> bool {
+        let mut queue = self.lock();
+        queue.full.push_back(piece);
+        if queue.full.len() == self.half {
+            self.filled.notify_one();
+        }
+        !queue.left_alone
+    }
+
+    /// The next piece; none when the other end is gone.
+    fn receive(&self, used: Vec<u8>) -> Option<Piece> {
+        let mut queue = self.lock();
+        if used.capacity() > 0 {
+            queue.empty.push(used);
+            if queue.empty.len() == self.half {
+                self.emptied.notify_one();
+            }
+        }
+        if queue.full.is_empty() {
+            let waits = |queue: &mut Queue| queue.full.len() < self.half && !queue.closed;
+            queue = self.filled.wait_while(queue, waits).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.full.pop_front()
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.filled.notify_one();
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.pipe.lock().left_alone = true;
+        self.pipe.emptied.notify_one();
+    }
 }
 
 impl Feed {
     /// Hands over everything that `input` has; an error of it goes on to the reader and is returned. Ends early, without an
     /// error, when nobody reads any more.
-    pub(crate) fn pump(mut self, input: &mut dyn Read) -> io::Result<()> {
-        while let Some(mut buffer) = self.buffer() {
+    pub(crate) fn pump(self, input: &mut dyn Read) -> io::Result<()> {
+        while let Some(mut buffer) = self.0.buffer() {
             match fill(input, &mut buffer) {
                 Ok(()) if buffer.is_empty() => {
                     self.end();
                     return Ok(());
                 }
                 Ok(()) => {
-                    if self.full.send(Ok(buffer)).is_err() {
+                    if !self.0.send(Ok(buffer)) {
                         return Ok(());
                     }
                 }
                 Err(error) => {
                     // A reader that is gone needs no error.
-                    let _ = self.full.send(Err(copy(&error)));
+                    self.0.send(Err(copy(&error)));
                     return Err(error);
                 }
             }
@@ -59,21 +136,9 @@ impl Feed {
         Ok(())
     }
 
-    /// An empty buffer; none when nobody reads any more.
-    fn buffer(&mut self) -> Option<Vec<u8>> {
-        if let Ok(used) = self.empty.try_recv() {
-            return Some(used);
-        }
-        if self.left > 0 {
-            self.left -= 1;
-            return Some(Vec::with_capacity(BUFFER));
-        }
-        self.empty.recv().ok()
-    }
-
     fn end(self) {
         // An empty piece is the end; a reader that is gone needs none.
-        let _ = self.full.send(Ok(Vec::new()));
+        self.0.send(Ok(Vec::new()));
     }
 
     /// A writer, for who has no reader.
@@ -94,13 +159,13 @@ impl FeedWriter {
         match outcome.and_then(|()| self.send()) {
             Ok(()) => self.feed.end(),
             // A reader that is gone needs no error.
-            Err(error) => drop(self.feed.full.send(Err(error))),
+            Err(error) => drop(self.feed.0.send(Err(error))),
         }
     }
 
     fn send(&mut self) -> io::Result<()> {
         let full = std::mem::take(&mut self.current);
-        if full.is_empty() { Ok(()) } else { self.feed.full.send(Ok(full)).map_err(|_| gone()) }
+        if full.is_empty() || self.feed.0.send(Ok(full)) { Ok(()) } else { Err(gone()) }
     }
 }
 
@@ -110,7 +175,7 @@ impl Write for FeedWriter {
             self.send()?;
         }
         if self.current.capacity() == 0 {
-            self.current = self.feed.buffer().ok_or_else(gone)?;
+            self.current = self.feed.0.buffer().ok_or_else(gone)?;
             self.current.clear();
         }
         let length = bytes.len().min(BUFFER - self.current.len());
@@ -152,13 +217,9 @@ impl BufRead for Ahead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.current.len() && !self.ended {
             let used = std::mem::take(&mut self.current);
-            if used.capacity() > 0 {
-                // The writer may have ended already.
-                let _ = self.empty.send(used);
-            }
             self.at = 0;
             let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the stream broke off");
-            self.current = self.full.recv().map_err(|_| gone())??;
+            self.current = self.pipe.receive(used).ok_or_else(gone)??;
             self.ended = self.current.is_empty();
         }
         Ok(&self.current[self.at..])
@@ -200,6 +261,21 @@ mod tests {
                 assert_eq!(read.is_err(), broken);
                 assert!(bytes.starts_with(&got) && (broken || got.len() == bytes.len()));
             });
+        }
+    }
+
+    /// Each waits for half of the buffers: they must never both wait.
+    #[test]
+    fn however_many_buffers_there_are_and_are_filled_everything_comes_through() {
+        for buffers in 1..=6 {
+            for filled in 0..=3 * buffers {
+                let (feed, mut reader) = ahead(buffers);
+                let bytes = filled * BUFFER + filled % 2;
+                std::thread::scope(|scope| {
+                    scope.spawn(move || feed.pump(&mut io::repeat(7).take(bytes as u64)).unwrap());
+                    assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap(), bytes as u64);
+                });
+            }
         }
     }
 

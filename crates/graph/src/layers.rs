@@ -19,7 +19,7 @@ use crate::image::{chain_id, finish};
 use crate::{Error, Layer, Result};
 
 /// Buffers between who inflates and who unpacks.
-const BUFFERS: usize = 6;
+const BUFFERS: usize = 7;
 
 /// Where a layer is in its life.
 #[derive(Debug, Clone, Default)]

@@ -56,26 +56,32 @@ pub(crate) trait Target {
     fn content(&mut self, offset: u64, length: usize) -> Result<(), Error>;
 }
 
+/// Bytes of a file that are written at once.
+pub(crate) const BUFFER: usize = 128 << 10;
+
 /// A file that is written at once.
 pub(crate) struct Direct<'a> {
     file: &'a File,
-    buffer: Vec<u8>,
+    buffer: &'a mut [u8],
+    wrote: &'a dyn Fn(u64),
 }
 
 impl<'a> Direct<'a> {
-    /// With a buffer for so many bytes, within reason.
-    pub(crate) fn new(file: &'a File, size: u64) -> Self {
-        Self { file, buffer: vec![0; usize::try_from(size).unwrap_or(usize::MAX).clamp(1, 128 << 10)] }
+    /// By way of a buffer; `wrote` is told how much was written.
+    pub(crate) fn new(file: &'a File, buffer: &'a mut [u8], wrote: &'a dyn Fn(u64)) -> Self {
+        Self { file, buffer, wrote }
     }
 }
 
 impl Target for Direct<'_> {
     fn room(&mut self) -> Result<&mut [u8], Error> {
-        Ok(&mut self.buffer)
+        Ok(self.buffer)
     }
 
     fn content(&mut self, offset: u64, length: usize) -> Result<(), Error> {
-        Ok(self.file.write_all_at(&self.buffer[..length], offset).during("write", "file")?)
+        self.file.write_all_at(&self.buffer[..length], offset).during("write", "file")?;
+        (self.wrote)(length as u64);
+        Ok(())
     }
 }
 
@@ -95,7 +101,7 @@ impl<'a> Entries<'a> {
     /// With `recorder`, everything that is read is written down.
     pub(crate) fn new(input: &'a mut dyn Read, recorder: Option<Recorder>) -> Self {
         let input = Tape { input, recorder };
-        Self { input, data: 0, padding: 0, pieces: None, holes: 0, buffer: vec![0; 128 << 10] }
+        Self { input, data: 0, padding: 0, pieces: None, holes: 0, buffer: vec![0; BUFFER] }
     }
 
     /// The next entry; what was not read of the one before is skipped. At the end the stream is read to its end.

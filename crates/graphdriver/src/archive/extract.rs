@@ -17,17 +17,20 @@ use gantry_linux::{ResultExt, fs};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, makedev};
 use rustix::io::Errno;
 
-use super::entry::{Entries, Entry, Kind};
-use super::fill::Filler;
+use super::entry::{BUFFER, Direct, Entries, Entry, Kind};
+use super::fill::{self, Filler, Fresh};
 use super::name::{clean, refuse, split};
 use super::recipe::{DISPLACED, Recorder, Which};
 use super::spool::{Later, Spool, replay};
 use super::{AUFS, OPAQUE, WHITEOUT};
 use crate::Error;
 use crate::tree::{self, Step, Walk, at, open_inside, show};
+use crate::writeback::FILE;
 
 /// Bytes of a file that somebody else may make.
 const SMALL: u64 = 64 << 10;
+/// Bytes of a file that is not worth it to hand it over.
+const LARGE: u64 = 256 << 10;
 /// Names of one directory that are remembered.
 const NAMES: usize = 50_000;
 
@@ -55,6 +58,8 @@ pub(crate) fn apply(draft: &Path, input: &mut dyn Read, wrote: &(dyn Fn(u64) + S
             hasher: RandomState::new(),
             filler,
             own,
+            wrote,
+            buffer: vec![0; BUFFER],
             content: 0,
         };
         let mut entries = Entries::new(input, recorder);
@@ -79,7 +84,7 @@ fn know(entries: &mut Entries<'_>, inodes: impl IntoIterator<Item = (u64, u64)>)
     }
 }
 
-struct Extraction {
+struct Extraction<'a> {
     root: OwnedFd,
     /// Where the root is on this machine.
     place: Vec<u8>,
@@ -96,6 +101,9 @@ struct Extraction {
     filler: Filler,
     /// Who makes what is made.
     own: (u32, u32),
+    /// Is told how much was written.
+    wrote: &'a dyn Fn(u64),
+    buffer: Vec<u8>,
     content: u64,
 }
 
@@ -109,7 +117,7 @@ struct Parent {
     gives_group: bool,
 }
 
-impl Extraction {
+impl Extraction<'_> {
     fn all(&mut self, entries: &mut Entries<'_>) -> Result<(), Error> {
         while let Some(entry) = entries.next()? {
             self.entry(entry, entries)?;
@@ -392,7 +400,8 @@ impl Extraction {
             .during("set times of", show(name))?)
     }
 
-    /// A small file of a new name is for the [`Filler`] to make. Of others only the rest is.
+    /// A small file of a new name is for the [`Filler`] to make. Of others only the rest is, and of large ones nothing: nobody is
+    /// woken for them.
     fn file(&mut self, path: &[u8], entry: Entry, entries: &mut Entries<'_>) -> Result<(), Error> {
         let (directory, name) = split(path);
         let parent = self.open_parent(directory)?;
@@ -411,11 +420,19 @@ impl Extraction {
             }
             other => other,
         };
-        let file = Arc::new(file.during("create", show(name))?);
-        let stat = rustix::fs::fstat(&*file).during("stat", show(name))?;
+        let file = file.during("create", show(name))?;
+        let fresh = Fresh::of(&file).during("stat", show(name))?;
+        let which = Which::Inode(fresh.inode);
+        if entry.size > LARGE {
+            let mut target = Direct::new(&file, &mut self.buffer, self.wrote);
+            let sparse = entries.copy_data(&mut target, which, &place)?;
+            (self.wrote)(FILE);
+            return fill::finish(&file, &entry, fresh, sparse);
+        }
+        let file = Arc::new(file);
         let mut target = self.filler.file(&file);
-        let sparse = entries.copy_data(&mut target, Which::Inode(stat.st_ino), &place)?;
-        self.filler.end(file, entry, stat, sparse)
+        let sparse = entries.copy_data(&mut target, which, &place)?;
+        self.filler.end(file, entry, fresh, sparse)
     }
 
     /// Takes away what is in the way.

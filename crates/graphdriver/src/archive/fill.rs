@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Scope;
 
 use gantry_linux::ResultExt;
-use rustix::fs::{Gid, Mode, Stat, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat};
+use rustix::fs::{AtFlags, Gid, Mode, StatxFlags, Uid, XattrFlags, fchmod, fchown, fsetxattr, statx};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Target};
@@ -102,9 +102,30 @@ struct New {
 struct End {
     entry: Entry,
     /// As it was when it was new, if it was not made here.
-    made: Option<Stat>,
+    made: Option<Fresh>,
     /// A sparse file may end with a hole.
     sparse: bool,
+}
+
+/// What a new file is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fresh {
+    pub inode: u64,
+    owner: (u32, u32),
+    mode: u32,
+}
+
+impl Fresh {
+    /// Its times are not asked for: once somebody has seen them each write must set others (since Linux 6.13).
+    pub(super) fn of(file: &File) -> rustix::io::Result<Self> {
+        let wanted = StatxFlags::INO | StatxFlags::UID | StatxFlags::GID | StatxFlags::MODE;
+        let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        Ok(Self {
+            inode: found.stx_ino,
+            owner: (found.stx_uid, found.stx_gid),
+            mode: u32::from(found.stx_mode) & 0o7777,
+        })
+    }
 }
 
 impl Filler {
@@ -204,7 +225,7 @@ impl Filler {
     }
 
     /// The file has all of its content; `made` is what it was when it was new.
-    pub(super) fn end(&mut self, file: Arc<File>, entry: Entry, made: Stat, sparse: bool) -> Result<(), Error> {
+    pub(super) fn end(&mut self, file: Arc<File>, entry: Entry, made: Fresh, sparse: bool) -> Result<(), Error> {
         self.current.count(&entry);
         let end = Some(Box::new(End { entry, made: Some(made), sparse }));
         let last = self.current.pieces.last_mut();
@@ -371,15 +392,15 @@ fn work(batches: &Receiver<Batch>, used: &Sender<Back>, wrote: &dyn Fn(u64)) -> 
                 (Source::Made(file), end) => {
                     write(&file, bytes, piece.offset, end.as_deref())?;
                     if let Some(End { entry, made: Some(made), sparse }) = end.as_deref() {
-                        finish(&file, entry, made, *sparse)?;
+                        finish(&file, entry, *made, *sparse)?;
                     }
                 }
                 (Source::New(new), Some(end)) => {
                     let file = create(&new.parent, &new.name, end.entry.mode).during("create", show(&new.name))?;
-                    let stat = fstat(&file).during("stat", show(&new.name))?;
+                    let fresh = Fresh::of(&file).during("stat", show(&new.name))?;
                     write(&file, bytes, 0, Some(&end))?;
-                    finish(&file, &end.entry, &stat, false)?;
-                    made.push((new.ticket, stat.st_ino, new.place));
+                    finish(&file, &end.entry, fresh, false)?;
+                    made.push((new.ticket, fresh.inode, new.place));
                 }
                 // The archive broke off in it.
                 (Source::New(_), None) => {}
@@ -402,12 +423,12 @@ fn write(file: &File, bytes: &[u8], offset: u64, end: Option<&End>) -> Result<()
 }
 
 /// Size, owner (it clears capabilities and set-user-id), attributes, mode, and time last.
-fn finish(file: &File, entry: &Entry, made: &Stat, sparse: bool) -> Result<(), Error> {
+pub(super) fn finish(file: &File, entry: &Entry, made: Fresh, sparse: bool) -> Result<(), Error> {
     let shown = || show(&entry.path).to_string();
     if sparse {
         file.set_len(entry.size).during("set size", shown())?;
     }
-    let moved = (made.st_uid, made.st_gid) != (entry.uid, entry.gid);
+    let moved = made.owner != (entry.uid, entry.gid);
     if moved {
         fchown(file, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid))).during("chown", shown())?;
     }
@@ -419,7 +440,7 @@ fn finish(file: &File, entry: &Entry, made: &Stat, sparse: bool) -> Result<(), E
         }
     }
     // An access control list may change the mode as well.
-    if moved || !entry.xattrs.is_empty() || made.st_mode & 0o7777 != entry.mode {
+    if moved || !entry.xattrs.is_empty() || made.mode != entry.mode {
         fchmod(file, Mode::from_raw_mode(entry.mode)).during("chmod", shown())?;
     }
     let times = tree::times(entry.mtime.0, i64::from(entry.mtime.1));
@@ -441,7 +462,7 @@ mod tests {
     #[test]
     fn what_waits_to_be_written_is_bounded() {
         let (file, place) = (Arc::new(tempfile::tempfile().unwrap()), tempfile::tempdir().unwrap());
-        let made = rustix::fs::fstat(&*file).unwrap();
+        let made = Fresh::of(&file).unwrap();
         std::thread::scope(|scope| {
             let mut filler = Filler::start(scope, &|_| {});
             let check = |filler: &Filler| {
@@ -458,7 +479,7 @@ mod tests {
             }
             for number in 0..10 * FILES {
                 let empty = Arc::new(File::create(place.path().join(number.to_string())).unwrap());
-                let made = rustix::fs::fstat(&*empty).unwrap();
+                let made = Fresh::of(&empty).unwrap();
                 filler.end(empty, entry(0), made, false).unwrap();
                 check(&filler);
             }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::path::normal;
 use super::{Error, is_kernels, open, proc_path};
-use crate::archive::entry::{Direct, Entries, Entry, Kind};
+use crate::archive::entry::{BUFFER, Direct, Entries, Entry, Kind};
 use crate::archive::name::clean;
 use crate::archive::recipe::Which;
 use crate::archive::{is_wanted, split};
@@ -98,7 +98,8 @@ impl Unpacking<'_> {
         let made = self.claim(&parent, name, &path, || self.make(&parent, name, entry))?;
         if entry.kind == Kind::File {
             let file = File::from(made.try_clone().during("duplicate", "descriptor")?);
-            if entries.copy_data(&mut Direct::new(&file, entry.size), Which::Inode(0), &path)? {
+            let mut buffer = vec![0; usize::try_from(entry.size).unwrap_or(usize::MAX).clamp(1, BUFFER)];
+            if entries.copy_data(&mut Direct::new(&file, &mut buffer, &|_| {}), Which::Inode(0), &path)? {
                 file.set_len(entry.size).during("set size", show(&path))?;
             }
             self.content += entry.size;
