@@ -2,19 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use crate::{ClientTls, Endpoint, Error, Result, Stream, names, ssh, tls, unix};
 
-/// The longest wait for a TCP handshake.
-const TCP_DEADLINE: Duration = Duration::from_secs(15);
+/// The longest wait for whoever listens.
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Connects to a daemon, over TLS where that is asked for and it is TCP.
 ///
@@ -23,13 +23,7 @@ const TCP_DEADLINE: Duration = Duration::from_secs(15);
 /// [`Error::Handshake`] when one does not believe the other.
 pub async fn connect(endpoint: &Endpoint, tls: Option<&ClientTls>) -> Result<Stream> {
     match endpoint {
-        Endpoint::Unix(path) => {
-            let connected = match path.as_os_str().len() {
-                0..=107 => UnixStream::connect(path).await,
-                _ => connect_long(path).and_then(UnixStream::from_std),
-            };
-            connected.map(Stream::Unix).map_err(|source| explain(endpoint, source))
-        }
+        Endpoint::Unix(path) => connect_unix(path).await.map(Stream::Unix).map_err(|source| explain(endpoint, source)),
         Endpoint::Ssh(target) => ssh::dial(endpoint, target).map(Stream::Ssh),
         Endpoint::Fd(_) => {
             let reason = "it is a daemon's own end: give unix://, tcp:// or ssh://".to_owned();
@@ -54,7 +48,7 @@ async fn encrypt(
     stream: TcpStream,
 ) -> Result<Stream> {
     let handshake = tls::handshake(connector, host, stream);
-    let error = match tokio::time::timeout(TCP_DEADLINE, handshake).await {
+    let error = match tokio::time::timeout(DEADLINE, handshake).await {
         Ok(Ok(stream)) => return Ok(Stream::Tls(stream)),
         Ok(Err(error)) => error,
         Err(_) => io::ErrorKind::TimedOut.into(),
@@ -74,23 +68,37 @@ async fn encrypt(
     Err(Error::Handshake { endpoint: endpoint.clone(), reason })
 }
 
-/// A unix socket answers at once or never: this blocks no longer than the kernel takes to look.
-fn connect_long(path: &Path) -> io::Result<StdUnixStream> {
-    let address = unix::address(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &address.address)?;
-    Ok(socket.into())
+/// A unix socket answers at once or never, unless so many wait there already that the kernel takes no more: then this waits, too,
+/// in a thread.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let (address, now) = (unix::address(path)?, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, now, None)?;
+    match rustix::net::connect(&socket, &address.address) {
+        Ok(()) => {}
+        Err(Errno::AGAIN) => {
+            let waiting = tokio::task::spawn_blocking(move || {
+                rustix::io::ioctl_fionbio(&socket, false)?;
+                rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
+                rustix::net::connect(&socket, &address.address)?;
+                rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, None)?;
+                rustix::io::ioctl_fionbio(&socket, true)?;
+                io::Result::Ok(socket)
+            });
+            return UnixStream::from_std(waiting.await.map_err(io::Error::other)??.into());
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    UnixStream::from_std(socket.into())
 }
 
 async fn connect_tcp(endpoint: &Endpoint, host: &str, port: u16) -> Result<TcpStream> {
     let unknown = |reason: String| Error::UnknownHost { host: host.to_owned(), reason };
-    let found = tokio::time::timeout(TCP_DEADLINE, names::resolve(host)).await;
+    let found = tokio::time::timeout(DEADLINE, names::resolve(host)).await;
     let addresses = found.unwrap_or_else(|_| Err("DNS does not answer".to_owned())).map_err(unknown)?;
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         let attempt = TcpStream::connect(SocketAddr::new(address, port));
-        match tokio::time::timeout(TCP_DEADLINE, attempt).await {
+        match tokio::time::timeout(DEADLINE, attempt).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true).map_err(|source| explain(endpoint, source))?;
                 return Ok(stream);

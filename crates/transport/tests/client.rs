@@ -143,3 +143,28 @@ async fn a_daemon_that_hangs_up_is_an_error_that_names_it() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("error during connect: unix:///"), "{error}");
 }
+
+#[tokio::test]
+async fn a_client_waits_where_so_many_wait_already_that_the_kernel_takes_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s");
+    let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+    let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let endpoint = Endpoint::unix(path);
+    let connect = || gantry_transport::connect(&endpoint, None);
+    let first = connect().await.unwrap();
+    let mut second = Box::pin(connect());
+    let is_waiting = std::future::poll_fn(|cx| std::task::Poll::Ready(second.as_mut().poll(cx).is_pending())).await;
+    assert!(is_waiting);
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    drop(listener.accept().unwrap());
+    let mut second = second.await.unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    second.write_all(b"x").await.unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut served, &mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+    drop(first);
+}
