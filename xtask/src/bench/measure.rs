@@ -87,8 +87,10 @@ pub struct Cost {
     pub cpu: Duration,
 }
 
-/// Runs `work` once for its cost.
+/// Runs `work` once for its cost, when the stack rests.
 pub fn cost(account: &Account, work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    // What the stack still does of something else is not this one's.
+    settle(account);
     let before = account.cpu();
     let started = Instant::now();
     let result = work();
