@@ -11,6 +11,13 @@ use crate::order;
 /// Optimised, but without link-time optimisation: a fifth of the build time of a real release.
 pub const PROFILE: &str = "fast-release";
 
+/// Packages are built by this choice, whatever of them is wanted: which are chosen decides which features what they depend on
+/// gets, and for another choice half of it would be compiled anew.
+pub const ALL: &str = "--workspace";
+
+/// The package of the system tests.
+pub const SYSTEM: &str = "gantry-tests";
+
 /// The workspace's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
@@ -66,6 +73,21 @@ fn compile(profile: &str, path: &Path, ordered: Option<&PathBuf>) -> Result<()> 
         bail!("cargo built no {}", path.display());
     }
     Ok(())
+}
+
+/// Copies a program without its symbols into a directory, if that was not done already, and returns the copy.
+pub fn stripped(program: &Path, directory: &Path) -> Result<PathBuf> {
+    let copy = directory.join(program.file_name().context("a program's name")?);
+    let newer = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    if newer(&copy) > newer(program) {
+        return Ok(copy);
+    }
+    fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    // In one step: somebody may be reading what is there.
+    let beside = copy.with_extension(format!("new-{}", std::process::id()));
+    run(Command::new("strip").arg("-o").arg(&beside).arg(program))?;
+    fs::rename(&beside, &copy).with_context(|| format!("rename {}", beside.display()))?;
+    Ok(copy)
 }
 
 /// `target/<triple>`: where this very program was built.

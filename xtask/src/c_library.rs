@@ -23,17 +23,16 @@ pub fn run(words: &[&str]) -> Result<()> {
 /// Builds both and returns the directory that they are in: `target/<triple>/c-library`.
 pub fn build(profile: &str) -> Result<PathBuf> {
     let target = build::target_triple()?;
-    let rustc = ["rustc", "--quiet", "--profile", profile, "-p", PACKAGE];
-    // Static as everything else is: it does not need what the caller is linked against.
-    let mut keeper = build::cargo(&rustc);
-    build::run(keeper.args(["--bin", KEEPER, "--", "-C", "strip=symbols"]))?;
     let directory = target.join("c-library");
     let build_directory = directory.join("build");
-    let mut library = build::cargo(&rustc);
+    // Static as everything else is: it does not need what the caller is linked against.
+    build::run(&mut build::cargo(&["build", "--quiet", "--profile", profile, build::ALL, "--bin", KEEPER]))?;
+    let keeper = build::stripped(&target.join(profile).join(KEEPER), &build_directory)?;
+    let mut library = build::cargo(&["rustc", "--quiet", "--profile", profile, "-p", PACKAGE]);
     library.args(["--lib", "--crate-type", "staticlib,cdylib", "--target-dir"]).arg(&build_directory);
     // A shared library cannot be made for a static C library; the archive goes with either.
     library.env("RUSTFLAGS", "-C target-feature=-crt-static");
-    library.env("LIBCONTAINER_KEEPER", target.join(profile).join(KEEPER));
+    library.env("LIBCONTAINER_KEEPER", keeper);
     build::run(&mut library)?;
     let triple = target.file_name().context("the target directory has no name")?;
     let built = build_directory.join(triple).join(profile);

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use gantry_tests::paths::program;
 
+use crate::artifacts::{self, Artifact};
 use crate::{build, c_library, lint, museum, setup, vm, walls};
 
 /// Runs everything, or only tests whose names contain one of `filters`.
@@ -17,49 +18,57 @@ pub fn run(filters: &[&str]) -> Result<()> {
         count.check("formatting", lint::format());
         count.check("the walls between crates", walls::check());
     }
+    let suites = system()?;
     let binary = build::gantry(build::PROFILE)?;
     let library = c_library::build(build::PROFILE)?;
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
     // Not for the system tests: they share places below the usual one with all that run on this machine.
     let temporary = tempfile::tempdir().context("make a directory for the temporary files of the tests")?;
-    let units = ["--workspace", "--exclude", "gantry-tests", "--cargo-profile", build::PROFILE, "--no-fail-fast"];
     let nextest = program("cargo-nextest").is_some() || nextest();
-    let mut command = if nextest {
-        let mut command = build::cargo(&[
-            "nextest",
-            "run",
-            "--no-tests",
-            "pass",
-            "--status-level",
-            "fail",
-            "--final-status-level",
-            "fail",
-        ]);
-        command.args(units);
-        command
-    } else {
-        let mut command = build::cargo(&["test"]);
-        command.args(units.iter().map(|word| if *word == "--cargo-profile" { "--profile" } else { word }));
-        command
-    };
+    let mut command = if nextest { units_by_nextest() } else { units_by_cargo() };
     command.args(filters).env("GANTRY_C_LIBRARY", library).env("TMPDIR", temporary.path());
     count.add(&mut command, &binary, skips.path())?;
     count.check("the tests' temporary files", left_behind(temporary.path()));
     if nextest {
         // It does not run the examples of the documentation.
-        let mut examples = build::cargo(&["test", "--doc", "-p", "libcontainer", "--profile", build::PROFILE]);
+        let mut examples = build::cargo(&["test", "--quiet", "--doc", build::ALL, "--profile", build::PROFILE]);
         examples.args(filters);
         count.add(&mut examples, &binary, skips.path())?;
     }
     // Tests of one file share a daemon, so they run as threads of one process.
-    let mut system = build::cargo(&["test", "-p", "gantry-tests", "--profile", build::PROFILE, "--no-fail-fast"]);
-    system.args(filters);
-    count.add(&mut system, &binary, skips.path())?;
+    for suite in suites {
+        println!("\n     Running {}", suite.name);
+        let mut command = Command::new(&suite.executable);
+        command.args(filters).current_dir(build::root().join("tests"));
+        count.add(&mut command, &binary, skips.path())?;
+    }
     if filters.is_empty() {
         count.museum(skips.path())?;
         count.machine(skips.path())?;
     }
     report(&count, skips.path())
+}
+
+fn units_by_nextest() -> Command {
+    let mut command = build::cargo(&["nextest", "run", "--no-tests", "pass", "--no-fail-fast"]);
+    command.args(["--status-level", "fail", "--final-status-level", "fail"]);
+    command.args([build::ALL, "--cargo-profile", build::PROFILE]);
+    command.args(["--filterset", &format!("not package({})", build::SYSTEM)]);
+    command
+}
+
+fn units_by_cargo() -> Command {
+    build::cargo(&["test", build::ALL, "--exclude", build::SYSTEM, "--profile", build::PROFILE, "--no-fail-fast"])
+}
+
+/// Builds all tests at once, which keeps every processor busy; the system's files of them, in the order of their names.
+fn system() -> Result<Vec<Artifact>> {
+    let mut command = build::cargo(&["test", "--no-run", "--quiet", build::ALL, "--profile", build::PROFILE]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    let mut suites = artifacts::built(&mut command)?;
+    suites.retain(|artifact| artifact.package == build::SYSTEM && artifact.test);
+    suites.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(suites)
 }
 
 /// Tests remove what they make, outside the machine's kernel too.
@@ -146,8 +155,12 @@ impl Count {
         command.env("GANTRY_BIN", binary).env("GANTRY_SKIPS", skips).env("CARGO_TERM_COLOR", "never");
         // Both streams in one pipe: nextest speaks on standard error, cargo test on standard output.
         let (reader, writer) = std::io::pipe().context("make a pipe")?;
-        let mut child =
-            command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn().context("start cargo")?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .spawn()
+            .context("start a runner of tests")?;
         // The command holds the pipe's other end open until it is replaced.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let before = self.failed;
@@ -158,7 +171,7 @@ impl Count {
             self.passed += passed;
             self.failed += failed;
         }
-        let status = child.wait().context("wait for cargo")?;
+        let status = child.wait().context("wait for a runner of tests")?;
         self.broken |= !status.success() && self.failed == before;
         Ok(())
     }

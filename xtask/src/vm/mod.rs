@@ -59,7 +59,7 @@ impl Prepared {
     pub fn run(&self, filters: &[&str]) -> Result<Verdict> {
         let (suites, filters) = choose(filters);
         let programs = programs::build(&suites)?;
-        let system = suites.iter().any(|suite| suite.package == programs::SYSTEM);
+        let system = suites.iter().any(|suite| suite.package == build::SYSTEM);
         let gantry = if system { Some(build::gantry(build::PROFILE)?) } else { None };
         let contents = pack::Contents {
             kernel: &self.kernel,

@@ -10,6 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use gantry_tests::paths;
 
+use crate::build;
+
 use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::programs::{self, Programs};
@@ -47,10 +49,10 @@ pub fn pack(contents: &Contents<'_>, work: &Path, archive: &Path) -> Result<u64>
     }
     let stripped = work.join("stripped");
     for program in contents.programs.tests.iter().chain(&contents.programs.others) {
-        executable(&mut out, &programs::strip(program, &stripped)?, program)?;
+        executable(&mut out, &build::stripped(program, &stripped)?, program)?;
     }
     if let Some(gantry) = contents.gantry {
-        executable(&mut out, &programs::strip(gantry, &stripped)?, Path::new(GANTRY))?;
+        executable(&mut out, &build::stripped(gantry, &stripped)?, Path::new(GANTRY))?;
         images(&mut out, work)?;
     }
     // The tests find cargo's target directory by its tag.

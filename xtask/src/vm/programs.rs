@@ -1,7 +1,7 @@
 //! Builds the test binaries that the table names, and finds them in what cargo says.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -18,33 +18,26 @@ pub struct Programs {
     pub others: Vec<PathBuf>,
 }
 
-/// Builds the suites' packages with all their tests.
+/// Builds the tests that the suites name, and what tests of their packages start.
 pub fn build(suites: &[Suite]) -> Result<Programs> {
-    let packages: BTreeSet<&str> = suites.iter().map(|suite| suite.package).collect();
-    // Two commands with the features that `cargo xtask test` builds them with, so that nothing is built twice.
-    let mut artifacts = Vec::new();
-    for system in [false, true] {
-        let chosen: Vec<&str> = packages.iter().copied().filter(|name| (*name == SYSTEM) == system).collect();
-        if !chosen.is_empty() {
-            artifacts.extend(artifacts_of(&chosen)?);
-        }
-    }
+    let targets: BTreeSet<String> = suites.iter().map(|suite| suite.target.argument()).collect();
+    let mut artifacts = artifacts_of(&["test", "--no-run"], &targets)?;
+    artifacts.extend(artifacts_of(&["build", "--examples"], &BTreeSet::new())?);
     let tests = suites.iter().map(|suite| find(&artifacts, suite)).collect::<Result<Vec<_>>>()?;
-    let is_other = |artifact: &&Artifact| !artifact.test && ["bin", "example"].contains(&artifact.kind.as_str());
-    let others = artifacts.iter().filter(is_other).map(|artifact| artifact.executable.clone()).collect();
-    Ok(Programs { tests, others })
+    let others = artifacts.iter().filter(|artifact| is_other(artifact, suites));
+    Ok(Programs { tests, others: others.map(|artifact| artifact.executable.clone()).collect() })
 }
 
-/// The package of the system tests.
-pub const SYSTEM: &str = "gantry-tests";
+fn artifacts_of(verb: &[&str], targets: &BTreeSet<String>) -> Result<Vec<Artifact>> {
+    let mut command = build::cargo(verb);
+    command.args(["--quiet", "--profile", build::PROFILE, "--message-format", "json-render-diagnostics", build::ALL]);
+    artifacts::built(command.args(targets))
+}
 
-fn artifacts_of(packages: &[&str]) -> Result<Vec<Artifact>> {
-    let arguments = ["test", "--no-run", "--quiet", "--profile", build::PROFILE];
-    let mut command = build::cargo(&[&arguments[..], &["--message-format", "json-render-diagnostics"]].concat());
-    for package in packages {
-        command.args(["-p", package]);
-    }
-    artifacts::built(&mut command)
+/// A program or an example of a suite's package.
+fn is_other(artifact: &Artifact, suites: &[Suite]) -> bool {
+    let kind = ["bin", "example"].contains(&artifact.kind.as_str());
+    kind && !artifact.test && suites.iter().any(|suite| suite.package == artifact.package)
 }
 
 fn find(artifacts: &[Artifact], suite: &Suite) -> Result<PathBuf> {
@@ -63,19 +56,4 @@ fn find(artifacts: &[Artifact], suite: &Suite) -> Result<PathBuf> {
 pub fn directory(package: &str) -> PathBuf {
     let name = package.strip_prefix("gantry-").unwrap_or(package);
     if name == "tests" { build::root().join("tests") } else { build::root().join("crates").join(name) }
-}
-
-/// Copies a program without its symbols, if that was not done already, and returns the copy.
-pub fn strip(program: &Path, cache: &Path) -> Result<PathBuf> {
-    let name = program.file_name().context("a program's name")?;
-    let copy = cache.join(name);
-    let newer = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    if newer(&copy) > newer(program) {
-        return Ok(copy);
-    }
-    std::fs::create_dir_all(cache).with_context(|| format!("make {}", cache.display()))?;
-    let mut command = std::process::Command::new("strip");
-    command.arg("-o").arg(&copy).arg(program);
-    build::run(&mut command)?;
-    Ok(copy)
 }

@@ -23,6 +23,16 @@ pub enum Target {
     Test(&'static str),
 }
 
+impl Target {
+    /// How cargo is asked for it.
+    pub fn argument(self) -> String {
+        match self {
+            Self::Unit => "--lib".to_owned(),
+            Self::Test(name) => format!("--test={name}"),
+        }
+    }
+}
+
 const fn suite(name: &'static str, package: &'static str, target: Target, seconds: u32) -> Suite {
     Suite { name, package, target, arguments: &[], seconds }
 }
