@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod paths;
 pub mod registry;
 pub mod s3;
+pub mod sid;
 pub mod slot;
 pub mod terminal;
 pub mod wait;

@@ -14,6 +14,7 @@ mod museum;
 mod namespaces;
 mod order;
 mod peers;
+mod prepare;
 mod setup;
 mod test;
 mod vm;

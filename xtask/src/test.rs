@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use gantry_tests::paths::program;
 
 use crate::artifacts::{self, Artifact};
+use crate::prepare::Preparation;
 use crate::{build, c_library, lint, museum, setup, vm, walls};
 
 /// Runs everything, or only tests whose names contain one of `filters`.
@@ -18,9 +19,12 @@ pub fn run(filters: &[&str]) -> Result<()> {
         count.check("formatting", lint::format());
         count.check("the walls between crates", walls::check());
     }
+    let preparation = if filters.is_empty() { Some(Preparation::begin()?) } else { None };
     let suites = system()?;
     let binary = build::gantry(build::PROFILE)?;
     let library = c_library::build(build::PROFILE)?;
+    // Before the first test: some are in a hurry.
+    let machine = preparation.map(Preparation::end);
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
     // Not for the system tests: they share places below the usual one with all that run on this machine.
     let temporary = tempfile::tempdir().context("make a directory for the temporary files of the tests")?;
@@ -42,9 +46,9 @@ pub fn run(filters: &[&str]) -> Result<()> {
         command.args(filters).current_dir(build::root().join("tests"));
         count.add(&mut command, &binary, skips.path())?;
     }
-    if filters.is_empty() {
+    if let Some(machine) = machine {
         count.museum(skips.path())?;
-        count.machine(skips.path())?;
+        count.machine(machine, skips.path())?;
     }
     report(&count, skips.path())
 }
@@ -136,9 +140,8 @@ impl Count {
     }
 
     /// Runs the virtual machine's suites; where it cannot be had, that is said among what was skipped.
-    fn machine(&mut self, skips: &Path) -> Result<()> {
-        let prepared = setup::for_vm().and_then(|()| vm::Prepared::new());
-        let lines = match prepared {
+    fn machine(&mut self, machine: Result<vm::Prepared>, skips: &Path) -> Result<()> {
+        let lines = match machine {
             Ok(machine) => {
                 let verdict = machine.run(&[])?;
                 self.passed += verdict.passed;

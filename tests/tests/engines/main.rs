@@ -9,12 +9,11 @@ mod images;
 mod podman;
 mod promises;
 mod registry;
-mod sid;
 mod system;
 
 use std::path::PathBuf;
 
-use gantry_tests::skip;
+use gantry_tests::{sid, skip};
 use system::{Cgroups, System};
 
 /// The kinds of archives that podman saves.

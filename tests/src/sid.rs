@@ -7,8 +7,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::{command, debian, paths};
 use anyhow::{Context, Result};
-use gantry_tests::{command, debian, paths};
 
 /// The engines, the other runtimes that they want to find, `ps` for `docker top`, `newuidmap` for plain users.
 const PACKAGES: [&str; 9] =
