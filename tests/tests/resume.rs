@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use gantry_tests::image::{self, Layer};
 use gantry_tests::{Cutter, IMAGE, Options, Registry, World, command, eventually, note};
@@ -137,6 +138,30 @@ fn a_pull_that_two_clients_wait_for_goes_on_when_one_leaves_and_comes_once() {
     let fetched = line.total();
     assert!(fetched * 100 <= size * 105, "{fetched} of {size}");
     assert_eq!(cli.ok(&["run", "--rm", &name, "stat", "-c", "%s", "/noise"]), (8 * MB).to_string());
+}
+
+#[test]
+fn the_bar_of_a_slow_pull_tells_how_long_it_will_still_take_and_that_is_true() {
+    let world = gantry_tests::world();
+    let store = tempfile::tempdir().expect("a directory");
+    let (registry, _) = registry(store.path(), 8 * MB);
+    let line = Cutter::start(&registry.host(), u64::MAX, 2 * MB).expect("a proxy");
+    let name = line.name("noise");
+    let cli = world.gantry();
+    let terminal = gantry_tests::Terminal::start(&cli.line(&format!("pull {name}"))).expect("tmux");
+    // `…: Downloading [====>   ] 2.51 MB/8.44 MB 3s`, in 80 columns.
+    let told = || {
+        let screen = terminal.screen();
+        let bar = screen.lines().find(|line| line.contains(": Downloading ["))?;
+        bar.rsplit_once(' ')?.1.strip_suffix('s')?.parse::<f64>().ok()
+    };
+    let left = gantry_tests::until(command::LIMIT, told).expect("a bar with a time");
+    let began = Instant::now();
+    terminal.shows("Downloaded newer image");
+    let took = began.elapsed().as_secs_f64();
+    // A machine that has much else to do is not the bar's fault.
+    assert!(took > left / 2.0 - 1.0 && took < left * 2.0 + 1.0, "{left} s were told, and it took {took}");
+    cli.ok(&["rmi", &name]);
 }
 
 #[test]

@@ -119,7 +119,8 @@ impl View {
             (Some(current), Some(total)) if total > 0 => {
                 pace.note(&message.status, Instant::now(), current);
                 let left = pace.left(total).filter(|_| current < total).map(|left| format!(" {}", pace::short(left)));
-                let template = "{prefix}: {msg} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}";
+                // 80 columns hold it with the time that is left, which stands last.
+                let template = "{prefix}: {msg} [{bar:20}] {decimal_bytes}/{decimal_total_bytes}";
                 bar.set_style(style(&format!("{template}{}", left.unwrap_or_default())).progress_chars("=> "));
                 bar.set_length(total);
                 bar.set_position(current);
