@@ -1,6 +1,7 @@
 //! Networks of containers: the trait, its drivers bridge, macvlan, ipvlan, host and none, address and port allocation, firewall, names.
 
 mod bridge;
+mod clear;
 pub mod doctor;
 mod driver;
 pub mod files;
@@ -15,6 +16,7 @@ mod table;
 mod wall;
 
 pub use bridge::{Bridge, BridgeOptions, Found, check_name as check_link_name};
+pub use clear::clear;
 pub use driver::*;
 pub use libcontainer::network::firewall::Element;
 pub use libcontainer::network::{Cidr, Protocol, Subnet};

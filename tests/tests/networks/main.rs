@@ -256,7 +256,10 @@ fn lists_are_filtered_and_prune_takes_what_nobody_uses() {
 #[test]
 fn what_cannot_be_is_refused_with_dockers_status_and_nothing_changes() {
     // Its own, as what others do meanwhile changes the kernel, too.
-    let world = World::start(Options::default()).expect("a daemon");
+    // Without the settings of IPv6, as on a kernel that runs without it.
+    let hidden = r#"mount -t tmpfs none /proc/sys/net/ipv6 && exec "$@""#;
+    let before = ["unshare", "--mount", "/bin/sh", "-c", hidden, "hidden"].map(str::to_owned).to_vec();
+    let world = World::start(Options { before, ..Options::default() }).expect("a daemon");
     let cli = world.docker().unwrap_or_else(|| world.gantry());
     let (network, container) = (world.name("there"), world.name("c"));
     let base = subnet(&world, 2);
@@ -274,6 +277,7 @@ fn what_cannot_be_is_refused_with_dockers_status_and_nothing_changes() {
         (create(serde_json::json!({"Name": "bad", "Driver": "no-such"})), 404, "plugin not found"),
         (create(serde_json::json!({"Name": "bad", "Driver": "host"})), 403, "only one instance of \"host\""),
         (create(serde_json::json!({"Name": "bad", "EnableIPv4": false})), 400, "IPv4 or IPv6 must be enabled"),
+        (create(serde_json::json!({"Name": "bad", "EnableIPv6": true})), 400, "IPv6 is not available"),
         (
             create(ipam(serde_json::json!({"Subnet": overlapping}))),
             403,

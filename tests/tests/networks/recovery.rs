@@ -1,10 +1,11 @@
 //! What the next daemon finds and makes good.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use gantry_tests::kernel::{self, Snapshot};
-use gantry_tests::{Cli, IMAGE, Options, World, eventually, http, note, paths, skip, slot};
+use gantry_tests::{Cli, Daemon, IMAGE, Options, World, command, eventually, http, note, paths, skip, slot};
 use serde_json::Value;
 
 use crate::{inside, of_network};
@@ -182,6 +183,30 @@ fn churn(world: &World, container: &str, most: usize) -> usize {
         }
     }
     done
+}
+
+#[test]
+fn what_a_daemon_that_will_not_come_back_left_is_removed_by_its_command() {
+    let mut daemon = Daemon::start().expect("a daemon");
+    let made = daemon.post("/networks/create", Some(&serde_json::json!({"Name": "left"}))).expect("an answer");
+    assert_eq!(made.status, 201, "{}", made.text());
+    let (bridge, root) = (daemon.bridge(), daemon.slot().root().to_owned());
+    let clear = || {
+        let mut command = Command::new(paths::gantry().expect("the binary"));
+        command.args(["daemon", "--clear-network", "--bridge", &bridge]);
+        for (flag, name) in [("--data-root", "data"), ("--exec-root", "run"), ("--pidfile", "pid")] {
+            command.arg(flag).arg(root.join(name));
+        }
+        command::run(&mut command, None, command::LIMIT).expect("it ends")
+    };
+    let left = || (slot::networks(&bridge).len(), Path::new("/sys/class/net").join(&bridge).exists());
+    clear().fails(1, "another daemon");
+    daemon.kill9().expect("kill it");
+    assert_eq!(left(), (1, true));
+    clear().ok();
+    assert_eq!((left(), slot::tables(&bridge)), ((0, false), vec![]));
+    daemon.launch().expect("the next daemon");
+    assert_eq!(left(), (1, true), "what it keeps on disk is made anew");
 }
 
 /// By default so few that it takes seconds; `GANTRY_TEST_CYCLES` says how many else.

@@ -82,6 +82,9 @@ fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>,
     fs::create_dir_mode(&flags.data_root, 0o710)?;
     fs::create_dir_mode(&flags.exec_root, 0o711)?;
     let _pidfile = pidfile::PidFile::claim(&flags.pidfile())?;
+    if flags.clear_network {
+        return wiring::clear_network(&flags);
+    }
     let options = flags.engine_options()?;
     // Drivers start processes: before there are threads.
     let drivers = wiring::drivers(&flags)?;

@@ -40,6 +40,18 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
     Ok(Drivers { graph, graph_reason, exec, bridge, host: Arc::new(Host), none: Arc::new(NoNetwork), networks })
 }
 
+/// Takes back what a daemon of these flags left in the host's network; none runs, as its pid file is held.
+///
+/// # Errors
+/// As [`gantry_networkdriver::clear`].
+pub fn clear_network(flags: &Flags) -> Result<()> {
+    let options = network_options(flags)?;
+    let bridges = gantry_networkdriver::clear(&options).context("clear the host's network")?;
+    let bridges = if bridges.is_empty() { "no bridge".to_owned() } else { bridges.join(", ") };
+    tracing::info!(bridges, firewall = options.owner, "removed: the next daemon makes it anew");
+    Ok(())
+}
+
 fn exec_driver(flags: &Flags) -> Result<Arc<dyn ExecDriver>> {
     let options = NativeOptions {
         exec_root: flags.exec_root.clone(),

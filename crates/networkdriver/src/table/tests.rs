@@ -81,6 +81,83 @@ fn definition(driver: &str, options: &[(&str, &str)]) -> Definition {
 }
 
 #[test]
+fn a_network_more_than_the_pools_have_subnets_is_refused_until_one_goes() {
+    on_a_host(|| {
+        let pools = vec!["base=10.93.0.0/23,size=24".parse().unwrap()];
+        let drivers = NetworkDrivers::new(NetworkOptions { pools, ..options("gvtest0") }).unwrap();
+        let open = |id: &str| drivers.open(&Definition { id: id.repeat(64), ..definition("bridge", &[]) });
+        let (one, _two) = (open("1").unwrap(), open("2").unwrap());
+        let links = link_names();
+        match open("3") {
+            Err(Error::Exhausted(text)) => assert!(text.contains("fully subnetted"), "{text}"),
+            Err(error) => panic!("{error}"),
+            Ok(third) => panic!("{:?}", third.info()),
+        }
+        assert_eq!(link_names(), links);
+        let subnet = one.info().ipv4;
+        one.remove().unwrap();
+        assert_eq!(open("3").unwrap().info().ipv4, subnet);
+    });
+}
+
+#[test]
+fn what_a_daemon_that_does_not_come_back_left_is_removed_and_nothing_else() {
+    on_a_host(|| {
+        let rules = || {
+            let list = |family| std::process::Command::new("ip").args([family, "rule"]).output().unwrap().stdout;
+            String::from_utf8([list("-4"), list("-6")].concat()).unwrap()
+        };
+        let before = (link_names(), rules());
+        let open = |options: &NetworkOptions, id: &str, address: &str| {
+            let drivers = NetworkDrivers::new(options.clone()).unwrap();
+            let (ipv4, ipv6) = (address.parse::<libcontainer::network::Cidr>().unwrap().into(), Addresses::None);
+            let name = options.owner.clone();
+            let bridge = drivers.default_bridge(DefaultBridge { name, ipv4, ipv6, icc: true }).unwrap();
+            let six =
+                Definition { internal: true, ipv6: Addresses::Any, id: id.repeat(64), ..definition("bridge", &[]) };
+            let network = drivers.open(&six).unwrap();
+            (drivers, bridge, network)
+        };
+        let (dead, other) = (options("gvtest0"), NetworkOptions { home: "other".into(), ..options("gvother") });
+        let refused = |why: &str| match crate::clear(&dead) {
+            Err(Error::Conflict(text)) => assert!(text.contains(why), "{text}"),
+            result => panic!("{result:?}"),
+        };
+        let runs = open(&dead, "1", "10.91.0.1/24");
+        let container = join(&runs.1, "web", Vec::new());
+        refused("containers are still on bridge gvtest0");
+        drop(container);
+        let gone = || link::links(&mut Socket::route().unwrap()).unwrap().iter().all(|link| link.master.is_none());
+        let start = std::time::Instant::now();
+        while !gone() {
+            assert!(start.elapsed().as_secs() < 10);
+        }
+        if Firewall::load("gvtest9", FirewallOptions::default()).is_ok_and(|firewall| firewall.is_owned()) {
+            refused("runs: stop it first");
+        }
+        crate::wall::remove("gvtest9").unwrap();
+        drop(runs);
+        let neighbour = open(&other, "2", "10.92.0.1/24");
+        let beside = NetworkOptions { home: "elsewhere".into(), ..dead.clone() };
+        assert!(matches!(crate::clear(&beside), Err(Error::Conflict(text)) if text.contains("another data root")));
+        let removed = crate::clear(&dead).unwrap();
+        assert_eq!(removed, ["gvtest0", "br-111111111111"]);
+        let left = (link_names(), ruleset(), rules());
+        assert!(["gvother", "br-222222222222"].into_iter().all(|name| left.0.contains(&name.to_owned())), "{left:?}");
+        assert!(!left.0.iter().any(|name| removed.contains(name)), "{left:?}");
+        assert!(!left.1.contains("gvtest0") && (left.1.is_empty() || left.1.contains("gvother")), "{}", left.1);
+        drop(neighbour);
+        assert_eq!(crate::clear(&other).unwrap(), ["gvother", "br-222222222222"]);
+        assert_eq!((link_names(), rules()), before, "no rule, and no table of routes");
+        assert!(!ruleset().contains("gvother"));
+        assert_eq!(crate::clear(&other).unwrap(), [""; 0], "there is nothing any more");
+        if loaded("add table ip gvother; add chain ip gvother mine") {
+            assert!(matches!(crate::clear(&other), Err(Error::Conflict(text)) if text.contains("left alone")));
+        }
+    });
+}
+
+#[test]
 fn with_the_bridge_before_goes_all_of_its_firewall_or_it_stays_for_the_next_daemon() {
     on_a_host(|| {
         if !loaded(DOCKER) {

@@ -7,7 +7,7 @@ use gantry_linux::{Result, fs};
 
 use super::expression::{count, marked, pass};
 use super::family::{FAMILIES, Family};
-use super::{Firewall, MARK, Seen};
+use super::{Firewall, MARK, Seen, layout, rules};
 
 const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
@@ -202,6 +202,23 @@ fn only_returns(rule: &Reply) -> bool {
 }
 
 impl Firewall {
+    /// Whether there is a table of this name, in either family, that has not got the chains of ours.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn is_foreign(table: &str) -> Result<bool> {
+        let mut socket = Socket::netfilter()?;
+        let chains = chains(&mut socket)?;
+        for family in FAMILIES {
+            let of_table = |chain: &&Chain| chain.family == family.number() && chain.table == table;
+            let has = |name| chains.iter().filter(of_table).any(|chain| chain.name == name);
+            if layout::exists(&mut socket, table, family)? && !rules::CHAINS.iter().all(|chain| has(chain.name)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Puts our rule where the other firewalls of the host that were seen have a place for it. What blocks and is not to
     /// be helped is returned, for a person to read; none where the firewall has changed since, and others are to be looked
     /// at again. One that has been deleted lets them be.

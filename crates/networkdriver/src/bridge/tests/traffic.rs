@@ -112,13 +112,18 @@ fn a_container_does_not_reach_the_hosts_loopback() {
 }
 
 #[test]
-fn containers_reach_the_lan_under_the_hosts_address() {
+fn containers_reach_the_lan_under_the_hosts_address_or_their_own_where_the_network_says_so() {
     on_a_host(|| {
         let lan = lan();
         let bridge = bridge();
-        let c = join(&bridge, "c", vec![]);
+        let wall = bridge.options.wall.clone();
+        let plain = BridgeOptions { name: "gvtest1".into(), masquerade: false, wall, ..BridgeOptions::default() };
+        let plain = Bridge::open(plain).unwrap();
+        let (c, own) = (join(&bridge, "c", vec![]), join(&plain, "own", vec![]));
         let _server = lan.inside(|| Server::start("lan", LAN, 7000));
         assert_eq!(c.namespace.inside(|| ask(LAN, 7000)).as_deref(), Some("lan 192.0.2.1"));
+        let seen = format!("lan {}", own.endpoint.address);
+        assert_eq!(own.namespace.inside(|| ask(LAN, 7000)), Some(seen));
     });
 }
 
