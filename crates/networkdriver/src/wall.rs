@@ -56,6 +56,13 @@ impl Wall {
             shared: options.shared,
         };
         let firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
+        for table in Firewall::orphans(&options.name)? {
+            warn!(
+                table,
+                "a daemon that does not run left its firewall here, which every packet passes: should it not come back, \
+                 gantry daemon --clear-network with its --bridge, --data-root and --exec-root removes it"
+            );
+        }
         let (owned, (watch, stop)) = (firewall.is_owned(), Watch::open(&firewall)?);
         let firewall = Arc::new(Mutex::new(firewall));
         let mut attention = Attention::default();

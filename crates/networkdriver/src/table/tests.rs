@@ -136,7 +136,11 @@ fn what_a_daemon_that_does_not_come_back_left_is_removed_and_nothing_else() {
             refused("runs: stop it first");
         }
         crate::wall::remove("gvtest9").unwrap();
+        let orphans = || Firewall::orphans("gvother").unwrap();
+        assert_eq!(orphans(), [""; 0], "it runs");
+        let owned = runs.0.wall.as_ref().is_some_and(Wall::is_owned);
         drop(runs);
+        assert_eq!(orphans(), if owned { vec!["gvtest0"] } else { vec![] });
         let neighbour = open(&other, "2", "10.92.0.1/24");
         let beside = NetworkOptions { home: "elsewhere".into(), ..dead.clone() };
         assert!(matches!(crate::clear(&beside), Err(Error::Conflict(text)) if text.contains("another data root")));

@@ -9,6 +9,7 @@ use super::expression::{count, marked, pass};
 use super::family::{FAMILIES, Family};
 use super::{Firewall, MARK, Seen, layout, rules};
 
+const GET_TABLE: u16 = 1;
 const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
@@ -217,6 +218,29 @@ impl Firewall {
             }
         }
         Ok(false)
+    }
+
+    /// Tables like ours that are kept for daemons of other names, none of which has its own in its hands now.
+    ///
+    /// # Errors
+    /// The kernel's refusals.
+    pub fn orphans(own: &str) -> Result<Vec<String>> {
+        const OWNED: u32 = 0x2;
+        const KEPT: u32 = 0x4;
+        let question = Message::new(NFTABLES << 8 | GET_TABLE, 0, &[Family::V4.number(), 0, 0, 0]);
+        let tables = Socket::netfilter()?.dump(&question.named("list", "nftables tables"))?;
+        let orphan = |reply: &Reply| {
+            let attributes = reply.attributes(4);
+            let flags = attributes.find(2).and_then(|flags| flags.try_into().map(u32::from_be_bytes).ok())?;
+            attributes.text(1).filter(|name| name != own && flags & (OWNED | KEPT) == KEPT)
+        };
+        let mut orphans = Vec::new();
+        for table in tables.iter().filter_map(orphan) {
+            if !Self::is_foreign(&table)? {
+                orphans.push(table);
+            }
+        }
+        Ok(orphans)
     }
 
     /// Puts our rule where the other firewalls of the host that were seen have a place for it. What blocks and is not to
