@@ -394,7 +394,7 @@ fn a_mapping_that_is_none_ends_the_daemon_with_what_to_do() {
             .arg(here.path().join("data"))
             .arg("--exec-root")
             .arg(here.path().join("run"));
-        command.args(["--bridge", "none", "--userns-remap", flag]);
+        command.args(["--bridge=none", "--iptables=false", "--userns-remap", flag]);
         let output = command.output().expect("the daemon runs");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && text.contains(told), "{flag}: {text}");

@@ -52,7 +52,15 @@ fn what_is_a_flag_and_a_setting_is_refused_in_dockers_words() {
     let start = |settings: &serde_json::Value, flags: &[&str]| -> Output {
         std::fs::write(at("daemon.json"), settings.to_string()).expect("write the settings");
         let mut daemon = Command::new(&clients()[0]);
-        daemon.args(["daemon", "--bridge", "none", "--data-root", &at("data"), "--exec-root", &at("run")]);
+        daemon.args([
+            "daemon",
+            "--bridge=none",
+            "--iptables=false",
+            "--data-root",
+            &at("data"),
+            "--exec-root",
+            &at("run"),
+        ]);
         daemon.args(["--config-file", &at("daemon.json")]).args(flags);
         command::run(&mut daemon, None, command::LIMIT).unwrap_or_else(|error| panic!("{error:?}"))
     };

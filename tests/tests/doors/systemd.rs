@@ -111,8 +111,10 @@ fn units(root: &Path) {
     let put = |name: &str, text: &str| std::fs::write(units.join(name), text).expect("write a unit");
     let here = root.display();
     let program = std::path::absolute(&clients()[0]).expect("the binary");
-    let command =
-        format!("{} daemon -H fd:// --bridge none --data-root {here}/data --exec-root {here}/run", program.display());
+    let command = format!(
+        "{} daemon -H fd:// --bridge none --iptables=false --data-root {here}/data --exec-root {here}/run",
+        program.display()
+    );
     let service = text("gantry.service");
     assert!(service.contains("ExecStart=/usr/bin/gantry daemon -H fd://\n"), "{service}");
     put("gantry.service", &service.replace("/usr/bin/gantry daemon -H fd://", &command));
