@@ -1,4 +1,5 @@
-//! The order of the binary's functions: those that a container's start calls lie together at its beginning.
+//! The order of the binary's functions: those that a container's start calls lie together at its beginning, then those that a
+//! daemon calls besides.
 //!
 //! The kernel maps a program in pieces of 64 KB around every function that is called. Strewn over the whole binary the
 //! thousand functions of a start are 5 MB of mapped program, of which 0.5 MB are executed; together they are less than one.
@@ -10,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use gantry_tests::{command, paths};
+use gantry_tests::{Daemon, Options, command, image, paths};
 
 use crate::{bench, build};
 
@@ -50,7 +51,7 @@ pub fn of(binary: &Path) -> Result<String> {
     Ok(ordered)
 }
 
-/// Records which functions are called, by running the runtime with a breakpoint on each.
+/// Records which functions are called, by running the runtime and then a daemon with a breakpoint on each.
 pub fn record() -> Result<()> {
     let binary = build::gantry(build::PROFILE)?;
     let store = build::root().join("target/bench");
@@ -72,11 +73,49 @@ pub fn record() -> Result<()> {
         traced.args([&seen, &functions]).arg(format!("{entry:x}"));
         bench::run_within(traced.arg(command.get_program()).args(command.get_args()), directory, LIMIT)
     })?;
+    serve(
+        &binary,
+        &[
+            &calls.display().to_string(),
+            &seen.display().to_string(),
+            &functions.display().to_string(),
+            &format!("{entry:x}"),
+        ],
+    )?;
     let names = called(&binary, &fs::read_to_string(&seen).context("read the calls")?)?;
-    let head = "# Functions in the order in which a container's start first calls them; `cargo xtask order` writes this file.\n";
+    let head = "# Functions in the order in which a container's start, and then a daemon's day, first calls them; `cargo xtask order` writes this file.\n";
     let path = build::root().join(FILE);
     println!("{} functions", names.len());
     fs::write(&path, format!("{head}{}\n", names.join("\n"))).with_context(|| format!("write {}", path.display()))
+}
+
+/// What a daemon mostly does: it starts, is asked, and has a container.
+fn serve(binary: &Path, tracer: &[&str]) -> Result<()> {
+    println!("a daemon, call by call");
+    let before = tracer.iter().map(|word| (*word).to_owned()).collect();
+    let daemon = Daemon::with(Options { bridge: Some("gbench"), before, ..Options::default() })?;
+    let files = tempfile::tempdir().context("make a directory")?;
+    let root = files.path().join("root.tar");
+    fs::write(&root, image::busybox_layer()?).context("write a root file system")?;
+    let root = root.display().to_string();
+    for arguments in [
+        &["version"][..],
+        &["info"],
+        &["import", &root, "image:latest"],
+        &["images"],
+        &["run", "--rm", "image", "true"],
+        &["run", "-d", "--name", "one", "-p", "127.0.0.1::80", "image", "sleep", "1000"],
+        &["exec", "one", "true"],
+        &["ps"],
+        &["logs", "one"],
+        &["inspect", "one"],
+        &["stop", "-t", "1", "one"],
+        &["rm", "one"],
+        &["rmi", "image"],
+    ] {
+        command::succeed(daemon.client(binary).args(arguments), LIMIT)?;
+    }
+    Ok(())
 }
 
 fn tracer(store: &Path) -> Result<PathBuf> {

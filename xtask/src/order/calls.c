@@ -1,5 +1,5 @@
 /*
- * Runs a program, with the processes that it forks, and writes which of its functions were called, as offsets, in the order of
+ * Runs a program, with the threads and processes that it makes, and writes which of its functions were called, as offsets, in the order of
  * their first call. A breakpoint on each function goes with the first call. Another program that one of them becomes is left alone.
  *
  * usage: calls OUT FUNCTIONS ENTRY PROGRAM ARGUMENT…
@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MOST_PROCESSES 64
+#define MOST_PROCESSES 1024
 #define LARGEST (256UL << 20)
 #define BREAKPOINT 0xcc
 
@@ -29,6 +29,7 @@ static unsigned char original[LARGEST];
 static struct { pid_t pid; unsigned long base; } known[MOST_PROCESSES];
 static struct stat own;
 static FILE *out;
+static pid_t first;
 
 static int has(const unsigned char *set, unsigned long offset)
 {
@@ -112,7 +113,7 @@ static void called(pid_t pid, unsigned long base)
 }
 
 /* Whoever is left goes on by itself; to be let go, it has to stop. */
-static void let_go(pid_t first)
+static void let_go(void)
 {
     for (int i = 0; i < MOST_PROCESSES && known[i].pid != 0; i++) {
         pid_t pid = known[i].pid;
@@ -142,6 +143,12 @@ static int read_functions(const char *path)
     return 1;
 }
 
+/* Who is asked to end has the program end. */
+static void end(int number)
+{
+    kill(first, number);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 5)
@@ -153,7 +160,8 @@ int main(int argc, char **argv)
         perror("calls");
         return 1;
     }
-    pid_t first = fork();
+    signal(SIGTERM, end);
+    first = fork();
     if (first == 0) {
         ptrace(PTRACE_TRACEME, 0, 0, 0);
         execv(command[0], command);
@@ -169,7 +177,7 @@ int main(int argc, char **argv)
                 code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
             known[place(pid, 0)].pid = -1;
             if (pid == first) {
-                let_go(first);
+                let_go();
                 break;
             }
             continue;
