@@ -241,16 +241,20 @@ impl Session {
                     return Err(error);
                 }
                 Err(error @ Error::TooManyRequests { .. }) if !self.patient => return Err(error),
-                Err(error) => {
-                    let why = error.to_string();
-                    let pause = backoff.pause(error)?;
-                    if let Some(progress) = &self.progress {
-                        progress(Progress::status(waiting(pause, Some(&why))));
-                    }
-                    tokio::time::sleep(pause).await;
-                }
+                Err(error) => self.wait(&mut backoff, error).await?,
             }
         }
+    }
+
+    /// Waits before another attempt, and tells why; the error when no further one is made.
+    pub async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<()> {
+        let why = error.to_string();
+        let pause = backoff.pause(error)?;
+        if let Some(progress) = &self.progress {
+            progress(Progress::status(waiting(pause, Some(&why))));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 
     /// What an answer that is no success means.

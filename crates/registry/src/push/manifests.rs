@@ -278,7 +278,7 @@ impl Pusher {
             };
             match attempt.await {
                 Ok(lists) => return Ok(lists),
-                Err(error) => tokio::time::sleep(backoff.pause(error)?).await,
+                Err(error) => self.session.wait(&mut backoff, error).await?,
             }
         }
     }

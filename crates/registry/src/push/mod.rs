@@ -89,6 +89,7 @@ impl Registry {
             reference.domain().clone_into(&mut auth.serveraddress);
         }
         let session = self.push_session(&reference, auth.as_ref()).await?;
+        let session = Session { progress: Some(progress.clone()), ..session };
         let pusher = Arc::new(Pusher {
             session: Arc::new(session),
             origins: Origins::new(self.clone(), auth.into_iter().chain(others).collect()),

@@ -103,9 +103,7 @@ impl<'a> Upload<'a> {
                 Err(Failure::Source(error)) => (error, Failure::Source),
                 Err(Failure::Target(error)) => (error, Failure::Target),
             };
-            let pause = backoff.pause(error).map_err(wrap)?;
-            told(self.report, pause);
-            tokio::time::sleep(pause).await;
+            self.report.waits(&mut backoff, error).await.map_err(wrap)?;
             self.is_unsure = true;
         }
         self.made.ok_or_else(|| Failure::Target(Error::invalid("the blob", "its digest is not known")))
@@ -275,7 +273,7 @@ pub async fn small(session: &Session, digest: &Digest, bytes: Bytes, location: O
         };
         match attempt.await {
             Ok(()) => return Ok(()),
-            Err(error) => tokio::time::sleep(backoff.pause(error)?).await,
+            Err(error) => session.wait(&mut backoff, error).await?,
         }
     }
 }
@@ -287,7 +285,7 @@ pub async fn is_there(session: &Session, digest: &Digest) -> Result<bool> {
         match session.send(Method::HEAD, &format!("blobs/{digest}"), 0).await {
             Ok(_) => return Ok(true),
             Err(Error::BlobUnknown { .. } | Error::NameUnknown { .. }) => return Ok(false),
-            Err(error) => tokio::time::sleep(backoff.pause(error)?).await,
+            Err(error) => session.wait(&mut backoff, error).await?,
         }
     }
 }
@@ -329,13 +327,5 @@ async fn stalled(trace: &Trace) {
             return;
         }
         sent = now;
-    }
-}
-
-/// Says how long is waited, where a person would notice.
-fn told(report: &LayerReport, pause: Duration) {
-    if pause.as_secs() > 0 {
-        let unit = if pause.as_secs() == 1 { "second" } else { "seconds" };
-        report.state(format!("Retrying in {} {unit}", pause.as_secs()));
     }
 }

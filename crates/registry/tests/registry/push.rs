@@ -244,6 +244,27 @@ fn range(seen: &crate::fake::Seen) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_a_pause_gets_it_and_the_person_is_told_of_what_waits_and_why() {
+    let (image, store) = made(&[archive(1, 9000)]);
+    let fake = Fake::start().await;
+    let uploads = fake.takes_uploads();
+    let busy = || Reply::error(429, "TOOMANYREQUESTS", "slow down").header("retry-after", "1");
+    // The first upload and the first manifest.
+    fake.hook(move |seen, before| {
+        let is_asked = seen.method == http::Method::POST || seen.method == http::Method::PUT;
+        let is_counted = seen.path.ends_with("/blobs/uploads/") || seen.path.contains("/manifests/");
+        (is_asked && is_counted && before == 0).then(busy)
+    });
+    let outcome = push(&fake.name("app:1"), image, &store).await;
+    outcome.pushed();
+    assert_eq!(layers_of(&uploads, "app", "1"), store.archives);
+    let waits = "Retrying in 1 second: toomanyrequests: slow down";
+    let told: Vec<_> = outcome.progress.iter().filter(|message| message.status == waits).collect();
+    assert_eq!(told.len(), 2, "{:#?}", outcome.progress);
+    assert!(told[0].id.is_some() && told[1].id.is_none(), "a layer, and the image: {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn layers_are_sent_at_once() {
     let target = Fake::start().await;
     let uploads = target.takes_uploads();
