@@ -36,7 +36,7 @@ pub fn run(filters: &[&str]) -> Result<()> {
     if nextest {
         // It does not run the examples of the documentation.
         let mut examples = build::cargo(&["test", "--quiet", "--doc", build::ALL, "--profile", build::PROFILE]);
-        examples.args(filters);
+        examples.arg("--").args(filters);
         count.add(&mut examples, &binary, skips.path())?;
     }
     // Tests of one file share a daemon, so they run as threads of one process.
