@@ -5,7 +5,7 @@
 //! refused. A name may contain any character: [`join`] escapes the slash.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,9 @@ pub const ROOT: &str = "/";
 pub const DIRECTORY: &str = "directory";
 /// How long another connection's transaction is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How SQLite reaches files that no other process has: the log's index is in memory. In a mapped file it would be the death of the
+/// daemon where a file system finds no room for a page that was written before, as a full btrfs does.
+const ALONE: &str = "unix-excl";
 /// Idle connections that are kept for readers.
 const IDLE_READERS: usize = 4;
 /// Bytes that the file system keeps room for, in database and log: a removal writes a dozen pages.
@@ -133,7 +136,7 @@ impl GraphDb {
         refuse_newer(&path, noted_version(&path)?)?;
         // Before SQLite has it: closing a file takes the locks that the process has on it.
         reserve(&path);
-        let connection = Connection::open(&path)?;
+        let connection = Connection::open_with_flags_and_vfs(&path, OpenFlags::default(), ALONE)?;
         connection.busy_timeout(PATIENCE)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         refuse_newer(&path, version)?;
@@ -144,7 +147,8 @@ impl GraphDb {
             connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))?;
         }
         gantry_linux::fs::set_mode(&path, 0o600)?;
-        if let Err(error) = restart_log(&connection) {
+        // One that nothing was written to yet is empty, as `reserve` wants it.
+        if let Err(error) = restart_log(&connection, if version < 1 { "TRUNCATE" } else { "RESTART" }) {
             tracing::debug!(%error, path = %path.display(), "the log is carried on");
         }
         reserve(&PathBuf::from(format!("{}-wal", path.display())));
@@ -208,7 +212,7 @@ impl GraphDb {
             Err(error) if error.is_disk_full() => {}
             _ => return first,
         }
-        if let Err(error) = restart_log(&lock(&self.writer).connection) {
+        if let Err(error) = restart_log(&lock(&self.writer).connection, "RESTART") {
             // The first error is the one that matters.
             tracing::debug!(%error, "no room for the database's log");
             return first;
@@ -250,7 +254,7 @@ impl GraphDb {
 
     fn reader(&self) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let connection = Connection::open_with_flags_and_vfs(&self.path, flags, ALONE)?;
         connection.busy_timeout(PATIENCE)?;
         Ok(connection)
     }
@@ -297,8 +301,8 @@ impl GraphDb {
 }
 
 /// Takes what is in the log into the database, so that the log is written from its beginning again.
-fn restart_log(connection: &Connection) -> Result<()> {
-    Ok(connection.query_row("PRAGMA wal_checkpoint (RESTART)", [], |_| Ok(()))?)
+fn restart_log(connection: &Connection, how: &str) -> Result<()> {
+    Ok(connection.query_row(&format!("PRAGMA wal_checkpoint ({how})"), [], |_| Ok(()))?)
 }
 
 /// Has the file system keep room for the file, made where it is not there, so that a full disk does not keep images from
@@ -308,11 +312,25 @@ fn reserve(file: &Path) {
     options.write(true).create(true).truncate(false).mode(0o600);
     let reserved = gantry_linux::fs::open_with(file, &options).and_then(|opened| {
         let size = opened.metadata().during("stat", file.display())?.len();
+        if size == 0 {
+            overwrite_in_place(&opened, file);
+        }
         rustix::fs::fallocate(&opened, FallocateFlags::KEEP_SIZE, 0, size + ROOM).during("reserve", file.display())
     });
     if let Err(error) = reserved {
         // Not every file system can, and a full one cannot any more.
         tracing::debug!(%error, "removing images may fail when the disk is full");
+    }
+}
+
+/// Has btrfs write over the blocks of a file, as other file systems do, rather than look for new ones: SQLite guards what it writes
+/// itself. Only an empty file can be told.
+fn overwrite_in_place(opened: &File, file: &Path) {
+    let told = rustix::fs::ioctl_getflags(opened)
+        .and_then(|flags| rustix::fs::ioctl_setflags(opened, flags | rustix::fs::IFlags::NOCOW));
+    if let Err(error) = told {
+        // Where nothing is copied there is no such flag.
+        tracing::trace!(%error, path = %file.display(), "copied or not, as the file system likes");
     }
 }
 

@@ -18,6 +18,8 @@ use crate::{Error, Replaced, trash, tree};
 /// What a rename says where the new name is another thing's.
 const TAKEN: [Errno; 4] = [Errno::NOTEMPTY, Errno::EXIST, Errno::ISDIR, Errno::NOTDIR];
 
+/// What it says on a full disk.
+const NO_ROOM: [Errno; 2] = [Errno::NOSPC, Errno::DQUOT];
 /// Names that are tried.
 const ATTEMPTS: usize = 10_000;
 /// The directory of what was replaced.
@@ -265,13 +267,22 @@ impl Store {
 
     /// Tries again what could not be moved. Nobody makes such a path anew before [`Store::discard`] of it has returned.
     pub(crate) fn discard_left(&self) -> Result<(), Error> {
+        self.discard_left_or(|_, error| Err(error))
+    }
+
+    /// The same, with what is to be done where a full disk has no room to move it.
+    fn discard_left_or(&self, mut full: impl FnMut(&PathBuf, Error) -> Result<(), Error>) -> Result<(), Error> {
         let mut first = Ok(());
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| match self.move_to_trash(path) {
-            Ok(()) => false,
-            Err(error) => {
-                first = std::mem::replace(&mut first, Ok(())).and(Err(error));
-                true
-            }
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| {
+            let gone = match self.move_to_trash(path) {
+                Err(Error::System(error)) if NO_ROOM.iter().any(|full| full.raw_os_error() == error.errno()) => {
+                    full(path, error.into())
+                }
+                other => other,
+            };
+            let failed = gone.is_err();
+            first = std::mem::replace(&mut first, Ok(())).and(gone);
+            failed
         });
         first
     }
@@ -302,7 +313,11 @@ impl Store {
     ) -> Result<(), Error> {
         let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outcome = if drafts { self.discard_drafts() } else { Ok(()) };
-        outcome = outcome.and(self.discard_left());
+        // Nothing names it any more: it may go where it lies.
+        outcome = outcome.and(self.discard_left_or(|path, _| {
+            let prepared = before(std::slice::from_ref(path));
+            delete(path).and(prepared)
+        }));
         let trash = self.trash();
         loop {
             let names = fs::list(&trash)?;
@@ -327,7 +342,12 @@ impl Drop for Store {
 
 /// Deletes a file, or a directory with everything in it.
 pub(crate) fn delete(path: &Path) -> Result<(), Error> {
-    if fs::symlink_metadata(path)?.is_dir() {
+    let found = match fs::symlink_metadata(path) {
+        // A subvolume goes at once.
+        Err(error) if error.is_not_found() => return Ok(()),
+        other => other?,
+    };
+    if found.is_dir() {
         trash::empty(path)?;
         return Ok(fs::remove_dir(path)?);
     }

@@ -317,8 +317,9 @@ impl GraphDriver for Whole {
             Limits::Projects(projects) => self.store.sweep(drafts, |removed| projects.free(removed)),
             // Subvolumes go in constant time; what is left in the trash goes file by file.
             Limits::Groups { .. } => {
-                groups::remove_noted(&self.store)?;
-                self.store.sweep(drafts, |removed| groups::delete_subvolumes(&self.store, removed))
+                let noted = groups::remove_noted(&self.store);
+                // A full disk may keep them; then it needs what goes now all the more.
+                noted.and(self.store.sweep(drafts, |removed| groups::delete_subvolumes(&self.store, removed)))
             }
         }
     }

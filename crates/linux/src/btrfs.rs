@@ -178,7 +178,9 @@ pub fn remove_group(directory: &Path, number: u64) -> Result<bool> {
         // Also without quotas at all.
         Ok(()) | Err(Errno::NOENT | Errno::NOTCONN) => Ok(true),
         Err(Errno::BUSY) => Ok(false),
-        Err(error) => Err(error).during("remove the quota group of subvolume", number),
+        Err(error) => {
+            Err(error).during("remove a quota group of", format!("subvolume {number} below {}", directory.display()))
+        }
     }
 }
 

@@ -73,12 +73,13 @@ impl Source {
 
     pub fn pull(&self, graph: &Graph, names: &[&str]) -> Digest {
         let registration = self.begin(graph);
-        std::thread::scope(|scope| {
-            for (index, blob) in self.blobs.iter().enumerate().rev() {
-                let registration = &registration;
-                scope.spawn(move || registration.unpack(index, &mut blob.as_slice()).unwrap());
-            }
-        });
+        let unpack = |index: usize| registration.unpack(index, &mut self.blobs[index].as_slice()).unwrap();
+        if graph.unpacks_in_parallel() {
+            let layers = (0..self.blobs.len()).rev();
+            std::thread::scope(|scope| layers.for_each(|index| drop(scope.spawn(move || unpack(index)))));
+        } else {
+            (0..self.blobs.len()).for_each(|index| _ = unpack(index));
+        }
         let names: Vec<_> = names.iter().map(|name| Reference::parse(name).unwrap()).collect();
         registration.commit(&names).unwrap().id.clone()
     }

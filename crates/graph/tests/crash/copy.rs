@@ -7,6 +7,9 @@ use gantry_graph::Graph;
 
 use crate::common;
 
+/// What btrfs has layers in, which are subvolumes.
+const SUBVOLUMES: [&str; 3] = ["layers", "drafts", "trash"];
+
 /// A file system in memory, mounted in a mount namespace of the calling thread (and of those that it starts).
 pub fn scratch(name: &str) -> PathBuf {
     gantry_linux::process::unshare(gantry_linux::process::CloneFlags::NEWNS).unwrap();
@@ -43,16 +46,17 @@ pub fn store(from: &Path, to: &Path, driver: &str) {
             continue;
         }
         std::fs::create_dir(to.join(part)).unwrap();
-        for entry in std::fs::read_dir(from.join(part)).unwrap() {
-            let name = entry.unwrap().file_name();
-            let (from, to) = (from.join(part).join(&name), to.join(part).join(&name));
-            if name == driver || ["layers", "drafts", "trash"].iter().any(|own| name == *own) {
-                continue;
-            }
-            run("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+        let names = std::fs::read_dir(from.join(part)).unwrap().map(|entry| entry.unwrap().file_name());
+        let own = |name: &std::ffi::OsString| name == driver || SUBVOLUMES.iter().any(|own| name == *own);
+        let mut paths: Vec<_> = names.filter(|name| !own(name)).map(|name| from.join(part).join(name)).collect();
+        paths.push(to.join(part));
+        // All at once: to start a program takes longer than to copy.
+        let paths: Vec<_> = paths.iter().filter_map(|path| path.to_str()).collect();
+        if paths.len() > 1 {
+            run("cp", &[&["-a"], &paths[..]].concat());
         }
     }
-    for part in ["layers", "drafts", "trash"] {
+    for part in SUBVOLUMES {
         let (from, to) = (from.join(driver).join(part), to.join(driver).join(part));
         if !from.exists() {
             continue;
@@ -68,7 +72,7 @@ pub fn store(from: &Path, to: &Path, driver: &str) {
 /// Removes a copy.
 pub fn remove(root: &Path, driver: &str) {
     if driver == "btrfs" {
-        for part in ["layers", "drafts", "trash"].iter().filter(|part| root.join(driver).join(part).exists()) {
+        for part in SUBVOLUMES.iter().filter(|part| root.join(driver).join(part).exists()) {
             for entry in std::fs::read_dir(root.join(driver).join(part)).unwrap() {
                 gantry_linux::btrfs::delete(&entry.unwrap().path()).unwrap();
             }

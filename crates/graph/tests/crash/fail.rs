@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::check::Golden;
-use crate::operations::{Step, names, starts, steps};
+use crate::operations::{Step, failing, steps};
 use crate::points::{Plan, run};
 use crate::{Losses, attempt, common, copy};
 
@@ -29,7 +29,7 @@ fn try_all(steps: &[Step], graph: &gantry_graph::Graph) -> (usize, Result<(), St
 
 fn matrix(scratch: &Path, driver: &'static str) {
     let losses = Losses::default();
-    for operation in names(driver).iter().filter(|name| !starts(name)) {
+    for operation in failing(driver) {
         let golden = Golden::new(scratch, driver, operation);
         let steps = steps(operation, &golden.inputs);
         // One call that fails for once is no other than one of many, for all that the driver does.
@@ -88,4 +88,9 @@ fn a_full_or_broken_disk_at_every_point_leaves_nothing_on_overlay() {
 #[test]
 fn a_full_or_broken_disk_at_every_point_leaves_nothing_on_vfs() {
     matrix(&copy::scratch("fail"), "vfs");
+}
+
+#[test]
+fn a_full_or_broken_disk_at_every_point_leaves_nothing_on_btrfs() {
+    matrix(&copy::btrfs(&copy::scratch("fail")), "btrfs");
 }

@@ -30,14 +30,15 @@ pub(super) fn delete_subvolumes(store: &Store, removed: &[PathBuf]) -> Result<()
             Err(error) => outcome = outcome.and(Err(error.into())),
         }
     }
-    let (groups, removed_before) = remove(store, &groups);
-    // Before the subvolumes, whose numbers nobody would know after a crash.
-    outcome = outcome.and(removed_before).and(write(store, &noted, &groups));
+    // Before the subvolumes, whose numbers nobody would know after a crash. A full disk has room for neither.
+    let (groups, _) = remove(store, &groups);
+    let written = write(store, &noted, &groups);
     for path in removed {
         outcome = outcome.and(btrfs::delete(path).map(drop).map_err(Error::from));
     }
     let (left, removed_after) = remove(store, &groups);
-    outcome.and(removed_after).and(write(store, &groups, &left))
+    let written = if written.is_ok() { &groups } else { &noted };
+    outcome.and(removed_after).and(write(store, written, &left))
 }
 
 fn noted(store: &Store) -> Result<BTreeSet<u64>, Error> {

@@ -139,12 +139,14 @@ pub fn hard_links_reach_into_layers_below(name: &str) {
     assert!(!bench.driver.exists("bad"));
 }
 
-pub fn sixty_layers_are_one_root(name: &str) {
+pub fn deep_stacks_of_layers_are_one_root(name: &str) {
     let bench = Bench::new(name);
+    // A thin device is a snapshot, however deep; and the virtual machine is slow.
+    let depth = if name.starts_with("devmapper") { 60 } else { 100 };
     // As a registry gives them: long ids, unpacked before their parents are committed where that is allowed.
     let id = |index: usize| format!("{index:064x}");
     let parallel = bench.driver.applies_in_parallel();
-    let order: Vec<_> = if parallel { (0..60).rev().collect() } else { (0..60).collect() };
+    let order: Vec<_> = if parallel { (0..depth).rev().collect() } else { (0..depth).collect() };
     for index in order {
         let parent = (index > 0).then(|| id(index - 1));
         bench.driver.create(&id(index), parent.as_deref()).unwrap();
@@ -156,15 +158,15 @@ pub fn sixty_layers_are_one_root(name: &str) {
     }
     if parallel {
         assert!(matches!(bench.driver.commit(&id(1)), Err(Error::NotFound(_))), "its parent is not there");
-        for index in 0..60 {
+        for index in 0..depth {
             bench.driver.commit(&id(index)).unwrap();
         }
     } else {
         assert!(matches!(bench.driver.create("orphan", Some("none")), Err(Error::NotFound(_))));
     }
-    let mounted = bench.writable("web", &id(59));
-    assert_eq!(mounted.names("").len(), 61);
-    assert_eq!(mounted.read("same"), "59");
+    let mounted = bench.writable("web", &id(depth - 1));
+    assert_eq!(mounted.names("").len(), depth + 1);
+    assert_eq!(mounted.read("same"), (depth - 1).to_string());
     fs::write(mounted.at("f0"), "y").unwrap();
     assert_eq!(bench.changes("web"), [("/f0".to_owned(), ChangeKind::Modified)]);
 }

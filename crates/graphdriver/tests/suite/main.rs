@@ -73,7 +73,7 @@ suite! {
         what_is_copied_up_and_not_changed_is_not_told
         special_files_survive_the_round_trip
         hard_links_reach_into_layers_below
-        sixty_layers_are_one_root
+        deep_stacks_of_layers_are_one_root
         where_a_layer_lies_is_told_in_dockers_words
         removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed
@@ -94,7 +94,7 @@ suite! {
         layers_show_through
         writable_layers_keep_changes_to_themselves
         hard_links_reach_into_layers_below
-        sixty_layers_are_one_root
+        deep_stacks_of_layers_are_one_root
         removed_layers_are_gone_at_once
         drafts_of_the_dead_are_removed
         sparse_copies_stay_sparse
