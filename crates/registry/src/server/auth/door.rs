@@ -11,6 +11,7 @@ use serde_json::json;
 use super::super::answer::json_answer;
 use super::super::limits::Limits;
 use super::super::{Code, Door, Failure, Future, Name, Query, Request, Response, Result};
+use super::htpasswd::Entry;
 use super::policy::Policy;
 use super::scope::{self, Grant};
 use super::{Gate, Issuer, Refresh, Shown, password, unauthorized};
@@ -37,9 +38,13 @@ impl Door for TokenDoor {
     }
 }
 
-/// What is shown for a token, and whether something is wanted that can be kept in its place.
+/// What is shown for a token.
 enum Question {
-    Shown(Shown, bool),
+    Shown {
+        shown: Shown,
+        /// Whether something is wanted that can be kept in place of a password.
+        is_offline: bool,
+    },
     Refresh(String),
 }
 
@@ -49,17 +54,17 @@ impl Policy {
         let (question, query) = match request.method {
             Method::GET => {
                 let is_offline = is_true(request.query.get("offline_token"));
-                (Question::Shown(Shown::read(&request.headers), is_offline), &request.query)
+                (Question::Shown { shown: Shown::read(&request.headers), is_offline }, &request.query)
             }
             Method::POST => (posted(form)?, form),
             _ => return Err(Failure::method(&request.method, PATH)),
         };
         let (user, kept) = match question {
             Question::Refresh(token) => (Some(self.refreshed(issuer, limits, &request.peer, &token)?), None),
-            Question::Shown(shown, is_offline) => {
-                let user = self.user(limits, &request.peer, shown).await?;
-                let kept = user.as_ref().filter(|_| is_offline).and_then(|user| self.to_be_kept(issuer, user));
-                (user, kept)
+            Question::Shown { shown, is_offline } => {
+                let entry = self.entry(limits, &request.peer, shown).await?;
+                let kept = entry.as_ref().filter(|_| is_offline).and_then(|entry| to_be_kept(issuer, entry));
+                (entry.map(|entry| entry.user), kept)
             }
         };
         let asked = scope::parse(query.all("scope"));
@@ -69,8 +74,10 @@ impl Policy {
 
     /// Whose refresh token that is. It costs nothing to look at, so that neighbours who fail do no harm to who shows a good one.
     fn refreshed(&self, issuer: &Issuer, limits: &Limits, peer: &Peer, token: &str) -> Result<String> {
-        let is_same =
-            |kept: &Refresh| self.users.as_ref().and_then(|users| users.mark(&kept.user)) == Some(kept.entry.clone());
+        let is_same = |kept: &Refresh| {
+            let entry = self.users.as_ref().and_then(|users| users.entry(&kept.user));
+            entry.is_some_and(|entry| entry.mark() == kept.entry)
+        };
         if let Some(kept) = issuer.refreshed(token).filter(is_same) {
             return Ok(kept.user);
         }
@@ -79,23 +86,18 @@ impl Policy {
         Err(unauthorized(self.basic(), "the refresh token does not count, or no more: log in again"))
     }
 
-    fn to_be_kept(&self, issuer: &Issuer, user: &str) -> Option<String> {
-        let entry = self.users.as_ref()?.mark(user)?;
-        issuer.refresh_token(&Refresh { user: user.to_owned(), entry })
-    }
-
-    /// Whose password is shown; `None` when nothing is, and nobody may do something here.
-    async fn user(&self, limits: &Limits, peer: &Peer, shown: Shown) -> Result<Option<String>> {
+    /// The entry of the user whose password is shown; `None` when nothing is, and nobody may do something here.
+    async fn entry(&self, limits: &Limits, peer: &Peer, shown: Shown) -> Result<Option<Entry>> {
         let refuse = |message| Err(unauthorized(self.basic(), message));
         match shown {
             Shown::Nothing if self.rules.knows_anonymous() => Ok(None),
             Shown::Nothing => refuse("authentication required"),
             Shown::Password { user, password: shown } => {
                 let Some(users) = &self.users else { return refuse("authentication required") };
-                if password(users, limits, peer, &user, &shown).await? {
-                    return Ok(Some(user));
+                match password(users, limits, peer, &user, &shown).await? {
+                    Some(entry) => Ok(Some(entry)),
+                    None => refuse("incorrect username or password"),
                 }
-                refuse("incorrect username or password")
             }
             Shown::Token(_) | Shown::Nonsense => {
                 limits.failed(peer);
@@ -119,6 +121,11 @@ impl Policy {
     }
 }
 
+/// Bound to the entry that the password was compared with: the file may have another one by now.
+fn to_be_kept(issuer: &Issuer, entry: &Entry) -> Option<String> {
+    issuer.refresh_token(&Refresh { user: entry.user.clone(), entry: entry.mark() })
+}
+
 /// OAuth2's form, as containerd sends it before it tries anything else: a password is in it, or what was kept in its place.
 fn posted(form: &Query) -> Result<Question> {
     let refuse = |message| Err(Failure::new(Code::Unsupported, message).status(StatusCode::BAD_REQUEST));
@@ -126,7 +133,7 @@ fn posted(form: &Query) -> Result<Question> {
         Some("password") => match (form.get("username"), form.get("password")) {
             (Some(user), Some(password)) if !user.is_empty() => {
                 let shown = Shown::Password { user: user.to_owned(), password: password.to_owned() };
-                Ok(Question::Shown(shown, form.get("access_type") == Some("offline")))
+                Ok(Question::Shown { shown, is_offline: form.get("access_type") == Some("offline") })
             }
             _ => refuse("a form with grant_type=password has username and password"),
         },

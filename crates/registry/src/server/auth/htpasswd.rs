@@ -50,7 +50,15 @@ pub struct Htpasswd {
     /// Makes the keys of the cache useless to whoever reads this process's memory later.
     key: hmac::Key,
     cache: Mutex<HashMap<[u8; 32], Instant>>,
-    slots: Semaphore,
+    pub(super) slots: Semaphore,
+}
+
+/// A user's line in the file, as it was when it was looked at.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The user.
+    pub user: String,
+    hash: String,
 }
 
 struct State {
@@ -99,44 +107,41 @@ impl Htpasswd {
         self.users().hashes.contains_key(user)
     }
 
-    /// What the user's entry is known by at this moment: another one after a change, and nothing of the hash is to be learned of it.
-    pub fn mark(&self, user: &str) -> Option<String> {
-        let users = self.users();
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(user.as_bytes());
-        context.update(b":");
-        context.update(users.hashes.get(user)?.as_bytes());
-        Some(URL_SAFE_NO_PAD.encode(context.finish()))
+    /// The user's entry at this moment.
+    pub fn entry(&self, user: &str) -> Option<Entry> {
+        let hash = self.users().hashes.get(user)?.clone();
+        Some(Entry { user: user.to_owned(), hash })
     }
 
-    /// Whether this password of the user's was right a moment ago. Costs nothing; `false` says nothing.
-    pub fn remembers(&self, user: &str, password: &str) -> bool {
-        let users = self.users();
-        users.hashes.get(user).is_some_and(|hash| self.is_remembered(&self.remembered_as(user, password, hash)))
+    /// The user's entry, when this password for it was right a moment ago. Costs nothing; `None` says nothing.
+    pub fn remembers(&self, user: &str, password: &str) -> Option<Entry> {
+        self.entry(user).filter(|entry| self.is_remembered(&self.remembered_as(user, password, &entry.hash)))
     }
 
-    /// Whether this is the user's password. It takes as long for a user who is not there.
-    pub async fn check(&self, user: &str, password: &str) -> bool {
+    /// The entry that this password was compared with and is right for; the file may have another one by now. It takes as long for
+    /// a user who is not there.
+    pub async fn check(&self, user: &str, password: &str) -> Option<Entry> {
         let too_long = user.len() > WORD_LIMIT || password.len() > WORD_LIMIT;
         // A NUL ends a password in some implementations and not in others.
         if too_long || password.contains('\0') {
-            return false;
+            return None;
         }
         let users = self.users();
         let known = users.hashes.get(user);
         let hash = known.unwrap_or(&users.nobody).clone();
         let key = self.remembered_as(user, password, &hash);
-        if known.is_some() && self.is_remembered(&key) {
-            return true;
+        let entry = known.map(|hash| Entry { user: user.to_owned(), hash: hash.clone() });
+        if entry.is_some() && self.is_remembered(&key) {
+            return entry;
         }
         let _slot = self.slots.acquire().await.expect("never closed");
         let text = password.to_owned();
         let is_right = tokio::task::spawn_blocking(move || bcrypt::verify(text, &hash).unwrap_or(false)).await;
-        let is_right = known.is_some() && is_right.unwrap_or(false);
-        if is_right {
+        let entry = entry.filter(|_| is_right.unwrap_or(false));
+        if entry.is_some() {
             self.remember(key);
         }
-        is_right
+        entry
     }
 
     /// The users as the file has them now. A file that became unusable is told of once, and what was read last counts.
@@ -180,6 +185,17 @@ impl Htpasswd {
         if cache.len() < CACHE_LIMIT {
             cache.insert(key, now + REMEMBERED);
         }
+    }
+}
+
+impl Entry {
+    /// What it is known by: another mark after a change, and nothing of the hash is to be learned of it.
+    pub fn mark(&self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(self.user.as_bytes());
+        context.update(b":");
+        context.update(self.hash.as_bytes());
+        URL_SAFE_NO_PAD.encode(context.finish())
     }
 }
 
@@ -280,7 +296,7 @@ mod tests {
             ("#", "people", false),
             ("nobody", "", false),
         ] {
-            assert_eq!(users.check(user, password).await, is_right, "{user:?} {password:?}");
+            assert_eq!(users.check(user, password).await.is_some(), is_right, "{user:?} {password:?}");
         }
     }
 
@@ -288,7 +304,7 @@ mod tests {
     async fn a_changed_file_counts_at_once_and_a_broken_one_leaves_what_was() {
         let (_directory, path) = file(&entry("alice", "old"));
         let users = Htpasswd::open(&path).unwrap();
-        assert!(users.check("alice", "old").await);
+        assert!(users.check("alice", "old").await.is_some());
         gantry_linux::fs::write_atomic(
             &path,
             entry("alice", "new").as_bytes(),
@@ -296,15 +312,15 @@ mod tests {
             gantry_linux::fs::Durability::Process,
         )
         .unwrap();
-        assert!(!users.check("alice", "old").await, "a remembered password outlived its entry");
-        assert!(users.check("alice", "new").await);
+        assert!(users.check("alice", "old").await.is_none(), "a remembered password outlived its entry");
+        assert!(users.check("alice", "new").await.is_some());
         gantry_linux::fs::write(&path, "alice:{SHA}x\n").unwrap();
-        assert!(users.check("alice", "new").await);
+        assert!(users.check("alice", "new").await.is_some());
         gantry_linux::fs::remove_file(&path).unwrap();
-        assert!(users.check("alice", "new").await);
+        assert!(users.check("alice", "new").await.is_some());
         gantry_linux::fs::write(&path, entry("bob", "x")).unwrap();
         assert!(!users.knows("alice"));
-        assert!(!users.check("alice", "new").await);
+        assert!(users.check("alice", "new").await.is_none());
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub use rules::{Pattern, Rule, Rules};
 pub use scope::Grant;
 pub use tokens::{ForeignIssuer, Issuer, KeyError, Refresh, Source, Trust, Verified, Verifier};
 
+use htpasswd::Entry;
+
 use super::limits::{LimitSettings, Limits};
 use super::{Access, Action, Ask, Code, Failure, Future, Name, Result, Route, Who};
 
@@ -166,19 +168,19 @@ fn unauthorized(challenge: HeaderValue, message: &str) -> Failure {
     Failure::new(Code::Unauthorized, message).header(WWW_AUTHENTICATE, challenge)
 }
 
-/// Checks a password, counting wrong ones. One of an address at a time: else many at once would all be tried before the first
+/// The entry that this is the password of, counting wrong ones. One of an address at a time: else many at once would all be tried before the first
 /// is known to be wrong.
-async fn password(users: &Htpasswd, limits: &Limits, peer: &Peer, user: &str, password: &str) -> Result<bool> {
-    if users.remembers(user, password) {
-        return Ok(true);
+async fn password(users: &Htpasswd, limits: &Limits, peer: &Peer, user: &str, password: &str) -> Result<Option<Entry>> {
+    if let Some(entry) = users.remembers(user, password) {
+        return Ok(Some(entry));
     }
     let _turn = limits.turn(peer).await;
     limits.may_log_in(peer)?;
-    let is_right = users.check(user, password).await;
-    if !is_right {
+    let entry = users.check(user, password).await;
+    if entry.is_none() {
         limits.failed(peer);
     }
-    Ok(is_right)
+    Ok(entry)
 }
 
 #[cfg(test)]

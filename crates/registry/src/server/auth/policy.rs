@@ -130,7 +130,7 @@ impl Policy {
             Shown::Nothing => Err(self.ask_for(ask, None, "authentication required")),
             Shown::Password { user, password: shown } if self.issuer.is_none() => {
                 let Some(users) = &self.users else { return Err(self.refuse(limits, ask)) };
-                if password(users, limits, ask.peer, &user, &shown).await? {
+                if password(users, limits, ask.peer, &user, &shown).await?.is_some() {
                     return Ok(Who { user: Some(user), token: None });
                 }
                 Err(self.ask_for(ask, None, "incorrect username or password"))

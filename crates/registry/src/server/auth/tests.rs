@@ -291,6 +291,16 @@ async fn what_is_kept_in_place_of_a_password_gives_tokens_and_nothing_else_and_e
     users(8, 8);
     let failure = refresh(&place, &kept).await.unwrap_err();
     assert!(failure.status == 401 && failure.message.contains("log in again"), "{}", failure.message);
+    // The password is changed while the old one is compared: what is given for the old one ends with it.
+    let users_of = place.gate.terms().policy.clone().unwrap();
+    let busy = users_of.users.as_ref().unwrap().slots.acquire_many(2).await.unwrap();
+    let change = async {
+        users(9, 8);
+        drop(busy);
+    };
+    let (answer, ()) = tokio::join!(post(&place, &offline), change);
+    let kept = answer.unwrap()["refresh_token"].as_str().unwrap().to_owned();
+    assert_eq!(refresh(&place, &kept).await.unwrap_err().status, 401);
 }
 
 #[tokio::test]
