@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -34,8 +35,6 @@ use super::serve::Server;
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same of one that is only told that it is one too many.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read of a connection at once, per connection: memory stays flat.
 const BUFFER: usize = 256 << 10;
 
@@ -48,7 +47,7 @@ pub async fn serve(
     refusal: Option<Failure>,
     stop: CancellationToken,
 ) {
-    let head_timeout = if refusal.is_some() { REFUSAL_TIMEOUT } else { HEAD_TIMEOUT };
+    let patience = refusal.as_ref().map(|_| server.settings.refusal);
     let outgoing = Arc::new(Outgoing::default());
     let sends = Direct::is_possible(&stream).then(|| Arc::clone(&outgoing));
     let service = service_fn(move |request| {
@@ -64,11 +63,21 @@ pub async fn serve(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(patience.unwrap_or(HEAD_TIMEOUT))
         .max_buf_size(BUFFER)
         // Never copied into a buffer of its own: what stands for a file has to reach the socket as it is.
         .writev(true)
         .serve_connection(TokioIo::new(Patient::new(Direct::new(stream, outgoing), SILENCE)), service);
+    if let Some(patience) = patience {
+        let refused = async {
+            let parts = connection.without_shutdown().await.map_err(io::Error::other)?;
+            leave(parts.io.into_inner(), patience).await
+        };
+        return ended(tokio::select! {
+            result = refused => result,
+            () = stop.cancelled() => Ok(()),
+        });
+    }
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -77,8 +86,22 @@ pub async fn serve(
             connection.await
         }
     };
+    ended(result);
+}
+
+/// Ends a connection whose client may still be sending: closed with bytes unread it would be reset, and the answer lost.
+async fn leave(mut stream: impl AsyncRead + AsyncWrite + Unpin, patience: Duration) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut nowhere = tokio::io::sink();
+    match tokio::time::timeout(patience, tokio::io::copy(&mut stream, &mut nowhere)).await {
+        Ok(taken) => taken.map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A client that goes away in the middle is no fault of ours.
+fn ended(result: std::result::Result<(), impl std::fmt::Display>) {
     if let Err(error) = result {
-        // A client that goes away in the middle is no fault of ours.
         debug!("a connection ended: {error}");
     }
 }

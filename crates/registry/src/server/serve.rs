@@ -39,6 +39,8 @@ pub struct Settings {
     pub collection: Option<Policy>,
     /// How long after a collection the next one begins.
     pub collect_every: Duration,
+    /// How long a connection that is one too many may take to ask for something, and then to take in that it is.
+    pub refusal: Duration,
     /// How long what runs may go on after the server was told to stop.
     pub drain: Duration,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             sparse: Sparse::default(),
             collection: None,
             collect_every: HOUR,
+            refusal: Duration::from_secs(5),
             drain: Duration::from_secs(30),
         }
     }

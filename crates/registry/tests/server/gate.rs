@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -192,9 +193,11 @@ fn an_address_has_so_many_connections_at_once_and_who_is_beyond_that_is_told_to_
     let config = |count: usize| format!("[limits]\nconnections = {count}").parse::<Config>().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let front = runtime.block_on(Front::open(config(3), directory.path())).unwrap();
-    let served = Served::at(directory.path(), Settings::default(), |server| front.equip(server));
+    // None of those that are told leaves before this ends, whatever else the machine does.
+    let settings = Settings { refusal: Duration::from_secs(300), ..Settings::default() };
+    let served = Served::at(directory.path(), settings, |server| front.equip(server));
     let connect = || TcpStream::connect(("127.0.0.1", served.client.port)).unwrap();
-    let ask = |mut stream: TcpStream| {
+    let ask = |stream: &mut TcpStream| {
         stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: r\r\n\r\n")?;
         let mut answer = String::new();
         // It ends where the server closes, though nobody asked for that.
@@ -202,13 +205,32 @@ fn an_address_has_so_many_connections_at_once_and_who_is_beyond_that_is_told_to_
     };
     // They are taken in the order in which they come.
     let silent = [connect(), connect(), connect()];
-    let refused = ask(connect()).unwrap().to_lowercase();
+    let mut told = vec![connect()];
+    let refused = ask(&mut told[0]).unwrap().to_lowercase();
     for words in ["http/1.1 429 ", "retry-after: 1\r", "connection: close\r", "toomanyrequests", "3 are served at once"]
     {
         assert!(refused.contains(words), "{words} is not in {refused}");
     }
-    let told: Vec<_> = (0..16).map(|_| connect()).collect();
-    let unsaid = ask(connect());
+    // Who is in the middle of a large body sends it, and then finds the answer.
+    let mut sender = connect();
+    sender
+        .write_all(
+            b"POST /v2/a/blobs/uploads/ HTTP/1.1
+Host: r
+Content-Length: 67108864
+
+",
+        )
+        .unwrap();
+    for _ in 0..64 {
+        sender.write_all(&[7; 1 << 20]).unwrap();
+    }
+    let mut answer = String::new();
+    sender.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    told.push(sender);
+    told.extend((2..16).map(|_| connect()));
+    let unsaid = ask(&mut connect());
     assert!(unsaid.as_ref().map_or(true, String::is_empty), "{unsaid:?}");
     drop(told);
     drop(silent);
