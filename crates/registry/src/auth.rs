@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::challenge::Challenge;
 use crate::credentials::{Credentials, basic, bearer};
-use crate::http::{Http, Outgoing, bounded, printable, shown};
+use crate::http::{Http, Outgoing, bounded, printable, retry_after, shown};
 use crate::options::{is_local, is_loopback};
 use crate::redirect::same_origin;
 use crate::renewed::Renewed;
@@ -224,7 +224,10 @@ async fn given(question: &Question<'_>, realm: &Url, answer: Option<Response>) -
         };
         return Err(Error::Unauthorized { detail: detail.to_owned() });
     }
-    let retry_after = crate::http::retry_after(answer.headers());
+    let retry_after = retry_after(answer.headers());
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(Error::TooManyRequests { detail: format!("too many requests to {}", shown(realm)), retry_after });
+    }
     if !status.is_success() {
         return Err(Error::Status { url: shown(realm), status, detail: String::new(), retry_after });
     }

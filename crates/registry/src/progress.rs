@@ -13,6 +13,8 @@ pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// How often it is said how far a layer is.
 pub const TICK: Duration = Duration::from_millis(100);
+/// The shortest pause that a person is told of.
+pub const NOTICED: Duration = Duration::from_secs(1);
 /// The width of a bar that is drawn here.
 const BAR: u64 = 50;
 
@@ -51,11 +53,11 @@ impl LayerReport {
 
     /// Waits before another attempt, counting down; the error when no further one is made.
     pub async fn waits(&self, backoff: &mut Backoff, error: Error) -> Result<()> {
-        let why = matches!(error, Error::TooManyRequests { .. }).then(|| error.to_string());
+        let why = reason(&error);
         let mut pause = backoff.pause(error)?;
         while pause > Duration::ZERO {
             let step = pause.min(Duration::from_secs(1));
-            if pause >= Duration::from_secs(1) {
+            if pause >= NOTICED {
                 self.state(waiting(pause, why.as_deref()));
             }
             tokio::time::sleep(step).await;
@@ -69,6 +71,11 @@ impl LayerReport {
         let progress = bar(current, self.size);
         (self.to)(Progress { progress, ..Progress::transfer(&self.id, status, current, Some(self.size)) });
     }
+}
+
+/// Why there is a pause, where that is not plain.
+pub fn reason(error: &Error) -> Option<String> {
+    matches!(error, Error::TooManyRequests { .. }).then(|| error.to_string())
 }
 
 /// That the next attempt is made later, and why where it is not plain.

@@ -27,8 +27,9 @@ impl Session {
     pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let (mut found, mut query) = (Vec::new(), None);
         for _ in 0..PAGES {
-            let path = query.map_or_else(String::new, |query| format!("?{query}"));
-            let answer = match self.send(Method::GET, &format!("referrers/{subject}{path}"), 0).await {
+            let query_part = query.map_or_else(String::new, |query| format!("?{query}"));
+            let path = format!("referrers/{subject}{query_part}");
+            let answer = match self.patiently(|| self.send(Method::GET, &path, 0)).await {
                 Ok(answer) => answer,
                 Err(error) if knows_no_lists(&error) => {
                     let index = self.referrers_index(subject).await?;
@@ -48,7 +49,7 @@ impl Session {
     /// The index that stands in place of the list; `None` where there is none yet.
     pub async fn referrers_index(&self, subject: &Digest) -> Result<Option<Vec<u8>>> {
         let path = format!("manifests/{}", tag_of(subject));
-        let answer = match self.send(Method::GET, &path, 0).await {
+        let answer = match self.patiently(|| self.send(Method::GET, &path, 0)).await {
             Ok(answer) => answer,
             Err(Error::ManifestUnknown { .. } | Error::NameUnknown { .. }) => return Ok(None),
             Err(error) => return Err(error),

@@ -15,13 +15,13 @@ use crate::challenge::Challenge;
 use crate::credentials::Credentials;
 use crate::http::{Http, Outgoing, bounded, printable, retry_after, shown};
 use crate::manifest::{ACCEPT, DOCUMENT_LIMIT, Parsed, digest_of};
-use crate::progress::{ProgressFn, waiting};
+use crate::progress::{NOTICED, ProgressFn, reason, waiting};
 use crate::redirect::same_origin;
 use crate::{Descriptor, Document, Error, Result};
 
 /// Most of an error's body that is read.
 const ERROR_LIMIT: usize = 64 << 10;
-/// Attempts at one document.
+/// Attempts at one document, and at what is only asked.
 const ATTEMPTS: u32 = 3;
 /// Docker's words.
 const DENIED: &str = "requested access to the resource is denied";
@@ -246,12 +246,25 @@ impl Session {
         }
     }
 
-    /// Waits before another attempt, and tells why; the error when no further one is made.
+    /// Attempts something once, and again after each pause that is asked for; whatever else goes wrong is its outcome.
+    pub async fn patiently<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        let mut backoff = Backoff::new(self.pause(), ATTEMPTS);
+        loop {
+            match attempt().await {
+                Err(error @ Error::TooManyRequests { retry_after: Some(_), .. }) if self.patient => {
+                    self.wait(&mut backoff, error).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits before another attempt, telling that where a person would notice; the error when no further one is made.
     pub async fn wait(&self, backoff: &mut Backoff, error: Error) -> Result<()> {
-        let why = error.to_string();
+        let why = reason(&error);
         let pause = backoff.pause(error)?;
-        if let Some(progress) = &self.progress {
-            progress(Progress::status(waiting(pause, Some(&why))));
+        if let Some(progress) = self.progress.as_ref().filter(|_| pause >= NOTICED) {
+            progress(Progress::status(waiting(pause, why.as_deref())));
         }
         tokio::time::sleep(pause).await;
         Ok(())

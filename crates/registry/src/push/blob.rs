@@ -172,7 +172,8 @@ impl Pusher {
         let target = &self.session.reference;
         let near = known.seen.iter().filter(|from| from.domain() == target.domain() && !self.is_target(from));
         for from in near.take(MOUNTS) {
-            match mount_from(&self.session.reading(from.path()), &known.descriptor.digest, from).await {
+            let session = self.session.reading(from.path());
+            match session.patiently(|| mount_from(&session, &known.descriptor.digest, from)).await {
                 Ok(Mount::Refused(None)) => {}
                 Ok(outcome) => return Ok(outcome),
                 // One that may not be read is no reason not to push.

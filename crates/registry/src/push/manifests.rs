@@ -236,7 +236,8 @@ impl Pusher {
     }
 
     pub(super) async fn has_manifest(&self, digest: &Digest) -> Result<bool> {
-        match self.session.send(Method::HEAD, &format!("manifests/{digest}"), 0).await {
+        let path = format!("manifests/{digest}");
+        match self.session.patiently(|| self.session.send(Method::HEAD, &path, 0)).await {
             Ok(_) => Ok(true),
             Err(Error::ManifestUnknown { .. } | Error::NameUnknown { .. }) => Ok(false),
             Err(error) => Err(error),

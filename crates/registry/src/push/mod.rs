@@ -88,8 +88,7 @@ impl Registry {
         if let Some(auth) = auth.as_mut().filter(|auth| auth.serveraddress.is_empty()) {
             reference.domain().clone_into(&mut auth.serveraddress);
         }
-        let session = self.push_session(&reference, auth.as_ref()).await?;
-        let session = Session { progress: Some(progress.clone()), ..session };
+        let session = self.push_session(&reference, auth.as_ref(), progress.clone()).await?;
         let pusher = Arc::new(Pusher {
             session: Arc::new(session),
             origins: Origins::new(self.clone(), auth.into_iter().chain(others).collect()),
@@ -110,17 +109,24 @@ impl Registry {
     }
 
     /// A session that may write. The registry is asked first whether it is one, and how it wants to know who asks.
-    async fn push_session(&self, reference: &Reference, auth: Option<&AuthConfig>) -> Result<Session> {
+    async fn push_session(
+        &self,
+        reference: &Reference,
+        auth: Option<&AuthConfig>,
+        progress: ProgressFn,
+    ) -> Result<Session> {
         let sources = self.sources(reference)?;
         let Some(own) = sources.last() else {
             return Err(Error::invalid(reference.to_string(), "it has no registry"));
         };
-        let session = Session { access: Access::Push, ..self.session(own, reference, auth).await? };
+        let session = self.session(own, reference, auth).await?;
+        let session = Session { access: Access::Push, progress: Some(progress), ..session };
         let url = session.base.join("v2/").expect("a path");
-        let answer = session.ask(Outgoing::get(url)).await?;
-        if answer.status().is_success() {
-            return Ok(session);
-        }
-        Err(session.failure(answer, "").await)
+        let ping = || async {
+            let answer = session.ask(Outgoing::get(url.clone())).await?;
+            if answer.status().is_success() { Ok(()) } else { Err(session.failure(answer, "").await) }
+        };
+        session.patiently(ping).await?;
+        Ok(session)
     }
 }

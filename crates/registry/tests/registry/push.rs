@@ -249,11 +249,13 @@ async fn a_registry_that_wants_a_pause_gets_it_and_the_person_is_told_of_what_wa
     let fake = Fake::start().await;
     let uploads = fake.takes_uploads();
     let busy = || Reply::error(429, "TOOMANYREQUESTS", "slow down").header("retry-after", "1");
-    // The first upload and the first manifest.
+    // The first upload and the first manifest. A failure that is tried again at once is not worth a word.
     fake.hook(move |seen, before| {
         let is_asked = seen.method == http::Method::POST || seen.method == http::Method::PUT;
         let is_counted = seen.path.ends_with("/blobs/uploads/") || seen.path.contains("/manifests/");
-        (is_asked && is_counted && before == 0).then(busy)
+        let is_broken = seen.method == http::Method::HEAD && before == 0;
+        let broken = || Reply::error(503, "UNAVAILABLE", "not now");
+        (is_asked && is_counted && before == 0).then(busy).or_else(|| is_broken.then(broken))
     });
     let outcome = push(&fake.name("app:1"), image, &store).await;
     outcome.pushed();
@@ -262,6 +264,52 @@ async fn a_registry_that_wants_a_pause_gets_it_and_the_person_is_told_of_what_wa
     let told: Vec<_> = outcome.progress.iter().filter(|message| message.status == waits).collect();
     assert_eq!(told.len(), 2, "{:#?}", outcome.progress);
     assert!(told[0].id.is_some() && told[1].id.is_none(), "a layer, and the image: {told:?}");
+    assert!(fake.seen().iter().any(|seen| seen.method == http::Method::HEAD), "a failure was tried again");
+    assert_eq!(outcome.progress.iter().filter(|message| message.status.starts_with("Retrying")).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_is_made_before_the_first_request_at_a_token_server_and_where_something_is_only_asked() {
+    let busy = || Reply::error(429, "TOOMANYREQUESTS", "slow down").header("retry-after", "1");
+    let waits = |outcome: &Outcome| {
+        let all = outcome.progress.iter().map(|message| message.status.clone());
+        all.filter(|status| status.starts_with("Retrying in 1 second: toomanyrequests: ")).count()
+    };
+    // The question whether it is a registry, after the one how it is spoken to.
+    let fake = Fake::start().await;
+    fake.takes_uploads();
+    fake.hook(move |seen, before| (seen.path == "/v2/" && before == 1).then(busy));
+    let (image, store) = made(&[archive(1, 900)]);
+    let door = async { push(&fake.name("app:1"), image, &store).await };
+    // The token server, asked for the first time.
+    let guarded = Fake::start().await;
+    guarded.takes_uploads();
+    let realm = format!("http://{}/token", guarded.address);
+    guarded.hook(move |seen, before| match (seen.path.as_str(), seen.header("authorization")) {
+        ("/token", _) if before == 0 => Some(busy()),
+        ("/token", _) => Some(Reply::new(200, r#"{"token":"TOKEN"}"#)),
+        (_, Some("Bearer TOKEN")) => None,
+        _ => Some(Reply::new(401, "").header("www-authenticate", format!(r#"Bearer realm="{realm}",service="fake""#))),
+    });
+    let (image, store) = made(&[archive(1, 900)]);
+    let token = async { push(&guarded.name("app:1"), image, &store).await };
+    // The question whether the manifest of another platform is there.
+    let (origin, target) = (Fake::start().await, Fake::start().await);
+    let (own, other) = (Image::oci(1).without_urls(), Image::of("arm64", 2, true).without_urls());
+    origin.image("app", "1", &own);
+    origin.image("app", "2", &other);
+    target.takes_uploads();
+    let asked = format!("/v2/app/manifests/{}", other.digest());
+    target
+        .hook(move |seen, before| (seen.method == http::Method::HEAD && seen.path == asked && before == 0).then(busy));
+    let list = index(&[("amd64", &own), ("arm64", &other)], true);
+    let image = pulled(&own, Some(list), &[&origin.name("app")]);
+    let listed = async { push(&target.name("app:1"), image, &Arc::default()).await };
+    let (door, token, listed) = tokio::join!(door, token, listed);
+    for (place, outcome) in [("the door", &door), ("the token server", &token), ("a manifest", &listed)] {
+        outcome.pushed();
+        assert_eq!(waits(outcome), 1, "{place}: {:#?}", outcome.progress);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
