@@ -27,4 +27,4 @@ pub use driver::*;
 pub use options::Options;
 pub use size::size;
 pub use store::measure;
-pub use table::{DRIVERS, Open, Row, open, open_with};
+pub use table::{DRIVERS, Open, Row, hold, open, open_with};

@@ -37,15 +37,20 @@ pub(crate) struct Store {
     _lock: File,
 }
 
+/// Takes a driver's directory for as long as the file lives.
+pub(crate) fn lock(root: &Path) -> Result<File, Error> {
+    let lock = fs::create(root.join("lock"))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(Error::InUse(root.to_owned())),
+        other => Ok(other.during("lock", root.display()).map(|()| lock)?),
+    }
+}
+
 impl Store {
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         fs::create_dir_mode(root, 0o700)?;
         let root = fs::canonicalize(root)?;
-        let lock = fs::create(root.join("lock"))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Err(Error::InUse(root)),
-            other => other.during("lock", root.display())?,
-        }
+        let lock = lock(&root)?;
         for part in ["layers", "drafts", "trash", REPLACED] {
             fs::create_dir_mode(root.join(part), 0o700)?;
         }

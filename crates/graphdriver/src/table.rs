@@ -1,11 +1,12 @@
 //! The drivers there are, best first, and which one a daemon uses.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use gantry_linux::fs;
 
-use crate::{Error, GraphDriver, Options, aufs, devmapper, overlay, whole};
+use crate::{Error, GraphDriver, Options, aufs, devmapper, overlay, store, whole};
 
 /// Opens a driver in its directory.
 pub type Open = fn(&Path, &Options) -> Result<Arc<dyn GraphDriver>, Error>;
@@ -38,6 +39,15 @@ pub const DRIVERS: &[Row] = &[
 /// [`Error::Unknown`] for a name that is in no row, [`Error::Unsupported`] when the driver cannot work here.
 pub fn open(root: &Path, name: Option<&str>) -> Result<(Arc<dyn GraphDriver>, String), Error> {
     open_with(root, name, &Options::default())
+}
+
+/// Keeps daemons from a data root for as long as the files live, and opens no driver.
+///
+/// # Errors
+/// [`Error::InUse`] when a daemon has it.
+pub fn hold(root: &Path) -> Result<Vec<File>, Error> {
+    let used = DRIVERS.iter().map(|row| root.join(row.name)).filter(|directory| directory.is_dir());
+    used.map(|directory| store::lock(&directory)).collect()
 }
 
 /// As [`open`], with settings.
@@ -87,7 +97,11 @@ mod tests {
         let (driver, reason) = open(root.path(), None).unwrap();
         assert_eq!(driver.name(), "overlay", "{reason}");
         assert!(matches!(open(root.path(), None), Err(Error::InUse(_))));
+        assert!(matches!(hold(root.path()), Err(Error::InUse(_))));
         drop(driver);
+        let held = hold(root.path()).unwrap();
+        assert!(matches!(open(root.path(), None), Err(Error::InUse(_))));
+        drop(held);
         assert_eq!(open(root.path(), Some("overlay2")).unwrap().0.name(), "overlay");
     }
 

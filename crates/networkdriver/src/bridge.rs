@@ -464,6 +464,6 @@ fn new_link_name() -> Result<String, Error> {
     Ok(format!("gv{:08x}", u32::from_ne_bytes(number)))
 }
 
-fn is_link_name(name: &str) -> bool {
+pub fn is_link_name(name: &str) -> bool {
     name.strip_prefix("gv").is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }

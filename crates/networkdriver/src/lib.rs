@@ -16,7 +16,7 @@ mod table;
 mod wall;
 
 pub use bridge::{Bridge, BridgeOptions, Found, check_name as check_link_name};
-pub use clear::clear;
+pub use clear::{Cleared, clear};
 pub use driver::*;
 pub use libcontainer::network::firewall::Element;
 pub use libcontainer::network::{Cidr, Protocol, Subnet};

@@ -344,7 +344,7 @@ impl NetworkDrivers {
         for link in links.iter().filter(|link| !known.contains(&link.name)) {
             let own = link.alias == self.own_alias() && links.iter().all(|port| port.master != Some(link.index));
             if own {
-                if let Some(error) = self.wall.as_ref().and_then(|_| crate::wall::remove(&link.name).err()) {
+                if let Some(error) = self.wall.as_ref().and_then(|wall| wall.replace(&link.name).err()) {
                     failures.push(error);
                     continue;
                 }
@@ -375,4 +375,4 @@ fn boolean(text: &str) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

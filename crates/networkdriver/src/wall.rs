@@ -56,13 +56,7 @@ impl Wall {
             shared: options.shared,
         };
         let firewall = Firewall::load(&options.name, of_host).map_err(|error| taken(&options.name, error))?;
-        for table in Firewall::orphans(&options.name)? {
-            warn!(
-                table,
-                "a daemon that does not run left its firewall here, which every packet passes: should it not come back, \
-                 gantry daemon --clear-network with its --bridge, --data-root and --exec-root removes it"
-            );
-        }
+        tell_of_orphans(&options.name);
         let (owned, (watch, stop)) = (firewall.is_owned(), Watch::open(&firewall)?);
         let firewall = Arc::new(Mutex::new(firewall));
         let mut attention = Attention::default();
@@ -123,6 +117,17 @@ impl Wall {
             fs::write(FORWARD6, "1")?;
         }
         Ok(())
+    }
+
+    /// Removes the tables and rules of this daemon from when it had another name. What they kept the host from forwarding
+    /// ours keep it from now on.
+    ///
+    /// # Errors
+    /// Tables that belong to another daemon; the kernel's refusals.
+    pub fn replace(&self, before: &str) -> Result<(), Error> {
+        let mut before = hold(before)?;
+        self.lock().take_guard(&before)?;
+        Ok(before.delete()?)
     }
 
     /// Deletes the tables and all else of the firewall. For when no bridge is left.
@@ -284,20 +289,55 @@ fn is_off(path: &str) -> Result<bool, Error> {
     }
 }
 
-/// Removes the tables and rules of a daemon that had another name.
-pub fn remove(name: &str) -> Result<(), Error> {
-    let mut firewall = Firewall::load(name, Options::default()).map_err(|error| taken(name, error))?;
-    Ok(firewall.delete()?)
+/// Takes the tables of a daemon that does not run into our hands, for them to be deleted.
+pub fn hold(name: &str) -> Result<Firewall, Error> {
+    Firewall::load(name, Options::default()).map_err(|error| taken(name, error))
 }
 
 /// Another daemon's socket owns the table.
 fn taken(name: &str, error: gantry_linux::Error) -> Error {
-    if error.errno() != libc::EPERM {
-        return error.into();
-    }
+    if error.errno() == libc::EPERM { held(name) } else { error.into() }
+}
+
+/// The tables are in the hands of another daemon.
+pub fn held(name: &str) -> Error {
     Error::Conflict(format!(
-        "nftables table {name} belongs to another daemon that runs: give this one its own --bridge"
+        "nftables table {name} belongs to another daemon that runs: stop that one, or give this one its own --bridge"
     ))
+}
+
+/// Whether the host forwards IPv4, and IPv6.
+pub fn forwards() -> Result<(bool, bool), Error> {
+    Ok((is_on(FORWARD4)?, is_on(FORWARD6)?))
+}
+
+/// Has the host forward IPv4, or IPv6, no more.
+pub fn stop_forwarding(ipv6: bool) -> Result<(), Error> {
+    Ok(fs::write(if ipv6 { FORWARD6 } else { FORWARD4 }, "0")?)
+}
+
+fn is_on(path: &str) -> Result<bool, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim() != "0"),
+        // A kernel without IPv6.
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Warns of tables that nobody has in his hands.
+fn tell_of_orphans(own: &str) {
+    let orphans = Firewall::orphans(own).unwrap_or_else(|error| {
+        warn!("look for what daemons that do not run left in the host's firewall: {error}");
+        Vec::new()
+    });
+    for table in orphans {
+        warn!(
+            table,
+            "a daemon that does not run left its firewall here, which every packet passes: should it not come back, \
+             gantry daemon --clear-network with its --bridge, --data-root, --exec-root and --pidfile removes it"
+        );
+    }
 }
 
 #[cfg(test)]

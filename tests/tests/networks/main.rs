@@ -256,10 +256,7 @@ fn lists_are_filtered_and_prune_takes_what_nobody_uses() {
 #[test]
 fn what_cannot_be_is_refused_with_dockers_status_and_nothing_changes() {
     // Its own, as what others do meanwhile changes the kernel, too.
-    // Without the settings of IPv6, as on a kernel that runs without it.
-    let hidden = r#"mount -t tmpfs none /proc/sys/net/ipv6 && exec "$@""#;
-    let before = ["unshare", "--mount", "/bin/sh", "-c", hidden, "hidden"].map(str::to_owned).to_vec();
-    let world = World::start(Options { before, ..Options::default() }).expect("a daemon");
+    let world = World::start(Options::default()).expect("a daemon");
     let cli = world.docker().unwrap_or_else(|| world.gantry());
     let (network, container) = (world.name("there"), world.name("c"));
     let base = subnet(&world, 2);
@@ -277,7 +274,6 @@ fn what_cannot_be_is_refused_with_dockers_status_and_nothing_changes() {
         (create(serde_json::json!({"Name": "bad", "Driver": "no-such"})), 404, "plugin not found"),
         (create(serde_json::json!({"Name": "bad", "Driver": "host"})), 403, "only one instance of \"host\""),
         (create(serde_json::json!({"Name": "bad", "EnableIPv4": false})), 400, "IPv4 or IPv6 must be enabled"),
-        (create(serde_json::json!({"Name": "bad", "EnableIPv6": true})), 400, "IPv6 is not available"),
         (
             create(ipam(serde_json::json!({"Subnet": overlapping}))),
             403,
@@ -367,6 +363,19 @@ fn what_cannot_be_is_refused_with_dockers_status_and_nothing_changes() {
     before.assert_restored(&world.daemon);
     cli.ok(&["rm", "-f", &container]);
     cli.ok(&["network", "rm", &network]);
+}
+
+#[test]
+fn a_network_with_ipv6_is_refused_where_the_kernel_has_none_and_nothing_changes() {
+    // Without the settings of IPv6, as on a kernel that runs without it.
+    let hidden = r#"mount -t tmpfs none /proc/sys/net/ipv6 && exec "$@""#;
+    let before = ["unshare", "--mount", "/bin/sh", "-c", hidden, "hidden"].map(str::to_owned).to_vec();
+    let world = World::start(Options { before, ..Options::default() }).expect("a daemon");
+    let before = Snapshot::settled(&world.daemon);
+    let asked = serde_json::json!({"Name": "bad", "EnableIPv6": true});
+    let answer = world.daemon.post("/networks/create", Some(&asked)).expect("an answer");
+    assert!(answer.status == 400 && answer.message().contains("IPv6 is not available"), "{}", answer.text());
+    before.assert_restored(&world.daemon);
 }
 
 #[test]

@@ -187,20 +187,26 @@ fn churn(world: &World, container: &str, most: usize) -> usize {
 
 #[test]
 fn what_a_daemon_that_will_not_come_back_left_is_removed_by_its_command() {
-    let mut daemon = Daemon::start().expect("a daemon");
+    // That others in this network namespace rely on what it turned on would be a reason to refuse.
+    let flags = vec!["--ip-forward=false".to_owned()];
+    let mut daemon = Daemon::with(Options { flags, ..Options::default() }).expect("a daemon");
     let made = daemon.post("/networks/create", Some(&serde_json::json!({"Name": "left"}))).expect("an answer");
     assert_eq!(made.status, 201, "{}", made.text());
     let (bridge, root) = (daemon.bridge(), daemon.slot().root().to_owned());
-    let clear = || {
+    let clear_with = |data: &str, pid: &str| {
         let mut command = Command::new(paths::gantry().expect("the binary"));
         command.args(["daemon", "--clear-network", "--bridge", &bridge]);
-        for (flag, name) in [("--data-root", "data"), ("--exec-root", "run"), ("--pidfile", "pid")] {
+        for (flag, name) in [("--data-root", data), ("--exec-root", "run"), ("--pidfile", pid)] {
             command.arg(flag).arg(root.join(name));
         }
         command::run(&mut command, None, command::LIMIT).expect("it ends")
     };
+    let clear = || clear_with("data", "pid");
     let left = || (slot::networks(&bridge).len(), Path::new("/sys/class/net").join(&bridge).exists());
     clear().fails(1, "another daemon");
+    clear_with("data", "other-pid").fails(1, "is in use by another daemon");
+    clear_with("no-data", "other-pid").fails(1, "no data root");
+    assert!(!root.join("no-data").exists());
     daemon.kill9().expect("kill it");
     assert_eq!(left(), (1, true));
     clear().ok();

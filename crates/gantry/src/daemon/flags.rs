@@ -70,8 +70,8 @@ pub struct Flags {
     /// Put one rule for containers where another firewall drops what is forwarded (DOCKER-USER, ufw-user-forward)
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub firewall_hooks: bool,
-    /// Remove what a daemon of these flags (--bridge, --data-root, --exec-root) that does not run any more left in the host's
-    /// network, and end
+    /// Remove what a daemon of these flags (--bridge, --data-root, --exec-root, --pidfile) that does not run any more left in the
+    /// host's network, and end
     #[arg(long)]
     pub clear_network: bool,
     /// Turn net.ipv4.ip_forward on when it is off

@@ -79,7 +79,10 @@ fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>,
         // Already a leader of its session: then it is detached.
         let _ = rustix::process::setsid();
     }
-    fs::create_dir_mode(&flags.data_root, 0o710)?;
+    // What a daemon left is not looked for at a place that is made now.
+    if !flags.clear_network {
+        fs::create_dir_mode(&flags.data_root, 0o710)?;
+    }
     fs::create_dir_mode(&flags.exec_root, 0o711)?;
     let _pidfile = pidfile::PidFile::claim(&flags.pidfile())?;
     if flags.clear_network {
@@ -88,8 +91,10 @@ fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>,
     let options = flags.engine_options()?;
     // Drivers start processes: before there are threads.
     let drivers = wiring::drivers(&flags)?;
-    // Not before: containers do not inherit it.
-    more_descriptors();
+    // Every connection needs a descriptor. Not before: containers do not inherit it.
+    if let Err(error) = gantry_transport::raise_descriptor_limit() {
+        warn!("have more open files: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_keep_alive(std::time::Duration::from_secs(5))
@@ -100,15 +105,6 @@ fn run(flags: Flags, reload: impl FnOnce(Option<Arc<ServerTls>>, Vec<Arc<Door>>,
     // What still blocks on a kernel call must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
-}
-
-/// Every connection needs a descriptor.
-fn more_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!("have more open files: {error}");
-    }
 }
 
 async fn serve(

@@ -10,7 +10,8 @@ use gantry_execdriver::lxc::Lxc;
 use gantry_execdriver::native::{Native, NativeOptions};
 use gantry_linux::fs;
 use gantry_networkdriver::{
-    Addresses, Cidr, DefaultBridge, Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork, Pool, Subnet,
+    Addresses, Cidr, Cleared, DefaultBridge, Host, NetworkDriver, NetworkDrivers, NetworkOptions, NoNetwork, Pool,
+    Subnet,
 };
 use gantry_transport::DEFAULT_SOCKET;
 use tracing::warn;
@@ -40,15 +41,33 @@ pub fn drivers(flags: &Flags) -> Result<Drivers> {
     Ok(Drivers { graph, graph_reason, exec, bridge, host: Arc::new(Host), none: Arc::new(NoNetwork), networks })
 }
 
-/// Takes back what a daemon of these flags left in the host's network; none runs, as its pid file is held.
+/// Takes back what a daemon of these flags left in the host's network. None runs or starts meanwhile: the pid file is held, and
+/// the data root is, whatever its pid file was called.
 ///
 /// # Errors
-/// As [`gantry_networkdriver::clear`].
+/// A data root that is not there or in use; as [`gantry_networkdriver::clear`].
 pub fn clear_network(flags: &Flags) -> Result<()> {
     let options = network_options(flags)?;
-    let bridges = gantry_networkdriver::clear(&options).context("clear the host's network")?;
-    let bridges = if bridges.is_empty() { "no bridge".to_owned() } else { bridges.join(", ") };
-    tracing::info!(bridges, firewall = options.owner, "removed: the next daemon makes it anew");
+    let root = &flags.data_root;
+    if !root.is_dir() {
+        bail!(
+            "no data root {}, by which a daemon is told from others: give the daemon's own by --data-root; where that is gone, \
+             make it as an empty directory",
+            root.display()
+        );
+    }
+    let _held = gantry_graphdriver::hold(root)?;
+    let cleared = gantry_networkdriver::clear(&options).context("clear the host's network")?;
+    let Cleared { bridges, tables, forwarding, forwarding6 } = cleared;
+    if bridges.is_empty() && tables.is_empty() {
+        tracing::info!(firewall = options.owner, "a daemon of these flags left nothing in the host's network");
+        return Ok(());
+    }
+    let (bridges, tables) = (bridges.join(", "), tables.join(", "));
+    tracing::info!(bridges, tables, "removed: the next daemon makes them anew");
+    for (family, _) in [("IPv4", forwarding), ("IPv6", forwarding6)].into_iter().filter(|(_, ended)| *ended) {
+        tracing::info!("the host does not forward {family} any more, which that daemon had turned on");
+    }
     Ok(())
 }
 
@@ -110,8 +129,11 @@ fn own_bridge(flags: &Flags, name: &str) -> Result<DefaultBridge> {
 fn network_options(flags: &Flags) -> Result<NetworkOptions> {
     let pools = flags.default_address_pool.iter().map(|text| Ok(text.parse()?)).collect::<Result<_>>();
     Ok(NetworkOptions {
-        // Without a bridge of its own, by its place.
-        owner: if flags.bridge == "none" { short_hash(&flags.exec_root) } else { flags.bridge.clone() },
+        // Without a bridge of its own, by its place. A name that begins with a digit is none to `nft`.
+        owner: match flags.bridge.as_str() {
+            "none" => format!("gantry-{}", short_hash(&flags.exec_root)),
+            bridge => bridge.to_owned(),
+        },
         home: short_hash(&flags.data_root),
         mtu: flags.mtu,
         publish_address: flags.ip,

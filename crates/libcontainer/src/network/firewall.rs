@@ -14,6 +14,7 @@ mod look;
 mod others;
 mod rules;
 mod sets;
+mod standing;
 mod watch;
 
 use std::collections::{BTreeMap, HashSet};
@@ -29,6 +30,7 @@ use self::others::Hook;
 use super::{Protocol, Subnet};
 
 pub use self::look::{Outlook, Seen};
+pub use self::standing::Standing;
 pub use self::watch::{Changed, Stop, Watch};
 
 /// The bit of a packet's mark that says that the table let it through.

@@ -20,7 +20,7 @@ fn an_address_pool_is_cut_into_subnets() {
     }
 }
 
-fn options(owner: &str) -> NetworkOptions {
+pub fn options(owner: &str) -> NetworkOptions {
     NetworkOptions {
         owner: owner.into(),
         home: "home".into(),
@@ -30,6 +30,15 @@ fn options(owner: &str) -> NetworkOptions {
         ip_forward: false,
         firewall_hooks: false,
         pools: Vec::new(),
+    }
+}
+
+/// Waits until the links of containers that are gone went with their namespaces.
+pub fn nobody_is_on_a_bridge() {
+    let start = std::time::Instant::now();
+    while link::links(&mut Socket::route().unwrap()).unwrap().iter().any(|link| link.master.is_some()) {
+        assert!(start.elapsed().as_secs() < 10);
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
@@ -56,11 +65,7 @@ fn a_daemon_whose_bridge_has_another_name_now_removes_the_one_before_once_nobody
         assert!(there().0, "a container is on it");
         // The other end goes with its namespace.
         drop(container);
-        let gone = || link::links(&mut Socket::route().unwrap()).unwrap().iter().all(|link| link.master.is_none());
-        let start = std::time::Instant::now();
-        while !gone() {
-            assert!(start.elapsed().as_secs() < 10);
-        }
+        nobody_is_on_a_bridge();
         other.sweep(&[]).unwrap();
         assert!(there().0, "it is another daemon's");
         now.sweep(&["gvtest1".into()]).unwrap();
@@ -68,7 +73,7 @@ fn a_daemon_whose_bridge_has_another_name_now_removes_the_one_before_once_nobody
     });
 }
 
-fn definition(driver: &str, options: &[(&str, &str)]) -> Definition {
+pub fn definition(driver: &str, options: &[(&str, &str)]) -> Definition {
     Definition {
         id: "1".repeat(64),
         driver: driver.into(),
@@ -97,67 +102,6 @@ fn a_network_more_than_the_pools_have_subnets_is_refused_until_one_goes() {
         let subnet = one.info().ipv4;
         one.remove().unwrap();
         assert_eq!(open("3").unwrap().info().ipv4, subnet);
-    });
-}
-
-#[test]
-fn what_a_daemon_that_does_not_come_back_left_is_removed_and_nothing_else() {
-    on_a_host(|| {
-        let rules = || {
-            let list = |family| std::process::Command::new("ip").args([family, "rule"]).output().unwrap().stdout;
-            String::from_utf8([list("-4"), list("-6")].concat()).unwrap()
-        };
-        let before = (link_names(), rules());
-        let open = |options: &NetworkOptions, id: &str, address: &str| {
-            let drivers = NetworkDrivers::new(options.clone()).unwrap();
-            let (ipv4, ipv6) = (address.parse::<libcontainer::network::Cidr>().unwrap().into(), Addresses::None);
-            let name = options.owner.clone();
-            let bridge = drivers.default_bridge(DefaultBridge { name, ipv4, ipv6, icc: true }).unwrap();
-            let six =
-                Definition { internal: true, ipv6: Addresses::Any, id: id.repeat(64), ..definition("bridge", &[]) };
-            let network = drivers.open(&six).unwrap();
-            (drivers, bridge, network)
-        };
-        let (dead, other) = (options("gvtest0"), NetworkOptions { home: "other".into(), ..options("gvother") });
-        let refused = |why: &str| match crate::clear(&dead) {
-            Err(Error::Conflict(text)) => assert!(text.contains(why), "{text}"),
-            result => panic!("{result:?}"),
-        };
-        let runs = open(&dead, "1", "10.91.0.1/24");
-        let container = join(&runs.1, "web", Vec::new());
-        refused("containers are still on bridge gvtest0");
-        drop(container);
-        let gone = || link::links(&mut Socket::route().unwrap()).unwrap().iter().all(|link| link.master.is_none());
-        let start = std::time::Instant::now();
-        while !gone() {
-            assert!(start.elapsed().as_secs() < 10);
-        }
-        if Firewall::load("gvtest9", FirewallOptions::default()).is_ok_and(|firewall| firewall.is_owned()) {
-            refused("runs: stop it first");
-        }
-        crate::wall::remove("gvtest9").unwrap();
-        let orphans = || Firewall::orphans("gvother").unwrap();
-        assert_eq!(orphans(), [""; 0], "it runs");
-        let owned = runs.0.wall.as_ref().is_some_and(Wall::is_owned);
-        drop(runs);
-        assert_eq!(orphans(), if owned { vec!["gvtest0"] } else { vec![] });
-        let neighbour = open(&other, "2", "10.92.0.1/24");
-        let beside = NetworkOptions { home: "elsewhere".into(), ..dead.clone() };
-        assert!(matches!(crate::clear(&beside), Err(Error::Conflict(text)) if text.contains("another data root")));
-        let removed = crate::clear(&dead).unwrap();
-        assert_eq!(removed, ["gvtest0", "br-111111111111"]);
-        let left = (link_names(), ruleset(), rules());
-        assert!(["gvother", "br-222222222222"].into_iter().all(|name| left.0.contains(&name.to_owned())), "{left:?}");
-        assert!(!left.0.iter().any(|name| removed.contains(name)), "{left:?}");
-        assert!(!left.1.contains("gvtest0") && (left.1.is_empty() || left.1.contains("gvother")), "{}", left.1);
-        drop(neighbour);
-        assert_eq!(crate::clear(&other).unwrap(), ["gvother", "br-222222222222"]);
-        assert_eq!((link_names(), rules()), before, "no rule, and no table of routes");
-        assert!(!ruleset().contains("gvother"));
-        assert_eq!(crate::clear(&other).unwrap(), [""; 0], "there is nothing any more");
-        if loaded("add table ip gvother; add chain ip gvother mine") {
-            assert!(matches!(crate::clear(&other), Err(Error::Conflict(text)) if text.contains("left alone")));
-        }
     });
 }
 
@@ -197,6 +141,34 @@ fn with_the_bridge_before_goes_all_of_its_firewall_or_it_stays_for_the_next_daem
         assert!(!ruleset().contains("gvtest0"), "{}", ruleset());
         assert!(ruleset().contains("comment \"gantry gvtest1\""));
         assert_eq!(guards(), 1);
+    });
+}
+
+#[test]
+fn the_host_that_the_bridge_before_kept_from_forwarding_for_others_is_kept_from_it_by_its_successor() {
+    on_a_host(|| {
+        let all = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].map(|setting| format!("/proc/sys/net/{setting}"));
+        for setting in &all {
+            gantry_linux::fs::write(setting, "0").unwrap();
+        }
+        let open = |owner: &str| {
+            let drivers = NetworkDrivers::new(NetworkOptions { ip_forward: true, ..options(owner) }).unwrap();
+            let (ipv4, ipv6) = (Addresses::Any, Addresses::Any);
+            let bridge = drivers.default_bridge(DefaultBridge { name: owner.into(), ipv4, ipv6, icc: true }).unwrap();
+            (drivers, bridge)
+        };
+        drop(open("gvtest0"));
+        let (now, _bridge) = open("gvtest1");
+        let guards = |name: &str| {
+            let standing = Firewall::standing().unwrap();
+            standing.into_iter().find(|table| table.name == name).map(|table| (table.guards, table.guards6))
+        };
+        assert_eq!((guards("gvtest0"), guards("gvtest1")), (Some((true, true)), Some((false, false))));
+        now.sweep(&["gvtest1".into()]).unwrap();
+        assert_eq!((guards("gvtest0"), guards("gvtest1")), (None, Some((true, true))));
+        for setting in &all {
+            assert_eq!(gantry_linux::fs::read_to_string(setting).unwrap().trim(), "1", "containers need {setting}");
+        }
     });
 }
 

@@ -64,12 +64,7 @@ impl Fence {
         for rule in self.rules(family) {
             ignore(libc::EEXIST, route.transact(vec![rule.add()]))?;
         }
-        let stale = existing(route, family)?.into_iter().filter(|rule| rule.place == FROM_INTERNAL && rule.detached);
-        for rule in stale {
-            let rule = Rule { action: BLACKHOLE, link: rule.link, ..Rule::at(family, FROM_INTERNAL) };
-            ignore(libc::ENOENT, route.transact(vec![rule.delete()]))?;
-        }
-        Ok(())
+        release_gone(route, family)
     }
 
     /// What is needed first comes first: until the host's own packets go round it, the table must not be looked at.
@@ -124,7 +119,8 @@ impl Fence {
         Ok(())
     }
 
-    /// Removes this daemon's rule and the routes that it leads to, and with the last daemon's rule the others.
+    /// Removes this daemon's rule and the routes that it leads to, and with the last daemon's rule the others; besides the
+    /// rules of bridges that are gone.
     pub fn remove(self, route: &mut Socket, family: Family) -> Result<()> {
         let (own, shared): (Vec<Rule>, Vec<Rule>) =
             self.rules(family).into_iter().partition(|rule| rule.table.is_some());
@@ -133,6 +129,7 @@ impl Fence {
         };
         delete(route, own)?;
         self.clear(route, family)?;
+        release_gone(route, family)?;
         if existing(route, family)?.iter().any(|rule| rule.place == UNMARKED) {
             return Ok(());
         }
@@ -183,6 +180,16 @@ impl Fence {
             .u32(OUT, link)
             .u32(TABLE, self.table)
     }
+}
+
+/// Removes the rules of bridges that are gone.
+fn release_gone(route: &mut Socket, family: Family) -> Result<()> {
+    let stale = existing(route, family)?.into_iter().filter(|rule| rule.place == FROM_INTERNAL && rule.detached);
+    for rule in stale {
+        let rule = Rule { action: BLACKHOLE, link: rule.link, ..Rule::at(family, FROM_INTERNAL) };
+        ignore(libc::ENOENT, route.transact(vec![rule.delete()]))?;
+    }
+    Ok(())
 }
 
 /// An address that no machine has: the one for dummies (RFC 7600), and a link-local one made of it.

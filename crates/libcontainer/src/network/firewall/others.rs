@@ -7,9 +7,8 @@ use gantry_linux::{Result, fs};
 
 use super::expression::{count, marked, pass};
 use super::family::{FAMILIES, Family};
-use super::{Firewall, MARK, Seen, layout, rules};
+use super::{Firewall, MARK, Seen};
 
-const GET_TABLE: u16 = 1;
 const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
@@ -45,10 +44,10 @@ pub struct Found {
     pub blocks: Vec<String>,
 }
 
-struct Chain {
-    family: u8,
-    table: String,
-    name: String,
+pub struct Chain {
+    pub family: u8,
+    pub table: String,
+    pub name: String,
     forwards: bool,
     drops: bool,
 }
@@ -66,7 +65,8 @@ fn read(reply: &Reply) -> Chain {
     }
 }
 
-fn chains(socket: &mut Socket) -> Result<Vec<Chain>> {
+/// Every chain of the host.
+pub fn chains(socket: &mut Socket) -> Result<Vec<Chain>> {
     let question = Message::new(NFTABLES << 8 | GET_CHAIN, 0, &[0; 4]).named("list", "nftables chains");
     Ok(socket.dump(&question)?.iter().map(read).collect())
 }
@@ -203,46 +203,6 @@ fn only_returns(rule: &Reply) -> bool {
 }
 
 impl Firewall {
-    /// Whether there is a table of this name, in either family, that has not got the chains of ours.
-    ///
-    /// # Errors
-    /// The kernel's refusals.
-    pub fn is_foreign(table: &str) -> Result<bool> {
-        let mut socket = Socket::netfilter()?;
-        let chains = chains(&mut socket)?;
-        for family in FAMILIES {
-            let of_table = |chain: &&Chain| chain.family == family.number() && chain.table == table;
-            let has = |name| chains.iter().filter(of_table).any(|chain| chain.name == name);
-            if layout::exists(&mut socket, table, family)? && !rules::CHAINS.iter().all(|chain| has(chain.name)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Tables like ours that are kept for daemons of other names, none of which has its own in its hands now.
-    ///
-    /// # Errors
-    /// The kernel's refusals.
-    pub fn orphans(own: &str) -> Result<Vec<String>> {
-        const OWNED: u32 = 0x2;
-        const KEPT: u32 = 0x4;
-        let question = Message::new(NFTABLES << 8 | GET_TABLE, 0, &[Family::V4.number(), 0, 0, 0]);
-        let tables = Socket::netfilter()?.dump(&question.named("list", "nftables tables"))?;
-        let orphan = |reply: &Reply| {
-            let attributes = reply.attributes(4);
-            let flags = attributes.find(2).and_then(|flags| flags.try_into().map(u32::from_be_bytes).ok())?;
-            attributes.text(1).filter(|name| name != own && flags & (OWNED | KEPT) == KEPT)
-        };
-        let mut orphans = Vec::new();
-        for table in tables.iter().filter_map(orphan) {
-            if !Self::is_foreign(&table)? {
-                orphans.push(table);
-            }
-        }
-        Ok(orphans)
-    }
-
     /// Puts our rule where the other firewalls of the host that were seen have a place for it. What blocks and is not to
     /// be helped is returned, for a person to read; none where the firewall has changed since, and others are to be looked
     /// at again. One that has been deleted lets them be.
