@@ -22,6 +22,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// The first part of the bridge's name, where a person shall recognise it: `gt`, `gdemo` or `gbench`.
     pub bridge: Option<&'static str>,
+    /// What runs, where that shall not be whatever was built last.
+    pub binary: Option<PathBuf>,
     /// A command that becomes the daemon: it is given the daemon's command line.
     pub before: Vec<String>,
     /// What the daemon, and what it starts, sees as `/etc/resolv.conf`.
@@ -78,7 +80,7 @@ impl Daemon {
     }
 
     fn command(&self) -> Result<Command> {
-        let binary = paths::gantry()?;
+        let binary = self.options.binary.clone().map_or_else(paths::gantry, Ok)?;
         let mut command = match self.tracker.procs() {
             Some(procs) => {
                 // Into the tracking cgroup before it can have children.

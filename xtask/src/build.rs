@@ -12,7 +12,7 @@ use crate::order;
 pub const PROFILE: &str = "fast-release";
 
 /// Packages are built by this choice, whatever of them is wanted: which are chosen decides which features what they depend on
-/// gets, and for another choice half of it would be compiled anew.
+/// gets, and for another choice half of it would be compiled anew. Only the product is built by itself, as it is shipped.
 pub const ALL: &str = "--workspace";
 
 /// The package of the system tests.

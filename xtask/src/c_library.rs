@@ -27,7 +27,8 @@ pub fn build(profile: &str) -> Result<PathBuf> {
     let build_directory = directory.join("build");
     // Static as everything else is: it does not need what the caller is linked against.
     build::run(&mut build::cargo(&["build", "--quiet", "--profile", profile, build::ALL, "--bin", KEEPER]))?;
-    let keeper = build::stripped(&target.join(profile).join(KEEPER), &build_directory)?;
+    let stripped = build_directory.join("stripped").join(profile);
+    let keeper = build::stripped(&target.join(profile).join(KEEPER), &stripped)?;
     let mut library = build::cargo(&["rustc", "--quiet", "--profile", profile, "-p", PACKAGE]);
     library.args(["--lib", "--crate-type", "staticlib,cdylib", "--target-dir"]).arg(&build_directory);
     // A shared library cannot be made for a static C library; the archive goes with either.

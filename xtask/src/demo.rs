@@ -50,7 +50,8 @@ impl Show {
     fn start(binary: PathBuf, interrupt: Interrupt) -> Result<Self> {
         heading("A daemon of its own");
         let started = Instant::now();
-        let daemon = Daemon::with(Options { bridge: Some("gdemo"), ..Options::default() })?;
+        let own = Some(binary.clone());
+        let daemon = Daemon::with(Options { bridge: Some("gdemo"), binary: own, ..Options::default() })?;
         say(&format!("answers after {}", millis(started.elapsed())));
         say(&format!("data    {}", daemon.data_root().display()));
         say(&format!("socket  {}", daemon.socket().display()));

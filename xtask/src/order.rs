@@ -83,17 +83,19 @@ pub fn record() -> Result<()> {
         ],
     )?;
     let names = called(&binary, &fs::read_to_string(&seen).context("read the calls")?)?;
-    let head = "# Functions in the order in which a container's start, and then a daemon's day, first calls them; `cargo xtask order` writes this file.\n";
+    let head = "# Functions in the order in which a container's start, and then a daemon's day, first calls them.\n\
+                # `cargo xtask order` writes this file.\n";
     let path = build::root().join(FILE);
     println!("{} functions", names.len());
     fs::write(&path, format!("{head}{}\n", names.join("\n"))).with_context(|| format!("write {}", path.display()))
 }
 
 /// What a daemon mostly does: it starts, is asked, and has a container.
-fn serve(binary: &Path, tracer: &[&str]) -> Result<()> {
+fn serve(program: &Path, tracer: &[&str]) -> Result<()> {
     println!("a daemon, call by call");
     let before = tracer.iter().map(|word| (*word).to_owned()).collect();
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), before, ..Options::default() })?;
+    let binary = Some(program.to_owned());
+    let daemon = Daemon::with(Options { bridge: Some("gbench"), before, binary, ..Options::default() })?;
     let files = tempfile::tempdir().context("make a directory")?;
     let root = files.path().join("root.tar");
     fs::write(&root, image::busybox_layer()?).context("write a root file system")?;
@@ -113,7 +115,7 @@ fn serve(binary: &Path, tracer: &[&str]) -> Result<()> {
         &["rm", "one"],
         &["rmi", "image"],
     ] {
-        command::succeed(daemon.client(binary).args(arguments), LIMIT)?;
+        command::succeed(daemon.client(program).args(arguments), LIMIT)?;
     }
     Ok(())
 }

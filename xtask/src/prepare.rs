@@ -2,7 +2,7 @@
 
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use gantry_tests::{Registry, sid};
 
 use crate::{setup, vm};
@@ -19,7 +19,7 @@ impl Preparation {
 
     /// Waits for the end; the virtual machine, where it can be had.
     pub fn end(self) -> Result<vm::Prepared> {
-        self.0.join().unwrap_or_else(|_| Err(anyhow!("what prepares it has panicked")))
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

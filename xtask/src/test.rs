@@ -1,7 +1,7 @@
 //! `cargo xtask test`: installs what is needed, runs every test, counts them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -20,11 +20,10 @@ pub fn run(filters: &[&str]) -> Result<()> {
         count.check("the walls between crates", walls::check());
     }
     let preparation = if filters.is_empty() { Some(Preparation::begin()?) } else { None };
-    let suites = system()?;
-    let binary = build::gantry(build::PROFILE)?;
-    let library = c_library::build(build::PROFILE)?;
-    // Before the first test: some are in a hurry.
+    let built = build();
+    // Before the first test, for some are in a hurry; and whatever became of the build: nothing goes on without us.
     let machine = preparation.map(Preparation::end);
+    let (suites, binary, library) = built?;
     let skips = tempfile::NamedTempFile::new().context("make a file for skipped tests")?;
     // Not for the system tests: they share places below the usual one with all that run on this machine.
     let temporary = tempfile::tempdir().context("make a directory for the temporary files of the tests")?;
@@ -36,7 +35,7 @@ pub fn run(filters: &[&str]) -> Result<()> {
     if nextest {
         // It does not run the examples of the documentation.
         let mut examples = build::cargo(&["test", "--quiet", "--doc", build::ALL, "--profile", build::PROFILE]);
-        examples.arg("--").args(filters);
+        examples.args(["--no-fail-fast", "--"]).args(filters);
         count.add(&mut examples, &binary, skips.path())?;
     }
     // Tests of one file share a daemon, so they run as threads of one process.
@@ -62,7 +61,12 @@ fn units_by_nextest() -> Command {
 }
 
 fn units_by_cargo() -> Command {
-    build::cargo(&["test", build::ALL, "--exclude", build::SYSTEM, "--profile", build::PROFILE, "--no-fail-fast"])
+    build::cargo(&["test", build::ALL, "--exclude", build::SYSTEM, "--profile", build::PROFILE, "--no-fail-fast", "--"])
+}
+
+/// The system's files of tests, the product, and the C library.
+fn build() -> Result<(Vec<Artifact>, PathBuf, PathBuf)> {
+    Ok((system()?, build::gantry(build::PROFILE)?, c_library::build(build::PROFILE)?))
 }
 
 /// Builds all tests at once, which keeps every processor busy; the system's files of them, in the order of their names.

@@ -79,7 +79,10 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
             let waiting = tokio::task::spawn_blocking(move || {
                 rustix::io::ioctl_fionbio(&socket, false)?;
                 rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
-                rustix::net::connect(&socket, &address.address)?;
+                rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address.address)).map_err(|errno| {
+                    // So the kernel says it of a wait that was too long.
+                    if errno == Errno::AGAIN { io::ErrorKind::TimedOut.into() } else { io::Error::from(errno) }
+                })?;
                 rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, None)?;
                 rustix::io::ioctl_fionbio(&socket, true)?;
                 io::Result::Ok(socket)

@@ -159,7 +159,8 @@ fn start(binary: &Path, files: &Path) -> Result<(Daemon, Vec<Way>)> {
         flag("tlscert", at("server-cert.pem")),
         flag("tlskey", at("server-key.pem")),
     ];
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), flags, ..Options::default() })?;
+    let daemon =
+        Daemon::with(Options { bridge: Some("gbench"), binary: Some(binary.to_owned()), flags, ..Options::default() })?;
     let client = ClientTls {
         verification: Verification::Authority(at("ca.pem")),
         identity: Some((at("cert.pem"), at("key.pem"))),

@@ -144,7 +144,8 @@ fn gantry(binary: PathBuf) -> Result<Stack> {
     let account = Account::new("bench-gantry", &[])?;
     let namespaces = Namespaces::make()?;
     account.enter()?;
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), before: namespaces.enter()?, ..Options::default() });
+    let (before, own) = (namespaces.enter()?, Some(binary.clone()));
+    let daemon = Daemon::with(Options { bridge: Some("gbench"), before, binary: own, ..Options::default() });
     account.leave()?;
     let daemon = daemon?;
     let version = command::succeed(Command::new(&binary).arg("--version"), LIMIT)?.stdout.trim().to_owned();

@@ -92,7 +92,7 @@ pub fn start(options: &[&str]) -> Result<()> {
 fn gantry(binary: PathBuf) -> Result<Stack> {
     let account = Account::new("bench-gantry", &[])?;
     account.enter()?;
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), ..Options::default() });
+    let daemon = Daemon::with(Options { bridge: Some("gbench"), binary: Some(binary.clone()), ..Options::default() });
     account.leave()?;
     let daemon = daemon?;
     let version = command::succeed(Command::new(&binary).arg("--version"), command::LIMIT)?;

@@ -1,6 +1,6 @@
 /*
- * Runs a program, with the threads and processes that it makes, and writes which of its functions were called, as offsets, in the order of
- * their first call. A breakpoint on each function goes with the first call. Another program that one of them becomes is left alone.
+ * Runs a program, with the threads and processes that it makes, and writes which of its functions were called, as offsets,
+ * in the order of their first call. A breakpoint on each function goes with the first call. Another program that one of them becomes is left alone.
  *
  * usage: calls OUT FUNCTIONS ENTRY PROGRAM ARGUMENT…
  *     FUNCTIONS: a file of offsets, hexadecimal, one a line
@@ -12,8 +12,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -118,7 +120,7 @@ static void let_go(void)
     for (int i = 0; i < MOST_PROCESSES && known[i].pid != 0; i++) {
         pid_t pid = known[i].pid;
         int status;
-        if (pid < 0 || pid == first || kill(pid, SIGSTOP) != 0)
+        if (pid < 0 || pid == first || syscall(SYS_tkill, pid, SIGSTOP) != 0)
             continue;
         if (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) {
             if (WSTOPSIG(status) == SIGTRAP && status >> 16 == 0)
@@ -146,7 +148,8 @@ static int read_functions(const char *path)
 /* Who is asked to end has the program end. */
 static void end(int number)
 {
-    kill(first, number);
+    if (first > 0)
+        kill(first, number);
 }
 
 int main(int argc, char **argv)
@@ -163,6 +166,8 @@ int main(int argc, char **argv)
     signal(SIGTERM, end);
     first = fork();
     if (first == 0) {
+        /* Whoever is forked or executed lies where the first does. */
+        personality(ADDR_NO_RANDOMIZE);
         ptrace(PTRACE_TRACEME, 0, 0, 0);
         execv(command[0], command);
         _exit(127);

@@ -69,7 +69,8 @@ pub fn all(binary: &Path, place: &Path, store: &Path) -> Result<(Vec<Stack>, Vec
 fn gantry(binary: &Path, store: &Path) -> Result<Stack> {
     let account = Account::new("bench-gantry", &[])?;
     account.enter()?;
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), ..Options::default() });
+    let daemon =
+        Daemon::with(Options { bridge: Some("gbench"), binary: Some(binary.to_owned()), ..Options::default() });
     account.leave()?;
     let daemon = daemon?;
     let version = command::succeed(Command::new(binary).arg("--version"), command::LIMIT)?.stdout.trim().to_owned();

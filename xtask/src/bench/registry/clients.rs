@@ -74,7 +74,8 @@ fn name(server: &Server) -> String {
 fn own(gantry: &Path, root: &Path) -> Result<Client> {
     let account = Account::new("bench-gantry", &[])?;
     account.enter()?;
-    let daemon = Daemon::with(Options { bridge: Some("gbench"), ..Options::default() });
+    let daemon =
+        Daemon::with(Options { bridge: Some("gbench"), binary: Some(gantry.to_owned()), ..Options::default() });
     account.leave()?;
     let daemon = daemon?;
     let version = command::succeed(Command::new(gantry).arg("--version"), LIMIT)?.stdout.trim().to_owned();
