@@ -123,6 +123,12 @@ pub fn skopeo(from: Origin) {
         assert!(loaded.contains(&copy), "{kind} {flags:?}: {loaded}");
         assert_eq!(cli.inspect(&copy, "{{.Id}}"), image, "{kind} {flags:?}");
         assert_eq!(cli.ok(&["run", "--rm", &copy]), "new");
+        if kind == "oci-archive" {
+            // Its manifest of compressed layers goes on as it came.
+            cli.ok(&["save", "-o", &outside(&system, "again.tar"), &copy]);
+            let manifest = |archive: &str| run(&["inspect", "--raw", &format!("oci-archive:{ARCHIVES}/{archive}")]);
+            assert_eq!(manifest("again.tar"), manifest(&file), "{flags:?}");
+        }
         cli.ok(&["rmi", &copy]);
     }
     cli.ok(&["rmi", &name]);
