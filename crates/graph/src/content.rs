@@ -42,8 +42,12 @@ impl Content {
         let (blobs, ingest) = (root.join("sha256"), root.join("ingest"));
         fs::create_dir_mode(root, 0o700)?;
         fs::create_dir_mode(&blobs, 0o700)?;
-        fs::remove_dir_all(&ingest)?;
         fs::create_dir_mode(&ingest, 0o700)?;
+        // The directory itself stays: a full disk may have no room for another one.
+        for left in fs::list(&ingest)?.into_iter().map(|name| ingest.join(name)) {
+            let is_dir = fs::symlink_metadata(&left)?.is_dir();
+            if is_dir { fs::remove_dir_all(&left)? } else { fs::remove_file(&left)? }
+        }
         Ok(Self { blobs, ingest, elsewhere: Mutex::default(), awaited: Mutex::default() })
     }
 

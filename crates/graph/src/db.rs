@@ -148,7 +148,7 @@ impl GraphDb {
         }
         gantry_linux::fs::set_mode(&path, 0o600)?;
         // One that nothing was written to yet is empty, as `reserve` wants it.
-        if let Err(error) = restart_log(&connection, if version < 1 { "TRUNCATE" } else { "RESTART" }) {
+        if let Err(error) = restart_log(&connection, if version < 1 { Anew::Empty } else { Anew::InItsRoom }) {
             tracing::debug!(%error, path = %path.display(), "the log is carried on");
         }
         reserve(&PathBuf::from(format!("{}-wal", path.display())));
@@ -212,7 +212,7 @@ impl GraphDb {
             Err(error) if error.is_disk_full() => {}
             _ => return first,
         }
-        if let Err(error) = restart_log(&lock(&self.writer).connection, "RESTART") {
+        if let Err(error) = restart_log(&lock(&self.writer).connection, Anew::InItsRoom) {
             // The first error is the one that matters.
             tracing::debug!(%error, "no room for the database's log");
             return first;
@@ -300,8 +300,20 @@ impl GraphDb {
     }
 }
 
+/// How the log is begun anew.
+#[derive(Clone, Copy)]
+enum Anew {
+    Empty,
+    /// The file keeps its size.
+    InItsRoom,
+}
+
 /// Takes what is in the log into the database, so that the log is written from its beginning again.
-fn restart_log(connection: &Connection, how: &str) -> Result<()> {
+fn restart_log(connection: &Connection, anew: Anew) -> Result<()> {
+    let how = match anew {
+        Anew::Empty => "TRUNCATE",
+        Anew::InItsRoom => "RESTART",
+    };
     Ok(connection.query_row(&format!("PRAGMA wal_checkpoint ({how})"), [], |_| Ok(()))?)
 }
 

@@ -184,7 +184,16 @@ impl Opening {
             tracing::warn!(layers = orphans.len(), "the database does not name some layers; they are left alone");
             return Ok(());
         }
-        Ok(orphans.into_iter().try_for_each(|id| driver.remove(id))?)
+        for id in orphans {
+            match driver.remove(id) {
+                // What fills the disk must not keep the daemon from starting: the first sweep deletes it where it lies.
+                Err(error) if error.is_disk_full() => {
+                    tracing::warn!(%error, "a layer that nothing names waits for the sweep")
+                }
+                other => other?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -129,15 +129,19 @@ pub(crate) type Find<'a> = &'a dyn Fn(&Digest) -> Option<Vec<u8>>;
 
 /// Which documents lead to which images: pairs of an index, if there is one, and a manifest.
 #[derive(Debug, Default)]
-pub(crate) struct Ways(HashMap<Digest, Vec<(Option<Digest>, Digest)>>);
+pub(crate) struct Ways {
+    of: HashMap<Digest, Vec<(Option<Digest>, Digest)>>,
+    /// Documents that may still be looked at.
+    left: usize,
+}
 
 impl Ways {
-    /// What these indexes and manifests lead to; at most `limit` entries of indexes are looked at.
+    /// What these indexes and manifests lead to; at most `limit` entries of indexes are looked at, here and later.
     pub(crate) fn from<'a>(roots: impl IntoIterator<Item = &'a Digest>, limit: usize, find: Find<'_>) -> Self {
-        let mut ways = Self::default();
-        ways.follow(roots, limit, find);
+        let mut ways = Self { left: limit, ..Self::default() };
+        ways.follow(roots, find);
         // A manifest that an index has came by it.
-        for ways in ways.0.values_mut() {
+        for ways in ways.of.values_mut() {
             let indexed = ways.iter().filter(|(index, _)| index.is_some());
             let indexed: HashSet<Digest> = indexed.map(|(_, manifest)| manifest.clone()).collect();
             ways.retain(|(index, manifest)| index.is_some() || !indexed.contains(manifest));
@@ -145,22 +149,27 @@ impl Ways {
         ways
     }
 
-    fn follow<'a>(&mut self, roots: impl IntoIterator<Item = &'a Digest>, limit: usize, find: Find<'_>) {
-        let (mut seen, mut left) = (HashSet::new(), limit);
+    fn follow<'a>(&mut self, roots: impl IntoIterator<Item = &'a Digest>, find: Find<'_>) {
+        let mut seen = HashSet::new();
         for root in roots.into_iter().filter(|root| seen.insert(*root)) {
             let Some(words) = words(root, find) else { continue };
             self.add(&words, None, root);
             for entry in &words.manifests {
-                if left == 0 {
+                if self.left == 0 {
                     return;
                 }
-                left -= 1;
                 let digest = &entry.descriptor.digest;
-                if let Some(words) = self::words(digest, find) {
+                if let Some(words) = self.look(digest, find) {
                     self.add(&words, Some(root), digest);
                 }
             }
         }
+    }
+
+    /// Reads a document, as long as more may be looked at.
+    fn look(&mut self, digest: &Digest, find: Find<'_>) -> Option<Words> {
+        self.left = self.left.checked_sub(1)?;
+        words(digest, find)
     }
 
     fn add(&mut self, words: &Words, index: Option<&Digest>, manifest: &Digest) {
@@ -169,27 +178,43 @@ impl Ways {
         }
     }
 
-    /// What an archive says of an image, as [`Origin::told`] with spaces between. Documents that lead to the image are none of its
-    /// ways by that: another index may have them.
-    pub(crate) fn said(&mut self, image: &Digest, origins: &str) {
+    /// What an archive says of an image, as [`Origin::told`] with spaces between; one of before that named an index alone. Documents
+    /// that lead to the image are none of its ways by that: another index may have them.
+    pub(crate) fn said(&mut self, image: &Digest, origins: &str, find: Find<'_>) {
         for told in origins.split(' ').take(AT_ONCE) {
             let (index, manifest) = told.split_once('/').map_or((None, told), |(index, rest)| (Some(index), rest));
-            if let (Ok(index), Ok(manifest)) = (index.map(str::parse).transpose(), manifest.parse()) {
-                self.push(image, (index, manifest));
+            let (Ok(index), Ok(manifest)) = (index.map(str::parse).transpose(), manifest.parse()) else { continue };
+            let alone = if index.is_none() { self.look(&manifest, find) } else { None };
+            match alone.filter(|words| !words.manifests.is_empty()) {
+                Some(words) => self.said_by_index(image, &manifest, &words, find),
+                None => self.push(image, (index, manifest)),
             }
         }
     }
 
+    /// The index leads to other images as well, which say so themselves.
+    fn said_by_index(&mut self, image: &Digest, index: &Digest, words: &Words, find: Find<'_>) {
+        for entry in &words.manifests {
+            let manifest = &entry.descriptor.digest;
+            let Some(words) = self.look(manifest, find) else { continue };
+            if words.config.is_some_and(|config| config.digest == *image) {
+                self.push(image, (Some(index.clone()), manifest.clone()));
+            }
+        }
+    }
+
+    /// More than are told at a time are not kept, of those with an index and of those without: an archive may have thousands.
     fn push(&mut self, image: &Digest, way: (Option<Digest>, Digest)) {
-        let ways = self.0.entry(image.clone()).or_default();
-        if !ways.contains(&way) {
+        let ways = self.of.entry(image.clone()).or_default();
+        let alike = ways.iter().filter(|known| known.0.is_some() == way.0.is_some()).count();
+        if alike < AT_ONCE && !ways.contains(&way) {
             ways.push(way);
         }
     }
 
     /// The origins of an image with so many layers, and all their documents.
     pub(crate) fn to(&self, image: &Digest, layers: usize, find: Find<'_>) -> Vec<Found> {
-        let ways = self.0.get(image).into_iter().flatten().take(AT_ONCE);
+        let ways = self.of.get(image).into_iter().flatten().take(AT_ONCE);
         ways.filter_map(|(index, manifest)| Found::read(index.as_ref(), manifest, image, layers, find)).collect()
     }
 }
@@ -285,6 +310,35 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_thousands_of_ways_to_one_image_as_many_are_kept_as_are_told() {
+        let config = Document { media_type: "config".to_owned(), raw: b"{}".to_vec() }.descriptor();
+        let described = |number: usize| {
+            let raw = serde_json::json!({"config": config, "number": number}).to_string().into_bytes();
+            Document { media_type: OCI_MANIFEST.to_owned(), raw }
+        };
+        let manifests: Vec<Document> = (0..100).map(described).collect();
+        let entries: Vec<_> = manifests.iter().map(Document::descriptor).collect();
+        let raw = serde_json::json!({"manifests": entries}).to_string().into_bytes();
+        let index = Document { media_type: OCI_INDEX.to_owned(), raw };
+        let documents: HashMap<Digest, &[u8]> = manifests
+            .iter()
+            .chain([&index])
+            .map(|document| (document.descriptor().digest, document.raw.as_slice()))
+            .collect();
+        let find = |digest: &Digest| documents.get(digest).map(|raw| raw.to_vec());
+        let (image, root) = (&config.digest, index.descriptor().digest);
+        let roots: Vec<Digest> = entries.iter().map(|entry| entry.digest.clone()).collect();
+        let mut ways = Ways::from(roots.iter().chain([&root]), usize::MAX, &find);
+        roots.iter().for_each(|manifest| ways.said(image, manifest.as_str(), &find));
+        ways.said(image, root.as_str(), &find);
+        assert_eq!(ways.of[image].len(), 2 * AT_ONCE);
+        // What may be looked at is shared by all that is said.
+        let mut ways = Ways::from([], 50, &find);
+        (0..100).for_each(|_| ways.said(image, root.as_str(), &find));
+        assert_eq!(ways.left, 0);
+    }
 
     fn origin(root: &str, attached: &[&str]) -> Origin {
         let descriptor =

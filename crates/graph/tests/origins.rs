@@ -183,6 +183,23 @@ fn what_was_pulled_is_saved_and_loaded_with_its_origin_whatever_reads_the_archiv
     assert!(manifest["layers"].as_array().unwrap().iter().all(|layer| files.contains_key(&path(layer))));
 }
 
+#[test]
+fn an_archive_that_names_an_index_alone_as_before_is_loaded_with_the_index() {
+    let (_here, from) = store();
+    let (_there, to) = store();
+    let multi = Multi::new("one");
+    multi.pull(&from, &["debian:12"]);
+    let mut files = files(&save(&from, &["debian:12"]));
+    let (index, manifest) = (digest_of(&multi.index), digest_of(&multi.manifest));
+    let told = String::from_utf8(files["index.json"].clone()).unwrap();
+    let before = told.replace(&format!("{index}/{manifest}"), index.as_str());
+    assert_ne!(told, before);
+    files.insert("index.json".to_owned(), before.into_bytes());
+    let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    load(&to, &pack(&files)).unwrap();
+    assert_whole(&to, &multi, &to.image("debian:12").unwrap());
+}
+
 /// Loads an archive, saves all images, loads that elsewhere, and saves again: the two that were saved.
 fn saved_twice(archive: &[u8]) -> [Vec<u8>; 2] {
     let save_all = |archive: &[u8]| {

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use gantry_linux::mount::{IdMap, RootMount};
+use rustix::io::Errno;
 
 /// Stores layer file systems by id. All calls block; they are safe from several threads for different ids.
 ///
@@ -233,6 +234,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the file system has no room, or the person who may write there has no more of it.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let full = [Errno::NOSPC, Errno::DQUOT];
+        matches!(self, Self::System(error) if full.iter().any(|full| full.raw_os_error() == error.errno()))
+    }
+
     /// Says in which layer it was, where the path alone does not.
     pub(crate) fn inside(self, layer: &std::path::Path) -> Self {
         match self {

@@ -7,6 +7,7 @@ mod devmapper;
 mod disk;
 mod driver;
 mod fixtures;
+mod left;
 mod levels;
 mod options;
 mod overlay;

@@ -2,8 +2,7 @@
 //! goes from one to the next by a rename, so a crash at any instant leaves each layer in exactly one of them.
 //! `replaced/<unique>.<id>` is a damaged layer that a good one took the place of, for those who have it mounted.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,14 +11,12 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 
 use crate::archive::recipe;
+use crate::left::Left;
 use crate::writeback::Writeback;
 use crate::{Error, Replaced, trash, tree};
 
 /// What a rename says where the new name is another thing's.
 const TAKEN: [Errno; 4] = [Errno::NOTEMPTY, Errno::EXIST, Errno::ISDIR, Errno::NOTDIR];
-
-/// What it says on a full disk.
-const NO_ROOM: [Errno; 2] = [Errno::NOSPC, Errno::DQUOT];
 /// Names that are tried.
 const ATTEMPTS: usize = 10_000;
 /// The directory of what was replaced.
@@ -30,8 +27,7 @@ pub(crate) const REPLACED: &str = "replaced";
 pub(crate) struct Store {
     root: PathBuf,
     sweeping: Mutex<()>,
-    /// What could not be moved to the trash; the sweep tries again.
-    left: Mutex<BTreeSet<PathBuf>>,
+    left: Left,
     writeback: Arc<Writeback>,
     /// Locked as long as the store is open: two daemons must not share a data root.
     _lock: File,
@@ -39,7 +35,8 @@ pub(crate) struct Store {
 
 /// Takes a driver's directory for as long as the file lives.
 pub(crate) fn lock(root: &Path) -> Result<File, Error> {
-    let lock = fs::create(root.join("lock"))?;
+    // A full btrfs has no room to make even an empty file empty.
+    let lock = fs::open_with(root.join("lock"), OpenOptions::new().write(true).create(true).truncate(false))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(Error::InUse(root.to_owned())),
         other => Ok(other.during("lock", root.display()).map(|()| lock)?),
@@ -55,9 +52,12 @@ impl Store {
             fs::create_dir_mode(root.join(part), 0o700)?;
         }
         let writeback = Writeback::open(&root)?;
-        let store = Self { root, sweeping: Mutex::new(()), left: Mutex::default(), writeback, _lock: lock };
-        store.discard_drafts()?;
-        Ok(store)
+        let store = Self { root, sweeping: Mutex::new(()), left: Left::default(), writeback, _lock: lock };
+        // One that fills the disk must not keep the daemon from starting: it is left to the first sweep.
+        match store.discard_drafts()?.into_iter().find(|error| !error.is_disk_full()) {
+            Some(error) => Err(error),
+            None => Ok(store),
+        }
     }
 
     /// Where what was removed waits for the sweep.
@@ -235,20 +235,20 @@ impl Store {
 
     /// Moves a directory of ours to the trash; one that is not there is fine. What cannot be moved is remembered.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), Error> {
-        let moved = self.move_to_trash(path);
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        match &moved {
-            Ok(()) => {
-                left.remove(path);
-                if path.parent().is_some_and(|parent| parent.ends_with("drafts"))
-                    && let Some(draft) = path.file_name().and_then(|name| name.to_str())
-                {
-                    self.writeback.forget(draft);
-                }
-            }
-            Err(_) => drop(left.insert(path.to_path_buf())),
+        self.left.unless(path, || {
+            self.move_to_trash(path)?;
+            self.forget(path);
+            Ok(())
+        })
+    }
+
+    /// What was at the path is no draft any more.
+    fn forget(&self, path: &Path) {
+        if path.parent().is_some_and(|parent| parent.ends_with("drafts"))
+            && let Some(draft) = path.file_name().and_then(|name| name.to_str())
+        {
+            self.writeback.forget(draft);
         }
-        moved
     }
 
     fn move_to_trash(&self, path: &Path) -> Result<(), Error> {
@@ -272,24 +272,19 @@ impl Store {
 
     /// Tries again what could not be moved. Nobody makes such a path anew before [`Store::discard`] of it has returned.
     pub(crate) fn discard_left(&self) -> Result<(), Error> {
-        self.discard_left_or(|_, error| Err(error))
+        self.discard_left_or(|_| None)
     }
 
     /// The same, with what is to be done where a full disk has no room to move it.
-    fn discard_left_or(&self, mut full: impl FnMut(&PathBuf, Error) -> Result<(), Error>) -> Result<(), Error> {
-        let mut first = Ok(());
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| {
-            let gone = match self.move_to_trash(path) {
-                Err(Error::System(error)) if NO_ROOM.iter().any(|full| full.raw_os_error() == error.errno()) => {
-                    full(path, error.into())
-                }
+    fn discard_left_or(&self, mut full: impl FnMut(&Path) -> Option<Result<(), Error>>) -> Result<(), Error> {
+        self.left.each(|path| {
+            match self.move_to_trash(path) {
+                Err(error) if error.is_disk_full() => full(path).unwrap_or(Err(error)),
                 other => other,
-            };
-            let failed = gone.is_err();
-            first = std::mem::replace(&mut first, Ok(())).and(gone);
-            failed
-        });
-        first
+            }?;
+            self.forget(path);
+            Ok(())
+        })
     }
 
     /// Moves the layer and the draft of that id to the trash.
@@ -301,12 +296,10 @@ impl Store {
         self.discard(&self.root.join("drafts").join(id)).and(removed)
     }
 
-    /// The drafts of a dead daemon.
-    pub(crate) fn discard_drafts(&self) -> Result<(), Error> {
-        for draft in fs::list(self.root.join("drafts"))? {
-            self.discard(&self.root.join("drafts").join(draft))?;
-        }
-        Ok(())
+    /// The drafts of a dead daemon. Returns the failures: what could not be moved is left to the sweep, and keeps no other.
+    pub(crate) fn discard_drafts(&self) -> Result<Vec<Error>, Error> {
+        let drafts = self.root.join("drafts");
+        Ok(fs::list(&drafts)?.into_iter().filter_map(|draft| self.discard(&drafts.join(draft)).err()).collect())
     }
 
     /// Deletes what is in the trash, also what comes meanwhile. Before anything of it goes, `before` takes back what else belongs
@@ -317,12 +310,15 @@ impl Store {
         mut before: impl FnMut(&[PathBuf]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut outcome = if drafts { self.discard_drafts() } else { Ok(()) };
+        // What fails here is tried again at once.
+        let mut outcome = if drafts { self.discard_drafts().map(drop) } else { Ok(()) };
         // Nothing names it any more: it may go where it lies.
-        outcome = outcome.and(self.discard_left_or(|path, _| {
-            let prepared = before(std::slice::from_ref(path));
-            delete(path).and(prepared)
+        let mut prepared = Ok(());
+        outcome = outcome.and(self.discard_left_or(|path| {
+            prepared = std::mem::replace(&mut prepared, Ok(())).and(before(&[path.to_path_buf()]));
+            Some(delete(path))
         }));
+        outcome = outcome.and(prepared);
         let trash = self.trash();
         loop {
             let names = fs::list(&trash)?;
@@ -443,12 +439,17 @@ mod tests {
     fn what_could_not_be_moved_to_the_trash_is_moved_by_the_sweep() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path()).unwrap();
-        let layer = store.layer_path("one");
-        fs::create_dir(&layer).unwrap();
+        fs::create_dir(store.layer_path("one")).unwrap();
+        store.begin("one").unwrap_err();
+        for draft in ["two", "three"] {
+            store.begin(draft).unwrap();
+        }
         fs::remove_dir(store.trash()).unwrap();
         // Not there is no error, so there must be something else in the way.
         fs::write(store.trash(), "").unwrap();
         assert!(store.remove("one").is_err());
+        assert_eq!(store.discard_drafts().unwrap().len(), 2, "one that fails keeps no other from being tried");
+        assert!(store.writeback.has_drafts());
         fs::remove_file(store.trash()).unwrap();
         fs::create_dir(store.trash()).unwrap();
         let mut seen = Vec::new();
@@ -459,6 +460,7 @@ mod tests {
             })
             .unwrap_err();
         assert!(!store.exists("one") && fs::list(store.trash()).unwrap().is_empty());
-        assert_eq!(seen, [true], "what else belonged to it was taken back before");
+        assert_eq!(seen, [true; 3], "what else belonged to it was taken back before");
+        assert!(!store.writeback.has_drafts(), "what fails on the disk would count as theirs");
     }
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::tree::{self, show};
 
-/// Subvolumes inside subvolumes, which a container may make.
+/// Subvolumes inside subvolumes, which a container may make, and directories inside directories on a full disk.
 const NESTING: usize = 64;
 
 /// Deletes everything in the directory. A directory that still has directories hands them up to `trash` itself before
@@ -75,8 +75,10 @@ fn empty_directory(top: &OwnedFd, name: &[u8], nesting: usize) -> rustix::io::Re
                         unlock(&inner);
                     }
                     match rustix::fs::renameat(&dir, inner.as_slice(), top, gantry_linux::fs::unique().as_str()) {
-                        // A subvolume of btrfs is its own top.
-                        Err(Errno::XDEV) if nesting > 0 => empty_top(&dir, nesting - 1).map_err(|(_, error)| error)?,
+                        // A subvolume of btrfs is its own top, and so is what a full disk has no room to move.
+                        Err(Errno::XDEV | Errno::NOSPC | Errno::DQUOT) if nesting > 0 => {
+                            empty_top(&dir, nesting - 1).map_err(|(_, error)| error)?;
+                        }
                         other => other?,
                     }
                 }

@@ -78,9 +78,13 @@ impl Writeback {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn has_drafts(&self) -> bool {
+        !self.lock().drafts.is_empty()
+    }
+
     /// Has the disk say what failed while there was no draft: it is not the fault of the one that comes now.
     pub(crate) fn collect(&self) {
-        if !self.lock().drafts.is_empty() {
+        if self.has_drafts() {
             return;
         }
         if let Err(errno) = self.wait() {

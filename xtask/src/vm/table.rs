@@ -83,8 +83,7 @@ pub const SUITES: &[Suite] = &[
     Suite { arguments: &["run_exec_logs"], ..suite("system-lxc", "gantry-tests", Target::Test("execdriver_lxc"), 60) },
 ];
 
-/// Of the suite of the graphdrivers.
-/// Sixty layers of one file system are enough.
+/// Of the suite of the graphdrivers. A deep stack of layers is tried on one of devmapper's two file systems, which is enough.
 const GRAPHDRIVER: &[&str] = &["devmapper", "devices", "--skip", "devmapper_xfs::deep"];
 /// What differs where there is AppArmor.
 const SYSTEM_SECURITY: &[&str] =

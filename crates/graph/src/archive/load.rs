@@ -138,7 +138,7 @@ impl Loading<'_> {
         }
         let mut ways = Ways::from(&roots, ENTRIES, find);
         for (image, origins) in said {
-            ways.said(&image, &origins);
+            ways.said(&image, &origins, find);
         }
         Ok(ways)
     }

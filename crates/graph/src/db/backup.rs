@@ -215,7 +215,7 @@ impl GraphDb {
     /// meanwhile is younger.
     fn copy_to(&self, staged: &Path) -> Result<()> {
         let begun = SystemTime::now() - CLOCK;
-        let connection = Connection::open(&self.path)?;
+        let connection = Connection::open_with_flags_and_vfs(&self.path, OpenFlags::default(), super::ALONE)?;
         connection.busy_timeout(super::PATIENCE)?;
         connection.execute("VACUUM INTO ?1", [&*staged.to_string_lossy()])?;
         drop(connection);

@@ -20,6 +20,8 @@ pub enum Plan {
     FullAt(usize),
     /// Every call that needs space fails from that one on.
     FullFrom(usize),
+    /// Nothing can be moved, as on a full btrfs.
+    FullForMoves,
     /// Waiting for a whole file system fails, once; nothing else is a point.
     WaitBrokenAt(usize),
 }
@@ -146,8 +148,12 @@ fn judge(root: &Path, plan: Plan, call: &Call, points: &mut usize) -> Option<Err
     if matches!(plan, Plan::WaitBrokenAt(_)) && name != "SYS_syncfs" {
         return None;
     }
+    if plan == Plan::FullForMoves && !name.starts_with("SYS_rename") {
+        return None;
+    }
     *points += 1;
     match plan {
+        Plan::FullForMoves => Some(Errno::NOSPC),
         Plan::KillAt(point) if *points == point => {
             println!("\nkilled at {}", describe(call));
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).ok();

@@ -416,6 +416,7 @@ impl GraphDriver for DeviceMapper {
     fn sweep(&self, drafts: bool) -> Result<(), Error> {
         let _one = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         if drafts {
+            // What fails is tried again at once.
             self.store.discard_drafts()?;
         }
         let mut first = self.store.discard_left();
