@@ -187,9 +187,7 @@ fn churn(world: &World, container: &str, most: usize) -> usize {
 
 #[test]
 fn what_a_daemon_that_will_not_come_back_left_is_removed_by_its_command() {
-    // That others in this network namespace rely on what it turned on would be a reason to refuse.
-    let flags = vec!["--ip-forward=false".to_owned()];
-    let mut daemon = Daemon::with(Options { flags, ..Options::default() }).expect("a daemon");
+    let mut daemon = Daemon::start().expect("a daemon");
     let made = daemon.post("/networks/create", Some(&serde_json::json!({"Name": "left"}))).expect("an answer");
     assert_eq!(made.status, 201, "{}", made.text());
     let (bridge, root) = (daemon.bridge(), daemon.slot().root().to_owned());
