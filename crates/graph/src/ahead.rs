@@ -71,6 +71,7 @@ impl Pipe {
     }
 
     /// False when nobody reads any more.
+    #[must_use]
     fn send(&self, piece: Piece) -> bool {
         let mut queue = self.lock();
         queue.full.push_back(piece);
@@ -128,7 +129,7 @@ impl Feed {
                 }
                 Err(error) => {
                     // A reader that is gone needs no error.
-                    self.0.send(Err(copy(&error)));
+                    _ = self.0.send(Err(copy(&error)));
                     return Err(error);
                 }
             }
@@ -138,7 +139,7 @@ impl Feed {
 
     fn end(self) {
         // An empty piece is the end; a reader that is gone needs none.
-        self.0.send(Ok(Vec::new()));
+        _ = self.0.send(Ok(Vec::new()));
     }
 
     /// A writer, for who has no reader.
@@ -159,7 +160,7 @@ impl FeedWriter {
         match outcome.and_then(|()| self.send()) {
             Ok(()) => self.feed.end(),
             // A reader that is gone needs no error.
-            Err(error) => drop(self.feed.0.send(Err(error))),
+            Err(error) => _ = self.feed.0.send(Err(error)),
         }
     }
 

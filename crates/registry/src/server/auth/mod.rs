@@ -168,8 +168,8 @@ fn unauthorized(challenge: HeaderValue, message: &str) -> Failure {
     Failure::new(Code::Unauthorized, message).header(WWW_AUTHENTICATE, challenge)
 }
 
-/// The entry that this is the password of, counting wrong ones. One of an address at a time: else many at once would all be tried before the first
-/// is known to be wrong.
+/// The entry that this is the password of, counting wrong ones. One of an address at a time: else many at once would all be
+/// tried before the first is known to be wrong.
 async fn password(users: &Htpasswd, limits: &Limits, peer: &Peer, user: &str, password: &str) -> Result<Option<Entry>> {
     if let Some(entry) = users.remembers(user, password) {
         return Ok(Some(entry));
