@@ -2,12 +2,13 @@
 //! goes from one to the next by a rename, so a crash at any instant leaves each layer in exactly one of them.
 //! `replaced/<unique>.<id>` is a damaged layer that a good one took the place of, for those who have it mounted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gantry_linux::lock::{FlockOperation, Lock};
 use gantry_linux::{ResultExt, fs};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::archive::recipe;
@@ -30,17 +31,15 @@ pub(crate) struct Store {
     left: Left,
     writeback: Arc<Writeback>,
     /// Locked as long as the store is open: two daemons must not share a data root.
-    _lock: File,
+    _lock: Lock,
 }
 
-/// Takes a driver's directory for as long as the file lives.
-pub(crate) fn lock(root: &Path) -> Result<File, Error> {
+/// Takes a driver's directory for as long as the lock lives.
+pub(crate) fn lock(root: &Path) -> Result<Lock, Error> {
     // A full btrfs has no room to make even an empty file empty.
     let lock = fs::open_with(root.join("lock"), OpenOptions::new().write(true).create(true).truncate(false))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(Error::InUse(root.to_owned())),
-        other => Ok(other.during("lock", root.display()).map(|()| lock)?),
-    }
+    let lock = Lock::take(lock, FlockOperation::NonBlockingLockExclusive).during("lock", root.display())?;
+    lock.ok_or_else(|| Error::InUse(root.to_owned()))
 }
 
 impl Store {

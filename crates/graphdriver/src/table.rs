@@ -1,10 +1,10 @@
 //! The drivers there are, best first, and which one a daemon uses.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use gantry_linux::fs;
+use gantry_linux::lock::Lock;
 
 use crate::{Error, GraphDriver, Options, aufs, devmapper, overlay, store, whole};
 
@@ -41,11 +41,11 @@ pub fn open(root: &Path, name: Option<&str>) -> Result<(Arc<dyn GraphDriver>, St
     open_with(root, name, &Options::default())
 }
 
-/// Keeps daemons from a data root for as long as the files live, and opens no driver.
+/// Keeps daemons from a data root for as long as the locks live, and opens no driver.
 ///
 /// # Errors
 /// [`Error::InUse`] when a daemon has it.
-pub fn hold(root: &Path) -> Result<Vec<File>, Error> {
+pub fn hold(root: &Path) -> Result<Vec<Lock>, Error> {
     let used = DRIVERS.iter().map(|row| root.join(row.name)).filter(|directory| directory.is_dir());
     used.map(|directory| store::lock(&directory)).collect()
 }

@@ -13,6 +13,7 @@ mod error;
 pub mod executable;
 pub mod fs;
 pub mod fsids;
+pub mod lock;
 pub mod loops;
 pub mod memory;
 pub mod mount;

@@ -1,18 +1,16 @@
 //! The pid file: one daemon per exec root, also when both start at once.
 
-use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use gantry_linux::fs;
-use rustix::fs::FlockOperation;
+use gantry_linux::lock::{FlockOperation, Lock};
 
 /// A held pid file; it is removed when the daemon ends in order.
 pub struct PidFile {
     path: PathBuf,
-    // The lock lives as long as the descriptor.
-    _file: File,
+    _lock: Lock,
 }
 
 impl PidFile {
@@ -26,7 +24,8 @@ impl PidFile {
         }
         let options = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
         let mut file = fs::open_with(path, &options)?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let lock = file.try_clone().and_then(|file| Ok(Lock::take(file, FlockOperation::NonBlockingLockExclusive)?));
+        let Some(lock) = lock.with_context(|| format!("lock {}", path.display()))? else {
             let mut pid = String::new();
             file.read_to_string(&mut pid).with_context(|| format!("read {}", path.display()))?;
             bail!(
@@ -34,11 +33,11 @@ impl PidFile {
                 pid.trim(),
                 path.display()
             );
-        }
+        };
         let written =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.with_context(|| format!("write {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), _file: file })
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 }
 

@@ -1,14 +1,15 @@
 //! One container: what can be asked of it and done with it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gantry_linux::lock::Lock;
 use gantry_linux::{ResultExt, fs, process, socket};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::directory::{Directory, Locked};
+use super::directory::Directory;
 use super::options::{ExecOptions, Executed};
 use super::record::{CONFIG, Record, SOCKET};
 use super::{delete, exec, notify};
@@ -62,7 +63,7 @@ impl Container {
     }
 
     /// Alone with the container, as it is now: when it was opened it may have been in the making.
-    pub(super) fn lock(&self) -> Result<(Locked, Self)> {
+    pub(super) fn lock(&self) -> Result<(Lock, Self)> {
         let lock = self.directory.lock()?;
         let record = match self.record.complete {
             true => None,
@@ -173,7 +174,7 @@ impl Container {
         now.run_poststart(warnings)
     }
 
-    fn start_program(&self, lock: &Locked) -> Result<Vec<String>> {
+    fn start_program(&self, lock: &Lock) -> Result<Vec<String>> {
         match self.status()? {
             Status::Created => {}
             Status::Stopped | Status::Creating => {
@@ -181,7 +182,7 @@ impl Container {
             }
             _ => return Err(Error::Conflict("cannot start an already running container".into())),
         }
-        let connection = socket::connect(&lock.fd, SOCKET)?;
+        let connection = socket::connect(lock.as_fd(), SOCKET)?;
         // From here on it is started, whatever becomes of this process.
         fs::remove_file(self.directory.path().join(SOCKET))?;
         let mut warnings = Vec::new();

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use gantry_linux::lock::Lock;
 use gantry_linux::mount::attach;
 use gantry_linux::process::{self, Clone, CloneFlags};
 use gantry_linux::{Error as SystemError, ResultExt, fs, socket};
@@ -11,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::birth::Birth;
-use super::directory::{Directory, Locked};
+use super::directory::Directory;
 use super::plan::Plan;
 use super::record::{CONFIG, NOTIFY, Record, SOCKET};
 use super::{Container, CreateOptions, Created, cgroup, console, mappings, shared_root};
@@ -34,7 +35,7 @@ const REMOVAL: Duration = Duration::from_secs(10);
 struct Made {
     directory: Option<Directory>,
     /// Held until everything is undone: nobody shall meet what is half gone.
-    lock: Option<Locked>,
+    lock: Option<Lock>,
     leaf: Option<Leaf>,
     shared_root: Option<(OwnedFd, u64)>,
     pid: Option<Pid>,
@@ -73,7 +74,7 @@ pub fn create(root: &Path, id: &str, bundle: &Path, options: &CreateOptions) -> 
 fn build(root: &Path, plan: &mut Plan, options: &CreateOptions, made: &mut Made, steps: &mut Steps) -> Result<Record> {
     steps.enter("state")?;
     let (directory, lock) = Directory::make(root, &plan.config.id)?;
-    let lock = made.lock.insert(lock).fd.try_clone().during("duplicate", "descriptor")?;
+    let lock = made.lock.insert(lock).as_fd().try_clone_to_owned().during("duplicate", "descriptor")?;
     made.directory = Some(directory.clone());
     let mut record = first_record(plan);
     record.write(directory.path())?;

@@ -1,11 +1,11 @@
 //! The state directory of one container: made, found, locked.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use gantry_linux::lock::{FlockOperation, Lock};
 use gantry_linux::{Error as SystemError, ResultExt, fs};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::record::{CONFIG, FILE, SOCKET};
@@ -34,20 +34,6 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// A directory whose lock is held until this is dropped: one invocation at a time changes a container.
-#[derive(Debug)]
-pub struct Locked {
-    /// Of the directory.
-    pub fd: OwnedFd,
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // Clones of this process may still have the descriptor for a moment; closing it alone would not unlock.
-        let _ = flock(&self.fd, FlockOperation::Unlock);
-    }
-}
-
 impl Directory {
     /// Of the container `id`, whether it is there or not.
     pub fn of(root: &Path, id: &str) -> Result<Self> {
@@ -56,7 +42,7 @@ impl Directory {
     }
 
     /// Makes it, closed to others, and locks it. `root` is made too.
-    pub fn make(root: &Path, id: &str) -> Result<(Self, Locked)> {
+    pub fn make(root: &Path, id: &str) -> Result<(Self, Lock)> {
         let directory = Self::of(root, id)?;
         let mode = if intact("state-closed") { 0o700 } else { 0o755 };
         if !root.is_dir() {
@@ -87,7 +73,7 @@ impl Directory {
     }
 
     /// Waits for the lock. One that is removed meanwhile is a container that does not exist.
-    pub fn lock(&self) -> Result<Locked> {
+    pub fn lock(&self) -> Result<Lock> {
         self.lock_with(FlockOperation::LockExclusive)?.ok_or_else(no_such_container)
     }
 
@@ -96,25 +82,17 @@ impl Directory {
         Ok(self.lock_with(FlockOperation::NonBlockingLockShared)?.is_none())
     }
 
-    fn lock_with(&self, operation: FlockOperation) -> Result<Option<Locked>> {
+    fn lock_with(&self, operation: FlockOperation) -> Result<Option<Lock>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = match rustix::fs::open(&self.path, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Err(no_such_container()),
             Err(error) => return Err(SystemError::new("open", self.path.display().to_string(), error).into()),
         };
-        loop {
-            match flock(&fd, operation) {
-                Ok(()) => break,
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(SystemError::new("lock", self.path.display().to_string(), error).into()),
-            }
-        }
-        let locked = Locked { fd };
-        let ours = rustix::fs::fstat(&locked.fd).during("stat", self.path.display())?;
+        let Some(lock) = Lock::take(fd, operation).during("lock", self.path.display())? else { return Ok(None) };
+        let ours = rustix::fs::fstat(&lock).during("stat", self.path.display())?;
         match fs::metadata(&self.path) {
-            Ok(now) if now.ino() == ours.st_ino => Ok(Some(locked)),
+            Ok(now) if now.ino() == ours.st_ino => Ok(Some(lock)),
             _ => Err(no_such_container()),
         }
     }

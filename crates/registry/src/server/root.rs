@@ -1,12 +1,11 @@
 //! A registry's directory: one server at a time.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
+use gantry_linux::lock::{FlockOperation, Lock};
 use gantry_linux::{Error, ResultExt, fs};
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
 use super::store::{Directory, Result, Storage};
 use super::uploads::Uploads;
@@ -18,7 +17,7 @@ pub struct Root {
     /// What is on its way in.
     pub uploads: Uploads,
     /// The kernel lets go of it when the process ends, however it does.
-    pub lock: File,
+    pub lock: Lock,
 }
 
 impl Root {
@@ -39,20 +38,17 @@ impl Root {
         Self::with(root, lock(root)?, storage)
     }
 
-    fn with(root: &Path, lock: File, storage: Arc<dyn Storage>) -> Result<Self> {
+    fn with(root: &Path, lock: Lock, storage: Arc<dyn Storage>) -> Result<Self> {
         Ok(Self { storage, uploads: Uploads::open(root.join("uploads"))?, lock })
     }
 }
 
-fn lock(root: &Path) -> Result<File> {
+fn lock(root: &Path) -> Result<Lock> {
     fs::create_dir_mode(root, 0o700)?;
     let lock = fs::open_with(root.join("lock"), OpenOptions::new().write(true).create(true).truncate(false))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {
-            let reason = std::io::Error::other("another registry serves this directory: stop it, or ask it");
-            return Err(Error::new("lock", root.display().to_string(), reason).into());
-        }
-        other => other.during("lock", root.display())?,
-    }
-    Ok(lock)
+    let lock = Lock::take(lock, FlockOperation::NonBlockingLockExclusive).during("lock", root.display())?;
+    lock.ok_or_else(|| {
+        let reason = std::io::Error::other("another registry serves this directory: stop it, or ask it");
+        Error::new("lock", root.display().to_string(), reason).into()
+    })
 }

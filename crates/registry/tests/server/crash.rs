@@ -47,7 +47,7 @@ fn second() -> Vec<u8> {
 pub struct Registry {
     pub repositories: Repositories,
     pub uploads: Uploads,
-    _lock: std::fs::File,
+    _lock: gantry_linux::lock::Lock,
 }
 
 impl Registry {
