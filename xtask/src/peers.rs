@@ -88,7 +88,9 @@ impl Peer {
         let mut client = vec![enter.get_program().to_string_lossy().into_owned()];
         client.extend(enter.get_args().map(|word| word.to_string_lossy().into_owned()));
         let runtime = if paths::program("runc").is_some() { "runc" } else { "crun" };
-        for (flag, value) in [("--root", "data"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        for (flag, value) in
+            [("--root", "data"), ("--runroot", "run"), ("--tmpdir", "tmp"), ("--network-config-dir", "networks")]
+        {
             client.extend([flag.to_owned(), root.join(value).display().to_string()]);
         }
         client.extend(

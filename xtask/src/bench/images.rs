@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use gantry_tests::{command, paths};
 
-use super::measure::{Account, Results, cost};
+use super::measure::{Account, Cost, Results, cost_then};
 use super::{report, value};
 use crate::interrupt::Interrupt;
 use crate::{build, setup};
@@ -54,6 +54,11 @@ impl Operation {
             Self::Import => "`import`",
             Self::Commit => "`commit`",
         }
+    }
+
+    /// Whether it leaves something on the disk of the engine.
+    const fn writes(self) -> bool {
+        matches!(self, Self::Load | Self::Pull | Self::Import | Self::Commit)
     }
 }
 
@@ -121,39 +126,52 @@ fn inside(place: &Path, options: &[&str]) -> Result<()> {
     }
     let (stacks, skipped) = stack::all(&binary, place, &store)?;
     let mut results = Results::default();
-    let mut peaks = table::Peaks::new();
+    let mut besides = table::Besides::new();
     for round in 0..rounds {
         for (number, image) in images.iter().enumerate() {
             for (index, stack) in stacks.iter().enumerate() {
                 println!("round {} of {rounds}: {}, {}", round + 1, image.title, stack.name());
                 interrupt.check()?;
-                let mut keep = |operation: Operation, cost, peak: Option<u64>| {
+                let mut keep = |operation: Operation, measured: Measured, peak: Option<u64>| {
                     let row = number * Operation::ALL.len()
                         + Operation::ALL.iter().position(|known| *known == operation).unwrap_or(0);
-                    results.add((row, &format!("{}, {}", operation.name(), image.title)), index, cost);
-                    if let Some(peak) = peak {
-                        let most = peaks.entry((row, index)).or_default();
-                        *most = peak.max(*most);
-                    }
+                    results.add((row, &format!("{}, {}", operation.name(), image.title)), index, measured.cost);
+                    let beside = besides.entry((row, index)).or_default();
+                    beside.peak = peak.max(beside.peak);
+                    beside.on_disk.extend(operation.writes().then_some(measured.on_disk));
                 };
                 stack.round(image, place, &mut keep).with_context(|| stack.name().to_owned())?;
             }
         }
     }
     let sizes: Vec<String> = images.iter().map(Archives::describe).collect();
-    let table = table::table(&stacks, &results, &peaks, &skipped, &sizes, rounds, label);
+    let table = table::table(&stacks, &results, &besides, &skipped, &sizes, rounds, label);
     println!("\n{table}");
     report::write(SECTION, &table)
 }
 
-/// Runs one operation for its cost; what was written before it is on the disk first.
-fn measure(account: &Account, place: &Path, work: impl FnOnce() -> Result<()>) -> Result<super::measure::Cost> {
+/// What one operation took.
+struct Measured {
+    cost: Cost,
+    /// Wall time until what it wrote is on the disk.
+    on_disk: Duration,
+}
+
+/// Runs one operation; what was written before it is on the disk first.
+fn measure(account: &Account, place: &Path, work: impl FnOnce() -> Result<()>) -> Result<Measured> {
     let directory = std::fs::File::open(place).context("open the file system")?;
-    rustix::fs::syncfs(directory).context("wait for the disk")?;
+    let sync = || rustix::fs::syncfs(&directory).context("wait for the disk");
+    sync()?;
     account.enter()?;
-    let cost = cost(account, work);
+    let mut on_disk = Duration::ZERO;
+    let cost = cost_then(account, work, |began| {
+        account.leave()?;
+        sync()?;
+        on_disk = began.elapsed();
+        Ok(())
+    });
     account.leave()?;
-    cost
+    Ok(Measured { cost: cost?, on_disk })
 }
 
 /// How long one operation may take.

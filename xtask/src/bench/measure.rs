@@ -89,14 +89,24 @@ pub struct Cost {
 
 /// Runs `work` once for its cost, when the stack rests.
 pub fn cost(account: &Account, work: impl FnOnce() -> Result<()>) -> Result<Cost> {
+    cost_then(account, work, |_| Ok(()))
+}
+
+/// The same, and `then` with the instant at which the work began, as soon as it is done.
+pub fn cost_then(
+    account: &Account,
+    work: impl FnOnce() -> Result<()>,
+    then: impl FnOnce(Instant) -> Result<()>,
+) -> Result<Cost> {
     // What the stack still does of something else is not this one's.
     settle(account);
     let before = account.cpu();
     let started = Instant::now();
     let result = work();
     let wall = started.elapsed();
+    let after = then(started);
     settle(account);
-    result?;
+    result.and(after)?;
     Ok(Cost { wall, cpu: account.cpu().saturating_sub(before) })
 }
 

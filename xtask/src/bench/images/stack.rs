@@ -9,20 +9,19 @@ use gantry_tests::{Daemon, Options, command, paths};
 
 use super::content::Archives;
 use super::registry::Registry;
-use super::{LIMIT, Operation, file, measure};
-use crate::bench::measure::{Account, Cost};
+use super::{LIMIT, Measured, Operation, file, measure};
+use crate::bench::measure::Account;
 use crate::peers::Peer;
 
-type Keep<'a> = &'a mut dyn FnMut(Operation, Cost, Option<u64>);
+type Keep<'a> = &'a mut dyn FnMut(Operation, Measured, Option<u64>);
 type Client = Box<dyn Fn(&[&str]) -> Command>;
 
 /// One that is measured.
 pub enum Stack {
     Engine(Engine),
-    /// GNU tar and sha256sum: what unpacking costs at least; with `sync`, and waiting for the disk, as Gantry does.
+    /// GNU tar and sha256sum: what unpacking costs at least.
     Tar {
         account: Account,
-        sync: bool,
         version: String,
     },
 }
@@ -59,10 +58,7 @@ pub fn all(binary: &Path, place: &Path, store: &Path) -> Result<(Vec<Stack>, Vec
     }
     let version = command::succeed(Command::new(paths::need("tar")?).arg("--version"), command::LIMIT)?.stdout;
     let version = version.lines().next().unwrap_or_default().to_owned();
-    for sync in [false, true] {
-        let account = Account::new(&format!("bench-tar{}", if sync { "-sync" } else { "" }), &[])?;
-        stacks.push(Stack::Tar { account, sync, version: version.clone() });
-    }
+    stacks.push(Stack::Tar { account: Account::new("bench-tar", &[])?, version });
     Ok((stacks, skipped))
 }
 
@@ -110,8 +106,7 @@ impl Stack {
     pub fn name(&self) -> &str {
         match self {
             Self::Engine(engine) => &engine.name,
-            Self::Tar { sync: false, .. } => "tar",
-            Self::Tar { .. } => "tar, synced",
+            Self::Tar { .. } => "tar",
         }
     }
 
@@ -126,7 +121,7 @@ impl Stack {
     pub fn round(&self, image: &Archives, place: &Path, keep: Keep<'_>) -> Result<()> {
         match self {
             Self::Engine(engine) => engine.round(image, place, keep),
-            Self::Tar { account, sync, .. } => untar(account, *sync, image, place, keep),
+            Self::Tar { account, .. } => untar(account, image, place, keep),
         }
     }
 }
@@ -160,9 +155,9 @@ impl Engine {
             // Its peak begins anew; a process that is gone has none.
             fs::write(format!("/proc/{pid}/clear_refs"), "5").ok();
         }
-        let cost = measure(&self.account, place, work).with_context(|| format!("{operation:?}"))?;
+        let measured = measure(&self.account, place, work).with_context(|| format!("{operation:?}"))?;
         let peak = (!daemons.is_empty()).then(|| daemons.iter().filter_map(|pid| peak(*pid)).sum());
-        keep(operation, cost, peak);
+        keep(operation, measured, peak);
         Ok(())
     }
 
@@ -199,18 +194,14 @@ fn peak(pid: i32) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-fn untar(account: &Account, sync: bool, image: &Archives, place: &Path, keep: Keep<'_>) -> Result<()> {
+fn untar(account: &Account, image: &Archives, place: &Path, keep: Keep<'_>) -> Result<()> {
     let to = file(place, "untarred");
     fs::create_dir(&to).context("make a directory")?;
     let script = "sha256sum \"$1\" >\"$2.sum\" && tar -x -f \"$1\" -C \"$2\"";
-    let script = if sync { format!("{script} && sync -f \"$2\"") } else { script.to_owned() };
     let mut shell = Command::new("sh");
-    shell.args(["-c", &script, "sh"]).arg(&image.flat).arg(&to).stdin(Stdio::null());
-    let cost = measure(account, place, || quietly(&mut shell))?;
-    keep(Operation::Load, cost, None);
-    let cost = measure(account, place, || fs::remove_dir_all(&to).context("remove what was unpacked"))?;
-    if !sync {
-        keep(Operation::Remove, cost, None);
-    }
+    shell.args(["-c", script, "sh"]).arg(&image.flat).arg(&to).stdin(Stdio::null());
+    keep(Operation::Load, measure(account, place, || quietly(&mut shell))?, None);
+    let removed = measure(account, place, || fs::remove_dir_all(&to).context("remove what was unpacked"))?;
+    keep(Operation::Remove, removed, None);
     fs::remove_file(to.with_extension("sum")).context("remove a file")
 }
