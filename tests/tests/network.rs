@@ -168,6 +168,72 @@ fn network_none_has_only_loopback_and_host_is_the_hosts() {
 }
 
 #[test]
+fn in_the_hosts_network_a_container_has_the_hosts_name_and_knows_its_hosts() {
+    both(|world, cli| {
+        let read = |path: &str| std::fs::read_to_string(path).expect(path).trim().to_owned();
+        let (name, called) = (world.name("hosted"), read("/proc/sys/kernel/hostname"));
+        let script = "hostname; cat /etc/hostname; echo $HOSTNAME; cat /etc/hosts";
+        let out =
+            cli.ok(&["run", "--rm", "--network", "host", "--add-host", "db:192.0.2.7", IMAGE, "sh", "-c", script]);
+        assert_eq!(out, format!("{called}\n{called}\n{called}\n192.0.2.7\tdb\n{}", read("/etc/hosts")));
+        let made =
+            cli.run(&["create", "--network", "host", "-h", "box", "-p", "80", "--name", &name, IMAGE, "sleep", "9"]);
+        made.ok();
+        assert!(made.stderr.contains("Published ports are discarded when using host network mode"), "{made}");
+        cli.ok(&["start", &name]);
+        let told = cli.inspect(&name, "{{.Config.Hostname}} {{json .NetworkSettings.Ports}}");
+        assert_eq!(
+            (told.as_str(), cli.ok(&["ps", "--format", "{{.Ports}}", "--filter", &format!("name={name}")])),
+            ("box {}", String::new())
+        );
+        cli.ok(&["rm", "-f", &name]);
+    });
+}
+
+#[test]
+fn who_shares_a_containers_network_has_its_names_whatever_it_is_called_later() {
+    both(|world, cli| {
+        let (network, first, second) = (world.name("shared"), world.name("first"), world.name("second"));
+        cli.ok(&["network", "create", &network]);
+        let run = ["run", "-d", "--network", &network, "--name", &first, "-h", "box", "--add-host", "db:192.0.2.7"];
+        cli.ok(&[&run[..], &["--add-host", "up:host-gateway", IMAGE, "sleep", "600"]].concat());
+        let shared = format!("container:{first}");
+        cli.ok(&["run", "-d", "--network", &shared, "--name", &second, IMAGE, "sleep", "600"]);
+        let look =
+            |name: &str| cli.ok(&["exec", name, "sh", "-c", "hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf"]);
+        let before = look(&second);
+        assert!(
+            before.starts_with("box\nbox\n") && before.contains("192.0.2.7\tdb") && before.contains("\tbox"),
+            "{before}"
+        );
+        let bridge = format!("{}1\tup", world.daemon.slot().prefix());
+        assert!(before.contains(&bridge), "{bridge} in {before}");
+        assert_eq!(cli.ok(&["exec", &second, "sh", "-c", "echo $HOSTNAME"]), "box");
+        // One set of files: what is changed for one is changed for the other.
+        cli.ok(&["network", "connect", "bridge", &first]);
+        assert_eq!(look(&second), look(&first));
+        assert_ne!(look(&second), before);
+        assert_eq!(cli.inspect(&second, "{{.HostsPath}}"), cli.inspect(&first, "{{.HostsPath}}"));
+        let renamed = world.name("renamed");
+        cli.ok(&["rename", &first, &renamed]);
+        cli.ok(&["run", "-d", "--name", &first, IMAGE, "sleep", "600"]);
+        cli.ok(&["restart", "-t", "0", &second]);
+        assert_eq!(look(&second), look(&renamed), "it is in the network of the container that it was given");
+        for (flags, said) in [
+            (&["--dns", "192.0.2.53"][..], "dns and the network mode"),
+            (&["--add-host", "a:192.0.2.1"], "custom host-to-IP mapping and the network mode"),
+            (&["--mac-address", "02:42:00:00:00:09"], "mac-address and the network mode"),
+            (&["--expose", "99"], "port exposing and the container type network mode"),
+            (&["-h", "other"], "hostname and the network mode"),
+        ] {
+            cli.run(&[&["create", "--network", &shared], flags, &[IMAGE, "true"]].concat()).fails(1, said);
+        }
+        cli.ok(&["rm", "-f", &second, &first, &renamed]);
+        cli.ok(&["network", "rm", &network]);
+    });
+}
+
+#[test]
 fn routes_and_links_are_ready_at_the_first_instruction() {
     both(|world, cli| {
         let out = cli.ok(&[

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use regex_lite::Regex;
 use serde_json::Value;
 
 /// Parsed filters: name → accepted values; names are joined by and, values by or.
@@ -86,6 +87,19 @@ impl Filters {
         self.0.get(name).is_none_or(|values| values.is_empty() || values.iter().map(String::as_str).any(accept))
     }
 
+    /// Whether `name` is not filtered on, or one of its values is `text`, a part of it, or a regular expression that matches
+    /// in it. What is no expression matches only itself.
+    #[must_use]
+    pub fn matches(&self, name: &str, text: &str) -> bool {
+        self.any(name, |value| {
+            if value.contains(['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$']) {
+                value == text || Regex::new(value).is_ok_and(|pattern| pattern.is_match(text))
+            } else {
+                text.contains(value)
+            }
+        })
+    }
+
     /// Whether each `label` filter (`key` or `key=value`) holds for `labels`, and no `label!` does; labels are joined by
     /// and.
     #[must_use]
@@ -135,6 +149,30 @@ mod tests {
         assert!(new.labels(&BTreeMap::from([("a".into(), "b".into()), ("c".into(), String::new())])));
         assert!(!new.labels(&BTreeMap::from([("a".into(), "x".into()), ("c".into(), String::new())])));
         assert_eq!(Filters::parse(Some(&new.to_json()), &["label"]).unwrap(), new);
+    }
+
+    #[test]
+    fn names_are_parts_or_regular_expressions() {
+        for (pattern, yes) in [
+            ("web", true),
+            ("eb1", true),
+            ("x", false),
+            ("^web", true),
+            ("^eb", false),
+            ("^web$", false),
+            ("^web1$", true),
+            ("1$", true),
+            ("^(db|web)[0-9]+$", true),
+            ("w.*1", true),
+            ("db|web", true),
+            ("[", false),
+        ] {
+            let mut filters = Filters::default();
+            filters.add("name", pattern);
+            assert_eq!(filters.matches("name", "web1"), yes, "{pattern}");
+            assert!(filters.matches("id", "web1"), "not filtered on");
+            assert!(filters.matches("name", pattern) || pattern != "[", "what is no expression is a name");
+        }
     }
 
     #[test]

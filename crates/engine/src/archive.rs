@@ -133,7 +133,7 @@ fn mounts_below(engine: &Engine, record: &Record) -> Result<Vec<Below>> {
     for point in &points {
         add(Path::new(&point.source), &point.destination, point.rw)?;
     }
-    let directory = record.directory(&engine.options.data_root);
+    let directory = crate::files::directory(engine, record);
     for (file, destination) in crate::files::FILES {
         if !points.iter().any(|point| point.destination == destination) {
             add(&directory.join(file), destination, !record.host_config.readonly_rootfs)?;

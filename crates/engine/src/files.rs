@@ -2,7 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gantry_linux::{ResultExt as _, fs};
 use gantry_networkdriver::files;
@@ -17,22 +18,39 @@ use crate::networks;
 pub const FILES: [(&str, &str); 3] =
     [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
 
+/// So many containers can share a network one through the other.
+const LONGEST_CHAIN: usize = 16;
+
+/// The container whose network another one shares (`--network container:`).
+pub fn keeper(engine: &Engine, record: &Record) -> Option<Arc<Record>> {
+    let next = |record: &Record| {
+        let other = record.host_config.network_mode.strip_prefix("container:")?;
+        Some(engine.containers.get(other).ok()?.record())
+    };
+    std::iter::successors(next(record), |other| next(other)).take(LONGEST_CHAIN).last()
+}
+
+/// Where a container's files are: with one network there is one set of them, as names belong to the network.
+pub fn directory(engine: &Engine, record: &Record) -> PathBuf {
+    keeper(engine, record).as_deref().unwrap_or(record).directory(&engine.options.data_root)
+}
+
 /// Writes the files for a start. `names_arrive`: where the resolver can be asked.
 ///
 /// # Errors
 /// An `--add-host` that is no address; the disk.
 pub fn write(engine: &Engine, record: &Record, names_arrive: bool) -> Result<()> {
+    if keeper(engine, record).is_some() {
+        return Ok(());
+    }
     let directory = record.directory(&engine.options.data_root);
     fs::write(directory.join("resolv.conf"), resolv_conf(engine, record, names_arrive))?;
     fs::write(directory.join("hostname"), files::hostname(record.hostname()))?;
     Ok(fs::write(directory.join("hosts"), hosts(engine, record)?)?)
 }
 
-/// What the container's `resolv.conf` says: in another container's network the same as there.
+/// What the container's `resolv.conf` says.
 fn resolv_conf(engine: &Engine, record: &Record, names_arrive: bool) -> String {
-    let other = record.host_config.network_mode.strip_prefix("container:");
-    let other = other.and_then(|other| engine.containers.get(other).ok()).map(|other| other.record());
-    let record = other.as_deref().unwrap_or(record);
     let host_config = &record.host_config;
     let pick = |own: &Option<Vec<String>>, default: &[String]| match own {
         Some(list) if !list.is_empty() => list.clone(),
@@ -109,10 +127,18 @@ fn write_over(path: &Path, length: usize, data: &[u8]) -> Result<()> {
 /// As [`write()`].
 pub fn hosts(engine: &Engine, record: &Record) -> Result<String> {
     let addresses = networks::addresses(record);
+    // Where there is a default bridge, programs of the host that are there for containers listen on its address.
     let mut gateways = record.endpoints.values().map(|endpoint| endpoint.gateway);
-    let gateway = gateways.find(|gateway| !gateway.is_unspecified());
-    let gateway = gateway.or_else(|| engine.networks.gateway(engine));
+    let gateway = engine.networks.gateway(engine);
+    let gateway = gateway.or_else(|| gateways.find(|gateway| !gateway.is_unspecified()));
     let extra = record.host_config.extra_hosts.as_deref().unwrap_or_default();
+    if record.host_config.network_mode == "host" {
+        let host = match fs::read_up_to("/etc/hosts", LONGEST_HOSTS) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            read => read.unwrap_or_default(),
+        };
+        return Ok(files::hosts_beside(&String::from_utf8_lossy(&host), extra, gateway)?);
+    }
     let linked = networks::links::hosts(engine, record);
     Ok(files::hosts(&addresses, &linked, record.hostname(), &record.config.domainname, extra, gateway)?)
 }

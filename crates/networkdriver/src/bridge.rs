@@ -173,8 +173,11 @@ impl Bridge {
         if addresses.is_empty() {
             let family = if port.host_ip.is_some_and(|address| address.is_ipv6()) { "IPv6" } else { "IPv4" };
             return Err(Error::Invalid(format!(
-                "cannot publish port {}: the network of bridge {} has no {family}, which its address is of",
-                port.container_port, self.options.name
+                "cannot publish port {}: the network of bridge {} has no {family}, which its address is of: make the \
+                 network with --{}, or ask for another address",
+                port.container_port,
+                self.options.name,
+                family.to_ascii_lowercase()
             )));
         }
         let PublishPort { container_port, protocol, host_port, host_port_end, .. } = *port;

@@ -83,10 +83,7 @@ pub fn hosts(
         "ff02::1\tip6-allnodes\n",
         "ff02::2\tip6-allrouters\n",
     ));
-    for entry in extra {
-        let (name, address) = extra_host(entry, gateway)?;
-        let _ = writeln!(text, "{address}\t{name}");
-    }
+    extra_hosts(&mut text, extra, gateway)?;
     for (address, names) in others {
         let _ = writeln!(text, "{address}\t{names}");
     }
@@ -95,6 +92,25 @@ pub fn hosts(
         let _ = writeln!(text, "{address}\t{names}");
     }
     Ok(text)
+}
+
+/// The `/etc/hosts` of a container that is in the host's network: `extra` hosts, which count first, and all that the host's
+/// own says.
+///
+/// # Errors
+/// As [`hosts`].
+pub fn hosts_beside(host: &str, extra: &[String], gateway: Option<Ipv4Addr>) -> Result<String, Error> {
+    let mut text = String::new();
+    extra_hosts(&mut text, extra, gateway)?;
+    Ok(text + host)
+}
+
+fn extra_hosts(text: &mut String, extra: &[String], gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+    for entry in extra {
+        let (name, address) = extra_host(entry, gateway)?;
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    Ok(())
 }
 
 /// A container's `/etc/hosts` after a change: lines of `old` that are not in `new` go, and so do those whose names are among
@@ -216,6 +232,12 @@ mod tests {
         assert!(
             text.ends_with("10.0.0.1\tdb\n2001:db8::1\tsix\n::2\tb\n172.18.0.1\tup\n172.18.0.2\tweb.example.org web\n")
         );
+    }
+
+    #[test]
+    fn beside_the_host_its_own_file_counts_after_the_extra_hosts() {
+        let text = hosts_beside("127.0.0.1 localhost\n192.0.2.1 db\n", &words(&["db:192.0.2.7"]), None).unwrap();
+        assert_eq!(text, "192.0.2.7\tdb\n127.0.0.1 localhost\n192.0.2.1 db\n");
     }
 
     #[test]

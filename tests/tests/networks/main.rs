@@ -36,6 +36,10 @@ fn containers_of_a_network_reach_each_other_and_it_goes_when_they_are_gone() {
         let (network, server) = (world.name("net"), world.name("server"));
         let id = cli.ok(&["network", "create", &network]);
         assert_eq!(id.len(), 64, "{id}");
+        let named =
+            |pattern: &str| cli.ok(&["network", "ls", "--no-trunc", "-q", "--filter", &format!("name={pattern}")]);
+        assert_eq!((named(&format!("^{network}$")), named(&format!("^(x|{network})+$"))), (id.clone(), id.clone()));
+        assert_eq!(named(&format!("^{}$", &network[1..])), "");
         cli.ok(&["run", "-d", "--name", &server, "--network", &network, "web"]);
         let address = of_network(cli, &server, &network, "IPAddress");
         let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {address} 80 | tail -1; ls /sys/class/net");

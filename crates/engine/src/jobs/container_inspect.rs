@@ -61,7 +61,7 @@ impl Job for ContainerInspect {
 }
 
 fn describe(engine: &Engine, record: &Record) -> inspect::ContainerInspect {
-    let directory = record.directory(&engine.options.data_root);
+    let directory = crate::files::directory(engine, record);
     let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
     let log_path = if record.host_config.log_config.kind == "none" {
         String::new()

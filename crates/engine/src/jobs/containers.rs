@@ -109,8 +109,8 @@ fn matches(engine: &Engine, record: &Record, filters: &Filters) -> bool {
             || crate::images::find(engine, wanted).is_ok_and(|image| image.id.as_str() == record.image_id)
     };
     filters.labels(&record.labels())
-        && filters.any("id", |wanted| record.id.starts_with(wanted))
-        && filters.any("name", |wanted| name_matches(&record.name, wanted))
+        && filters.matches("id", &record.id)
+        && (filters.matches("name", &record.name) || filters.matches("name", &format!("/{}", record.name)))
         && filters.any("status", |wanted| record.state.name() == wanted)
         && filters
             .any("exited", |wanted| record.state.name() == "exited" && wanted.parse() == Ok(record.state.exit_code()))
@@ -123,19 +123,6 @@ fn matches(engine: &Engine, record: &Record, filters: &Filters) -> bool {
         && filters.any("expose", |wanted| port(wanted, false))
         && filters.any("health", |wanted| wanted == "none")
         && filters.any("is-task", |wanted| wanted == "false")
-}
-
-/// A name filter is a pattern of which `^`, `$` and `/` are the ones in use; the rest is a part of the name.
-fn name_matches(name: &str, wanted: &str) -> bool {
-    let (anchored, rest) = wanted.strip_prefix('^').map_or((false, wanted), |rest| (true, rest));
-    let slash = rest.strip_prefix('/');
-    let (anchored, rest) = (anchored || slash.is_some(), slash.unwrap_or(rest));
-    match (anchored, rest.strip_suffix('$')) {
-        (true, Some(rest)) => name == rest,
-        (true, None) => name.starts_with(rest),
-        (false, Some(rest)) => name.ends_with(rest),
-        (false, None) => name.contains(rest),
-    }
 }
 
 /// Published and exposed ports.
@@ -201,24 +188,4 @@ fn command(record: &Record) -> String {
         if word.contains([' ', '\t', '"']) { format!("'{word}'") } else { word.clone() }
     };
     std::iter::once(&record.path).chain(&record.args).map(quote).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_match_in_part_or_anchored() {
-        for (wanted, yes) in [
-            ("web", true),
-            ("^web", true),
-            ("^web$", false),
-            ("^/web1$", true),
-            ("/web", true),
-            ("1$", true),
-            ("x", false),
-        ] {
-            assert_eq!(name_matches("web1", wanted), yes, "{wanted}");
-        }
-    }
 }

@@ -91,7 +91,10 @@ fn create(engine: &Engine, job: Create, caller: Option<(u32, u32)>, judged: bool
     lifecycle::make::make(engine, &image, &mut record, wanted, links, name)?;
     engine.events.publish("container", "create", &record.id, record.event_attributes());
     let foreign = platform.is_none_or(|platform| platform.is_empty()).then(|| foreign_platform(&image)).flatten();
-    Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().chain(warnings).collect() })
+    let discarded = record.host_config.network_mode == "host"
+        && record.host_config.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+    let discarded = discarded.then(|| "Published ports are discarded when using host network mode".to_owned());
+    Ok(CreateResponse { id: record.id, warnings: foreign.into_iter().chain(warnings).chain(discarded).collect() })
 }
 
 /// Docker's warning about an image for another machine.
@@ -109,19 +112,22 @@ fn foreign_platform(image: &Image) -> Option<String> {
 /// Checks everything, and makes nothing.
 fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Record, Vec<Wanted>)> {
     let CreateRequest { mut config, mut host_config, networking_config } = request;
-    let hostname_given = !config.hostname.is_empty();
     let probes = |check: &Healthcheck| check.test.iter().flatten().next().is_some_and(|word| word != "NONE");
     if config.healthcheck.as_ref().is_some_and(probes) {
         return Err(Error::not_implemented("health checks (--health-cmd) are not supported yet"));
     }
+    let asked = networking_config.endpoints_config;
+    networks::check_shared(&config, &host_config, asked.as_ref())?;
     merge(&mut config, image.config.config.as_ref());
     let (path, args) = command(&config)?;
     let exposed: Vec<String> = config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
     fill_in(engine, &config, &mut host_config)?;
-    let asked = networking_config.endpoints_config;
-    let networks = networks::validate(engine, &mut host_config, asked, &exposed, hostname_given)?;
+    let networks = networks::validate(engine, &mut host_config, asked, &exposed)?;
     networks::check_mac(engine, &host_config, &config.mac_address)?;
     spec::validate::validate(engine, &config, &host_config)?;
+    if host_config.network_mode == "host" && config.hostname.is_empty() {
+        config.hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
     let users = spec::users::of(engine, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;
     let image_name = config.image.clone();

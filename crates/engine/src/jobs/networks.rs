@@ -37,8 +37,8 @@ impl Job for Networks {
         let mut networks = context.engine.networks.all(&context.engine);
         networks.retain(|network| {
             (networks::is_predefined(&network.name) || context.environment.shows(&network.labels))
-                && filters.any("name", |name| network.name.contains(name))
-                && filters.any("id", |id| network.id.contains(id))
+                && filters.matches("name", &network.name)
+                && filters.matches("id", &network.id)
                 && filters.any("driver", |driver| network.driver == driver)
                 && filters.any("scope", |scope| network.scope == scope)
                 && filters.any("type", |kind| (kind == "builtin") == networks::is_predefined(&network.name))

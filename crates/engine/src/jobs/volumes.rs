@@ -29,7 +29,7 @@ impl Job for Volumes {
         let engine = &context.engine;
         let wanted = |volume: &Volume| {
             context.environment.shows(&volume.labels.clone().unwrap_or_default())
-                && filters.any("name", |name| volume.name.contains(name))
+                && filters.matches("name", &volume.name)
                 && filters.any("driver", |driver| volume.driver == driver)
                 && filters.labels(&volume.labels.clone().unwrap_or_default())
                 && dangling.is_none_or(|dangling| in_use(engine, &volume.name).is_none() == dangling)

@@ -135,6 +135,11 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
         sandbox.map_users(&users)?;
     }
     let doors = sandbox.take_names();
+    if let Some(keeper) = files::keeper(engine, record) {
+        // Who shares a network is called the same there, or would not find its own name.
+        keeper.hostname().clone_into(&mut record.config.hostname);
+        record.config.domainname.clone_from(&keeper.config.domainname);
+    }
     networks::links::check_running(engine, record)?;
     networks::join(engine, record, &*sandbox)?;
     // With its place on the network recorded, the next daemon can take it up however early this one dies.

@@ -78,11 +78,14 @@ fn parse_range(text: &str) -> Result<(u16, u16)> {
     if first > last { Err(invalid()) } else { Ok((first, last)) }
 }
 
-/// Published ports as `inspect` shows them; exposed ones that are not published have `None`.
+/// Published ports as `inspect` shows them; exposed ones that are not published have `None`, and are told of only where the
+/// container has a link of its own.
 #[must_use]
 pub fn port_map<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, exposed: &[String]) -> PortMap {
-    let mut map: PortMap = exposed.iter().map(|key| (key.clone(), None)).collect();
-    for port in endpoints.flat_map(|endpoint| &endpoint.ports) {
+    let linked: Vec<&Endpoint> = endpoints.filter(|endpoint| !endpoint.link.is_empty()).collect();
+    let exposed = exposed.iter().filter(|_| !linked.is_empty());
+    let mut map: PortMap = exposed.map(|key| (key.clone(), None)).collect();
+    for port in linked.into_iter().flat_map(|endpoint| &endpoint.ports) {
         let entry = map.entry(format!("{}/{}", port.container_port, protocol_name(port.protocol))).or_default();
         entry.get_or_insert_default().push(gantry_api::hostconfig::PortBinding {
             host_ip: port.host_ip.to_string(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use gantry_api::container::Config;
 use gantry_api::hostconfig::HostConfig;
 use gantry_api::network::{EndpointIpam, EndpointSettings};
 use gantry_networkdriver::Pool;
@@ -23,7 +24,6 @@ pub fn validate(
     host_config: &mut HostConfig,
     asked: Option<Places>,
     exposed: &[String],
-    hostname_given: bool,
 ) -> Result<Places> {
     if matches!(host_config.network_mode.as_str(), "" | "default") {
         host_config.network_mode = if engine.drivers.bridge.is_some() { "bridge" } else { "none" }.into();
@@ -31,8 +31,15 @@ pub fn validate(
     ports(host_config.port_bindings.as_ref(), host_config.publish_all_ports, exposed)?;
     let asked = asked.unwrap_or_default();
     if let Some(other) = host_config.network_mode.strip_prefix("container:") {
-        engine.containers.get(other)?;
-        return shared(host_config, &asked, hostname_given);
+        let other = engine.containers.get(other)?;
+        if asked.keys().any(|name| name != "default" && *name != host_config.network_mode) {
+            return Err(Error::invalid(
+                "container sharing network namespace with another container or host cannot be connected to any other network",
+            ));
+        }
+        // Another container may have the name tomorrow.
+        host_config.network_mode = format!("container:{}", other.id());
+        return Ok(Places::new());
     }
     let mode = engine.networks.find(engine, &host_config.network_mode)?;
     host_config.network_mode.clone_from(&mode.name);
@@ -66,20 +73,39 @@ pub fn check_mac(engine: &Engine, host_config: &HostConfig, mac: &str) -> Result
     Ok(engine.networks.driver(engine, mode)?.check_mac()?)
 }
 
-/// In another container's network there is nothing to ask for.
-fn shared(host_config: &HostConfig, asked: &Places, hostname_given: bool) -> Result<Places> {
-    if hostname_given {
-        return Err(Error::invalid("conflicting options: hostname and the network mode"));
+/// Refuses what cannot be had in another container's network, where all is as that container has it. It is about what the
+/// caller asked for, not about what the image says.
+///
+/// # Errors
+/// Docker's, about the first that is wrong.
+pub fn check_shared(config: &Config, host_config: &HostConfig, asked: Option<&Places>) -> Result<()> {
+    let Some(other) = host_config.network_mode.strip_prefix("container:") else { return Ok(()) };
+    if other.is_empty() {
+        return Err(Error::invalid("Invalid network mode: invalid container format container:<name|id>"));
     }
-    if host_config.port_bindings.as_ref().is_some_and(|map| !map.is_empty()) || host_config.publish_all_ports {
-        return Err(Error::invalid("conflicting options: port publishing and the container type network mode"));
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let mut places = asked.iter().flat_map(|places| places.values());
+    let mac = !config.mac_address.is_empty() || places.any(|place| !place.mac_address.is_empty());
+    let published = host_config.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+    let conflicts = [
+        (!config.hostname.is_empty(), "hostname and the network mode"),
+        (
+            some(&host_config.links),
+            "container type network can't be used with links. This would result in undefined behavior",
+        ),
+        (some(&host_config.dns), "dns and the network mode"),
+        (some(&host_config.extra_hosts), "custom host-to-IP mapping and the network mode"),
+        (mac, "mac-address and the network mode"),
+        (published || host_config.publish_all_ports, "port publishing and the container type network mode"),
+        (
+            config.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty()),
+            "port exposing and the container type network mode",
+        ),
+    ];
+    match conflicts.into_iter().find(|(is, _)| *is) {
+        Some((_, what)) => Err(Error::invalid(format!("conflicting options: {what}"))),
+        None => Ok(()),
     }
-    if asked.keys().any(|name| name != "default" && *name != host_config.network_mode) {
-        return Err(Error::invalid(
-            "container sharing network namespace with another container or host cannot be connected to any other network",
-        ));
-    }
-    Ok(Places::new())
 }
 
 impl Networks {

@@ -284,7 +284,7 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
             all.push(filesystem("/dev/shm", "tmpfs", &[("mode", Some("1777")), ("size", Some(&size))], no_exec));
         }
     }
-    let directory = record.directory(&engine.options.data_root);
+    let directory = crate::files::directory(engine, record);
     for (file, destination) in crate::files::FILES {
         if !taken(destination) {
             let flags = MountFlags { read_only: host_config.readonly_rootfs, ..MountFlags::default() };

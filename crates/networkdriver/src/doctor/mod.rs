@@ -156,6 +156,12 @@ impl Exam<'_> {
             }
         }
         if let Some(finding) = self.names()? {
+            // Where a firewall lets nothing through there are no answers either, and it is what is wrong.
+            for stay in &stays {
+                if let Some(cause) = self.firewall(stay)? {
+                    return Ok(Some(cause));
+                }
+            }
             return Ok(Some(finding));
         }
         for stay in &stays {

@@ -260,6 +260,10 @@ fn what_the_host_does_not_forward_and_what_blocks_it_is_found() {
         let ward = Ward::new();
         fs::write("/proc/sys/net/ipv4/conf/out0/forwarding", "0").unwrap();
         ward.finds(Check::Firewall, "does not forward IPv4 that comes by out0");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        fs::write("/proc/sys/net/ipv4/conf/out0/forwarding", "0").unwrap();
+        let mend = ward.examine().unwrap().fix;
+        assert_eq!(mend, "have it do so: sysctl -w net/ipv4/conf/out0/forwarding=1", "for all it is on already");
         fs::write("/proc/sys/net/ipv4/conf/out0/forwarding", "1").unwrap();
         fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "0").unwrap();
         ward.finds(Check::Firewall, "does not forward IPv6");
@@ -273,7 +277,10 @@ fn what_the_host_does_not_forward_and_what_blocks_it_is_found() {
         let rules = b"table inet mine { chain shut { type filter hook forward priority 0; policy drop; }; }";
         std::io::Write::write_all(&mut nft.stdin.take().unwrap(), rules).unwrap();
         assert!(nft.wait().unwrap().success());
-        ward.finds(Check::Firewall, "chain shut of the nftables table inet mine drops what is forwarded");
+        let words = "chain shut of the nftables table inet mine drops what is forwarded";
+        ward.finds(Check::Firewall, words);
+        let unanswered = ward.examine_with("nameserver 127.0.0.9\n").unwrap();
+        assert!(unanswered.what.contains(words), "names are not answered because of it: {unanswered:?}");
     });
 }
 

@@ -74,8 +74,12 @@ impl Exam<'_> {
         for family in families(stay) {
             if let Some(link) = self.does_not_forward(family, &info.bridge)? {
                 let version = if family == IpFamily::V4 { "IPv4" } else { "IPv6" };
-                let setting =
-                    if family == IpFamily::V4 { "net.ipv4.ip_forward" } else { "net.ipv6.conf.all.forwarding" };
+                let setting = match family {
+                    IpFamily::V6 => "net.ipv6.conf.all.forwarding".to_owned(),
+                    IpFamily::V4 if is_off("/proc/sys/net/ipv4/ip_forward")? => "net.ipv4.ip_forward".to_owned(),
+                    // Written once more, the setting for all changes nothing. A VLAN's link has a dot in its name.
+                    IpFamily::V4 => format!("net/ipv4/conf/{link}/forwarding"),
+                };
                 let what = format!("the host does not forward {version} that comes by {link}");
                 return found(what, format!("have it do so: sysctl -w {setting}=1").into());
             }
@@ -93,19 +97,12 @@ impl Exam<'_> {
 
     /// The link whose packets are not forwarded, of those that the container's go and come by.
     fn does_not_forward(&mut self, family: IpFamily, bridge: &str) -> Result<Option<String>, Error> {
-        let off = |path: String| match fs::read_to_string(path) {
-            Ok(text) => Ok(text.trim() == "0"),
-            // A link that has just gone, a kernel without IPv6.
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(Error::from(error)),
-        };
         if family == IpFamily::V6 {
-            let off = off("/proc/sys/net/ipv6/conf/all/forwarding".into())?;
-            return Ok(off.then(|| "any link".to_owned()));
+            return Ok(is_off("/proc/sys/net/ipv6/conf/all/forwarding")?.then(|| "any link".to_owned()));
         }
         let egress = self.egress(family)?.map(|link| link.name);
         for link in [Some(bridge.to_owned()), egress].into_iter().flatten() {
-            if off(format!("/proc/sys/net/ipv4/conf/{link}/forwarding"))? {
+            if is_off(&format!("/proc/sys/net/ipv4/conf/{link}/forwarding"))? {
                 return Ok(Some(link));
             }
         }
@@ -135,6 +132,15 @@ impl Exam<'_> {
             return stay.finding(Check::Port, what, format!("have the program listen on {every}:{port}"));
         }
         Ok(None)
+    }
+}
+
+fn is_off(setting: &str) -> Result<bool, Error> {
+    match fs::read_to_string(setting) {
+        Ok(text) => Ok(text.trim() == "0"),
+        // A link that has just gone, a kernel without IPv6.
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(Error::from(error)),
     }
 }
 
