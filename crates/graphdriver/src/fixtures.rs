@@ -19,6 +19,8 @@ pub(crate) struct Difference {
     pub itself: bool,
     /// It is as an engine makes it, see [`is_fixture`].
     pub fixture: bool,
+    /// The inode of a file that has other names as well: a layer that has one has all of them, or they are no links any more.
+    pub inode: Option<u64>,
 }
 
 impl Difference {
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     fn difference(path: &str, kind: ChangeKind, itself: bool, fixture: bool) -> Difference {
-        Difference { path: path.into(), kind, itself, fixture }
+        Difference { path: path.into(), kind, itself, fixture, inode: None }
     }
 
     #[test]

@@ -142,13 +142,19 @@ impl Overlay {
                     for gone in tree::names_through(&lower, &path)? {
                         if tree::stat(&own, &gone).is_err() {
                             let path = [path.as_slice(), b"/", gone.as_slice()].concat();
-                            found.push(Difference { path, kind: ChangeKind::Deleted, itself: true, fixture: false });
+                            found.push(Difference {
+                                path,
+                                kind: ChangeKind::Deleted,
+                                itself: true,
+                                fixture: false,
+                                inode: None,
+                            });
                         }
                     }
                 }
             }
             let fixture = is_fixture(&path, &stat, outside(0, 0));
-            found.push(Difference { path, kind, itself, fixture });
+            found.push(Difference { path, kind, itself, fixture, inode: tree::shared_inode(&stat) });
         }
         found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         // A layer of an image is told as it is.
@@ -296,13 +302,16 @@ impl GraphDriver for Overlay {
         if recipe::replay(&layer, &layer.join("diff"), archive)? {
             return Ok(());
         }
-        let told: HashSet<Vec<u8>> = self.differences(&layer)?.into_iter().map(|difference| difference.path).collect();
+        let differences = self.differences(&layer)?;
+        let shared: HashSet<u64> = differences.iter().filter_map(|difference| difference.inode).collect();
+        let told: HashSet<Vec<u8>> = differences.into_iter().map(|difference| difference.path).collect();
         let owners = owners::read(&layer)?;
         let mut writer = Writer::new(archive, owners.as_ref());
         let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
         while let Some(step) = walk.next()? {
             let Step::Entry { dir, name, path, stat } = step else { continue };
-            if !told.contains(&path) {
+            let is_linked = tree::shared_inode(&stat).is_some_and(|inode| shared.contains(&inode));
+            if !told.contains(&path) && !is_linked {
                 continue;
             }
             if tree::is_whiteout(&stat) {

@@ -161,6 +161,11 @@ pub(crate) fn same(old: (BorrowedFd<'_>, &[u8], &Stat), new: (BorrowedFd<'_>, &[
     Ok(xattrs(old.0, old.1)? == xattrs(new.0, new.1)?)
 }
 
+/// The inode of a file with several names. Whiteouts share one, which means nothing.
+pub(crate) fn shared_inode(stat: &Stat) -> Option<u64> {
+    (stat.st_nlink > 1 && !is_dir(stat) && !is_whiteout(stat)).then_some(stat.st_ino)
+}
+
 pub(crate) fn set_xattr(dir: BorrowedFd<'_>, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
     let path = proc_path(dir, name);
     match rustix::fs::lsetxattr(path.as_slice(), key, value, XattrFlags::empty()) {

@@ -33,10 +33,13 @@ pub(crate) fn compare(old: Option<&Path>, new: &Path, writable: bool) -> Result<
         let above = stack.last().and_then(Option::as_ref);
         let before = above.and_then(|above| tree::stat(above, &name).ok().map(|stat| (above, stat)));
         match &before {
-            None => changes.add(&path, ChangeKind::Added, is_fixture(&path, &stat, ROOT)),
+            None => {
+                let fixture = is_fixture(&path, &stat, ROOT);
+                changes.add(&path, ChangeKind::Added, fixture, tree::shared_inode(&stat));
+            }
             Some((above, before)) => {
                 if !tree::same((above.as_fd(), &name, before), (dir.as_fd(), &name, &stat))? {
-                    changes.add(&path, ChangeKind::Modified, false);
+                    changes.add(&path, ChangeKind::Modified, false, tree::shared_inode(&stat));
                 }
             }
         }
@@ -55,11 +58,12 @@ pub(crate) fn compare(old: Option<&Path>, new: &Path, writable: bool) -> Result<
 struct Changes(BTreeMap<Vec<u8>, Difference>);
 
 impl Changes {
-    fn add(&mut self, path: &[u8], kind: ChangeKind, fixture: bool) {
-        self.0.insert(path.to_vec(), Difference { path: path.to_vec(), kind, itself: true, fixture });
+    fn add(&mut self, path: &[u8], kind: ChangeKind, fixture: bool, inode: Option<u64>) {
+        self.0.insert(path.to_vec(), Difference { path: path.to_vec(), kind, itself: true, fixture, inode });
         let mut above = split(path).0;
         while !above.is_empty() && !self.0.contains_key(above) {
-            let holder = Difference { path: above.to_vec(), kind: ChangeKind::Modified, itself: false, fixture: false };
+            let (path, kind) = (above.to_vec(), ChangeKind::Modified);
+            let holder = Difference { path, kind, itself: false, fixture: false, inode: None };
             self.0.insert(above.to_vec(), holder);
             above = split(above).0;
         }
@@ -70,7 +74,7 @@ impl Changes {
         for name in tree::names(old).during("list", show(path))? {
             if tree::stat(new, &name).is_err() {
                 let gone = if path.is_empty() { name } else { [path, b"/", name.as_slice()].concat() };
-                self.add(&gone, ChangeKind::Deleted, false);
+                self.add(&gone, ChangeKind::Deleted, false, None);
             }
         }
         Ok(())

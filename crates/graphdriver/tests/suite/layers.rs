@@ -133,6 +133,14 @@ pub fn hard_links_reach_into_layers_below(name: &str) {
     assert_eq!(mounted.read("etc/again"), "one");
     assert_eq!(mounted.at("etc/again").metadata().unwrap().ino(), mounted.at("etc/one").metadata().unwrap().ino());
     assert_eq!(mounted.at("etc").metadata().unwrap().uid(), 77);
+    drop(mounted);
+    let mounted = bench.writable("web", "upper");
+    fs::hard_link(mounted.at("other"), mounted.at("linked")).unwrap();
+    drop(mounted);
+    assert_eq!(bench.changes("web"), [("/linked".to_owned(), ChangeKind::Added)], "the file is what it was");
+    bench.layer("next", Some("upper"), &bench.diff("web")).unwrap();
+    let mounted = bench.mount("next", true);
+    assert_eq!(mounted.at("linked").metadata().unwrap().ino(), mounted.at("other").metadata().unwrap().ino());
     bench.driver.create("bad", Some("base")).unwrap();
     bench.driver.apply("bad", &mut &*Archive::default().link("l", "etc/none").0).unwrap();
     assert!(matches!(bench.driver.commit("bad"), Err(Error::Archive(_))));
