@@ -11,7 +11,7 @@ use gantry_api::reference::Digest;
 use gantry_linux::fs::Durability;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::inflated_digest;
+use crate::decompress::inflated_digest;
 use crate::{Content, Descriptor, Error, Graph, Layer, Result, records};
 
 /// Repositories that are remembered of one blob, and blobs of one layer: the last ones.

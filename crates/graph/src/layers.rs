@@ -6,7 +6,7 @@
 //! the good one is put in its place it stays what it is for those who stand on it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +15,7 @@ use gantry_graphdriver::GraphDriver;
 use sha2::{Digest as _, Sha256};
 
 use crate::ahead::ahead;
+use crate::decompress::decompress;
 use crate::image::{chain_id, finish};
 use crate::{Error, Layer, Result};
 
@@ -528,34 +529,6 @@ impl Drop for Claim<'_> {
         }
         self.layers.changed.notify_all();
     }
-}
-
-/// The uncompressed stream of a blob, by its first bytes.
-///
-/// # Errors
-/// When it is compressed in a way that is not taken.
-pub fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn Read + 'a>> {
-    match magic {
-        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
-        [0x28, 0xb5, 0x2f, 0xfd] => zstd::Decoder::with_buffer(blob)
-            .map(|decoder| Box::new(decoder) as Box<dyn Read>)
-            .map_err(|source| Error::Stream { what: "layer".to_owned(), source }),
-        [0xfd, b'7', b'z', b'X'] | [b'B', b'Z', b'h', _] => {
-            Err(Error::invalid("archive", "it is compressed by xz or bzip2; use gzip, zstd or none"))
-        }
-        _ => Ok(Box::new(blob)),
-    }
-}
-
-/// The digest of what a blob (gzip, zstd or plain) is when it is inflated.
-pub(crate) fn inflated_digest(blob: &mut dyn Read) -> Result<Digest> {
-    let failed = |source| Error::Stream { what: "layer".to_owned(), source };
-    let mut magic = Vec::new();
-    (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
-    let mut whole = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
-    let mut hash = Sha256::new();
-    io::copy(&mut decompress(&magic, &mut whole)?, &mut hash).map_err(failed)?;
-    Ok(finish(hash))
 }
 
 /// Hashes what is read.

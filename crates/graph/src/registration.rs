@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs::{self, Durability};
 
+use crate::decompress::inflated_digest;
 use crate::graph::now;
 use crate::images::canonical;
-use crate::layers::{Extent, Plan, inflated_digest};
+use crate::layers::{Extent, Plan};
 use crate::origin::{Found, documents, merged};
 use crate::records;
 use crate::{
@@ -291,7 +292,7 @@ impl Registration {
         })
     }
 
-    /// Unpacks layer `index` from its blob (gzip, zstd or plain, told by its first bytes), verifies its diff id, and
+    /// Unpacks layer `index` from its blob (compressed or not, told by its first bytes), verifies its diff id, and
     /// reads `blob` to its end so that whoever hashes it has seen all of it.
     ///
     /// Blocking; call it from several threads at once. Where [`Graph::unpacks_in_parallel`] is false, call it in order.

@@ -54,7 +54,7 @@ pub struct ArchivePut {
     pub no_overwrite_dir_non_dir: bool,
     /// Everything belongs to the container's user instead of to whom the archive says.
     pub copy_uid_gid: bool,
-    /// The archive: gzip, zstd or plain.
+    /// The archive: gzip, zstd, xz, bzip2 or plain.
     pub body: Inlet,
 }
 

@@ -20,7 +20,7 @@ pub struct Load {
     pub quiet: bool,
     /// `os/architecture[/variant]`: only images for it are taken; where empty, of an index the one for this machine.
     pub platform: String,
-    /// The archive: gzip, zstd or plain.
+    /// The archive: gzip, zstd, xz, bzip2 or plain.
     pub body: Inlet,
     /// Gets progress messages, and one line for each image.
     pub outlet: Outlet,

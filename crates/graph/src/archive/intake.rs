@@ -14,7 +14,7 @@ use tar::EntryType;
 
 use super::crew::{Crew, Loose, State};
 use super::staging::Staging;
-use crate::layers::{decompress, inflated_digest};
+use crate::decompress::{decompress, inflated_digest};
 use crate::registration::{Pins, Registration};
 use crate::{DOCUMENT_LIMIT, Error, Graph, Layer, Result};
 
@@ -66,7 +66,7 @@ enum Member {
 }
 
 impl<'a> Intake<'a> {
-    /// Reads the whole archive (gzip, zstd or plain).
+    /// Reads the whole archive, compressed or not.
     pub(super) fn read(graph: &'a Graph, input: &mut dyn Read) -> Result<Self> {
         let mut intake = Self {
             graph,
@@ -406,6 +406,11 @@ fn normal(path: &str, base: &str) -> Option<String> {
 }
 
 pub(super) fn failed(source: io::Error) -> Error {
+    // The reader repeats what it could not read: nothing for a person's terminal.
+    if source.to_string().contains(|character: char| character.is_control() || character == char::REPLACEMENT_CHARACTER)
+    {
+        return Error::invalid("image archive", "this is no tar archive, or a damaged one");
+    }
     match source.kind() {
         // The archive's fault, not the stream's.
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Error::invalid("image archive", source),

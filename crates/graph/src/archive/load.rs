@@ -48,7 +48,7 @@ pub enum Progress<'a> {
 type Report<'a> = &'a (dyn Fn(Progress<'_>) + Sync);
 
 impl Graph {
-    /// Loads the images of an archive (gzip, zstd or plain): one of `docker save`, or an OCI layout. Of an index that is the image
+    /// Loads the images of an archive, compressed or not: one of `docker save`, or an OCI layout. Of an index that is the image
     /// for `platform`, or for this machine; with a `platform` no image for another one is taken. Each image is there whole or not
     /// at all; those before a broken one stay.
     ///
