@@ -1,82 +1,272 @@
 //! The Dockerfile instructions that `--change` of `import` and `commit` takes.
 
+mod words;
+
 use gantry_api::container::Config;
 
 use crate::error::{Error, Result};
 
-/// Applies one instruction.
+/// Applies instructions, one after the other; each text may have several, a line each.
 ///
 /// # Errors
 /// An instruction that is not taken here, or that cannot be read.
-pub(crate) fn apply(config: &mut Config, change: &str) -> Result<()> {
-    let change = change.trim();
-    let (instruction, rest) = change.split_once(char::is_whitespace).unwrap_or((change, ""));
-    let rest = rest.trim();
-    let pair = || {
-        rest.split_once(['=', ' '])
-            .map(|(key, value)| (key.trim().to_owned(), value.trim().trim_matches('"').to_owned()))
-    };
-    let command = || match serde_json::from_str::<Vec<String>>(rest) {
-        Ok(words) => words,
-        Err(_) => vec!["/bin/sh".into(), "-c".into(), rest.to_owned()],
-    };
-    let invalid = || Error::invalid(format!("invalid change {change:?}"));
-    match instruction.to_ascii_uppercase().as_str() {
-        "CMD" => config.cmd = Some(command()),
-        "ENTRYPOINT" => config.entrypoint = Some(command()),
-        "ENV" => {
-            let (key, value) = pair().ok_or_else(invalid)?;
-            crate::spec::merge_environment(config.env.get_or_insert_default(), &[format!("{key}={value}")]);
-        }
-        "LABEL" => {
-            let (key, value) = pair().ok_or_else(invalid)?;
-            config.labels.get_or_insert_default().insert(key, value);
-        }
-        "EXPOSE" => {
-            for port in rest.split_whitespace() {
-                crate::networks::parse_port(port)?;
-                let key = if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") };
-                config.exposed_ports.get_or_insert_default().insert(key, Default::default());
-            }
-        }
-        "VOLUME" => {
-            let paths = serde_json::from_str::<Vec<String>>(rest)
-                .unwrap_or_else(|_| rest.split_whitespace().map(str::to_owned).collect());
-            config.volumes.get_or_insert_default().extend(paths.into_iter().map(|path| (path, Default::default())));
-        }
-        "USER" if !rest.is_empty() => rest.clone_into(&mut config.user),
-        "WORKDIR" if !rest.is_empty() => rest.clone_into(&mut config.working_dir),
-        "STOPSIGNAL" if !rest.is_empty() => rest.clone_into(&mut config.stop_signal),
-        "ONBUILD" if !rest.is_empty() => config.on_build.get_or_insert_default().push(rest.to_owned()),
-        other => return Err(Error::invalid(format!("{other} is not a valid change command"))),
+pub(crate) fn apply(config: &mut Config, changes: &[String]) -> Result<()> {
+    let text = changes.join("\n").replace("\\\n", "");
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut changing = Changing { config, command_is_set: false };
+    for line in lines {
+        changing.apply(line)?;
     }
     Ok(())
+}
+
+struct Changing<'a> {
+    config: &'a mut Config,
+    /// By one of the instructions: an ENTRYPOINT takes away only what was there before.
+    command_is_set: bool,
+}
+
+impl Changing<'_> {
+    fn apply(&mut self, line: &str) -> Result<()> {
+        let (instruction, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let (instruction, rest) = (instruction.to_ascii_uppercase(), rest.trim());
+        let known =
+            ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"];
+        if !known.contains(&instruction.as_str()) {
+            return Err(Error::invalid(format!("{instruction} is not a valid change command")));
+        }
+        if rest.is_empty() {
+            return Err(Error::invalid(format!("{instruction} requires at least one argument")));
+        }
+        let environment = self.config.env.clone().unwrap_or_default();
+        let expand = |text: &str| words::expand(text, &environment);
+        match instruction.as_str() {
+            "CMD" => {
+                self.config.cmd = Some(self.command(rest));
+                self.command_is_set = true;
+            }
+            "ENTRYPOINT" => {
+                let words = self.command(rest);
+                // Arguments for another program are none for this one. `ENTRYPOINT []` leaves the command alone.
+                if !words.is_empty() && !self.command_is_set {
+                    self.config.cmd = None;
+                }
+                self.config.entrypoint = Some(words);
+            }
+            "ENV" => {
+                let pairs = pairs(&instruction, rest, expand)?;
+                let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+                crate::spec::merge_environment(self.config.env.get_or_insert_default(), &pairs);
+            }
+            "LABEL" => self.config.labels.get_or_insert_default().extend(pairs(&instruction, rest, expand)?),
+            "EXPOSE" => {
+                for word in rest.split_whitespace() {
+                    let ports = crate::networks::parse_ports(&expand(word)?)?;
+                    self.config
+                        .exposed_ports
+                        .get_or_insert_default()
+                        .extend(ports.map(|port| (port, Default::default())));
+                }
+            }
+            "VOLUME" => {
+                for path in words_of(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect()) {
+                    let path = expand(&path)?;
+                    if path.trim().is_empty() {
+                        return Err(Error::invalid("VOLUME specified can not be an empty string"));
+                    }
+                    self.config.volumes.get_or_insert_default().insert(path, Default::default());
+                }
+            }
+            "USER" => self.config.user = expand(rest)?,
+            "WORKDIR" => self.config.working_dir = within(&self.config.working_dir, &expand(rest)?)?,
+            "STOPSIGNAL" => {
+                let signal = expand(rest)?;
+                crate::jobs::parse_signal(&signal)?;
+                self.config.stop_signal = signal;
+            }
+            _ => self.config.on_build.get_or_insert_default().push(rest.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// A list of words, or a line for the shell.
+    fn command(&self, rest: &str) -> Vec<String> {
+        words_of(rest).unwrap_or_else(|| {
+            let shell = self.config.shell.clone().filter(|shell| !shell.is_empty());
+            let mut words = shell.unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
+            words.push(rest.to_owned());
+            words
+        })
+    }
+}
+
+/// What is written as a list in JSON.
+fn words_of(rest: &str) -> Option<Vec<String>> {
+    serde_json::from_str(rest).ok()
+}
+
+/// `NAME=VALUE …`, or `NAME` and all the rest of the line.
+fn pairs(instruction: &str, rest: &str, expand: impl Fn(&str) -> Result<String>) -> Result<Vec<(String, String)>> {
+    let words = words::split(rest);
+    let invalid = |what: &str| Error::invalid(format!("{instruction}: {what}"));
+    if !words.first().is_some_and(|first| first.contains('=')) {
+        let (name, value) = rest
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| invalid(&format!("{rest:?} has no value: want NAME=VALUE or NAME VALUE")))?;
+        return Ok(vec![(expand(name)?, expand(value.trim())?)]);
+    }
+    let mut pairs = Vec::new();
+    for word in &words {
+        let (name, value) = word
+            .split_once('=')
+            .ok_or_else(|| invalid(&format!("can't find = in {word:?}. Must be of the form: name=value")))?;
+        let name = expand(name)?;
+        if name.is_empty() {
+            return Err(invalid("names can not be blank"));
+        }
+        pairs.push((name, expand(value)?));
+    }
+    Ok(pairs)
+}
+
+/// A directory as seen from another one.
+fn within(current: &str, path: &str) -> Result<String> {
+    match path {
+        "" => Err(Error::invalid("WORKDIR: the path is empty")),
+        absolute if absolute.starts_with('/') => Ok(absolute.to_owned()),
+        relative => {
+            let mut parts: Vec<&str> = Vec::new();
+            for part in current.split('/').chain(relative.split('/')) {
+                match part {
+                    "" | "." => {}
+                    ".." => drop(parts.pop()),
+                    name => parts.push(name),
+                }
+            }
+            Ok(format!("/{}", parts.join("/")))
+        }
+    }
+}
+
+/// Fills what a configuration leaves open from the container's, as Docker's `commit` does.
+pub(crate) fn fill(config: &mut Config, container: &Config) {
+    fn if_empty(value: &mut String, other: &str) {
+        if value.is_empty() {
+            other.clone_into(value);
+        }
+    }
+    fn union<V: Clone>(
+        own: &mut Option<std::collections::BTreeMap<String, V>>,
+        others: Option<&std::collections::BTreeMap<String, V>>,
+    ) {
+        for (key, value) in others.into_iter().flatten() {
+            own.get_or_insert_default().entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    let is_empty = |words: &Option<Vec<String>>| words.as_ref().is_none_or(Vec::is_empty);
+    if_empty(&mut config.user, &container.user);
+    if_empty(&mut config.working_dir, &container.working_dir);
+    if_empty(&mut config.stop_signal, &container.stop_signal);
+    union(&mut config.exposed_ports, container.exposed_ports.as_ref());
+    union(&mut config.volumes, container.volumes.as_ref());
+    union(&mut config.labels, container.labels.as_ref());
+    let own = config.env.take().unwrap_or_default();
+    let name = |pair: &str| pair.split_once('=').map_or(pair, |(name, _)| name).to_owned();
+    let names: std::collections::HashSet<String> = own.iter().map(|pair| name(pair)).collect();
+    let others = container.env.iter().flatten().filter(|pair| !names.contains(&name(pair))).cloned();
+    let merged: Vec<String> = own.iter().cloned().chain(others).collect();
+    config.env = Some(merged).filter(|env| !env.is_empty() || container.env.is_some());
+    if is_empty(&config.entrypoint) {
+        if is_empty(&config.cmd) {
+            config.cmd.clone_from(&container.cmd);
+        }
+        if config.entrypoint.is_none() {
+            config.entrypoint.clone_from(&container.entrypoint);
+        }
+    }
+    config.healthcheck = config.healthcheck.take().or_else(|| container.healthcheck.clone());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn changed(config: Config, changes: &[&str]) -> Config {
+        let mut config = config;
+        let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+        apply(&mut config, &changes).unwrap();
+        config
+    }
+
+    fn list(words: &[&str]) -> Option<Vec<String>> {
+        Some(words.iter().map(|word| (*word).to_owned()).collect())
+    }
+
     #[test]
     fn changes_are_dockerfile_instructions() {
-        let mut config = Config::default();
-        for change in [
-            "CMD [\"a\", \"b\"]",
-            "ENV A=1",
-            "env B 2",
-            "EXPOSE 80 53/udp",
-            "VOLUME /data",
-            "USER me",
-            "ENTRYPOINT x y",
-        ] {
-            apply(&mut config, change).unwrap();
+        let config = changed(
+            Config::default(),
+            &[
+                "ENTRYPOINT x y",
+                "CMD [\"a\", \"b\"]",
+                "ENV A=1 B=\"two words\" C=it\\'s",
+                "env OLD all of it\nENV D=$A:$NONE",
+                "EXPOSE 80 53/udp 8000-8002",
+                "VOLUME /data /$A",
+                "USER me",
+                "LABEL x=y \"z z\"='w'",
+                "WORKDIR /srv/a",
+                "WORKDIR ../b",
+                "STOPSIGNAL SIGQUIT",
+                "# nothing",
+            ],
+        );
+        assert_eq!(config.cmd, list(&["a", "b"]));
+        assert_eq!(config.env, list(&["A=1", "B=two words", "C=it's", "OLD=all of it", "D=1:"]));
+        let ports: Vec<_> = config.exposed_ports.unwrap().into_keys().collect();
+        assert_eq!(ports, ["53/udp", "80/tcp", "8000/tcp", "8001/tcp", "8002/tcp"]);
+        assert_eq!(config.entrypoint, list(&["/bin/sh", "-c", "x y"]));
+        assert_eq!(config.volumes.unwrap().into_keys().collect::<Vec<_>>(), ["/1", "/data"]);
+        let labels: Vec<_> = config.labels.unwrap().into_iter().collect();
+        assert_eq!(labels, [("x".to_owned(), "y".to_owned()), ("z z".to_owned(), "w".to_owned())]);
+        assert_eq!((config.working_dir.as_str(), config.stop_signal.as_str()), ("/srv/b", "SIGQUIT"));
+        for bad in
+            ["RUN x", "FROM x", "ENV", "ENV A", "ENV A=1 B", "ENV A='x", "EXPOSE x", "STOPSIGNAL X", "CMD", "USER"]
+        {
+            assert!(apply(&mut Config::default(), &[bad.to_owned()]).is_err(), "{bad}");
         }
-        assert_eq!(config.cmd.unwrap(), ["a", "b"]);
-        assert_eq!(config.env.unwrap(), ["A=1", "B=2"]);
-        assert_eq!(config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
-        assert_eq!(config.entrypoint.unwrap(), ["/bin/sh", "-c", "x y"]);
-        for bad in ["RUN x", "", "ENV", "EXPOSE x"] {
-            assert!(apply(&mut Config::default(), bad).is_err(), "{bad}");
-        }
+    }
+
+    #[test]
+    fn an_entrypoint_takes_the_command_that_was_there_before() {
+        let before = || Config { cmd: list(&["old"]), ..Config::default() };
+        assert_eq!(changed(before(), &["ENTRYPOINT [\"e\"]"]).cmd, None);
+        assert_eq!(changed(before(), &["ENTRYPOINT []"]).cmd, list(&["old"]));
+        assert_eq!(changed(before(), &["CMD [\"new\"]", "ENTRYPOINT [\"e\"]"]).cmd, list(&["new"]));
+        let shell = Config { shell: list(&["/bin/ash", "-ec"]), ..Config::default() };
+        assert_eq!(changed(shell, &["CMD x"]).cmd, list(&["/bin/ash", "-ec", "x"]));
+    }
+
+    #[test]
+    fn what_the_caller_leaves_open_is_the_containers() {
+        let labels = |pairs: &[(&str, &str)]| {
+            Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        };
+        let container = Config {
+            user: "me".into(),
+            env: list(&["A=1", "B=2"]),
+            cmd: list(&["c"]),
+            labels: labels(&[("a", "1"), ("b", "2")]),
+            working_dir: "/w".into(),
+            ..Config::default()
+        };
+        let mut config = Config { env: list(&["B=3"]), labels: labels(&[("a", "9")]), ..Config::default() };
+        fill(&mut config, &container);
+        assert_eq!((config.user.as_str(), config.working_dir.as_str()), ("me", "/w"));
+        assert_eq!((config.env, config.cmd), (list(&["B=3", "A=1"]), list(&["c"])));
+        assert_eq!(config.labels, labels(&[("a", "9"), ("b", "2")]));
+        let mut config = Config { entrypoint: list(&["e"]), ..Config::default() };
+        fill(&mut config, &container);
+        assert_eq!(config.cmd, None, "a program of its own does not get another one's arguments");
     }
 }

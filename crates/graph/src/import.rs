@@ -19,6 +19,8 @@ pub struct Import {
     pub config: Config,
     /// Go's word for the machine; empty means this one.
     pub architecture: String,
+    /// `v7`, or nothing.
+    pub variant: String,
     /// Now, as RFC 3339.
     pub created: String,
     /// The comment of the history.
@@ -26,7 +28,7 @@ pub struct Import {
 }
 
 impl Graph {
-    /// Makes an image of one archive: gzip, zstd or plain, told by its first bytes.
+    /// Makes an image of one archive, compressed or not.
     ///
     /// # Errors
     /// As [`crate::Registration::unpack`] and [`crate::Registration::commit`]; then nothing is left.
@@ -44,6 +46,7 @@ impl Graph {
         let config = ImageConfig {
             created: import.created.clone(),
             architecture: if import.architecture.is_empty() { machine().to_owned() } else { import.architecture },
+            variant: import.variant,
             os: "linux".to_owned(),
             comment: import.message.clone(),
             config: Some(import.config),

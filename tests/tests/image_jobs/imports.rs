@@ -33,8 +33,19 @@ fn an_archive_is_imported_from_its_address() {
         assert_eq!(cli.ok(&["run", "--rm", &name]), "fetched");
         let other = format!("{name}:other");
         let layer = image::Layer::default().file("file", 0o644, "x").finish().expect("a layer");
-        cli.input(&["import", "--platform", "linux/s390x", "-", &other], layer).ok();
-        assert_eq!(cli.inspect(&other, "{{.Os}}/{{.Architecture}}"), "linux/s390x");
+        for (asked, kept, variant) in [
+            ("linux/s390x", "linux/s390x", None),
+            ("armhf", "linux/arm", Some("v7")),
+            ("linux/x86_64", "linux/amd64", None),
+        ] {
+            cli.input(&["import", "--platform", asked, "-", &other], &layer).ok();
+            assert_eq!(cli.inspect(&other, "{{.Os}}/{{.Architecture}}"), kept);
+            if let Some(variant) = variant {
+                assert_eq!(cli.inspect(&other, "{{.Variant}}"), variant);
+            }
+        }
+        let refused = ["import", "--platform", "windows/amd64", "-", &other];
+        cli.input(&refused, vec![0; 8 << 20]).fails(1, "operating system is not supported");
         cli.ok(&["rmi", &name, &other]);
     });
 }
@@ -63,9 +74,9 @@ fn every_instruction_of_a_change_is_in_the_image() {
         let (container, name) = (world.name("changes"), world.name("changed"));
         cli.ok(&["create", "--name", &container, "-e", "KEPT=1", IMAGE, "sh"]);
         let changes = [
-            "ENV NEW=2 OTHER=3",
+            "ENV NEW=2 OTHER=\"3 4\" PATH=/own:$PATH",
             "EXPOSE 80/tcp",
-            "LABEL a=b",
+            "LABEL a=b c='d e'",
             "USER alice",
             "VOLUME /data",
             "WORKDIR /srv",
@@ -78,13 +89,16 @@ fn every_instruction_of_a_change_is_in_the_image() {
         let rest = ["--author", "somebody <a@b>", "--message", "why", "--pause=false", &container, &name];
         cli.ok(&[&["commit"], &flags[..], &rest[..]].concat());
         let show = "{{.Config.User}} {{.Config.WorkingDir}} {{json .Config.ExposedPorts}} {{json .Config.Volumes}} \
-                    {{json .Config.Entrypoint}} {{json .Config.Cmd}} {{.Author}} {{.Comment}} {{index .Config.Labels \"a\"}}";
+                    {{json .Config.Entrypoint}} {{json .Config.Cmd}} {{.Author}} {{.Comment}} {{json .Config.Labels}}";
         assert_eq!(
             cli.inspect(&name, show),
-            "alice /srv {\"80/tcp\":{}} {\"/data\":{}} [\"echo\",\"entry\"] [\"default\"] somebody <a@b> why b"
+            "alice /srv {\"80/tcp\":{}} {\"/data\":{}} [\"echo\",\"entry\"] [\"default\"] somebody <a@b> why \
+             {\"a\":\"b\",\"c\":\"d e\"}"
         );
         let env = cli.inspect(&name, "{{json .Config.Env}}");
-        assert!(["KEPT=1", "NEW=2", "OTHER=3"].iter().all(|pair| env.contains(pair)), "{env}");
+        let path = cli.inspect(IMAGE, "{{json .Config.Env}}").replace("PATH=", "PATH=/own:");
+        let path = path.trim_matches(['[', ']']);
+        assert_eq!(env, format!("[{path},\"KEPT=1\",\"NEW=2\",\"OTHER=3 4\"]"));
         assert_eq!(cli.ok(&["run", "--rm", "--network", "none", &name]), "entry default");
         cli.ok(&["rm", &container]);
         cli.ok(&["rmi", &name]);

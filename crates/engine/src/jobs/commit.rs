@@ -30,7 +30,7 @@ pub struct Commit {
     pub pause: bool,
     /// Dockerfile instructions for the configuration.
     pub changes: Vec<String>,
-    /// Instead of the container's configuration.
+    /// What differs from the container's configuration.
     pub config: Option<Config>,
 }
 
@@ -63,9 +63,8 @@ impl Job for Commit {
             return Err(Error::conflict(format!("You cannot commit container {} which is {state}", record.id)));
         }
         let mut config = of_image(self.config.as_ref().unwrap_or(&record.config));
-        for change in &self.changes {
-            crate::changes::apply(&mut config, change)?;
-        }
+        crate::changes::fill(&mut config, &record.config);
+        crate::changes::apply(&mut config, &self.changes)?;
         let commit = gantry_graph::Commit {
             name: name.clone(),
             config,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_api::container::Config;
+use gantry_api::platform::Platform;
 use gantry_api::progress::Progress;
 use gantry_api::reference::Reference;
 use gantry_registry::Download;
@@ -57,14 +58,14 @@ impl Job for Import {
         let engine = context.engine;
         let name = crate::images::new_name(&self.repository, &self.tag)?;
         let mut config = Config::default();
-        for change in &self.changes {
-            crate::changes::apply(&mut config, change)?;
-        }
-        let architecture = match self.platform.split('/').collect::<Vec<_>>()[..] {
-            [""] => super::version::architecture().to_owned(),
-            ["linux", architecture, ..] => architecture.to_owned(),
-            _ => return Err(Error::invalid(format!("invalid platform {:?}: want linux/ARCHITECTURE", self.platform))),
+        crate::changes::apply(&mut config, &self.changes)?;
+        let platform = match self.platform.as_str() {
+            "" => Platform::host(),
+            text => text.parse::<Platform>().map_err(Error::invalid)?,
         };
+        if platform.os != "linux" {
+            return Err(Error::invalid(format!("operating system is not supported: {platform}, want linux")));
+        }
         let shown = name.as_ref().map(Reference::familiar);
         let (mut body, from) = match self.source {
             ImportSource::Body(body) => (body, "-".to_owned()),
@@ -80,7 +81,8 @@ impl Job for Import {
         let worker = std::sync::Arc::clone(&engine);
         let image = blocking(move || {
             let created = jiff::Timestamp::now().to_string();
-            let import = gantry_graph::Import { name, config, architecture, created, message };
+            let Platform { architecture, variant, .. } = platform;
+            let import = gantry_graph::Import { name, config, architecture, variant, created, message };
             Ok(worker.graph.import(&mut body, import)?)
         })
         .await;

@@ -31,7 +31,7 @@ use crate::options::{Drivers, Options};
 
 pub use doctor::examine;
 pub use places::{addresses, announce, connect, disconnect, finish, join, leave, restore};
-pub use publish::{parse_port, port_map, protocol_name};
+pub use publish::{parse_ports, port_map, protocol_name};
 pub use settings::{check_mac, check_shared, validate};
 
 /// Kind of the networks' entities.

@@ -68,6 +68,17 @@ pub fn parse_port(key: &str) -> Result<(u16, Protocol)> {
     }
 }
 
+/// What `EXPOSE` names: a port or a range of ports, one key each.
+///
+/// # Errors
+/// As [`parse_port`].
+pub fn parse_ports(text: &str) -> Result<impl Iterator<Item = String> + use<>> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = parse_range(ports)?;
+    let (_, protocol) = parse_port(&format!("{first}/{protocol}"))?;
+    Ok((first..=last).map(move |port| format!("{port}/{}", protocol_name(protocol))))
+}
+
 fn parse_range(text: &str) -> Result<(u16, u16)> {
     if text.is_empty() {
         return Ok((0, 0));
