@@ -75,6 +75,9 @@ fn what_cannot_be_pulled_is_named() {
         assert!(out.stderr.contains("no-such-image"), "{out}");
         let out = cli.run(&["pull", &format!("{}:no-such-tag", world.registry.name("busybox"))]);
         out.fails(1, "no-such-tag");
+        let (name, tag) = absent.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((&absent, "latest"));
+        let answer = world.daemon.post(&format!("/images/create?fromImage={name}&tag={tag}"), None).expect("an answer");
+        assert_eq!(answer.status, 404, "programs look at the status: {}", answer.text());
         cli.run(&["pull", "UPPER/Case"]).fails(1, "invalid reference format");
         cli.run(&["pull", "127.0.0.1:1/nobody/there"]).fails(1, "127.0.0.1:1");
     });
@@ -98,6 +101,7 @@ fn tags_are_names_and_rmi_removes_the_last_one_with_the_image() {
         cli.ok(&["rmi", &one]);
         cli.run(&["inspect", &one]).fails(1, "no such");
         cli.run(&["tag", "no-such-image", "x"]).fails(1, "no such image: no-such-image");
+        cli.run(&["tag", IMAGE, "sha256:x"]).fails(1, "ambiguous tag");
         cli.run(&["tag", IMAGE, "Not:Valid:Ref"]).fails(1, "invalid reference format");
         cli.run(&["rmi", "no-such-image"]).fails(1, "no such image: no-such-image");
     });

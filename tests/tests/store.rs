@@ -44,6 +44,8 @@ fn what_is_no_archive_of_images_is_refused_and_the_way_out_is_named() {
     both(|world, cli| {
         cli.input(&["load"], "neither tar nor anything else, but long enough to be looked at")
             .fails(1, "image archive");
+        cli.input(&["load"], [0x9b; 4096]).fails(1, "this is no tar archive");
+        cli.input(&["load"], "no archive, and longer than any buffer".repeat(1 << 18)).fails(1, "image archive");
         cli.input(&["load"], image::busybox_layer().expect("a layer")).fails(1, "import");
         cli.run(&["load", "-i", "/no/such/file"]).fails(1, "/no/such/file");
         let file = world.daemon.home().join(world.name("none.tar")).display().to_string();
@@ -206,8 +208,13 @@ fn prune_takes_what_its_filters_say_and_tells_what_came_back() {
         let out = cli.ok(&["image", "prune", "-f", "--filter", &mark]);
         assert!(out.contains("deleted: sha256:") && !out.contains("untagged"), "the one that lost its name: {out}");
         cli.ok(&["inspect", &image]);
+        let above = world.name("above");
+        cli.ok(&["create", "--name", &above, &image]);
+        cli.ok(&["commit", &above, &above]);
+        cli.ok(&["rm", &above]);
         let out = cli.ok(&["image", "prune", "-af", "--filter", &mark]);
-        assert!(out.contains(&format!("untagged: {image}:latest")), "{out}");
+        let both = [&image, &above].map(|name| format!("untagged: {name}:latest"));
+        assert!(both.iter().all(|line| out.contains(line)), "an image and the one that it was made on top of: {out}");
         cli.ok(&["inspect", IMAGE]);
 
         let (used, unused) = (world.name("used"), world.name("unused"));

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gantry_api::ErrorKind;
+use gantry_api::platform::Platform;
 use gantry_api::progress::Progress;
 use gantry_api::reference::{Digest, Reference};
 use gantry_graph::{Descriptor, Document, Graph, Image, Manifest, Registration, Use};
@@ -22,12 +23,13 @@ pub struct Pulls(pub(crate) Mutex<HashMap<String, Arc<Broadcast>>>);
 /// The messages of one pull, for everybody who waits for it.
 pub struct Broadcast {
     messages: Mutex<Vec<Progress>>,
+    failure: OnceLock<Error>,
     length: watch::Sender<(usize, bool)>,
 }
 
 impl Broadcast {
     pub(crate) fn new() -> Self {
-        Self { messages: Mutex::default(), length: watch::Sender::new((0, false)) }
+        Self { messages: Mutex::default(), failure: OnceLock::new(), length: watch::Sender::new((0, false)) }
     }
 
     pub(crate) fn push(&self, message: Progress) {
@@ -36,8 +38,17 @@ impl Broadcast {
         self.length.send_modify(|state| state.0 = messages.len());
     }
 
-    pub(crate) fn end(&self) {
+    /// The end, after what came of the pull.
+    pub(crate) fn end(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.failure.get_or_init(|| error);
+        }
         self.length.send_modify(|state| state.1 = true);
+    }
+
+    /// Why it failed, once it has ended.
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failure.get()
     }
 
     /// Whether anybody follows.
@@ -89,6 +100,11 @@ pub fn check_platform(image: &Image, name: &str, wanted: &str) -> Result<()> {
     if wanted.is_empty() || parts.len() <= has.len() && parts.iter().zip(has).all(|(wanted, has)| *wanted == has) {
         return Ok(());
     }
+    let [os, architecture, variant] = has.map(str::to_owned);
+    let platform = wanted.parse::<Platform>().map_err(Error::invalid)?;
+    if platform.distance(&Platform { os, architecture, variant }) == Some(0) {
+        return Ok(());
+    }
     let found: Vec<&str> = has.into_iter().filter(|part| !part.is_empty()).collect();
     let found = found.join("/");
     Err(Error::not_found(format!(
@@ -121,12 +137,18 @@ pub fn graph_driver(
 /// The name for a new image, `latest` where no tag is given; none where the repository is empty.
 ///
 /// # Errors
-/// What is no name or no tag.
+/// What is no name or no tag, or would be read as a digest.
 pub fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>> {
     if repository.is_empty() {
         return Ok(None);
     }
     let name = Reference::parse(repository)?;
+    if name.digest().is_some() {
+        return Err(Error::invalid("refusing to create a tag with a digest reference"));
+    }
+    if name.familiar_repository() == "sha256" {
+        return Err(Error::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
+    }
     Ok(Some(if tag.is_empty() { name.with_default_tag() } else { name.with_tag(tag)? }))
 }
 

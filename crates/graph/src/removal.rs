@@ -61,8 +61,8 @@ impl Graph {
                 names.clone()
             }
         };
-        // A forced removal by name leaves an image that is in use without a name.
-        let needed = images.has_children(&image.id) || used_by(image, users, true).is_some();
+        // A forced removal by name leaves an image that a running container uses without a name.
+        let needed = images.has_children(&image.id) || used_by(image, users, false).is_some();
         let keep_image = gone.len() < names.len() || (by_name.is_some() && needed);
         let mut removed: Vec<_> = gone.iter().map(|name| Removed::Untagged(name.familiar())).collect();
         let mut next = (*images).clone();

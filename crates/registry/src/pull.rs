@@ -108,8 +108,6 @@ impl Registry {
         cancel: &CancellationToken,
     ) -> Result<Pulled> {
         let reference = &pull.reference;
-        let what = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or_default();
-        progress(pulling(reference.path(), what));
         let attempt = Attempt {
             registry: self,
             pull,
@@ -179,6 +177,10 @@ impl Attempt<'_> {
     /// Everything up to the commit. Returns the image's id and digest.
     async fn fetch(&self) -> Result<(Digest, Digest)> {
         let (session, image, attestations) = self.describe().await?;
+        let reference = &self.pull.reference;
+        let what = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or_default();
+        // Not before: what is not there is an answer of its own, and no line of a stream that has begun.
+        (self.progress)(pulling(reference.path(), what));
         let (id, digest, layers) = (image.id.clone(), image.digest.clone(), image.layers.clone());
         let (sink, slot) = (self.sink.clone(), self.slot.clone());
         let begin = move || {

@@ -25,6 +25,8 @@ const BODY_LIMIT: usize = 4 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a whole JSON body may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(120);
+/// How long the rest of a body that is of no use any more is taken.
+const REST_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A parsed request.
 pub struct Request {
@@ -171,10 +173,20 @@ async fn forward(mut body: Incoming, to: mpsc::Sender<io::Result<Bytes>>) {
             Err(error) => Err(io::Error::other(format!("read the request's body: {error}"))),
         };
         let failed = piece.is_err();
-        if to.send(piece).await.is_err() || failed {
+        if to.send(piece).await.is_err() {
+            // Who is in the middle of sending hears nothing of the answer when the connection is closed under them.
+            let _ = tokio::time::timeout(REST_DEADLINE, discard(body)).await;
+            return;
+        }
+        if failed {
             return;
         }
     }
+}
+
+/// Takes what still comes of a body that no job reads any more, until the client stops sending.
+async fn discard(mut body: Incoming) {
+    while let Ok(Some(Ok(_))) = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await {}
 }
 
 fn bad_json(error: &gantry_api::json::Error) -> Failure {

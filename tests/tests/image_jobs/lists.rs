@@ -8,11 +8,11 @@ fn own(world: &World, cli: &Cli<'_>, base: &str) -> String {
     name
 }
 
-/// An image on top of another, with a label.
+/// An image on top of another, with a label that is the comment as well.
 fn child(world: &World, cli: &Cli<'_>, base: &str, name: &str, label: &str) -> String {
     let container = world.name("maker");
     cli.ok(&["run", "--name", &container, base, "sh", "-c", "echo $RANDOM > /made"]);
-    let id = cli.ok(&["commit", "-c", &format!("LABEL {label}"), &container, name]);
+    let id = cli.ok(&["commit", "-c", &format!("LABEL {label}"), "-m", label, &container, name]);
     cli.ok(&["rm", &container]);
     id
 }
@@ -74,6 +74,8 @@ fn the_history_names_the_images_on_the_way_down() {
         let ids = cli.ok(&["history", "-q", "--no-trunc", &two]);
         let ids: Vec<&str> = ids.lines().collect();
         assert_eq!(ids[..2], [second.as_str(), first.as_str()]);
+        let steps = cli.ok(&["history", "--format", "{{.Comment}}", &two]);
+        assert_eq!(steps.lines().take(2).collect::<Vec<_>>(), ["b=2", "a=1"], "newest first");
         cli.run(&["rmi", &one]).ok();
         assert_eq!(
             cli.ok(&["rmi", &two]).lines().filter(|line| line.starts_with("Deleted: ")).count(),
@@ -107,7 +109,7 @@ fn rmi_keeps_what_is_used_and_takes_all_names_by_force() {
         let id = cli.inspect(&name, "{{.Id}}");
         cli.ok(&["tag", &name, &other]);
         cli.run(&["rmi", &id]).fails(1, "must be forced) - image is referenced in multiple repositories");
-        cli.ok(&["create", "--name", &container, &name]);
+        cli.ok(&["create", "--name", &container, &name, "sleep", "1000"]);
         let short = cli.inspect(&container, "{{.Id}}")[..12].to_owned();
         assert!(cli.ok(&["rmi", &other]).starts_with("Untagged: "), "another name may go");
         cli.run(&["rmi", &name]).fails(1, &format!("container {short} is using its referenced image"));
@@ -117,6 +119,12 @@ fn rmi_keeps_what_is_used_and_takes_all_names_by_force() {
         assert_eq!(cli.inspect(&id, "{{json .RepoTags}}"), "[]", "it is in use and stays without a name");
         cli.ok(&["rm", "-f", &container]);
         cli.ok(&["rmi", "-f", &id]);
+        let name = own(world, cli, "forced");
+        cli.ok(&["create", "--name", &container, &name]);
+        let gone = cli.ok(&["rmi", "-f", &name]);
+        assert!(gone.contains("Deleted: sha256:"), "a stopped container keeps no image by force: {gone}");
+        assert_eq!(cli.ok(&["start", "-a", &container]), "new", "and has its files all the same");
+        cli.ok(&["rm", &container]);
     });
 }
 

@@ -43,7 +43,6 @@ impl Job for History {
                 comment: step.comment,
             })
             .collect();
-        items.reverse();
         // Each step on the way down is an image as long as it is known on which one it was made.
         let mut at = Some(image);
         for item in &mut items {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use gantry_api::reference::Reference;
+use gantry_api::reference::ReferenceError;
 
 use crate::engine::blocking;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::job::{Class, Context, Job};
 use crate::policy::Subject;
 
@@ -35,11 +35,7 @@ impl Job for ImageTag {
 
     async fn run(self, context: Context) -> Result<()> {
         let engine = context.engine;
-        let name = Reference::parse(&self.repository)?;
-        if name.digest().is_some() {
-            return Err(Error::invalid("refusing to create a tag with a digest reference"));
-        }
-        let name = if self.tag.is_empty() { name.with_default_tag() } else { name.with_tag(&self.tag)? };
+        let name = crate::images::new_name(&self.repository, &self.tag)?.ok_or(ReferenceError::Format)?;
         blocking(move || {
             let image = crate::images::find(&engine, &self.image)?;
             engine.graph.tag(&name, &image.id)?;

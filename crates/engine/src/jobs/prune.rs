@@ -6,6 +6,7 @@ use gantry_api::filters::Filters;
 use gantry_api::image::ImageDeleted;
 use gantry_api::prune::{PrunedContainers, PrunedImages, PrunedNetworks, PrunedVolumes};
 use gantry_api::reference::Digest;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::container::State;
@@ -93,8 +94,38 @@ impl Job for ImagesPrune {
 fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) -> Result<PrunedImages> {
     let dangling = filters.boolean("dangling")?.unwrap_or(true);
     let before = engine.graph.layers_size();
-    let images = engine.graph.images();
     let mut deleted: Vec<ImageDeleted> = Vec::new();
+    // What an image was made on top of can go only after it.
+    loop {
+        let gone = deleted.len();
+        prune_tops(engine, filters, until, dangling, &mut deleted);
+        if deleted.len() == gone {
+            break;
+        }
+    }
+    let mut space_reclaimed = before.saturating_sub(engine.graph.layers_size());
+    // What was downloaded of images that never came has no labels.
+    if ["label", "label!"].iter().all(|key| filters.get(key).next().is_none()) {
+        let age = until.map(|until| Timestamp::now().duration_since(until).unsigned_abs()).unwrap_or_default();
+        let cleared = engine.registry.clear_downloads(age)?;
+        space_reclaimed += cleared.bytes;
+        // Docker's CLI tells of no space where nothing was deleted.
+        let gone = |blob: Digest| ImageDeleted { deleted: blob.to_string(), ..ImageDeleted::default() };
+        deleted.extend(cleared.blobs.into_iter().map(gone));
+    }
+    publish(engine, "image", space_reclaimed);
+    Ok(PrunedImages { images_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed })
+}
+
+/// Removes those that are wanted no more and that no other is made on top of.
+fn prune_tops(
+    engine: &Engine,
+    filters: &Filters,
+    until: Option<Timestamp>,
+    dangling: bool,
+    deleted: &mut Vec<ImageDeleted>,
+) {
+    let images = engine.graph.images();
     for image in images.iter() {
         let names = images.names(&image.id);
         let labels = image.config.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
@@ -116,18 +147,6 @@ fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) ->
             }
         }
     }
-    let mut space_reclaimed = before.saturating_sub(engine.graph.layers_size());
-    // What was downloaded of images that never came has no labels.
-    if ["label", "label!"].iter().all(|key| filters.get(key).next().is_none()) {
-        let age = until.map(|until| Timestamp::now().duration_since(until).unsigned_abs()).unwrap_or_default();
-        let cleared = engine.registry.clear_downloads(age)?;
-        space_reclaimed += cleared.bytes;
-        // Docker's CLI tells of no space where nothing was deleted.
-        let gone = |blob: Digest| ImageDeleted { deleted: blob.to_string(), ..ImageDeleted::default() };
-        deleted.extend(cleared.blobs.into_iter().map(gone));
-    }
-    publish(engine, "image", space_reclaimed);
-    Ok(PrunedImages { images_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed })
 }
 
 impl Job for VolumesPrune {
@@ -213,6 +232,10 @@ pub(super) fn until(filters: &Filters) -> Result<Option<Timestamp>> {
     if let Ok(seconds) = text.parse::<i64>() {
         return Timestamp::from_second(seconds).map(Some).map_err(|_| invalid());
     }
+    // A time without a zone is one of here, as in the rest of what a person sees of this machine.
+    if let Ok(here) = text.parse::<jiff::civil::DateTime>() {
+        return here.to_zoned(TimeZone::system()).map(|zoned| Some(zoned.timestamp())).map_err(|_| invalid());
+    }
     let ago: SignedDuration = text.parse().map_err(|_| invalid())?;
     Timestamp::now().checked_sub(ago).map(Some).map_err(|_| invalid())
 }
@@ -237,5 +260,9 @@ mod tests {
         let hours = (Timestamp::now() - parse("24h").unwrap().unwrap()).total(jiff::Unit::Hour).unwrap();
         assert!((23.9..24.1).contains(&hours), "{hours}");
         assert!(parse("1h30m").is_ok() && parse("yesterday").is_err());
+        for here in ["2026-01-02", "2026-01-02T03:04", "2026-01-02T03:04:05.5"] {
+            let day = parse(here).unwrap().unwrap().to_zoned(TimeZone::system()).date();
+            assert_eq!(day.to_string(), "2026-01-02", "{here}");
+        }
     }
 }

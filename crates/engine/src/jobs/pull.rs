@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
+use gantry_api::ErrorKind;
 use gantry_api::progress::Progress;
 use gantry_api::reference::Reference;
 use gantry_api::system::AuthConfig;
@@ -109,15 +110,21 @@ async fn bring(engine: Arc<Engine>, key: String, request: Request, broadcast: Ar
         .retain(|name, held| *name != key || !Arc::ptr_eq(held, &broadcast));
     // What unpacking leaves behind it, of a failure or none.
     engine.sweep_soon();
-    match result {
-        Ok(()) => {
-            let familiar = reference.familiar();
-            let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_repository())]);
-            engine.events.publish("image", "pull", &familiar, attributes);
-        }
-        Err(error) => broadcast.push(Progress::failure(error.to_string())),
+    if result.is_ok() {
+        let familiar = reference.familiar();
+        let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_repository())]);
+        engine.events.publish("image", "pull", &familiar, attributes);
     }
-    broadcast.end();
+    broadcast.end(result.map_err(|error| told(error.into())));
+}
+
+/// As callers get it. That there is no way to it is for Docker the same as that it is not there; 401 has its CLI ask for a
+/// password, where perhaps nobody is to answer.
+fn told(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::Unauthorized | ErrorKind::Forbidden => Error { kind: ErrorKind::NotFound, ..error },
+        _ => error,
+    }
 }
 
 /// Sends the messages on. A failure before anything was sent is the job's own, with its status.
@@ -132,17 +139,17 @@ async fn relay(
         let (length, over) = *followed.borrow_and_update();
         for message in broadcast.since(sent) {
             sent += 1;
-            let failure = message.error.clone();
             outlet.open(Opening::default());
             if !outlet.send_json(&message).await {
                 return Ok(());
             }
-            if let Some(failure) = failure {
-                return Err(Error::system(failure));
-            }
         }
         if over && sent >= length {
-            return Ok(());
+            let Some(failure) = broadcast.failure() else { return Ok(()) };
+            if sent > 0 {
+                outlet.send_json(&Progress::failure(failure.to_string())).await;
+            }
+            return Err(failure.clone());
         }
         tokio::select! {
             changed = followed.changed() => if changed.is_err() { return Ok(()) },
