@@ -126,6 +126,7 @@ fn unknown_containers_are_not_found_everywhere() {
         ("POST", "start"),
         ("POST", "stop"),
         ("POST", "kill"),
+        ("GET", "top?ps_args=aux"),
         ("POST", "wait"),
         ("POST", "attach?stream=1&stdout=1"),
         ("POST", "resize?h=1&w=1"),

@@ -44,6 +44,28 @@ fn formats_walk_paths_json_range_index_and_len() {
 }
 
 #[test]
+fn top_has_the_columns_that_are_asked_for() {
+    both(|world, cli| {
+        let name = world.name("top");
+        cli.ok(&["run", "-d", "--name", &name, "--user", "1234", IMAGE, "sleep", "600"]);
+        let lines = |arguments: &[&str]| -> Vec<Vec<String>> {
+            let shown = cli.ok(&[&["top", &name], arguments].concat());
+            shown.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+        };
+        let pid = cli.inspect(&name, "{{.State.Pid}}");
+        assert_eq!(
+            lines(&["-o", "pid,uid,comm"]),
+            [vec!["PID", "UID", "COMMAND"], vec![pid.as_str(), "1234", "sleep"]]
+        );
+        let long = lines(&["aux"]);
+        assert_eq!(long[0].join(" "), "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND");
+        assert_eq!((long[1][0].as_str(), &long[1][1], long[1][10..].join(" ")), ("1234", &pid, "sleep 600".to_owned()));
+        cli.run(&["top", &name, "-o", "comm"]).fails(1, "PID");
+        cli.ok(&["rm", "-f", &name]);
+    });
+}
+
+#[test]
 fn inspect_prints_a_list_of_whole_documents() {
     both(|world, cli| {
         let name = world.name("document");

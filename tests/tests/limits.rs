@@ -111,6 +111,32 @@ fn cpu_quota_shares_and_set_are_in_force() {
 }
 
 #[test]
+fn update_changes_what_runs_and_holds_at_the_next_start() {
+    both(|world, cli| {
+        let name = world.name("update");
+        let limits = ["-m", "64m", "--memory-swap", "64m", "--cpus", "0.5"];
+        cli.ok(&[&["run", "-d", "--name", &name], &limits[..], &[IMAGE, "sleep", "600"]].concat());
+        let larger = ["-m", "96m", "--memory-swap", "96m", "--cpus", "0.25", "--pids-limit", "20"];
+        assert_eq!(cli.ok(&[&["update"], &larger[..], &["--restart", "on-failure:3", &name]].concat()), name);
+        let in_force = || {
+            let memory = outside(cli, &name, &["memory.limit_in_bytes", "memory.max"]);
+            let quota = outside(cli, &name, &["cpu.cfs_quota_us", "cpu.max"]);
+            assert_eq!((memory.as_str(), quota.split(' ').next()), ("100663296", Some("25000")));
+        };
+        in_force();
+        let told = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}} \
+                    {{.HostConfig.RestartPolicy.Name}}:{{.HostConfig.RestartPolicy.MaximumRetryCount}}";
+        assert_eq!(cli.inspect(&name, told), "100663296 250000000 20 on-failure:3");
+        cli.ok(&["restart", "-t", "0", &name]);
+        in_force();
+        cli.run(&["update", "-m", "128m", &name]).fails(1, "memoryswap");
+        cli.run(&["update", "--cpu-quota", "5000", &name]).fails(1, "NanoCPUs");
+        in_force();
+        cli.ok(&["rm", "-f", &name]);
+    });
+}
+
+#[test]
 fn a_cpu_quota_slows_down() {
     both(|world, cli| {
         let name = world.name("slow");

@@ -130,6 +130,14 @@ pub struct CreateResponse {
     pub warnings: Vec<String>,
 }
 
+/// Answer of `POST /containers/{id}/update`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+#[allow(missing_docs, reason = "the words of the API")]
+pub struct UpdateResponse {
+    pub warnings: Vec<String>,
+}
+
 /// One line of `docker ps`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

@@ -62,6 +62,7 @@ pub const HANDLERS: &[Handler] = &[
     handler::<jobs::SystemDf>(),
     handler::<jobs::Top>(),
     handler::<jobs::Unpause>(),
+    handler::<jobs::Update>(),
     handler::<jobs::Version>(),
     handler::<jobs::Viz>(),
     handler::<jobs::VolumeCreate>(),

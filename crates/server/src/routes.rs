@@ -63,6 +63,7 @@ routes! {
     POST   "/containers/{name}/restart"      jobs::Restart::NAME          => containers::restart;
     POST   "/containers/{name}/kill"         jobs::Kill::NAME             => containers::kill;
     POST   "/containers/{name}/rename"       jobs::Rename::NAME           => containers::rename;
+    POST   "/containers/{name}/update"       jobs::Update::NAME           => containers::update;
     POST   "/containers/{name}/pause"        jobs::Pause::NAME            => containers::pause;
     POST   "/containers/{name}/unpause"      jobs::Unpause::NAME          => containers::unpause;
     POST   "/containers/{name}/attach"       jobs::Attach::NAME           => containers::attach;
@@ -116,4 +117,21 @@ routes! {
     GET    "/tasks"                          ""                           => system::no_swarm;
     GET    "/secrets"                        ""                           => system::no_swarm;
     GET    "/configs"                        ""                           => system::no_swarm;
+    GET    "/swarm/{rest...}"                ""                           => system::no_swarm;
+    POST   "/swarm/{verb}"                   ""                           => system::never_swarm;
+    GET    "/nodes/{rest...}"               ""                           => system::no_swarm;
+    POST   "/nodes/{rest...}"               ""                           => system::no_swarm;
+    DELETE "/nodes/{rest...}"               ""                           => system::no_swarm;
+    GET    "/services/{rest...}"            ""                           => system::no_swarm;
+    POST   "/services/{rest...}"            ""                           => system::no_swarm;
+    DELETE "/services/{rest...}"            ""                           => system::no_swarm;
+    GET    "/tasks/{rest...}"               ""                           => system::no_swarm;
+    POST   "/tasks/{rest...}"               ""                           => system::no_swarm;
+    DELETE "/tasks/{rest...}"               ""                           => system::no_swarm;
+    GET    "/secrets/{rest...}"             ""                           => system::no_swarm;
+    POST   "/secrets/{rest...}"             ""                           => system::no_swarm;
+    DELETE "/secrets/{rest...}"             ""                           => system::no_swarm;
+    GET    "/configs/{rest...}"             ""                           => system::no_swarm;
+    POST   "/configs/{rest...}"             ""                           => system::no_swarm;
+    DELETE "/configs/{rest...}"             ""                           => system::no_swarm;
 }

@@ -4,7 +4,7 @@ use super::Command;
 use crate::commands::{
     attach, commit, context, cp, create, df, dial_stdio, diff, events, exec, export, fsck, history, images, import,
     info, inspect, jobs, kill, load, login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi, run,
-    save, search, start, stats, stop, tag, tls_init, top, version, volume, wait,
+    save, search, start, stats, stop, tag, tls_init, top, update, version, volume, wait,
 };
 
 /// A name that leads to a command.
@@ -81,6 +81,7 @@ pub static ROOT: &[Entry] = &[
     entry("tag", &tag::COMMAND),
     entry("top", &top::COMMAND),
     entry("unpause", &pause::UNPAUSE),
+    entry("update", &update::COMMAND),
     entry("wait", &wait::COMMAND),
 ];
 
@@ -113,6 +114,7 @@ pub static GROUPS: &[GroupEntry] = &[
             entry("stop", &stop::STOP),
             entry("top", &top::COMMAND),
             entry("unpause", &pause::UNPAUSE),
+            entry("update", &update::COMMAND),
             entry("wait", &wait::COMMAND),
         ],
     },

@@ -41,6 +41,7 @@ pub mod stop;
 pub mod tag;
 pub mod tls_init;
 pub mod top;
+pub mod update;
 pub mod version;
 pub mod volume;
 pub mod wait;

@@ -125,7 +125,8 @@ fn host_config(flags: &Parsed) -> Result<HostConfig, String> {
     Ok(config)
 }
 
-fn limits(flags: &Parsed, config: &mut HostConfig) -> Result<(), String> {
+/// The limits that `run`, `create` and `update` share.
+pub fn limits(flags: &Parsed, config: &mut HostConfig) -> Result<(), String> {
     let bytes = |name: &str| match flags.text(name) {
         None => Ok(0),
         Some("-1") => Ok(-1),

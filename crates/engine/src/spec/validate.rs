@@ -41,6 +41,15 @@ pub fn validate(engine: &Engine, config: &Config, host_config: &HostConfig) -> R
     if !config.stop_signal.is_empty() {
         crate::jobs::parse_signal(&config.stop_signal)?;
     }
+    restart_policy(host_config)?;
+    refuse_unsupported(host_config)
+}
+
+/// Checks when it is to be started again.
+///
+/// # Errors
+/// In Docker's words.
+pub fn restart_policy(host_config: &HostConfig) -> Result<()> {
     let policy = &host_config.restart_policy;
     match policy.name.as_str() {
         "" | "no" | "always" | "unless-stopped" if policy.maximum_retry_count != 0 => {
@@ -63,7 +72,7 @@ pub fn validate(engine: &Engine, config: &Config, host_config: &HostConfig) -> R
             )));
         }
     }
-    refuse_unsupported(host_config)
+    Ok(())
 }
 
 /// What confines the container can be had: its seccomp profile compiles, its AppArmor profile is loaded.
@@ -86,7 +95,10 @@ fn strip_container(mode: &str) -> String {
 }
 
 /// What Docker has and this does not have yet is refused by name, never ignored.
-fn refuse_unsupported(host_config: &HostConfig) -> Result<()> {
+///
+/// # Errors
+/// The first of it.
+pub fn refuse_unsupported(host_config: &HostConfig) -> Result<()> {
     let some = |list: &Option<Vec<serde_json::Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let unsupported = [
         ("--cgroup-parent", !host_config.cgroup_parent.is_empty()),

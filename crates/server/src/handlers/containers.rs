@@ -133,6 +133,11 @@ pub async fn rename(request: Request) -> Result<Response> {
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
+pub async fn update(mut request: Request) -> Result<Response> {
+    let wanted = request.json().await?;
+    Ok(ok(&request.run(jobs::Update { container: request.parameter("name"), wanted }).await?))
+}
+
 pub async fn pause(request: Request) -> Result<Response> {
     request.run(jobs::Pause { container: request.parameter("name") }).await?;
     Ok(empty(StatusCode::NO_CONTENT))

@@ -77,6 +77,14 @@ pub async fn no_plugins(_: Request) -> Result<Response> {
     Ok(ok(&serde_json::json!([])))
 }
 
+/// `swarm/init`, `join` and their like.
+pub async fn never_swarm(_: Request) -> Result<Response> {
+    Err(Failure::new(
+        ErrorKind::Unavailable,
+        "swarm is not a part of Gantry, which runs containers on one machine: this node cannot be made a manager or worker",
+    ))
+}
+
 pub async fn no_swarm(_: Request) -> Result<Response> {
     Err(Failure::new(
         ErrorKind::Unavailable,
