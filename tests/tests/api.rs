@@ -99,6 +99,61 @@ fn attach_upgrades_multiplexes_and_half_closes() {
 }
 
 #[test]
+fn nothing_comes_with_the_head_of_an_upgrade_that_a_client_has_not_read() {
+    let world = world();
+    let cli = world.gantry();
+    let name = world.name("head");
+    cli.ok(&["run", "-d", "--name", &name, IMAGE, "sh", "-c", "echo logged; exec sleep 600"]);
+    gantry_tests::eventually("it is logged", || cli.ok(&["logs", &name]) == "logged");
+    let body = json!({"Cmd": ["echo", "told"], "AttachStdout": true});
+    let made = world.daemon.post(&format!("/containers/{name}/exec"), Some(&body)).expect("an exec").json();
+    let exec = format!("/exec/{}/start", made["Id"].as_str().expect("its id"));
+    let attach = format!("/containers/{name}/attach?logs=1&stdout=1");
+    for (path, body, expected) in [(exec, Some(&b"{}"[..]), "told\n"), (attach, None, "logged\n")] {
+        let mut stream = http::connect(&world.daemon.socket()).expect("a connection");
+        let headers = [("Connection", "Upgrade"), ("Upgrade", "tcp"), ("Content-Type", "application/json")];
+        http::send(&mut stream, "POST", &path, &headers, body).expect("a request");
+        // A client that is slow, and reads the head through a buffer, as Python's do.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mut piece = [0; 8192];
+        let length = stream.read(&mut piece).expect("the head");
+        assert!(piece[..length].ends_with(b"\r\n\r\n"), "{path}: {}", String::from_utf8_lossy(&piece[..length]));
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("read to the end");
+        assert_eq!(http::frames(&rest), [(1, expected.as_bytes().to_vec())], "{path}");
+    }
+    cli.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn streams_are_answers_too_on_a_connection_that_goes_on() {
+    let world = world();
+    let cli = world.gantry();
+    let name = world.name("goes-on");
+    cli.ok(&["create", "--name", &name, IMAGE, "sh", "-c", "echo out; echo err >&2"]);
+    let mut stream = http::connect(&world.daemon.socket()).expect("a connection");
+    let mut reader = BufReader::new(stream.try_clone().expect("a second descriptor"));
+    let keep = [("Connection", "keep-alive")];
+    http::send(&mut stream, "GET", "/_ping", &keep, None).expect("a request");
+    assert_eq!(http::receive(&mut reader, "GET").expect("an answer").status, 200);
+    let path = format!("/containers/{name}/attach?stream=1&stdout=1&stderr=1");
+    http::send(&mut stream, "POST", &path, &keep, None).expect("a request");
+    let head = http::head(&mut reader).expect("a head");
+    assert_eq!((head.status, head.header("transfer-encoding")), (200, Some("chunked")), "{head:?}");
+    cli.ok(&["start", &name]);
+    let mut bytes = Vec::new();
+    while let Some(chunk) = http::chunk(&mut reader).expect("a chunk") {
+        bytes.extend_from_slice(&chunk);
+    }
+    let mut frames = http::frames(&bytes);
+    frames.sort();
+    assert_eq!(frames, [(1, b"out\n".to_vec()), (2, b"err\n".to_vec())]);
+    http::send(&mut stream, "GET", "/_ping", &keep, None).expect("a request");
+    assert_eq!(http::receive(&mut reader, "GET").expect("an answer").status, 200);
+    cli.ok(&["rm", "-f", &name]);
+}
+
+#[test]
 fn start_and_stop_tell_when_nothing_was_to_do() {
     let world = world();
     let cli = world.gantry();
@@ -125,6 +180,23 @@ fn resize_of_a_container_and_of_an_exec() {
         cli.ok(&["exec", &name, "sh", "-c", "stty size < /proc/1/fd/0"]) == "33 111"
     });
     cli.ok(&["rm", "-f", &name]);
+    // Clients ask it of those without a terminal, too.
+    cli.ok(&["run", "-d", "--name", &name, IMAGE, "sleep", "600"]);
+    let resized = world.daemon.post(&format!("/containers/{name}/resize?h=33&w=111"), None).expect("an answer");
+    assert_eq!(resized.status, 200, "{}", resized.text());
+    cli.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn whatever_asks_for_a_swarm_is_told_that_there_is_none() {
+    let world = world();
+    for path in ["services/create", "secrets/x/update?version=1", "configs/create", "nodes/x/update", "swarm/init"] {
+        let answer = world.daemon.post(&format!("/{path}"), None).expect("an answer");
+        assert_eq!(answer.status, 503, "{path}: {}", answer.text());
+    }
+    for path in ["services/x", "tasks/x", "tasks/x/logs", "swarm/unlockkey"] {
+        assert_eq!(world.daemon.get(&format!("/{path}")).expect("an answer").status, 503, "{path}");
+    }
 }
 
 #[test]

@@ -40,6 +40,18 @@ fn past_events_are_told_between_since_and_until() {
         let name = world.name("past");
         cli.run(&["run", "--name", &name, "--label", "x=y", IMAGE, "sh", "-c", "exit 3"]).exits(3);
         cli.ok(&["rm", &name]);
+        let killed = world.name("killed");
+        cli.ok(&["run", "-d", "--name", &killed, IMAGE, "sleep", "600"]);
+        cli.ok(&["stop", "-t", "0", &killed]);
+        cli.ok(&["start", &killed]);
+        cli.ok(&["rm", "-f", &killed]);
+        let filter = format!("container={killed}");
+        let format = "{{.Action}} {{.Actor.Attributes.signal}}";
+        let told = cli.ok(&["events", "--since", "5m", "--until", &soon(), "--filter", &filter, "--format", format]);
+        let told: Vec<&str> = told.lines().filter(|line| line.starts_with("kill") || line.starts_with("die")).collect();
+        let absent = told[2].trim_start_matches("die");
+        let die = format!("die{absent}");
+        assert_eq!(told, ["kill 15", "kill 9", &die, "kill 9", &die]);
         let filter = format!("container={name}");
         let events =
             cli.ok(&["events", "--since", "5m", "--until", &soon(), "--filter", &filter, "--format", "{{json .}}"]);

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::blocking;
 use crate::error::{Error, Result};
 
 /// What a job says before its first byte; the caller turns it into a header.
@@ -199,6 +200,21 @@ pub struct Connection {
     pub stream: OwnedFd,
     /// What was read from it already.
     pub early: Vec<u8>,
+}
+
+/// How long a client may take to read the head of an answer before the stream begins all the same.
+const HEAD: Duration = Duration::from_secs(1);
+
+impl Connection {
+    /// Returns when the client has read what was sent so far, the answer's head. Python's clients read the head through a
+    /// buffer and the stream past it: what came with the head would be lost to them.
+    ///
+    /// # Errors
+    /// When the connection cannot be asked.
+    pub async fn head_taken(&self) -> Result<()> {
+        let stream = self.stream.try_clone().map_err(|e| Error::system(format!("duplicate the connection: {e}")))?;
+        blocking(move || Ok(gantry_linux::taken::until_taken(stream, HEAD).map(drop)?)).await
+    }
 }
 
 /// Resolves to the caller's connection once the answer's head was sent.

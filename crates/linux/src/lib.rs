@@ -23,5 +23,6 @@ pub mod process;
 pub mod quota;
 pub mod seccomp;
 pub mod socket;
+pub mod taken;
 
 pub use error::{Error, Result, ResultExt};

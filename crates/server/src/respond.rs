@@ -11,6 +11,8 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{StatusCode, header::HeaderName};
 use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::body::Body;
@@ -138,9 +140,7 @@ pub enum Takeover {
 
 /// Runs a job that takes the connection over.
 pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnce(Hijack) -> J) -> Result<Response> {
-    let Some(takeover) = request.upgrade.take() else {
-        return Err(Failure::invalid("this request streams both ways: send it on a connection of its own"));
-    };
+    let Some(takeover) = request.upgrade.take() else { return one_way(request, job).await };
     let status = match takeover {
         Takeover::Upgrade(_) => StatusCode::SWITCHING_PROTOCOLS,
         Takeover::Raw(_) => StatusCode::OK,
@@ -161,6 +161,50 @@ pub async fn hijacked<J: Job<Output = ()>>(mut request: Request, job: impl FnOnc
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(stream_type(&request, opening)));
     Ok(response)
+}
+
+/// What is carried at once.
+const PIECE: usize = 32 << 10;
+
+/// The same for a client that asks for no upgrade on a connection that goes on with other requests (Node's clients keep
+/// theirs): the stream is the answer's body, and there is no input.
+async fn one_way<J: Job<Output = ()>>(request: Request, job: impl FnOnce(Hijack) -> J) -> Result<Response> {
+    let places = request.seat.for_stream(true)?;
+    let failed =
+        |e: std::io::Error| Failure::new(gantry_api::ErrorKind::System, format!("make a pair of sockets: {e}"));
+    let (near, far) = UnixStream::pair().map_err(failed)?;
+    let stream = far.into_std().map_err(failed)?.into();
+    let connection = Connection { stream, early: Vec::new() };
+    let (hijack, opened) = Hijack::new(Box::pin(async move { Ok(connection) }));
+    let task = spawn(&request.engine, job(hijack), request.environment.clone(), request.seat.clone());
+    let Ok(opening) = opened.await else {
+        finished(task).await?;
+        return Ok(empty(StatusCode::OK));
+    };
+    let (sender, bytes) = mpsc::channel(1);
+    tokio::spawn(async move {
+        carry(near, sender).await;
+        drop(places);
+    });
+    let mut response = hyper::Response::new(Body::Streamed(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(stream_type(&request, opening)));
+    Ok(response)
+}
+
+/// Carries what the job sends to the client's body until one of them ends.
+async fn carry(mut job: UnixStream, client: mpsc::Sender<Bytes>) {
+    // A job that is gone already is noticed by reading.
+    let _ = job.shutdown().await;
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = tokio::select! {
+            length = job.read(&mut piece) => length.unwrap_or_default(),
+            () = client.closed() => return,
+        };
+        if length == 0 || client.send(Bytes::copy_from_slice(&piece[..length])).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn take_over(takeover: Takeover, places: Places) -> gantry_engine::Result<Connection> {

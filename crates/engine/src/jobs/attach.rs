@@ -58,7 +58,12 @@ impl Job for Attach {
         let arrival = container.arrival();
         let mut phases = container.phases();
         let ends = phases.borrow_and_update().ends;
-        let Connection { stream, early } = self.hijack.take(Opening { terminal: record.config.tty }).await?;
+        let connection = self.hijack.take(Opening { terminal: record.config.tty }).await?;
+        if self.logs || container.running().is_some() {
+            // Something may be sent at once.
+            connection.head_taken().await?;
+        }
+        let Connection { stream, early } = connection;
         if self.logs {
             let path = record.log_path(&engine.options.data_root);
             let query =

@@ -58,7 +58,11 @@ impl Job for ExecStart {
         let Some(hijack) = self.hijack else {
             return launch(engine, &container, &exec, None, self.console_size).await;
         };
-        let Connection { stream, early } = match hijack.take(Opening { terminal: exec.config.tty }).await {
+        let connection = async {
+            let connection = hijack.take(Opening { terminal: exec.config.tty }).await?;
+            connection.head_taken().await.map(|()| connection)
+        };
+        let Connection { stream, early } = match connection.await {
             Ok(connection) => connection,
             Err(error) => {
                 exec.ended(126);

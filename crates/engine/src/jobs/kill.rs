@@ -62,17 +62,15 @@ impl Job for Kill {
             blocking(move || worker.containers.save(&subject, changed)).await?;
         }
         if signal == SIGKILL {
-            lifecycle::stop::kill(&container).await?;
+            lifecycle::stop::kill(engine, &container).await?;
         } else {
             let paused = matches!(record.state, State::Paused(_));
             if paused {
                 return Err(Error::conflict(format!("container {} is paused: unpause it first", record.id)));
             }
+            lifecycle::stop::tell(engine, &container, signal);
             blocking(move || Ok(running.signal(signal)?)).await?;
         }
-        let mut attributes = record.event_attributes();
-        attributes.insert("signal".into(), signal.to_string());
-        engine.events.publish("container", "kill", container.id(), attributes);
         Ok(())
     }
 }

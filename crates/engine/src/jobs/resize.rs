@@ -39,7 +39,12 @@ impl Job for Resize {
         let Some(running) = container.running_or_starting().await else {
             return Err(Error::conflict(format!("container {} is not running", container.id())));
         };
-        let attributes = container.record().event_attributes();
+        let record = container.record();
+        if !record.config.tty {
+            // Docker's clients ask it of any container.
+            return Ok(());
+        }
+        let attributes = record.event_attributes();
         blocking(move || Ok(running.resize(self.rows, self.columns)?)).await?;
         context.engine.events.publish("container", "resize", container.id(), attributes);
         Ok(())

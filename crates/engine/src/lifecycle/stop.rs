@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// How long a container may take to end after `SIGTERM` where nothing else is said.
 pub const DEFAULT_TIMEOUT: i64 = 10;
+const SIGKILL: i32 = 9;
 /// How long the kernel may take to end it after `SIGKILL`.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -23,6 +24,7 @@ pub async fn stop(engine: &Arc<Engine>, container: &Arc<Container>, signal: i32,
         return Err(Error::not_modified(""));
     }
     let Some(running) = container.running() else { return Ok(()) };
+    tell(engine, container, signal);
     let signalled = Arc::clone(&running);
     let paused = matches!(container.record().state, State::Paused(_));
     blocking(move || {
@@ -38,14 +40,27 @@ pub async fn stop(engine: &Arc<Engine>, container: &Arc<Container>, signal: i32,
         Ok(patience) => tokio::time::timeout(patience, ended).await.is_ok(),
         Err(_) => ended.await.is_ok(),
     };
-    if ended { Ok(()) } else { kill(container).await }
+    match ended {
+        true => Ok(()),
+        // It was told that it is killed.
+        false if signal == SIGKILL => end(container).await,
+        false => kill(engine, container).await,
+    }
 }
 
 /// Kills every process of a container and waits for its end.
 ///
 /// # Errors
 /// When it does not end.
-pub async fn kill(container: &Arc<Container>) -> Result<()> {
+pub async fn kill(engine: &Engine, container: &Arc<Container>) -> Result<()> {
+    if container.running().is_some() {
+        // Told before it is sent: the end must not be told first.
+        tell(engine, container, SIGKILL);
+    }
+    end(container).await
+}
+
+async fn end(container: &Arc<Container>) -> Result<()> {
     let mut phases = container.phases();
     let ends = phases.borrow_and_update().ends;
     let Some(running) = container.running() else { return Ok(()) };
@@ -58,6 +73,13 @@ pub async fn kill(container: &Arc<Container>) -> Result<()> {
             KILL_DEADLINE.as_secs()
         ))
     })
+}
+
+/// The event of a signal.
+pub fn tell(engine: &Engine, container: &Container, signal: i32) {
+    let mut attributes = container.record().event_attributes();
+    attributes.insert("signal".into(), signal.to_string());
+    engine.events.publish("container", "kill", container.id(), attributes);
 }
 
 fn ignore_gone(result: std::result::Result<(), gantry_execdriver::Error>) -> Result<()> {
