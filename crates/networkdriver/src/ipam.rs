@@ -72,9 +72,15 @@ impl Ipam {
     fn exhausted(&self) -> Error {
         let family = if self.subnet.address.is_ipv4() { "IPv4" } else { "IPv6" };
         let subnet = self.subnet;
+        let (place, fix) = if (self.first, self.last) == (0, subnet.last_offset()) {
+            (subnet.to_string(), "use a network with a larger subnet")
+        } else {
+            let (first, last) = (subnet.nth(self.first), subnet.nth(self.last));
+            (format!("its range {first} to {last}"), "use a network with a larger range")
+        };
         Error::Exhausted(format!(
-            "no available {family} addresses on this network's address pools: all of {subnet} are taken: remove containers, \
-             or use a network with a larger subnet"
+            "no available {family} addresses on this network's address pools: all of {place} are taken: remove containers, or \
+             {fix}"
         ))
     }
 
@@ -181,7 +187,8 @@ mod tests {
         let ipam = Ipam::new(&pool);
         let given: Vec<_> = (0..2).map(|_| ipam.take(None).unwrap()).collect();
         assert_eq!(given.iter().map(|lease| lease.address).collect::<Vec<_>>(), [ip("10.0.0.16"), ip("10.0.0.19")]);
-        assert!(matches!(ipam.take(None), Err(Error::Exhausted(_))));
+        let full = ipam.take(None).unwrap_err().to_string();
+        assert!(full.contains("all of its range 10.0.0.16 to 10.0.0.19 are taken"), "{full}");
         assert!(matches!(ipam.take(Some(ip("10.0.0.17"))), Err(Error::Taken(_))));
         assert!(ipam.take(Some(ip("10.0.0.99"))).is_ok(), "a person may go beyond the range");
     }
