@@ -126,13 +126,20 @@ fn a_pull_that_two_clients_wait_for_goes_on_when_one_leaves_and_comes_once() {
     let world = World::start(Options::default()).expect("a daemon of its own");
     let store = tempfile::tempdir().expect("a directory");
     let (registry, size) = registry(store.path(), 8 * MB);
-    let line = Cutter::start(&registry.host(), u64::MAX, 4 * MB).expect("a proxy");
+    let line = Cutter::start(&registry.host(), u64::MAX, 2 * MB).expect("a proxy");
     let name = line.name("noise");
     let cli = world.docker().unwrap_or_else(|| world.gantry());
     let pull = || cli.command(&["pull", "-q", &name]).stdout(std::process::Stdio::null()).spawn().expect("a client");
     let (mut first, mut second) = (pull(), pull());
-    let pid = first.id();
-    line.when(size / 2, move || send(pid, Signal::INT));
+    // Half of it has come, and the other one waits for it, too.
+    let pulls = || {
+        let jobs = world.daemon.get("/jobs").expect("an answer").json();
+        let running = |job: &&serde_json::Value| job["Name"] == "pull" && job["State"] != "done";
+        jobs.as_array().map_or(0, |jobs| jobs.iter().filter(running).count())
+    };
+    gantry_tests::until(command::LIMIT, || (line.total() >= size / 2 && pulls() == 2).then_some(()))
+        .expect("two pulls");
+    send(first.id(), Signal::INT);
     assert!(!command::wait(&mut first, command::LIMIT).expect("the first leaves").success());
     assert!(command::wait(&mut second, command::LIMIT).expect("the second ends").success());
     let fetched = line.total();
