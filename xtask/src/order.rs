@@ -17,34 +17,24 @@ use crate::{bench, build};
 
 /// The linker that rustc brings along takes an order, as the system's of old does not.
 pub const LINKER_CAN: bool = cfg!(all(target_arch = "x86_64", target_env = "gnu"));
-/// Their names, as the compiler gave them that was in use when they were recorded.
+/// Their names without what another compiler or directory changes.
 const FILE: &str = "crates/gantry/start.order";
-/// So many instances of one generic function are taken for the one that was recorded.
+/// So many functions of one name are taken for the one that was recorded.
 const MOST_ALIKE: usize = 3;
 /// Of one operation.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The symbols of a built binary in the order in which they are to be.
-///
-/// Another compiler gives a function another hash: then whatever has the name is meant, unless that is many.
 pub fn of(binary: &Path) -> Result<String> {
     let path = build::root().join(FILE);
     let wanted = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let symbols = symbols(binary)?;
-    let mut exact: HashMap<&str, Vec<&str>> = HashMap::new();
-    let mut like = exact.clone();
+    let mut alike: HashMap<String, Vec<&str>> = HashMap::new();
     for (_, name) in &symbols {
-        exact.entry(without_number(name)).or_default().push(name);
-        like.entry(plain(name)).or_default().push(name);
+        alike.entry(plain(name)).or_default().push(name);
     }
-    let mut ordered = String::new();
-    let mut known = HashSet::new();
-    for line in wanted.lines().filter(|line| !line.starts_with('#')) {
-        let like = || like.get(plain(line)).filter(|names| names.len() <= MOST_ALIKE);
-        for name in exact.get(line).or_else(like).into_iter().flatten().filter(|name| known.insert(**name)) {
-            ordered.extend([name, "\n"]);
-        }
-    }
+    let found = wanted.lines().filter_map(|line| alike.remove(line)).filter(|names| names.len() <= MOST_ALIKE);
+    let ordered: String = found.flatten().flat_map(|name| [name, "\n"]).collect();
     if ordered.is_empty() {
         bail!("{} has none of the functions in {FILE}; `cargo xtask order` records them again", binary.display());
     }
@@ -146,8 +136,9 @@ fn called(binary: &Path, offsets: &str) -> Result<Vec<String>> {
         let Some((address, _)) = after.checked_sub(1).map(|last| &symbols[last]) else { continue };
         let first = symbols.partition_point(|(other, _)| other < address);
         for (_, name) in &symbols[first..after] {
-            if known.insert(without_number(name).to_owned()) {
-                names.push(without_number(name).to_owned());
+            let name = plain(name);
+            if known.insert(name.clone()) {
+                names.push(name);
             }
         }
     }
@@ -167,19 +158,27 @@ fn symbols(binary: &Path) -> Result<Vec<(u64, String)>> {
     Ok(output.stdout.lines().filter_map(parse).collect())
 }
 
-/// Without `.llvm.` and a number, which tell parts of one compilation from each other.
-fn without_number(name: &str) -> &str {
-    name.split(".llvm.").next().unwrap_or(name)
-}
-
-/// Without the hash at the end of a mangled name, which is another one for each instance of a generic function, and for each compiler.
-fn plain(name: &str) -> &str {
-    let name = without_number(name);
-    let hash = name.len().checked_sub("17h0123456789abcdefE".len()).and_then(|at| name.get(at..));
-    match hash {
-        Some(hash) if hash.starts_with("17h") && hash.ends_with('E') => &name[..name.len() - hash.len()],
-        _ => name,
+/// Without what is another for each compiler and directory: `.llvm.` and a number, the hash of a crate, and by how many bytes
+/// a name looks back at its own beginning (rustc's "v0" mangling); the hash at the end of a name of old, as in the
+/// standard library.
+fn plain(name: &str) -> String {
+    let name = name.split(".llvm.").next().unwrap_or(name);
+    if !name.starts_with("_R") {
+        let end = name.len().checked_sub("17h0123456789abcdefE".len());
+        let hash = end.and_then(|end| name.get(end..)).filter(|hash| hash.starts_with("17h") && hash.ends_with('E'));
+        return name.strip_suffix(hash.unwrap_or_default()).unwrap_or(name).to_owned();
     }
+    let mut plain = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(at) = rest.find(['B', 'C']) {
+        let (before, after) = rest.split_at(at + 1);
+        plain.push_str(before);
+        let end = after.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(0);
+        // A place in the name has few digits, in base 62; a crate's hash has 64 bits.
+        let is_number = if before.ends_with('C') { after.starts_with('s') && end <= 12 } else { end <= 3 };
+        rest = if is_number && after[end..].starts_with('_') { &after[end..] } else { after };
+    }
+    plain + rest
 }
 
 #[cfg(test)]
@@ -187,10 +186,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_same_whatever_compiler_made_them() {
+    fn names_are_the_same_whatever_compiler_made_them_and_wherever() {
         assert_eq!(plain("_ZN4core3fmt5write17h8d6b1a1b2c3d4e5fE"), "_ZN4core3fmt5write");
         assert_eq!(plain("_ZN4core3fmt5write17h8d6b1a1b2c3d4e5fE.llvm.123"), "_ZN4core3fmt5write");
         assert_eq!(plain("memcpy"), "memcpy");
-        assert_eq!(without_number("_ZN1a17h8d6b1a1b2c3d4e5fE.llvm.123"), "_ZN1a17h8d6b1a1b2c3d4e5fE");
+        let here =
+            plain("_RNvMs_NtCs4fqI2P2rA04_5alloc3vecINtB4_3VecNtNtB6_6string6StringE3newCs1kRwsXLpYVc_6gantry.llvm.9");
+        assert_eq!(
+            here,
+            plain("_RNvMs_NtCsaaaaaaaaa_5alloc3vecINtB3_3VecNtNtB5_6string6StringE3newCs22222222222_6gantry")
+        );
+        assert_ne!(
+            here,
+            plain("_RNvMs_NtCsaaaaaaaaa_5alloc3vecINtB3_3VecNtNtB5_6string6StringE3oldCs22222222222_6gantry")
+        );
     }
 }
