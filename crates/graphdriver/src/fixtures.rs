@@ -2,12 +2,13 @@
 //! its own mounts (Docker keeps that in a layer below the container's), nor a directory in which nothing is left to tell.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
 
 use crate::archive::split;
-use crate::tree;
-use crate::{Change, ChangeKind};
+use crate::tree::{self, Step, Walk};
+use crate::{Change, ChangeKind, Error};
 
 /// One path that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,29 @@ pub(crate) fn visible(differences: Vec<Difference>) -> Vec<Difference> {
     }
     kept.reverse();
     kept
+}
+
+/// Every name in `root` of the files that differ, and the directories that they are in: who unpacks the archive makes
+/// those that it does not have as it likes.
+pub(crate) fn with_links(differences: &[Difference], root: &Path) -> Result<Vec<Vec<u8>>, Error> {
+    let shared: HashSet<u64> = differences.iter().filter_map(|difference| difference.inode).collect();
+    let mut found = Vec::new();
+    if shared.is_empty() {
+        return Ok(found);
+    }
+    let mut walk = Walk::new(tree::open_root(root)?)?;
+    while let Some(step) = walk.next()? {
+        let Step::Entry { path, stat, .. } = step else { continue };
+        if tree::shared_inode(&stat).is_some_and(|inode| shared.contains(&inode)) {
+            let mut above = split(&path).0;
+            while !above.is_empty() {
+                found.push(above.to_vec());
+                above = split(above).0;
+            }
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

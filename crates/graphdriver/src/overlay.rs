@@ -303,15 +303,14 @@ impl GraphDriver for Overlay {
             return Ok(());
         }
         let differences = self.differences(&layer)?;
-        let shared: HashSet<u64> = differences.iter().filter_map(|difference| difference.inode).collect();
-        let told: HashSet<Vec<u8>> = differences.into_iter().map(|difference| difference.path).collect();
+        let mut told: HashSet<Vec<u8>> = fixtures::with_links(&differences, &layer.join("diff"))?.into_iter().collect();
+        told.extend(differences.into_iter().map(|difference| difference.path));
         let owners = owners::read(&layer)?;
         let mut writer = Writer::new(archive, owners.as_ref());
         let mut walk = Walk::new(tree::open_root(&layer.join("diff"))?)?;
         while let Some(step) = walk.next()? {
             let Step::Entry { dir, name, path, stat } = step else { continue };
-            let is_linked = tree::shared_inode(&stat).is_some_and(|inode| shared.contains(&inode));
-            if !told.contains(&path) && !is_linked {
+            if !told.contains(&path) {
                 continue;
             }
             if tree::is_whiteout(&stat) {

@@ -1,6 +1,6 @@
 //! What a whole tree changes relative to its parent's: as an archive, and in bytes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -10,8 +10,8 @@ use rustix::fs::{FileType, OFlags};
 
 use super::compare::compare;
 use crate::archive::{Writer, recipe, split};
-use crate::fixtures::Difference;
-use crate::tree::{self, Step, Walk, open_inside};
+use crate::fixtures::{Difference, with_links};
+use crate::tree::{self, open_inside};
 use crate::{ChangeKind, Error};
 
 /// Writes the archive that a layer was unpacked from, or else one of what `root` changes; the recipe is in `layer`.
@@ -27,7 +27,11 @@ pub(crate) fn write_diff(
     }
     let opened = tree::open_root(root)?;
     let mut writer = Writer::new(archive, None);
-    for (path, kind) in with_links(compare(below, root, writable)?, root)? {
+    let differences = compare(below, root, writable)?;
+    let links = with_links(&differences, root)?;
+    let mut told: BTreeMap<_, _> = links.into_iter().map(|path| (path, ChangeKind::Modified)).collect();
+    told.extend(differences.into_iter().map(|difference| (difference.path, difference.kind)));
+    for (path, kind) in told {
         if kind == ChangeKind::Deleted {
             writer.whiteout(&path)?;
             continue;
@@ -39,22 +43,6 @@ pub(crate) fn write_diff(
         writer.entry(dir.as_fd(), name, &path, &stat)?;
     }
     writer.finish()
-}
-
-/// Differences by path, and with each file the other names that it has.
-fn with_links(found: Vec<Difference>, root: &Path) -> Result<BTreeMap<Vec<u8>, ChangeKind>, Error> {
-    let shared: HashSet<u64> = found.iter().filter_map(|difference| difference.inode).collect();
-    let mut told: BTreeMap<_, _> = found.into_iter().map(|difference| (difference.path, difference.kind)).collect();
-    if !shared.is_empty() {
-        let mut walk = Walk::new(tree::open_root(root)?)?;
-        while let Some(step) = walk.next()? {
-            let Step::Entry { path, stat, .. } = step else { continue };
-            if tree::shared_inode(&stat).is_some_and(|inode| shared.contains(&inode)) {
-                told.entry(path).or_insert(ChangeKind::Modified);
-            }
-        }
-    }
-    Ok(told)
 }
 
 /// The bytes of the files that `root` changes.

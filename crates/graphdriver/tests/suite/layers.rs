@@ -136,9 +136,16 @@ pub fn hard_links_reach_into_layers_below(name: &str) {
     drop(mounted);
     let mounted = bench.writable("web", "upper");
     fs::hard_link(mounted.at("other"), mounted.at("linked")).unwrap();
+    fs::hard_link(mounted.at("etc/two"), mounted.at("second")).unwrap();
     drop(mounted);
-    assert_eq!(bench.changes("web"), [("/linked".to_owned(), ChangeKind::Added)], "the file is what it was");
-    bench.layer("next", Some("upper"), &bench.diff("web")).unwrap();
+    let added = ["/linked", "/second"].map(|path| (path.to_owned(), ChangeKind::Added));
+    assert_eq!(bench.changes("web"), added, "the files are what they were");
+    let diff = bench.diff("web");
+    let mut archive = tar::Archive::new(diff.as_slice());
+    let directory = archive.entries().unwrap().map(Result::unwrap).find(|entry| &*entry.path_bytes() == b"etc/");
+    let owner = directory.map(|directory| directory.header().uid().unwrap());
+    assert_eq!(owner, Some(77), "with a name in a directory comes the directory, or it is made anew elsewhere");
+    bench.layer("next", Some("upper"), &diff).unwrap();
     let mounted = bench.mount("next", true);
     assert_eq!(mounted.at("linked").metadata().unwrap().ino(), mounted.at("other").metadata().unwrap().ino());
     bench.driver.create("bad", Some("base")).unwrap();
