@@ -1,88 +1,125 @@
 //! The Dockerfile instructions that `--change` of `import` and `commit` takes.
 
+mod variables;
 mod words;
 
-use gantry_api::container::Config;
+use gantry_api::container::{Config, Healthcheck};
 
 use crate::error::{Error, Result};
+use variables::Variables;
 
-/// Applies instructions, one after the other; each text may have several, a line each.
+const INSTRUCTIONS: [&str; 10] =
+    ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"];
+
+/// Applies instructions, one after the other; each text may have several, a line each. It may take a while.
 ///
 /// # Errors
-/// An instruction that is not taken here, or that cannot be read.
-pub(crate) fn apply(config: &mut Config, changes: &[String]) -> Result<()> {
+/// An instruction that is not taken here, or that cannot be read, and what becomes too large.
+pub(crate) fn apply(mut config: Config, changes: &[String]) -> Result<Config> {
     let text = changes.join("\n").replace("\\\n", "");
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut changing = Changing { config, command_is_set: false };
+    let had = config.env.is_some();
+    let variables = Variables::new(config.env.take().unwrap_or_default());
+    let mut changing = Changing { config, variables, command_is_set: false };
     for line in lines {
         changing.apply(line)?;
     }
-    Ok(())
+    let Changing { mut config, variables, .. } = changing;
+    config.env = Some(variables.into_pairs()).filter(|pairs| had || !pairs.is_empty());
+    Ok(config)
 }
 
-struct Changing<'a> {
-    config: &'a mut Config,
+struct Changing {
+    /// Its environment is in `variables` meanwhile.
+    config: Config,
+    variables: Variables,
     /// By one of the instructions: an ENTRYPOINT takes away only what was there before.
     command_is_set: bool,
 }
 
-impl Changing<'_> {
+impl Changing {
     fn apply(&mut self, line: &str) -> Result<()> {
         let (instruction, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let (instruction, rest) = (instruction.to_ascii_uppercase(), rest.trim());
-        let known =
-            ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"];
-        if !known.contains(&instruction.as_str()) {
+        if !INSTRUCTIONS.contains(&instruction.as_str()) {
             return Err(Error::invalid(format!("{instruction} is not a valid change command")));
         }
         if rest.is_empty() {
             return Err(Error::invalid(format!("{instruction} requires at least one argument")));
         }
-        let environment = self.config.env.clone().unwrap_or_default();
-        let expand = |text: &str| words::expand(text, &environment);
         match instruction.as_str() {
             "CMD" => {
                 self.config.cmd = Some(self.command(rest));
                 self.command_is_set = true;
             }
-            "ENTRYPOINT" => {
-                let words = self.command(rest);
-                // Arguments for another program are none for this one. `ENTRYPOINT []` leaves the command alone.
-                if !words.is_empty() && !self.command_is_set {
-                    self.config.cmd = None;
-                }
-                self.config.entrypoint = Some(words);
-            }
+            "ENTRYPOINT" => self.entrypoint(rest),
             "ENV" => {
-                let pairs = pairs(&instruction, rest, expand)?;
-                let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-                crate::spec::merge_environment(self.config.env.get_or_insert_default(), &pairs);
-            }
-            "LABEL" => self.config.labels.get_or_insert_default().extend(pairs(&instruction, rest, expand)?),
-            "EXPOSE" => {
-                for word in rest.split_whitespace() {
-                    let ports = crate::networks::parse_ports(&expand(word)?)?;
-                    self.config
-                        .exposed_ports
-                        .get_or_insert_default()
-                        .extend(ports.map(|port| (port, Default::default())));
+                for (name, value) in self.pairs(&instruction, rest)? {
+                    self.variables.set(name, &value);
                 }
             }
-            "VOLUME" => {
-                for path in words_of(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect()) {
-                    let path = expand(&path)?;
-                    if path.trim().is_empty() {
-                        return Err(Error::invalid("VOLUME specified can not be an empty string"));
-                    }
-                    self.config.volumes.get_or_insert_default().insert(path, Default::default());
-                }
+            "LABEL" => {
+                let pairs = self.pairs(&instruction, rest)?;
+                self.config.labels.get_or_insert_default().extend(pairs);
             }
-            "USER" => self.config.user = expand(rest)?,
-            "WORKDIR" => self.config.working_dir = within(&self.config.working_dir, &expand(rest)?)?,
+            "EXPOSE" => self.expose(rest)?,
+            "VOLUME" => self.volumes(rest)?,
+            "USER" => self.config.user = self.expand(rest)?,
+            "WORKDIR" => self.config.working_dir = within(&self.config.working_dir, &self.expand(rest)?)?,
             "STOPSIGNAL" => {
-                let signal = expand(rest)?;
+                let signal = self.expand(rest)?;
                 crate::jobs::parse_signal(&signal)?;
                 self.config.stop_signal = signal;
+            }
+            _ => self.on_build(rest)?,
+        }
+        Ok(())
+    }
+
+    fn expand(&self, text: &str) -> Result<String> {
+        words::expand(text, &self.variables)
+    }
+
+    fn entrypoint(&mut self, rest: &str) {
+        let words = self.command(rest);
+        // Arguments for another program are none for this one. `ENTRYPOINT []` leaves the command alone.
+        if !words.is_empty() && !self.command_is_set {
+            self.config.cmd = None;
+        }
+        self.config.entrypoint = Some(words);
+    }
+
+    /// Here, and only here, a variable may stand for several words, or none.
+    fn expose(&mut self, rest: &str) -> Result<()> {
+        for text in rest.split_whitespace() {
+            for word in self.expand(text)?.split_whitespace() {
+                for port in crate::networks::parse_ports(word)? {
+                    self.variables.spend(1)?;
+                    self.config.exposed_ports.get_or_insert_default().insert(port, Default::default());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn volumes(&mut self, rest: &str) -> Result<()> {
+        for path in words_of(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect()) {
+            let path = self.expand(&path)?;
+            if path.trim().is_empty() {
+                return Err(Error::invalid("VOLUME specified can not be an empty string"));
+            }
+            self.config.volumes.get_or_insert_default().insert(path, Default::default());
+        }
+        Ok(())
+    }
+
+    /// An instruction for whoever builds upon the image.
+    fn on_build(&mut self, rest: &str) -> Result<()> {
+        let trigger = rest.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+        match trigger.as_str() {
+            "ONBUILD" => return Err(Error::invalid("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")),
+            "FROM" | "MAINTAINER" => {
+                return Err(Error::invalid(format!("{trigger} isn't allowed as an ONBUILD trigger")));
             }
             _ => self.config.on_build.get_or_insert_default().push(rest.to_owned()),
         }
@@ -98,35 +135,35 @@ impl Changing<'_> {
             words
         })
     }
+
+    /// `NAME=VALUE …`, or `NAME` and all the rest of the line.
+    fn pairs(&self, instruction: &str, rest: &str) -> Result<Vec<(String, String)>> {
+        let words = words::split(rest);
+        let invalid = |what: &str| Error::invalid(format!("{instruction}: {what}"));
+        if !words.first().is_some_and(|first| first.contains('=')) {
+            let (name, value) = rest
+                .split_once(char::is_whitespace)
+                .ok_or_else(|| invalid(&format!("{rest:?} has no value: want NAME=VALUE or NAME VALUE")))?;
+            return Ok(vec![(self.expand(name)?, self.expand(value.trim())?)]);
+        }
+        let mut pairs = Vec::new();
+        for word in &words {
+            let (name, value) = word
+                .split_once('=')
+                .ok_or_else(|| invalid(&format!("can't find = in {word:?}. Must be of the form: name=value")))?;
+            let name = self.expand(name)?;
+            if name.is_empty() {
+                return Err(invalid("names can not be blank"));
+            }
+            pairs.push((name, self.expand(value)?));
+        }
+        Ok(pairs)
+    }
 }
 
 /// What is written as a list in JSON.
 fn words_of(rest: &str) -> Option<Vec<String>> {
     serde_json::from_str(rest).ok()
-}
-
-/// `NAME=VALUE …`, or `NAME` and all the rest of the line.
-fn pairs(instruction: &str, rest: &str, expand: impl Fn(&str) -> Result<String>) -> Result<Vec<(String, String)>> {
-    let words = words::split(rest);
-    let invalid = |what: &str| Error::invalid(format!("{instruction}: {what}"));
-    if !words.first().is_some_and(|first| first.contains('=')) {
-        let (name, value) = rest
-            .split_once(char::is_whitespace)
-            .ok_or_else(|| invalid(&format!("{rest:?} has no value: want NAME=VALUE or NAME VALUE")))?;
-        return Ok(vec![(expand(name)?, expand(value.trim())?)]);
-    }
-    let mut pairs = Vec::new();
-    for word in &words {
-        let (name, value) = word
-            .split_once('=')
-            .ok_or_else(|| invalid(&format!("can't find = in {word:?}. Must be of the form: name=value")))?;
-        let name = expand(name)?;
-        if name.is_empty() {
-            return Err(invalid("names can not be blank"));
-        }
-        pairs.push((name, expand(value)?));
-    }
-    Ok(pairs)
 }
 
 /// A directory as seen from another one.
@@ -184,7 +221,25 @@ pub(crate) fn fill(config: &mut Config, container: &Config) {
             config.entrypoint.clone_from(&container.entrypoint);
         }
     }
-    config.healthcheck = config.healthcheck.take().or_else(|| container.healthcheck.clone());
+    if let Some(theirs) = &container.healthcheck {
+        fill_healthcheck(config.healthcheck.get_or_insert_default(), theirs);
+    }
+}
+
+fn fill_healthcheck(own: &mut Healthcheck, theirs: &Healthcheck) {
+    let if_zero = |value: &mut i64, other: i64| {
+        if *value == 0 {
+            *value = other;
+        }
+    };
+    if own.test.as_ref().is_none_or(Vec::is_empty) {
+        own.test.clone_from(&theirs.test);
+    }
+    if_zero(&mut own.interval, theirs.interval);
+    if_zero(&mut own.timeout, theirs.timeout);
+    if_zero(&mut own.retries, theirs.retries);
+    if_zero(&mut own.start_period, theirs.start_period);
+    if_zero(&mut own.start_interval, theirs.start_interval);
 }
 
 #[cfg(test)]
@@ -192,10 +247,8 @@ mod tests {
     use super::*;
 
     fn changed(config: Config, changes: &[&str]) -> Config {
-        let mut config = config;
         let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
-        apply(&mut config, &changes).unwrap();
-        config
+        apply(config, &changes).unwrap()
     }
 
     fn list(words: &[&str]) -> Option<Vec<String>> {
@@ -230,11 +283,41 @@ mod tests {
         let labels: Vec<_> = config.labels.unwrap().into_iter().collect();
         assert_eq!(labels, [("x".to_owned(), "y".to_owned()), ("z z".to_owned(), "w".to_owned())]);
         assert_eq!((config.working_dir.as_str(), config.stop_signal.as_str()), ("/srv/b", "SIGQUIT"));
-        for bad in
-            ["RUN x", "FROM x", "ENV", "ENV A", "ENV A=1 B", "ENV A='x", "EXPOSE x", "STOPSIGNAL X", "CMD", "USER"]
-        {
-            assert!(apply(&mut Config::default(), &[bad.to_owned()]).is_err(), "{bad}");
+        let all = "RUN x;FROM x;ENV;ENV A;ENV A=1 B;ENV A='x;EXPOSE x;STOPSIGNAL X;CMD;USER;\
+                   ONBUILD from x;ONBUILD ONBUILD RUN x;ONBUILD MAINTAINER me";
+        for bad in all.split(';') {
+            assert!(apply(Config::default(), &[bad.to_owned()]).is_err(), "{bad}");
         }
+        assert_eq!(changed(Config::default(), &["ONBUILD RUN x"]).on_build, list(&["RUN x"]));
+    }
+
+    #[test]
+    fn a_variable_may_stand_for_several_ports_or_none() {
+        let config = changed(Config::default(), &["ENV FOO=\"80 443\"", "EXPOSE $FOO 90 $NONE", "EXPOSE $NONE"]);
+        let ports: Vec<_> = config.exposed_ports.unwrap().into_keys().collect();
+        assert_eq!(ports, ["443/tcp", "80/tcp", "90/tcp"]);
+    }
+
+    #[test]
+    fn instructions_that_double_what_is_there_take_no_memory() {
+        let doubled = ["ENV A=xx"].into_iter().chain(["ENV A=$A$A"; 40]).map(str::to_owned);
+        let long = "ENV A=".to_owned() + &"x".repeat(1 << 19);
+        let labels = [long.clone(), "LABEL".to_owned() + &" a=$A".repeat(1000)];
+        let word = [long, "USER ".to_owned() + &"$A".repeat(1000)];
+        let ports = std::iter::repeat_n("EXPOSE 1-65535".to_owned(), 1000);
+        for changes in [doubled.collect::<Vec<_>>(), labels.into(), word.into(), ports.collect()] {
+            let error = apply(Config::default(), &changes).unwrap_err();
+            assert!(error.message.contains("too large") && error.message.len() < 400, "{error}");
+        }
+    }
+
+    #[test]
+    fn many_instructions_cost_no_more_each_than_few() {
+        let begun = std::time::Instant::now();
+        let changes: Vec<String> = (0..20_000).map(|number| format!("ENV A{number}=1 B=$A{number}")).collect();
+        assert_eq!(apply(Config::default(), &changes).unwrap().env.unwrap().len(), 20_001);
+        // A copy of all for each of them takes minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 
     #[test]
@@ -268,5 +351,19 @@ mod tests {
         let mut config = Config { entrypoint: list(&["e"]), ..Config::default() };
         fill(&mut config, &container);
         assert_eq!(config.cmd, None, "a program of its own does not get another one's arguments");
+    }
+    #[test]
+    fn a_health_check_is_filled_field_by_field() {
+        let theirs = Healthcheck { test: list(&["CMD", "t"]), interval: 5, retries: 3, ..Healthcheck::default() };
+        let container = Config { healthcheck: Some(theirs.clone()), ..Config::default() };
+        let mut config =
+            Config { healthcheck: Some(Healthcheck { interval: 9, ..Healthcheck::default() }), ..Config::default() };
+        fill(&mut config, &container);
+        assert_eq!(config.healthcheck, Some(Healthcheck { interval: 9, ..theirs.clone() }));
+        let mut config = Config::default();
+        fill(&mut config, &container);
+        assert_eq!(config.healthcheck, Some(theirs));
+        fill(&mut config, &Config::default());
+        assert!(config.healthcheck.is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! Words of a Dockerfile's line: where they end, and what quotes, backslashes and variables in them mean.
 
+use super::variables::Variables;
 use crate::error::{Error, Result};
 
 /// The words of a line, still quoted: blanks within quotes or behind a backslash separate nothing.
@@ -33,12 +34,17 @@ pub(super) fn split(line: &str) -> Vec<String> {
     words
 }
 
-/// What a text means: without its quotes, `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}` replaced.
+/// Substitutions within each other's words that are read: a person writes two or three, and each takes some stack.
+const DEPTH: usize = 32;
+
+/// What a text means: without its quotes, `$NAME`, `${NAME}`, `${NAME:-otherwise}`, `${NAME:+instead}` and `${NAME:?why}`
+/// replaced. Without the colon a variable that is empty counts as well.
 ///
 /// # Errors
-/// A quote or a brace that is not closed, and what else stands behind a name in braces.
-pub(super) fn expand(text: &str, environment: &[String]) -> Result<String> {
-    let mut expansion = Expansion { text, rest: text.chars().peekable(), environment };
+/// A quote or a brace that is not closed, what else stands behind a name in braces, a variable that must be there and is
+/// not, and what becomes too large.
+pub(super) fn expand(text: &str, variables: &Variables) -> Result<String> {
+    let mut expansion = Expansion { text, rest: text.chars().peekable(), variables, depth: 0 };
     expansion.until(None)
 }
 
@@ -47,12 +53,15 @@ type Rest<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 struct Expansion<'a> {
     text: &'a str,
     rest: Rest<'a>,
-    environment: &'a [String],
+    variables: &'a Variables,
+    depth: usize,
 }
 
 impl Expansion<'_> {
     fn invalid(&self, why: &str) -> Error {
-        Error::invalid(format!("failed to process {:?}: {why}", self.text))
+        // Who sends much need not get it back.
+        let text: String = self.text.chars().take(200).collect();
+        Error::invalid(format!("failed to process {text:?}: {why}"))
     }
 
     /// To the end of the text, or to `end`, which is taken.
@@ -71,7 +80,7 @@ impl Expansion<'_> {
         }
         match end {
             None => Ok(out),
-            Some(_) => Err(self.invalid("a brace is not closed")),
+            Some(_) => Err(self.invalid("syntax error: missing '}'")),
         }
     }
 
@@ -105,42 +114,68 @@ impl Expansion<'_> {
     fn variable(&mut self) -> Result<String> {
         if self.rest.next_if_eq(&'{').is_none() {
             let name = self.name();
-            return Ok(if name.is_empty() { "$".to_owned() } else { self.value(&name).unwrap_or_default() });
+            return if name.is_empty() { Ok("$".to_owned()) } else { self.value(&name).map(Option::unwrap_or_default) };
+        }
+        if self.rest.next_if(|next| matches!(next, '{' | '}' | ':')).is_some() {
+            return Err(self.invalid("syntax error: bad substitution"));
         }
         let name = self.name();
-        if name.is_empty() {
-            return Err(self.invalid("bad substitution"));
+        let value = self.value(&name)?;
+        let (null_counts, modifier) = match self.rest.next() {
+            Some('}') => return Ok(value.unwrap_or_default()),
+            Some(':') => (false, self.rest.next()),
+            other => (true, other),
+        };
+        let Some(modifier) = modifier else { return Err(self.invalid("syntax error: missing '}'")) };
+        if !matches!(modifier, '-' | '+' | '?') {
+            return Err(self.invalid(&format!("unsupported modifier ({modifier}) in substitution")));
         }
-        let value = self.value(&name);
-        match (self.rest.next(), self.rest.peek()) {
-            (Some('}'), _) => Ok(value.unwrap_or_default()),
-            (Some(':'), Some('-' | '+')) => {
-                let otherwise = self.rest.next() == Some('-');
-                let word = self.until(Some('}'))?;
-                Ok(match value.filter(|value| !value.is_empty()) {
-                    Some(value) if otherwise => value,
-                    None if !otherwise => String::new(),
-                    _ => word,
-                })
+        let word = self.word()?;
+        let found = value.filter(|value| null_counts || !value.is_empty());
+        match (modifier, found) {
+            ('-', found) => Ok(found.unwrap_or(word)),
+            ('+', Some(_)) => Ok(word),
+            ('+', None) => Ok(String::new()),
+            (_, Some(value)) => Ok(value),
+            (_, None) => {
+                let usual = if null_counts { "is not allowed to be unset" } else { "is not allowed to be empty" };
+                let why = if word.is_empty() { usual } else { &word };
+                Err(self.invalid(&format!("{name}: {why}")))
             }
-            _ => Err(self.invalid("unsupported modifier in substitution")),
         }
     }
 
+    /// The word of a substitution, to its brace.
+    fn word(&mut self) -> Result<String> {
+        if self.depth == DEPTH {
+            return Err(self.invalid(&format!("more than {DEPTH} substitutions within each other")));
+        }
+        self.depth += 1;
+        let word = self.until(Some('}'))?;
+        self.depth -= 1;
+        Ok(word)
+    }
+
+    /// A word, a number, or one of the characters that a shell has for what it knows of itself.
     fn name(&mut self) -> String {
+        let special = |next: &char| matches!(next, '@' | '*' | '#' | '?' | '-' | '$' | '!');
+        if let Some(special) = self.rest.next_if(special) {
+            return special.to_string();
+        }
+        let is_number = self.rest.peek().is_some_and(char::is_ascii_digit);
+        let belongs =
+            |next: &char| if is_number { next.is_ascii_digit() } else { next.is_alphanumeric() || *next == '_' };
         let mut name = String::new();
-        while let Some(next) = self
-            .rest
-            .next_if(|next| next.is_ascii_alphabetic() || *next == '_' || (next.is_ascii_digit() && !name.is_empty()))
-        {
+        while let Some(next) = self.rest.next_if(belongs) {
             name.push(next);
         }
         name
     }
 
-    fn value(&self, name: &str) -> Option<String> {
-        let mut pairs = self.environment.iter().filter_map(|pair| pair.split_once('='));
-        pairs.rfind(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+    fn value(&self, name: &str) -> Result<Option<String>> {
+        let Some(value) = self.variables.get(name) else { return Ok(None) };
+        self.variables.spend(value.len())?;
+        Ok(Some(value.to_owned()))
     }
 }
 
@@ -155,9 +190,13 @@ mod tests {
         assert!(split("  ").is_empty());
     }
 
+    fn variables(pairs: &[&str]) -> Variables {
+        Variables::new(pairs.iter().map(|pair| (*pair).to_owned()).collect())
+    }
+
     #[test]
     fn quotes_go_and_variables_become_their_values() {
-        let environment = ["A=one", "B=", "P=/bin"].map(str::to_owned);
+        let variables = variables(&["A=one", "B=", "P=/bin"]);
         for (text, meaning) in [
             ("plain", "plain"),
             (r#""x y"'z $A'"#, "x yz $A"),
@@ -165,12 +204,33 @@ mod tests {
             (r#""\$A \x \"""#, r#"$A \x ""#),
             ("$A-${A}$NONE.$", "one-one.$"),
             (r#"${B:-"other word"} ${A:-no} ${A:+yes} ${B:+no}."#, "other word one yes ."),
+            ("${B-no}.${NONE-yes} ${A-no} ${B+yes} ${NONE+no}.", ".yes one yes ."),
+            ("${A:?why} ${A?why} ${B?why}.", "one one ."),
             ("${NONE:-${A}}:$P", "one:/bin"),
+            // What a shell knows of itself is nothing here.
+            ("a$5b $12c $$d $?e $@f $#g ${5}h ${$}i", "ab c d e f g h i"),
         ] {
-            assert_eq!(expand(text, &environment).unwrap(), meaning, "{text}");
+            assert_eq!(expand(text, &variables).unwrap(), meaning, "{text}");
         }
-        for bad in ["'x", "\"x", "${A", "${}", "${A?x}", "${A:-x"] {
-            assert!(expand(bad, &environment).is_err(), "{bad}");
+        for bad in ["'x", "\"x", "${A", "${}", "${A~x}", "${A:x}", "${A:-x", "${A:", "${:-x}"] {
+            assert!(expand(bad, &variables).is_err(), "{bad}");
+        }
+        for (text, why) in
+            [("${B:?say it}", "B: say it"), ("${NONE?}", "NONE: is not allowed to be unset"), ("${B:?}", "be empty")]
+        {
+            let error = expand(text, &variables).unwrap_err();
+            assert!(error.message.ends_with(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn substitutions_within_each_other_end_where_no_person_writes_them_any_more() {
+        let variables = variables(&["A=one"]);
+        let nested = |depth: usize| format!("{}x{}", "${NONE:-".repeat(depth), "}".repeat(depth));
+        assert_eq!(expand(&nested(DEPTH), &variables).unwrap(), "x");
+        for deep in [nested(DEPTH + 1), nested(100_000), "\"${A:-".repeat(100_000)] {
+            let error = expand(&deep, &variables).unwrap_err();
+            assert!(error.message.contains("32 substitutions") && error.message.len() < 400, "{error}");
         }
     }
 }

@@ -62,9 +62,8 @@ impl Job for Commit {
             let state = if matches!(record.state, State::Dead(_)) { "Dead" } else { "being removed" };
             return Err(Error::conflict(format!("You cannot commit container {} which is {state}", record.id)));
         }
-        let mut config = of_image(self.config.as_ref().unwrap_or(&record.config));
-        crate::changes::fill(&mut config, &record.config);
-        crate::changes::apply(&mut config, &self.changes)?;
+        let (given, changes, own) = (self.config, self.changes, Arc::clone(&record));
+        let config = blocking(move || configured(given.as_ref(), &changes, &own.config)).await?;
         let commit = gantry_graph::Commit {
             name: name.clone(),
             config,
@@ -122,6 +121,14 @@ fn stays_paused(engine: &Engine, container: &Container) -> Result<()> {
     Ok(())
 }
 
+/// The configuration of the image: the one that was given or the container's, changed, and filled where it leaves open what
+/// the container has.
+fn configured(given: Option<&Config>, changes: &[String], container: &Config) -> Result<Config> {
+    let mut config = crate::changes::apply(of_image(given.unwrap_or(container)), changes)?;
+    crate::changes::fill(&mut config, container);
+    Ok(config)
+}
+
 /// What an image says of how to run it; a container's names, terminal and streams are its own.
 fn of_image(config: &Config) -> Config {
     Config {
@@ -158,6 +165,20 @@ fn publish(engine: &Engine, record: &Record, image: &Image, name: Option<&Refere
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_are_of_what_was_given_and_what_is_open_then_is_the_containers() {
+        let list = |words: &[&str]| Some(words.iter().map(|word| (*word).to_owned()).collect());
+        let container =
+            Config { env: list(&["A=1"]), entrypoint: list(&["e"]), cmd: list(&["c"]), ..Config::default() };
+        let given = Config { env: list(&["B=2"]), ..Config::default() };
+        let changes = ["ENV C=$A$B".to_owned(), "CMD [\"d\"]".to_owned()];
+        let config = configured(Some(&given), &changes, &container).unwrap();
+        assert_eq!(config.env, list(&["B=2", "C=2", "A=1"]));
+        assert_eq!((config.entrypoint, config.cmd), (list(&["e"]), list(&["d"])));
+        let config = configured(None, &changes, &container).unwrap();
+        assert_eq!(config.env, list(&["A=1", "C=1"]));
+    }
 
     #[test]
     fn what_was_made_counts_also_when_the_processes_cannot_go_on() {

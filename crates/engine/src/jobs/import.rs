@@ -57,8 +57,8 @@ impl Job for Import {
     async fn run(mut self, context: Context) -> Result<()> {
         let engine = context.engine;
         let name = crate::images::new_name(&self.repository, &self.tag)?;
-        let mut config = Config::default();
-        crate::changes::apply(&mut config, &self.changes)?;
+        let changes = std::mem::take(&mut self.changes);
+        let config = blocking(move || crate::changes::apply(Config::default(), &changes)).await?;
         let platform = match self.platform.as_str() {
             "" => Platform::host(),
             text => text.parse::<Platform>().map_err(Error::invalid)?,
