@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, MutexGuard};
 
 use gantry_api::reference::Digest;
@@ -44,7 +45,9 @@ impl Blob {
 
     /// What a manifest has for a layer whose record is lost. That its bytes are kept is seen by inflating them.
     pub(crate) fn found(descriptor: &Descriptor, diff_id: &Digest, content: &Content) -> Self {
-        let inflated = content.open_blob(&descriptor.digest).and_then(|mut file| inflated_digest(&mut file));
+        let nobody_leaves = AtomicBool::new(false);
+        let inflated =
+            content.open_blob(&descriptor.digest).and_then(|mut file| inflated_digest(&mut file, &nobody_leaves));
         let is_it = inflated.is_ok_and(|found| found == *diff_id);
         Self { verified: is_it, kept: is_it, ..Self::new(descriptor.clone()) }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gantry_api::container::Config;
+use gantry_api::platform::Platform;
 use gantry_api::reference::{Digest, Reference};
 use gantry_linux::fs;
 
@@ -67,7 +68,7 @@ impl Graph {
     }
 
     fn fill_from_container(&self, container: &str, parent: Option<&Digest>, draft: &str) -> Result<(Extent, Digest)> {
-        self.with_archive(container, |changes| self.inner.layers.fill(draft, parent, None, changes))
+        self.with_archive(container, |changes| self.inner.layers.fill(draft, parent, None, changes, &self.left))
     }
 
     fn committed_config(
@@ -80,12 +81,19 @@ impl Graph {
         let base = match images.get(&record.image) {
             Some(image) => image.config.clone(),
             // It was removed by force; its layers are there as long as the container is.
-            None => ImageConfig {
-                architecture: crate::import::machine().to_owned(),
-                os: "linux".to_owned(),
-                rootfs: RootFs { kind: "layers".to_owned(), diff_ids: self.diff_ids(record.parent.as_ref())? },
-                ..ImageConfig::default()
-            },
+            None => {
+                let diff_ids = self.diff_ids(record.parent.as_ref())?;
+                let Platform { os, architecture, variant } = Platform::host();
+                ImageConfig {
+                    architecture,
+                    os,
+                    variant,
+                    // A step for each, or the new one's would be the lowest.
+                    history: vec![History::default(); diff_ids.len()],
+                    rootfs: RootFs { kind: "layers".to_owned(), diff_ids },
+                    ..ImageConfig::default()
+                }
+            }
         };
         let mut config = ImageConfig {
             created: commit.created.clone(),

@@ -1,6 +1,9 @@
 //! Streams of archives without what they are compressed by, told by their first bytes.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gantry_api::reference::Digest;
 use sha2::{Digest as _, Sha256};
@@ -11,30 +14,117 @@ use crate::{Error, Result};
 /// The most KiB that undoing xz may take: `xz -9` wants 65 MiB, and a header can ask for four gigabytes.
 const XZ_MEMORY: u32 = 128 << 10;
 
-/// The uncompressed stream of a blob (gzip, zstd, xz, bzip2 or plain), by its first bytes.
+/// What a stream is compressed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+    Xz,
+    Bzip2,
+}
+
+/// What a stream is compressed by that begins so; its first four bytes tell.
+pub(crate) const fn compression(head: &[u8]) -> Option<Compression> {
+    match head {
+        [0x1f, 0x8b, ..] => Some(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Compression::Zstd),
+        [0xfd, b'7', b'z', b'X', ..] => Some(Compression::Xz),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Compression::Bzip2),
+        _ => None,
+    }
+}
+
+/// The uncompressed stream of a blob (gzip, zstd, xz, bzip2 or plain), by its first bytes. What is wrong with the blob itself it says
+/// as [`io::ErrorKind::InvalidData`] or [`io::ErrorKind::UnexpectedEof`], whatever the decoder says; errors of reading it are as they came.
 ///
 /// # Errors
 /// What the decoder cannot begin with.
 pub fn decompress<'a>(magic: &[u8], blob: &'a mut dyn BufRead) -> Result<Box<dyn Read + 'a>> {
-    match magic {
-        [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::Decoder::with_buffer(blob)
-            .map(|decoder| Box::new(decoder) as Box<dyn Read>)
-            .map_err(|source| Error::Stream { what: "layer".to_owned(), source }),
-        [0xfd, b'7', b'z', b'X', ..] => Ok(Box::new(lzma_rust2::XzReader::new_mem_limit(blob, true, XZ_MEMORY))),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Ok(Box::new(bzip2::bufread::MultiBzDecoder::new(blob))),
-        _ => Ok(Box::new(blob)),
+    let Some(compression) = compression(magic) else { return Ok(Box::new(blob)) };
+    let failed = Rc::new(Cell::new(false));
+    let blob = Source { blob, failed: Rc::clone(&failed) };
+    let decoder: Box<dyn Read + 'a> = match compression {
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
+        Compression::Zstd => zstd::Decoder::with_buffer(blob)
+            .map(Box::new)
+            .map_err(|source| Error::Stream { what: "layer".to_owned(), source })?,
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(blob, true, XZ_MEMORY)),
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(blob)),
+    };
+    Ok(Box::new(Inflated { decoder, compression, failed }))
+}
+
+/// What a decoder reads, and whether reading it failed.
+struct Source<'a> {
+    blob: &'a mut dyn BufRead,
+    failed: Rc<Cell<bool>>,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.blob.read(buffer).inspect_err(|error| self.failed.set(error.kind() != io::ErrorKind::Interrupted))
     }
 }
 
-/// The digest of what a blob is when it is inflated.
-pub(crate) fn inflated_digest(blob: &mut dyn Read) -> Result<Digest> {
-    let failed = |source| Error::Stream { what: "layer".to_owned(), source };
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.blob.fill_buf().inspect_err(|error| self.failed.set(error.kind() != io::ErrorKind::Interrupted))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.blob.consume(amount);
+    }
+}
+
+/// What a decoder gives, with errors of one kind: each decoder has its own.
+struct Inflated<'a> {
+    decoder: Box<dyn Read + 'a>,
+    compression: Compression,
+    failed: Rc<Cell<bool>>,
+}
+
+impl Read for Inflated<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(buffer).map_err(|error| {
+            let as_it_is = matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof);
+            if as_it_is || self.failed.get() {
+                return error;
+            }
+            let why = match (self.compression, error.kind()) {
+                (Compression::Xz, io::ErrorKind::OutOfMemory) => {
+                    let most = XZ_MEMORY >> 10;
+                    format!("its dictionary needs more than {most} MiB: compress it with xz -9 or less")
+                }
+                (compression, _) => format!("{compression:?} stream: {error}").to_lowercase(),
+            };
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })
+    }
+}
+
+/// Fails when whoever gave the stream has left: a few bytes inflate to gigabytes, while nothing is read that would fail.
+pub(crate) struct Leavable<'a, R> {
+    pub inner: R,
+    pub left: &'a AtomicBool,
+}
+
+impl<R: Read> Read for Leavable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled, or the client has gone away"));
+        }
+        self.inner.read(buffer)
+    }
+}
+
+/// The digest of what a blob is when it is inflated, unless whoever wants it has `left`.
+pub(crate) fn inflated_digest(blob: &mut dyn Read, left: &AtomicBool) -> Result<Digest> {
+    let failed = |source| Error::stream("layer", source);
     let mut magic = Vec::new();
     (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
     let mut whole = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
     let mut hash = Sha256::new();
-    io::copy(&mut decompress(&magic, &mut whole)?, &mut hash).map_err(failed)?;
+    io::copy(&mut Leavable { inner: decompress(&magic, &mut whole)?, left }, &mut hash).map_err(failed)?;
     Ok(finish(hash))
 }
 
@@ -90,14 +180,42 @@ mod tests {
                 "several streams, as parallel compressors write"
             );
             assert!(read(&blob[..blob.len() - 5]).is_err(), "one that is cut short is not whole");
-            let mut broken = blob.to_vec();
-            broken[blob.len() / 2] ^= 0x10;
-            assert!(read(&broken).is_err(), "a flipped bit is found");
         }
     }
 
     #[test]
+    fn what_is_wrong_with_a_blob_is_told_as_the_blobs_and_what_is_wrong_with_reading_it_as_that() {
+        let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        zstd.include_checksum(true).unwrap();
+        io::Write::write_all(&mut zstd, TEXT.as_bytes()).unwrap();
+        for blob in [XZ, BZIP2, &zstd.finish().unwrap()] {
+            let mut broken = blob.to_vec();
+            broken[blob.len() / 2] ^= 0x10;
+            let error = read(&broken).unwrap_err();
+            assert!(is_fault(&error), "{error} ({:?})", error.kind());
+            let broken = || io::Error::new(io::ErrorKind::InvalidInput, "the cable");
+            let mut cable = BufReader::new((&blob[..blob.len() / 2]).chain(Failing(broken)));
+            let error = decompress(&blob[..4], &mut cable).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+            assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::InvalidInput, "the cable"));
+        }
+    }
+
+    struct Failing<F>(F);
+
+    impl<F: Fn() -> io::Error> Read for Failing<F> {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(self.0())
+        }
+    }
+
+    fn is_fault(error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+    }
+
+    #[test]
     fn no_header_makes_the_daemon_take_gigabytes() {
-        assert_eq!(read(GREEDY).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        let refusal = read(GREEDY).unwrap_err();
+        assert_eq!(refusal.kind(), io::ErrorKind::InvalidData);
+        assert!(refusal.to_string().contains("more than 128 MiB: compress it with xz -9"), "{refusal}");
     }
 }

@@ -119,6 +119,16 @@ impl Error {
         }
     }
 
+    /// What a stream's reader says: the stream itself is wrong, or reading it failed.
+    pub(crate) fn stream(what: impl Into<String>, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        if matches!(source.kind(), InvalidData | UnexpectedEof) && source.raw_os_error().is_none() {
+            Self::invalid(what, source)
+        } else {
+            Self::Stream { what: what.into(), source }
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<String>, reason: impl ToString) -> Self {
         Self::Invalid { what: what.into(), reason: reason.to_string() }
     }

@@ -35,7 +35,7 @@ impl Graph {
     pub fn import(&self, archive: &mut dyn Read, import: Import) -> Result<Arc<Image>> {
         let layers = &self.inner.layers;
         let draft = format!("import-{}-{}", crate::graph::now(), fs::unique());
-        let filled = layers.fill(&draft, None, None, archive);
+        let filled = layers.fill(&draft, None, None, archive, &self.left);
         let (extent, diff_id) = match filled {
             Ok(filled) => filled,
             Err(error) => {

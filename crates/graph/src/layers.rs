@@ -15,7 +15,7 @@ use gantry_graphdriver::GraphDriver;
 use sha2::{Digest as _, Sha256};
 
 use crate::ahead::ahead;
-use crate::decompress::decompress;
+use crate::decompress::{Leavable, decompress};
 use crate::image::{chain_id, finish};
 use crate::{Error, Layer, Result};
 
@@ -293,31 +293,33 @@ impl Layers {
     pub(crate) fn unpack(&self, plan: &Plan, blob: &mut dyn Read, left: &AtomicBool) -> Result<Option<u64>> {
         let Some(mut claim) = self.claim(&plan.chain_id, left)? else { return Ok(None) };
         let id = draft_id(&plan.chain_id, claim.old.as_ref());
-        let filled = self.fill(&id, plan.parent.as_ref(), Some(&plan.diff_id), blob);
+        let filled = self.fill(&id, plan.parent.as_ref(), Some(&plan.diff_id), blob, left);
         let (extent, _) = filled.inspect_err(|_| self.discard(&id))?;
         claim.back = State::Draft(id, extent);
         Ok(Some(extent.content))
     }
 
     /// Unpacks a blob into the draft `id`; returns its extent and the digest of the uncompressed archive. One thread
-    /// inflates and hashes, another unpacks.
+    /// inflates and hashes, another unpacks, until whoever wants it has `left`.
     pub(crate) fn fill(
         &self,
         id: &str,
         parent: Option<&Digest>,
         wanted: Option<&Digest>,
         blob: &mut dyn Read,
+        left: &AtomicBool,
     ) -> Result<(Extent, Digest)> {
         // A draft of that name can only be what a failed attempt could not remove.
         self.driver.remove(id)?;
         // One that is not known by another name will have this one; the commit says it again.
         let parent = parent.map(|parent| self.store_id(parent).unwrap_or_else(|| parent.hex().to_owned()));
         self.driver.create(id, parent.as_deref())?;
-        let failed = |source| Error::Stream { what: "layer".to_owned(), source };
+        let failed = |source| Error::stream("layer", source);
         let mut magic = Vec::new();
         (&mut *blob).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut blob = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(blob));
-        let mut hashed = Hashed { inner: decompress(&magic, &mut blob)?, hash: Sha256::new(), length: 0 };
+        let inflated = Leavable { inner: decompress(&magic, &mut blob)?, left };
+        let mut hashed = Hashed { inner: inflated, hash: Sha256::new(), length: 0 };
         let (feed, mut reader) = ahead(BUFFERS);
         let (pumped, applied) = std::thread::scope(|scope| {
             let applying = scope.spawn(move || self.driver.apply(id, &mut reader));
@@ -532,13 +534,13 @@ impl Drop for Claim<'_> {
 }
 
 /// Hashes what is read.
-struct Hashed<'a> {
-    inner: Box<dyn Read + 'a>,
+struct Hashed<R> {
+    inner: R,
     hash: Sha256,
     length: u64,
 }
 
-impl Read for Hashed<'_> {
+impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         self.hash.update(&buffer[..length]);

@@ -204,7 +204,7 @@ impl Registration {
         if let Some(Plan { diff_id: wanted, .. }) = self.plans.get(index)
             && !self.is_verified(index, blob)
         {
-            let found = inflated_digest(&mut fs::open(file)?)?;
+            let found = inflated_digest(&mut fs::open(file)?, &self.graph.left)?;
             if found != *wanted {
                 return Err(Error::Digest { what: "uncompressed layer", wanted: wanted.clone(), found });
             }

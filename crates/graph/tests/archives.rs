@@ -6,9 +6,9 @@ mod common;
 
 use std::io::Read;
 
-use common::{Source, debian, files, fsck, gzip, load, name, open, pack, save, store, tar};
+use common::{Source, bzip2, debian, files, fsck, gzip, load, name, open, pack, save, store, tar};
 use gantry_api::container::Config;
-use gantry_graph::{Commit, Error, Removed, digest_of};
+use gantry_graph::{Commit, Error, Graph, Import, Removed, digest_of};
 use serde_json::{Value, json};
 
 #[test]
@@ -167,6 +167,11 @@ fn a_broken_archive_is_refused_and_leaves_nothing() {
             pack(&[("c", &source.config), ("manifest.json", br#"[{"Config":"c","RepoTags":["X:"]}]"#)]),
             "name",
         ),
+        (
+            "a name that would be read as a digest",
+            pack(&[("c", &source.config), ("manifest.json", br#"[{"Config":"c","RepoTags":["sha256:1"]}]"#)]),
+            "read as a digest",
+        ),
         ("a path out", pack(&[("manifest.json", br#"[{"Config":"../../etc/passwd"}]"#)]), "passwd"),
         ("a cut end", save_of_debian()[..3000].to_vec(), "image archive"),
     ];
@@ -176,6 +181,50 @@ fn a_broken_archive_is_refused_and_leaves_nothing() {
         assert!(graph.images().is_empty(), "{what}");
         assert!(graph.driver().list().unwrap().is_empty(), "{what}");
         assert_eq!(std::fs::read_dir(root.path().join("content/ingest")).unwrap().count(), 0, "{what}");
+    }
+}
+
+/// Gives all that it has, and its client leaves.
+struct Leaving<'a>(&'a Graph, &'a [u8]);
+
+impl Read for Leaving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.1.read(buffer)?;
+        if self.1.is_empty() {
+            self.0.leave();
+        }
+        Ok(length)
+    }
+}
+
+#[test]
+fn who_leaves_is_not_waited_for_until_what_came_is_inflated() {
+    let (root, graph) = store();
+    let saved = save_of_debian();
+    for compress in [gzip, bzip2] {
+        let (here, packed) = (graph.leavable(), compress(&saved));
+        let error = here.load(&mut Leaving(&here, &packed), None, &|_| {}).unwrap_err().to_string();
+        assert!(error.contains("the client has gone away"), "{error}");
+        let (here, packed) = (graph.leavable(), compress(&tar(&[("a", "b")])));
+        let error = here.import(&mut Leaving(&here, &packed), Import::default()).unwrap_err().to_string();
+        assert!(error.contains("the client has gone away"), "{error}");
+        assert!(graph.images().is_empty() && graph.driver().list().unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(root.path().join("content/ingest")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_damaged_archive_is_its_senders_fault_whatever_it_is_compressed_by() {
+    let (_root, graph) = store();
+    for compress in [gzip, bzip2] {
+        let mut broken = compress(&tar(&[("a", "b")]));
+        let middle = broken.len() / 2;
+        broken[middle] ^= 0x10;
+        for error in
+            [load(&graph, &broken).unwrap_err(), graph.import(&mut broken.as_slice(), Import::default()).unwrap_err()]
+        {
+            assert_eq!(error.kind(), gantry_api::ErrorKind::InvalidParameter, "{error}");
+        }
     }
 }
 
@@ -313,6 +362,19 @@ fn a_commit_is_the_image_with_one_layer_more_and_its_parent_goes_after_it() {
         assert!(removed.contains(&Removed::Deleted(base)), "{removed:?}");
         assert!(graph.images().is_empty() && graph.driver().list().unwrap().is_empty());
     }
+}
+
+#[test]
+fn a_commit_of_a_container_whose_image_is_gone_has_a_step_for_every_layer() {
+    let (root, graph) = store();
+    let base = debian().pull(&graph, &["debian:12"]);
+    graph.create_container_layer("web", &base, None).unwrap();
+    graph.remove_image("debian:12", true, true, &[]).unwrap();
+    std::fs::write(root.path().join("overlay/layers/web/diff/new"), "123").unwrap();
+    let commit = Commit { name: Some(name("mine:1")), created_by: "sh -c x".to_owned(), ..Commit::default() };
+    let image = graph.commit_container("web", commit).unwrap();
+    let steps: Vec<_> = image.history().into_iter().map(|(step, size)| (step.created_by, size)).collect();
+    assert_eq!(steps, [("sh -c x".to_owned(), 3), (String::new(), 5), (String::new(), 8)]);
 }
 
 #[test]

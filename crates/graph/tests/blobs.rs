@@ -3,7 +3,10 @@
 
 mod common;
 
-use common::{Source, debian, files, fsck, layout, load, lose_database, name, open, pack, refuse_reading, save, store};
+use common::{
+    Source, bzip2, debian, files, fsck, gzip, layout, load, lose_database, name, open, pack, refuse_reading, save,
+    store,
+};
 use gantry_api::reference::Digest;
 use gantry_graph::{Blob, Graph, Manifest, Outcome, Place, Problem, Repair, digest_of};
 use serde_json::{Value, json};
@@ -31,10 +34,12 @@ fn debian_layout() -> (Source, Vec<u8>, Vec<u8>) {
 
 #[test]
 fn compressed_layers_of_an_archive_are_saved_as_they_came_with_their_manifest_and_go_with_the_image() {
-    for driver in ["overlay", "vfs"] {
+    for (driver, compress) in [("overlay", gzip as fn(&[u8]) -> Vec<u8>), ("vfs", bzip2)] {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let graph = open(here.path(), driver);
-        let (source, archive, manifest) = debian_layout();
+        let source = Source { blobs: debian().layers.iter().map(|layer| compress(layer)).collect(), ..debian() };
+        let (archive, mut manifests) = layout(&[("debian:12", &source, true)]);
+        let manifest = manifests.remove(0);
         load(&graph, &archive).unwrap();
         let check = |graph: &Graph| {
             assert_eq!(kept(graph, "debian:12"), digests(&source.blobs));

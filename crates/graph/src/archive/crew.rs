@@ -65,7 +65,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         let (graph, draft) = (self.graph, id.clone());
         let worker = self.scope.spawn(move || {
             let layers = &graph.inner.layers;
-            layers.fill(&draft, None, None, &mut reader).inspect_err(|_| layers.discard(&draft))
+            layers.fill(&draft, None, None, &mut reader, &graph.left).inspect_err(|_| layers.discard(&draft))
         });
         self.running.push_back((id, worker));
         feed.pump(input).map_err(failed)?;

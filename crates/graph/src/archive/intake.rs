@@ -14,7 +14,7 @@ use tar::EntryType;
 
 use super::crew::{Crew, Loose, State};
 use super::staging::Staging;
-use crate::decompress::{decompress, inflated_digest};
+use crate::decompress::{Leavable, compression, decompress, inflated_digest};
 use crate::registration::{Pins, Registration};
 use crate::{DOCUMENT_LIMIT, Error, Graph, Layer, Result};
 
@@ -81,7 +81,8 @@ impl<'a> Intake<'a> {
         (&mut *input).take(4).read_to_end(&mut magic).map_err(failed)?;
         let mut input = BufReader::with_capacity(128 << 10, io::Cursor::new(magic.clone()).chain(input));
         let allowed = Cell::new(0);
-        let metered = Metered { inner: decompress(&magic, &mut input)?, allowed: &allowed };
+        let inflated = Leavable { inner: decompress(&magic, &mut input)?, left: &graph.left };
+        let metered = Metered { inner: inflated, allowed: &allowed };
         let mut archive = tar::Archive::new(metered);
         std::thread::scope(|scope| {
             let mut crew = Crew::new(graph, scope);
@@ -160,7 +161,7 @@ impl<'a> Intake<'a> {
         entry.take(HEAD).read_to_end(&mut head).map_err(failed)?;
         let is_layer = looks_like_layer(&head);
         let is_document = !is_layer && matches!(head.trim_ascii_start().first(), Some(b'{' | b'['));
-        let named = digest_in(name).filter(|digest| is_compressed(&head) && self.graph.is_ours_alone(digest));
+        let named = digest_in(name).filter(|digest| compression(&head).is_some() && self.graph.is_ours_alone(digest));
         let mut whole = io::Cursor::new(head).chain(entry);
         if is_document && size <= DOCUMENT_LIMIT as u64 && self.kept + size <= KEPT {
             let mut bytes = Vec::new();
@@ -221,7 +222,7 @@ impl<'a> Intake<'a> {
             Member::File(staged) => Box::new(fs::open(staged)?),
             Member::Link(_) => unreachable!("links were followed"),
         };
-        inflated_digest(&mut file)
+        inflated_digest(&mut file, &self.graph.left)
     }
 
     pub(super) fn has(&self, path: &str) -> bool {
@@ -372,15 +373,10 @@ fn digest_in(name: &str) -> Option<Digest> {
     Digest::from_hex(last.strip_suffix(".tar").unwrap_or(last)).ok()
 }
 
-/// Whether it begins as a compressed file does.
-fn is_compressed(head: &[u8]) -> bool {
-    matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..])
-}
-
 /// Whether it begins as a tar archive does, or as a compressed file.
 fn looks_like_layer(head: &[u8]) -> bool {
     match head {
-        head if is_compressed(head) => true,
+        head if compression(head).is_some() => true,
         head if head.len() < HEAD as usize => false,
         head => {
             let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
@@ -412,10 +408,9 @@ pub(super) fn failed(source: io::Error) -> Error {
         return Error::invalid("image archive", "this is no tar archive, or a damaged one");
     }
     match source.kind() {
-        // The archive's fault, not the stream's.
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Error::invalid("image archive", source),
+        // The reader of tar says so what it cannot understand.
         io::ErrorKind::Other if source.raw_os_error().is_none() => Error::invalid("image archive", source),
-        _ => Error::Stream { what: "image archive".to_owned(), source },
+        _ => Error::stream("image archive", source),
     }
 }
 
@@ -441,6 +436,9 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_cksum();
         assert!(looks_like_layer(header.as_bytes()) && looks_like_layer(&[0; 512]) && looks_like_layer(&[0x1f, 0x8b]));
+        assert!(
+            looks_like_layer(b"BZh91AY&SY") && looks_like_layer(b"\xfd7zXZ\0") && looks_like_layer(b"\x28\xb5\x2f\xfd")
+        );
         assert!(!looks_like_layer(b"1.0") && !looks_like_layer(&[b'{'; 512]) && !looks_like_layer(b""));
     }
 }

@@ -266,6 +266,9 @@ pub(super) fn reference(text: &str) -> Result<Reference> {
     if name.digest().is_some() {
         return Err(invalid("it has a digest, which an archive does not give".to_owned()));
     }
+    if name.familiar_repository() == "sha256" {
+        return Err(invalid("with a tag it would be read as a digest".to_owned()));
+    }
     Ok(name)
 }
 
