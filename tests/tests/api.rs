@@ -114,7 +114,7 @@ fn nothing_comes_with_the_head_of_an_upgrade_that_a_client_has_not_read() {
         let headers = [("Connection", "Upgrade"), ("Upgrade", "tcp"), ("Content-Type", "application/json")];
         http::send(&mut stream, "POST", &path, &headers, body).expect("a request");
         // A client that is slow, and reads the head through a buffer, as Python's do.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(std::time::Duration::from_millis(50));
         let mut piece = [0; 8192];
         let length = stream.read(&mut piece).expect("the head");
         assert!(piece[..length].ends_with(b"\r\n\r\n"), "{path}: {}", String::from_utf8_lossy(&piece[..length]));
@@ -150,6 +150,15 @@ fn streams_are_answers_too_on_a_connection_that_goes_on() {
     assert_eq!(frames, [(1, b"out\n".to_vec()), (2, b"err\n".to_vec())]);
     http::send(&mut stream, "GET", "/_ping", &keep, None).expect("a request");
     assert_eq!(http::receive(&mut reader, "GET").expect("an answer").status, 200);
+    cli.ok(&["rm", "-f", &name]);
+    // What would have to be read cannot come this way, and is not taken for its end.
+    cli.ok(&["run", "-d", "-i", "--name", &name, IMAGE, "cat"]);
+    let path = format!("/containers/{name}/attach?stream=1&stdin=1&stdout=1");
+    http::send(&mut stream, "POST", &path, &keep, None).expect("a request");
+    let refused = http::receive(&mut reader, "POST").expect("an answer");
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("needs a connection of its own"), "{}", refused.text());
+    assert_eq!(cli.inspect(&name, "{{.State.Running}}"), "true");
     cli.ok(&["rm", "-f", &name]);
 }
 

@@ -49,6 +49,7 @@ fn past_events_are_told_between_since_and_until() {
         let format = "{{.Action}} {{.Actor.Attributes.signal}}";
         let told = cli.ok(&["events", "--since", "5m", "--until", &soon(), "--filter", &filter, "--format", format]);
         let told: Vec<&str> = told.lines().filter(|line| line.starts_with("kill") || line.starts_with("die")).collect();
+        assert_eq!(told.len(), 5, "{told:?}");
         let absent = told[2].trim_start_matches("die");
         let die = format!("die{absent}");
         assert_eq!(told, ["kill 15", "kill 9", &die, "kill 9", &die]);

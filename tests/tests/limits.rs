@@ -132,6 +132,10 @@ fn update_changes_what_runs_and_holds_at_the_next_start() {
         cli.run(&["update", "-m", "128m", &name]).fails(1, "memoryswap");
         cli.run(&["update", "--cpu-quota", "5000", &name]).fails(1, "NanoCPUs");
         in_force();
+        cli.ok(&["stop", "-t", "0", &name]);
+        cli.ok(&["update", "-m", "80m", "--memory-swap", "80m", &name]);
+        cli.ok(&["start", &name]);
+        assert_eq!(outside(cli, &name, &["memory.limit_in_bytes", "memory.max"]), "83886080");
         cli.ok(&["rm", "-f", &name]);
     });
 }

@@ -1,16 +1,17 @@
 //! The standard streams of jobs: bytes to the caller, bytes from the caller, and the caller's whole connection.
 
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::blocking;
 use crate::error::{Error, Result};
 
 /// What a job says before its first byte; the caller turns it into a header.
@@ -205,16 +206,48 @@ pub struct Connection {
 /// How long a client may take to read the head of an answer before the stream begins all the same.
 const HEAD: Duration = Duration::from_secs(1);
 
+/// How often it is looked at besides: the last byte that is read tells nobody where it is counted as taken a moment later.
+const LOOK: Duration = Duration::from_millis(5);
+
 impl Connection {
-    /// Returns when the client has read what was sent so far, the answer's head. Python's clients read the head through a
-    /// buffer and the stream past it: what came with the head would be lost to them.
-    ///
-    /// # Errors
-    /// When the connection cannot be asked.
-    pub async fn head_taken(&self) -> Result<()> {
-        let stream = self.stream.try_clone().map_err(|e| Error::system(format!("duplicate the connection: {e}")))?;
-        blocking(move || Ok(gantry_linux::taken::until_taken(stream, HEAD).map(drop)?)).await
+    /// Returns when the client has read what was sent so far, the answer's head, if the connection is a Unix socket.
+    /// Python's clients read the head through a buffer and the stream past it: what came with the head would be lost to
+    /// them. Of other connections nobody can tell.
+    pub async fn head_taken(&self) {
+        let taken = async {
+            if is_taken(&self.stream)? {
+                return Ok(());
+            }
+            let watched = writable(self.stream.as_fd())?;
+            // Each time that the client reads there is room for more.
+            while !is_taken(&self.stream)? {
+                tokio::select! {
+                    ready = watched.writable() => ready?.clear_ready(),
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            }
+            io::Result::Ok(())
+        };
+        // It is a courtesy: the stream begins in any case.
+        match tokio::time::timeout(HEAD, taken).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("wait for a client to read the head of its answer: {error}"),
+            Err(_) => tracing::debug!("a client has not read the head of its answer for a second"),
+        }
     }
+}
+
+fn is_taken(stream: &OwnedFd) -> io::Result<bool> {
+    gantry_linux::taken::is_taken(stream).map_err(|error| error.source)
+}
+
+/// Watches a socket for room, and for its end.
+pub(crate) fn writable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+    #[allow(
+        deprecated,
+        reason = "the newer constructor is unsafe for types whose descriptor may change; a socket's cannot"
+    )]
+    AsyncFd::with_interest(socket, Interest::WRITABLE)
 }
 
 /// Resolves to the caller's connection once the answer's head was sent.
@@ -224,6 +257,7 @@ pub type Upgrade = Pin<Box<dyn Future<Output = Result<Connection>> + Send>>;
 pub struct Hijack {
     opened: oneshot::Sender<Opening>,
     upgrade: Upgrade,
+    input: bool,
 }
 
 impl Hijack {
@@ -231,7 +265,25 @@ impl Hijack {
     #[must_use]
     pub fn new(upgrade: Upgrade) -> (Self, oneshot::Receiver<Opening>) {
         let (opened, opening) = oneshot::channel();
-        (Self { opened, upgrade }, opening)
+        (Self { opened, upgrade, input: true }, opening)
+    }
+
+    /// The same where the caller cannot send anything more.
+    #[must_use]
+    pub fn without_input(upgrade: Upgrade) -> (Self, oneshot::Receiver<Opening>) {
+        let (hijack, opening) = Self::new(upgrade);
+        (Self { input: false, ..hijack }, opening)
+    }
+
+    /// Whether the caller can send what the job wants of it.
+    ///
+    /// # Errors
+    /// When input is wanted that cannot come.
+    pub fn check_input(&self, wanted: bool) -> Result<()> {
+        if wanted && !self.input {
+            return Err(Error::invalid("standard input needs a connection of its own: ask for an upgrade"));
+        }
+        Ok(())
     }
 
     /// Accepts, and takes the connection over.

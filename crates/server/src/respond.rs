@@ -175,7 +175,7 @@ async fn one_way<J: Job<Output = ()>>(request: Request, job: impl FnOnce(Hijack)
     let (near, far) = UnixStream::pair().map_err(failed)?;
     let stream = far.into_std().map_err(failed)?.into();
     let connection = Connection { stream, early: Vec::new() };
-    let (hijack, opened) = Hijack::new(Box::pin(async move { Ok(connection) }));
+    let (hijack, opened) = Hijack::without_input(Box::pin(async move { Ok(connection) }));
     let task = spawn(&request.engine, job(hijack), request.environment.clone(), request.seat.clone());
     let Ok(opening) = opened.await else {
         finished(task).await?;

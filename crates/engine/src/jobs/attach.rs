@@ -55,13 +55,14 @@ impl Job for Attach {
                 self.container
             )));
         }
+        self.hijack.check_input(self.stdin && self.stream && record.config.open_stdin)?;
         let arrival = container.arrival();
         let mut phases = container.phases();
         let ends = phases.borrow_and_update().ends;
         let connection = self.hijack.take(Opening { terminal: record.config.tty }).await?;
         if self.logs || container.running().is_some() {
             // Something may be sent at once.
-            connection.head_taken().await?;
+            connection.head_taken().await;
         }
         let Connection { stream, early } = connection;
         if self.logs {

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use gantry_api::stream::{Stream, header};
 use gantry_execdriver::{Attach, Error as ExecError, Exec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +16,7 @@ use crate::exec::ExecInstance;
 use crate::job::{Class, Context, Job};
 use crate::policy::Subject;
 use crate::spec;
-use crate::stream::{Connection, Hijack, Opening};
+use crate::stream::{Connection, Hijack, Opening, writable};
 
 /// Starts an exec.
 pub struct ExecStart {
@@ -52,23 +50,18 @@ impl Job for ExecStart {
         if container.running().is_none() {
             return Err(Error::conflict(format!("container {} is not running", container.id())));
         }
+        if let Some(hijack) = &self.hijack {
+            hijack.check_input(exec.config.attach_stdin)?;
+        }
         if !exec.claim() {
             return Err(Error::conflict(format!("exec {} has already run", exec.id)));
         }
         let Some(hijack) = self.hijack else {
             return launch(engine, &container, &exec, None, self.console_size).await;
         };
-        let connection = async {
-            let connection = hijack.take(Opening { terminal: exec.config.tty }).await?;
-            connection.head_taken().await.map(|()| connection)
-        };
-        let Connection { stream, early } = match connection.await {
-            Ok(connection) => connection,
-            Err(error) => {
-                exec.ended(126);
-                return Err(error);
-            }
-        };
+        let connection = hijack.take(Opening { terminal: exec.config.tty }).await.inspect_err(|_| exec.ended(126))?;
+        connection.head_taken().await;
+        let Connection { stream, early } = connection;
         let duplicate = || stream.try_clone().map_err(|e| Error::system(format!("duplicate the connection: {e}")));
         let (watched, told) = (duplicate()?, duplicate()?);
         let attach = Attach {
@@ -166,11 +159,7 @@ pub(super) async fn until_over(
     over: impl Future<Output = std::result::Result<(), RecvError>>,
 ) -> Result<()> {
     let failed = |e: std::io::Error| Error::system(format!("watch the connection: {e}"));
-    #[allow(
-        deprecated,
-        reason = "the newer constructor is unsafe for types whose descriptor may change; an OwnedFd's cannot"
-    )]
-    let watched = AsyncFd::with_interest(connection, Interest::WRITABLE).map_err(failed)?;
+    let watched = writable(connection).map_err(failed)?;
     // Only the end of both directions is of interest. Readability would be set for ever once the client has closed its
     // half, which is how clients without standard input begin.
     tokio::pin!(over);

@@ -66,6 +66,8 @@ impl Job for ExecResize {
             return Err(Error::not_found(format!("No such exec instance: {}", self.exec)));
         };
         match exec.state() {
+            // Docker's clients ask it of any process.
+            ExecState::Running(_) if !exec.config.tty => Ok(()),
             ExecState::Running(running) => blocking(move || Ok(running.resize(self.rows, self.columns)?)).await,
             _ => Err(Error::conflict(format!("exec process {} is not running", self.exec))),
         }

@@ -50,25 +50,34 @@ impl Job for Update {
                 record.id
             )));
         }
-        let merged = merge(&record.host_config, self.wanted)?;
-        resources::validate(&merged, &engine.host)?;
-        validate::restart_policy(&merged)?;
-        let before = resources::resources(&record.host_config);
+        let refused = |error: Error| error.context(format!("Cannot update container {}", record.id));
+        validate::restart_policy(&self.wanted).map_err(refused)?;
+        let merged = merge(&record.host_config, self.wanted).map_err(refused)?;
+        validate::restart_policy(&merged).map_err(refused)?;
         let limits = resources::resources(&merged);
+        // Limits that nobody asked to change may be none that this host would take today, and stay.
+        let are_new = limits != resources::resources(&record.host_config);
+        if are_new {
+            resources::validate(&merged, &engine.host).map_err(refused)?;
+        }
         let changed = Record { host_config: merged, ..Record::clone(&record) };
-        let running = container.running().filter(|_| record.state.has_processes());
-        let (worker, subject) = (Arc::clone(engine), Arc::clone(&container));
+        let running = container.running().filter(|_| are_new && record.state.has_processes());
+        let (worker, subject, before) = (Arc::clone(engine), Arc::clone(&container), Record::clone(&record));
         blocking(move || {
-            let Some(running) = running else { return worker.containers.save(&subject, changed) };
-            running.update(&limits)?;
-            worker.containers.save(&subject, changed).map_err(|mut error| {
-                if let Err(more) = running.update(&before) {
-                    error.message = format!("{}; and the earlier limits could not be set again: {more}", error.message);
+            worker.containers.save(&subject, changed)?;
+            let set = running.map_or(Ok(()), |running| running.update(&limits));
+            set.map_err(|error| {
+                let mut error = Error::from(error);
+                if let Err(more) = worker.containers.save(&subject, before) {
+                    error.message =
+                        format!("{}; and the earlier limits could not be written again: {more}", error.message);
                 }
                 error
             })
         })
-        .await?;
+        .await
+        .map_err(refused)?;
+        engine.containers.copy(&container.record());
         engine.events.publish("container", "update", container.id(), container.record().event_attributes());
         Ok(UpdateResponse::default())
     }
@@ -76,7 +85,7 @@ impl Job for Update {
 
 /// What it has, with what is wanted in its place.
 fn merge(old: &HostConfig, wanted: HostConfig) -> Result<HostConfig> {
-    let refuse = |message: &str| Err(Error::invalid(message));
+    let refuse = |message: &str| Err(Error::conflict(message));
     if wanted.cpu_period > 0 && old.nano_cpus > 0 {
         return refuse("Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set");
     }
@@ -131,12 +140,14 @@ mod tests {
             merge(&old, HostConfig { memory: 32 << 20, pids_limit: Some(0), ..HostConfig::default() }).unwrap();
         assert_eq!((merged.memory, merged.nano_cpus, merged.cpuset_cpus.as_str()), (32 << 20, 500_000_000, "0"));
         assert_eq!(merged.pids_limit, Some(-1));
-        assert!(merge(&old, HostConfig { cpu_quota: 5000, ..HostConfig::default() }).is_err());
+        let refused = |old: &HostConfig, wanted: HostConfig| merge(old, wanted).unwrap_err().message;
+        assert!(refused(&old, HostConfig { cpu_quota: 5000, ..HostConfig::default() }).contains("CPU Quota cannot be"));
         let old = HostConfig { memory: 64 << 20, memory_swap: 64 << 20, auto_remove: true, ..HostConfig::default() };
-        assert!(merge(&old, HostConfig { memory: 65 << 20, ..HostConfig::default() }).is_err());
+        let message = refused(&old, HostConfig { memory: 65 << 20, ..HostConfig::default() });
+        assert!(message.contains("already set memoryswap limit"), "{message}");
         assert!(merge(&old, HostConfig { memory: 65 << 20, memory_swap: -1, ..HostConfig::default() }).is_ok());
         let mut wanted = HostConfig::default();
         wanted.restart_policy.name = "always".into();
-        assert!(merge(&old, wanted).is_err());
+        assert!(refused(&old, wanted).contains("AutoRemove is enabled"));
     }
 }

@@ -3,6 +3,9 @@
 use super::process::{Host, Process};
 use crate::error::{Error, Result};
 
+/// So many columns may be asked for.
+const MOST: usize = 64;
+
 type Value = fn(&Process, &Host) -> String;
 
 /// A column.
@@ -66,6 +69,9 @@ pub fn parse(arguments: &str) -> Result<Vec<Column>> {
             None if word.ends_with('o') => return Err(unknown(arguments, word)),
             None => {}
         }
+    }
+    if own.len() > MOST {
+        return Err(Error::invalid(format!("ps: {} columns are asked for: ask for at most {MOST}", own.len())));
     }
     if own.is_empty() {
         return named(if users { USERS } else { FULL });
@@ -165,7 +171,9 @@ mod tests {
         assert_eq!(titles("aux").join(" "), "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND");
         assert_eq!(titles("-eo pid,comm"), ["PID", "COMMAND"]);
         assert_eq!(titles("-o pid -opcpu,args=WHAT"), ["PID", "%CPU", "WHAT"]);
-        for bad in ["-o comm", "-o pid,nosuch", "--forest", "-o", "-p 1", "-efZ"] {
+        for bad in
+            ["-o comm", "-o pid,nosuch", "--forest", "-o", "-p 1", "-efZ", &format!("-o pid{}", ",s".repeat(MOST))]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 /// The kernel's clock ticks per second in `/proc/<pid>/stat`; fixed in its ABI.
 const TICKS: i64 = 100;
 
+/// More of a command line is not read: a process may say that it is of any length.
+const COMMAND: usize = 128 << 10;
+
 /// What is the same for all processes.
 pub struct Host {
     /// When it started, in seconds since 1970.
@@ -52,17 +55,21 @@ pub struct Process {
 impl Process {
     /// Reads it; `None` when it has ended meanwhile.
     pub fn read(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        // A process's name and words are its own: they need be no text.
+        let read = |name: &str, most| {
+            let data = fs::read_up_to(format!("/proc/{pid}/{name}"), most).ok()?;
+            Some(String::from_utf8_lossy(&data).into_owned())
+        };
+        let (stat, status) = (read("stat", usize::MAX)?, read("status", usize::MAX)?);
+        let command = read("cmdline", COMMAND)?;
         let (head, rest) = stat.rsplit_once(')')?;
         let lines = status.lines().filter_map(|line| line.split_once(':'));
         Some(Self {
             fields: rest.split_whitespace().map(str::to_owned).collect(),
             status: lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect(),
             pid,
-            name: head.split_once('(')?.1.to_owned(),
-            command: String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " "),
+            name: shown(head.split_once('(')?.1),
+            command: shown(&command.trim_end_matches('\0').replace('\0', " ")),
         })
     }
 
@@ -156,6 +163,11 @@ impl Process {
     pub fn share(&self, host: &Host) -> String {
         tenths(self.resident() * 1000 / host.memory.max(1))
     }
+}
+
+/// As one line of a terminal, as `ps` shows it.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn tenths(number: i64) -> String {
