@@ -161,7 +161,20 @@ fn ps_filters_sorts_and_formats_as_docker_does() {
         assert_eq!(ps(&[]), one);
         assert_eq!(ps(&["-a"]), format!("{two}\n{one}"), "newest first");
         assert_eq!(ps(&["-a", "--filter", "status=created"]), two);
-        assert_eq!(ps(&["-a", "--filter", &format!("name={one}")]), one);
+        let found = |filter: &str| ps(&["-a", "--filter", filter]);
+        for name in ["NAME", "/NAME", "^NAME$", "^/NAME$", "^/NAM."] {
+            assert_eq!(
+                found(&format!("name={}", name.replace("NAME", &one).replace("NAM", &one[..one.len() - 1]))),
+                one,
+                "{name}"
+            );
+        }
+        assert_eq!(found(&format!("name=^/{}$", &one[1..])), "", "all of the name");
+        let id = cli.inspect(&one, "{{.Id}}");
+        assert_eq!((found(&format!("id={}", &id[..6])), found(&format!("id={id}"))), (one.clone(), one.clone()));
+        assert_eq!(found(&format!("id={}", &id[8..])), "", "what is somewhere in an id may be in each");
+        let long = format!("name=^{}$", "a".repeat(2000));
+        cli.run(&["ps", "--filter", &long]).fails(1, "more than 1024 bytes: give a shorter one");
         let table = cli.ok(&["ps", "-a", "--filter", &filter]);
         let head: Vec<&str> = table.lines().next().unwrap_or_default().split("  ").filter(|w| !w.is_empty()).collect();
         let head: Vec<&str> = head.into_iter().map(str::trim).collect();

@@ -304,6 +304,9 @@ fn containers_share_namespaces_with_their_users() {
         let script =
             "cd /proc/self/ns; for kind in user pid; do readlink $kind; done; ip addr show eth0 | grep -c 'inet '";
         assert_eq!(cli.ok(&["run", "--rm", "--pid", &target, IMAGE, "sh", "-c", script]), format!("{user}\n{pid}\n1"));
+        let script = "cd /proc/self/ns; for kind in user net pid; do readlink $kind; done";
+        let both = cli.ok(&["run", "--rm", "--network", &target, "--pid", &target, IMAGE, "sh", "-c", script]);
+        assert_eq!(both, format!("{user}\n{net}\n{pid}"));
         let host = world.name("host");
         cli.ok(&["run", "-d", "--userns=host", "--name", &host, IMAGE, "sleep", "600"]);
         let refused = cli.run(&["run", "--rm", "--network", &format!("container:{host}"), IMAGE, "true"]);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex_lite::Regex;
+use regex_lite::{Regex, RegexBuilder};
 use serde_json::Value;
 
 /// Parsed filters: name → accepted values; names are joined by and, values by or.
@@ -26,6 +26,50 @@ pub enum FiltersError {
         /// What was given.
         value: String,
     },
+    /// More, or larger, expressions than are looked for.
+    #[error("invalid filter '{name}': {what}")]
+    Excessive {
+        /// The filter.
+        name: String,
+        /// What is too much, and what to do.
+        what: String,
+    },
+}
+
+/// So many expressions a filter takes.
+const MOST_EXPRESSIONS: usize = 64;
+/// No expression is longer.
+const LONGEST_EXPRESSION: usize = 1024;
+/// So many bytes the program of all expressions of a filter may have: each is tried at each place of each name.
+const LARGEST_PROGRAM: usize = 64 << 10;
+/// So deep groups are nested.
+const DEEPEST_EXPRESSION: u32 = 32;
+
+/// The values of a filter by name, understood once for all names that are looked at.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    /// Nothing is filtered.
+    all: bool,
+    parts: Vec<String>,
+    exact: Vec<String>,
+    expressions: Option<Regex>,
+}
+
+impl Matcher {
+    /// Whether a value is `text`, a part of it, or a regular expression that matches in it. What is no expression matches
+    /// only itself.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        self.all
+            || self.parts.iter().any(|part| text.contains(part.as_str()))
+            || self.exact.iter().any(|exact| exact == text)
+            || self.expressions.as_ref().is_some_and(|expressions| expressions.is_match(text))
+    }
+}
+
+fn compile(expression: &str) -> Option<Regex> {
+    let mut builder = RegexBuilder::new(expression);
+    builder.size_limit(LARGEST_PROGRAM).nest_limit(DEEPEST_EXPRESSION).build().ok()
 }
 
 impl Filters {
@@ -87,17 +131,39 @@ impl Filters {
         self.0.get(name).is_none_or(|values| values.is_empty() || values.iter().map(String::as_str).any(accept))
     }
 
-    /// Whether `name` is not filtered on, or one of its values is `text`, a part of it, or a regular expression that matches
-    /// in it. What is no expression matches only itself.
-    #[must_use]
-    pub fn matches(&self, name: &str, text: &str) -> bool {
-        self.any(name, |value| {
-            if value.contains(['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$']) {
-                value == text || Regex::new(value).is_ok_and(|pattern| pattern.is_match(text))
-            } else {
-                text.contains(value)
+    /// What finds the texts that the values of `name` mean.
+    ///
+    /// # Errors
+    /// Where looking would take long: too many or too large expressions.
+    pub fn matcher(&self, name: &str) -> Result<Matcher, FiltersError> {
+        let too_much = |what: String| FiltersError::Excessive { name: name.to_owned(), what };
+        let mut matcher = Matcher { all: self.get(name).next().is_none(), ..Matcher::default() };
+        let mut expressions = Vec::new();
+        for value in self.get(name) {
+            if !value.contains(['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$']) {
+                matcher.parts.push(value.to_owned());
+                continue;
             }
-        })
+            if value.len() > LONGEST_EXPRESSION {
+                return Err(too_much(format!(
+                    "an expression of more than {LONGEST_EXPRESSION} bytes: give a shorter one"
+                )));
+            }
+            if matcher.exact.len() == MOST_EXPRESSIONS {
+                return Err(too_much(format!("more than {MOST_EXPRESSIONS} expressions: give fewer")));
+            }
+            matcher.exact.push(value.to_owned());
+            if compile(value).is_some() {
+                expressions.push(format!("(?:{value})"));
+            }
+        }
+        if !expressions.is_empty() {
+            let all = compile(&expressions.join("|"));
+            let all = all
+                .ok_or_else(|| too_much("the expressions are too large together: give fewer or simpler ones".into()))?;
+            matcher.expressions = Some(all);
+        }
+        Ok(matcher)
     }
 
     /// Whether each `label` filter (`key` or `key=value`) holds for `labels`, and no `label!` does; labels are joined by
@@ -169,10 +235,38 @@ mod tests {
         ] {
             let mut filters = Filters::default();
             filters.add("name", pattern);
-            assert_eq!(filters.matches("name", "web1"), yes, "{pattern}");
-            assert!(filters.matches("id", "web1"), "not filtered on");
-            assert!(filters.matches("name", pattern) || pattern != "[", "what is no expression is a name");
+            let matcher = filters.matcher("name").unwrap();
+            assert_eq!(matcher.matches("web1"), yes, "{pattern}");
+            assert!(filters.matcher("id").unwrap().matches("web1"), "not filtered on");
+            assert!(matcher.matches(pattern) || pattern != "[", "what is no expression is a name");
+            filters.add("name", "^other$");
+            let either = filters.matcher("name").unwrap();
+            assert!(either.matches("other") && either.matches("web1") == yes, "{pattern} or another");
         }
+    }
+
+    #[test]
+    fn expressions_that_would_keep_the_daemon_busy_are_refused_or_no_expressions() {
+        let matcher = |values: Vec<String>| {
+            let mut filters = Filters::default();
+            values.into_iter().for_each(|value| filters.add("name", value));
+            filters.matcher("name")
+        };
+        let refused = |values: Vec<String>, why: &str| {
+            let error = matcher(values).unwrap_err();
+            assert!(matches!(&error, FiltersError::Excessive { what, .. } if what.contains(why)), "{error}");
+        };
+        refused((0..65).map(|n| format!("^web{n}$")).collect(), "more than 64 expressions");
+        refused(vec![format!("^{}$", "a".repeat(1024))], "more than 1024 bytes");
+        refused((0..60).map(|n| format!("^a{{{}}}$", 500 + n)).collect(), "too large together");
+        let vast = matcher(vec!["(a{1000}){1000}".into()]).unwrap();
+        assert!(vast.matches("(a{1000}){1000}") && !vast.matches(&"a".repeat(1_000_000)));
+        let deep = format!("{}a{}", "(".repeat(200), ")".repeat(200));
+        assert!(!matcher(vec![deep]).unwrap().matches("a"));
+        let names = matcher((0..1000).map(|n| format!("web{n}-")).collect()).unwrap();
+        assert!(names.matches("web999-1") && !names.matches("web"), "plain names may be many");
+        let list = matcher((0..64).map(|n| format!("^/project-web-{n}$")).collect()).unwrap();
+        assert!(list.matches("/project-web-63") && !list.matches("project-web-63"));
     }
 
     #[test]

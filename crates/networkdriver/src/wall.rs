@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gantry_linux::fs;
-use libcontainer::network::firewall::{Changed, Firewall, Options, Stop, Watch};
+use libcontainer::network::firewall::{Changed, Firewall, Obstacle, Options, Stop, Watch};
 use tracing::{info, warn};
 
 use crate::Error;
@@ -96,7 +96,7 @@ impl Wall {
     ///
     /// # Errors
     /// The kernel's refusals.
-    pub fn obstacles(&self, bridge: &str) -> Result<Vec<String>, Error> {
+    pub fn obstacles(&self, bridge: &str) -> Result<Vec<Obstacle>, Error> {
         let outlook = self.lock().outlook();
         Ok(outlook.obstacles(bridge)?)
     }
@@ -280,10 +280,11 @@ pub fn forward() -> Result<(), Error> {
     Ok(())
 }
 
-fn is_off(path: &str) -> Result<bool, Error> {
+/// Whether the kernel's setting of that path is 0.
+pub(crate) fn is_off(path: &str) -> Result<bool, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.trim() == "0"),
-        // A kernel without IPv6.
+        // A kernel without IPv6, a link that has just gone.
         Err(error) if error.is_not_found() => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use gantry_api::container::{ContainerSummary, PortSummary, SummaryHostConfig, SummaryNetworks};
-use gantry_api::filters::Filters;
+use gantry_api::filters::{Filters, Matcher};
 use gantry_api::reference::Reference;
 use jiff::Timestamp;
 
@@ -81,19 +81,20 @@ fn list(
     let created = |name: &str| engine.containers.get_among(name, shown).map(|container| container.record().created);
     let before = filters.get("before").map(created).collect::<Result<Vec<_>>>()?;
     let since = filters.get("since").map(created).collect::<Result<Vec<_>>>()?;
+    let names = filters.matcher("name")?;
     let by_state = filters.get("status").next().is_some() || filters.get("exited").next().is_some();
     let wanted = |record: &&Arc<Record>| {
         (job.all || job.limit > 0 || by_state || record.state.has_processes() || record.state.is_active())
             && before.iter().all(|moment| record.created < *moment)
             && since.iter().all(|moment| record.created > *moment)
-            && matches(engine, record, filters)
+            && matches(engine, record, filters, &names)
     };
     let limit = usize::try_from(job.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let now = Timestamp::now();
     records.iter().filter(wanted).take(limit).map(|record| summary(engine, record, now, job.size)).collect()
 }
 
-fn matches(engine: &Engine, record: &Record, filters: &Filters) -> bool {
+fn matches(engine: &Engine, record: &Record, filters: &Filters, names: &Matcher) -> bool {
     let port = |wanted: &str, host: bool| {
         let (wanted, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
         let (first, last) = wanted.split_once('-').unwrap_or((wanted, wanted));
@@ -109,8 +110,8 @@ fn matches(engine: &Engine, record: &Record, filters: &Filters) -> bool {
             || crate::images::find(engine, wanted).is_ok_and(|image| image.id.as_str() == record.image_id)
     };
     filters.labels(&record.labels())
-        && filters.matches("id", &record.id)
-        && (filters.matches("name", &record.name) || filters.matches("name", &format!("/{}", record.name)))
+        && filters.any("id", |wanted| record.id.starts_with(wanted))
+        && (names.matches(&record.name) || names.matches(&format!("/{}", record.name)))
         && filters.any("status", |wanted| record.state.name() == wanted)
         && filters
             .any("exited", |wanted| record.state.name() == "exited" && wanted.parse() == Ok(record.state.exit_code()))

@@ -123,6 +123,7 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
     let exposed: Vec<String> = config.exposed_ports.iter().flatten().map(|(key, _)| key.clone()).collect();
     fill_in(engine, &config, &mut host_config)?;
     let networks = networks::validate(engine, &mut host_config, asked, &exposed)?;
+    spec::identify(&mut host_config, &engine.containers)?;
     networks::check_mac(engine, &host_config, &config.mac_address)?;
     spec::validate::validate(engine, &config, &host_config)?;
     if host_config.network_mode == "host" && config.hostname.is_empty() {

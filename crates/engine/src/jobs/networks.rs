@@ -28,6 +28,7 @@ impl Job for Networks {
     async fn run(self, context: Context) -> Result<Vec<Network>> {
         let known = ["dangling", "driver", "id", "label", "name", "scope", "type"];
         let filters = Filters::parse(self.filters.as_deref(), &known)?;
+        let (names, ids) = (filters.matcher("name")?, filters.matcher("id")?);
         let dangling = filters.boolean("dangling")?;
         if let Some(kind) = filters.get("type").find(|kind| !matches!(*kind, "builtin" | "custom")) {
             return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
@@ -37,8 +38,8 @@ impl Job for Networks {
         let mut networks = context.engine.networks.all(&context.engine);
         networks.retain(|network| {
             (networks::is_predefined(&network.name) || context.environment.shows(&network.labels))
-                && filters.matches("name", &network.name)
-                && filters.matches("id", &network.id)
+                && names.matches(&network.name)
+                && ids.matches(&network.id)
                 && filters.any("driver", |driver| network.driver == driver)
                 && filters.any("scope", |scope| network.scope == scope)
                 && filters.any("type", |kind| (kind == "builtin") == networks::is_predefined(&network.name))

@@ -25,11 +25,12 @@ impl Job for Volumes {
 
     async fn run(self, context: Context) -> Result<VolumeList> {
         let filters = Filters::parse(self.filters.as_deref(), &["dangling", "driver", "label", "name"])?;
+        let names = filters.matcher("name")?;
         let dangling = filters.boolean("dangling")?;
         let engine = &context.engine;
         let wanted = |volume: &Volume| {
             context.environment.shows(&volume.labels.clone().unwrap_or_default())
-                && filters.matches("name", &volume.name)
+                && names.matches(&volume.name)
                 && filters.any("driver", |driver| volume.driver == driver)
                 && filters.labels(&volume.labels.clone().unwrap_or_default())
                 && dangling.is_none_or(|dangling| in_use(engine, &volume.name).is_none() == dangling)

@@ -30,15 +30,12 @@ pub fn validate(
     }
     ports(host_config.port_bindings.as_ref(), host_config.publish_all_ports, exposed)?;
     let asked = asked.unwrap_or_default();
-    if let Some(other) = host_config.network_mode.strip_prefix("container:") {
-        let other = engine.containers.get(other)?;
+    if host_config.network_mode.starts_with("container:") {
         if asked.keys().any(|name| name != "default" && *name != host_config.network_mode) {
             return Err(Error::invalid(
                 "container sharing network namespace with another container or host cannot be connected to any other network",
             ));
         }
-        // Another container may have the name tomorrow.
-        host_config.network_mode = format!("container:{}", other.id());
         return Ok(Places::new());
     }
     let mode = engine.networks.find(engine, &host_config.network_mode)?;

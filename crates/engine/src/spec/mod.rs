@@ -173,6 +173,20 @@ fn ulimits(host_config: &HostConfig, defaults: &[Ulimit]) -> Vec<Ulimit> {
     all
 }
 
+/// Puts the ids of the containers whose namespaces a container is to share for what they were called: another one may have
+/// the name tomorrow.
+///
+/// # Errors
+/// A container that is not there.
+pub fn identify(host_config: &mut HostConfig, store: &Store) -> Result<()> {
+    for mode in [&mut host_config.network_mode, &mut host_config.pid_mode, &mut host_config.ipc_mode] {
+        if let Some(other) = mode.strip_prefix("container:") {
+            *mode = format!("container:{}", store.get(other)?.id());
+        }
+    }
+    Ok(())
+}
+
 /// Which namespaces are new, the host's, or another container's.
 ///
 /// # Errors

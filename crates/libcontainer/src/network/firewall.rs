@@ -29,7 +29,7 @@ use self::layout::{Change, Layout, Ownership};
 use self::others::Hook;
 use super::{Protocol, Subnet};
 
-pub use self::look::{Outlook, Seen};
+pub use self::look::{Obstacle, Outlook, Seen};
 pub use self::standing::Standing;
 pub use self::watch::{Changed, Stop, Watch};
 

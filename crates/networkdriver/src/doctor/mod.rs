@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use gantry_linux::netlink::Socket;
+use libcontainer::network::Subnet;
 use libcontainer::network::link::{self, Link};
 
 use crate::{Endpoint, Error, NetworkDriver, Routes, Wall};
@@ -156,12 +157,6 @@ impl Exam<'_> {
             }
         }
         if let Some(finding) = self.names()? {
-            // Where a firewall lets nothing through there are no answers either, and it is what is wrong.
-            for stay in &stays {
-                if let Some(cause) = self.firewall(stay)? {
-                    return Ok(Some(cause));
-                }
-            }
             return Ok(Some(finding));
         }
         for stay in &stays {
@@ -185,6 +180,12 @@ impl Stay<'_> {
     fn finding(&self, check: Check, what: impl Into<String>, fix: impl Into<Fix>) -> Look {
         let Fix(fix, remedy) = fix.into();
         Ok(Some(Finding { check, network: self.network.to_owned(), what: what.into(), fix, remedy }))
+    }
+
+    /// Whether an address is on the network itself.
+    fn is_near(&self, address: IpAddr) -> bool {
+        let own = self.endpoint.ipv4().map(|own| Subnet { address: own.into(), prefix: self.endpoint.prefix });
+        own.is_some_and(|own| own.contains(address))
     }
 
     /// Its addresses, with the network's gateway where everything else may go by it.

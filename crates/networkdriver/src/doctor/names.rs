@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use gantry_linux::ResultExt as _;
+use libcontainer::network::link::IpFamily;
 use libcontainer::network::names::ADDRESS;
 
 use super::{Check, Exam, Finding, Fix, Look, restart};
@@ -69,6 +70,16 @@ impl Exam<'_> {
         if resolver {
             let what = "none of the servers that the resolver asks for names outside answers".into();
             return found(what, "look at the servers of the host's /etc/resolv.conf, or give others with --dns".into());
+        }
+        // Packets to those that are beyond the host are forwarded; the resolver asks from the host itself.
+        let patient = self.patient;
+        let beyond = |server: &IpAddr| !server.is_loopback() && !patient.stays.iter().any(|stay| stay.is_near(*server));
+        if servers.iter().filter(|server| server.is_ipv4()).any(beyond) {
+            for stay in &patient.stays {
+                if let Some(cause) = self.shut(stay, IpFamily::V4, true)? {
+                    return Ok(Some(cause));
+                }
+            }
         }
         let list: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let what = format!("none of the container's name servers answers: {}", list.join(", "));

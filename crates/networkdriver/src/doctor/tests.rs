@@ -279,8 +279,19 @@ fn what_the_host_does_not_forward_and_what_blocks_it_is_found() {
         assert!(nft.wait().unwrap().success());
         let words = "chain shut of the nftables table inet mine drops what is forwarded";
         ward.finds(Check::Firewall, words);
-        let unanswered = ward.examine_with("nameserver 127.0.0.9\n").unwrap();
-        assert!(unanswered.what.contains(words), "names are not answered because of it: {unanswered:?}");
+        // What cannot be asked is silent at once.
+        let neighbour = Ipv4Addr::from(u32::from(ward.web.endpoint.gateway) + 9);
+        ward.web.namespace.inside(|| {
+            ip("route add unreachable 192.0.2.2");
+            ip(&format!("route add unreachable {neighbour}"));
+            ip("route add unreachable 127.0.0.9 table local");
+        });
+        let beyond = ward.examine_with("nameserver 192.0.2.2\n").unwrap();
+        assert!(beyond.what.contains(words), "names are not answered because of it: {beyond:?}");
+        let near = ward.examine_with(&format!("nameserver 127.0.0.9\nnameserver {neighbour}\n")).unwrap();
+        assert!(near.what.contains("name servers answers: 127.0.0.9"), "it drops nothing on that way: {near:?}");
+        ward.names.outside.store(false, Ordering::Relaxed);
+        ward.finds(Check::Names, "none of the servers that the resolver asks for names outside answers");
     });
 }
 

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use gantry_linux::fs;
-use libcontainer::network::firewall::Element;
+use libcontainer::network::firewall::{Element, Obstacle};
 use libcontainer::network::link::{self, IpFamily, Link};
 
 use super::{Check, Exam, Fix, Look, Stay, again};
 use crate::Error;
 use crate::ports::listeners;
+use crate::wall::is_off;
 
 /// So many ports of a container are looked at one by one.
 const MOST_PORTS: usize = 256;
@@ -61,34 +61,43 @@ impl Exam<'_> {
         if info.bridge.is_empty() {
             return Ok(None);
         }
-        let found = |what: String, fix: Fix| stay.finding(Check::Firewall, what, fix);
         if let Some(wall) = self.wall {
             let lacking = wall.lock().lacks(&info.bridge, &stay.driver.published(self.patient.id))?;
             if let Some(lacking) = lacking {
-                return found(format!("the daemon's firewall is not as it ought to be: {lacking}"), again());
+                let what = format!("the daemon's firewall is not as it ought to be: {lacking}");
+                return stay.finding(Check::Firewall, what, again());
             }
-        }
-        if info.internal {
-            return Ok(None);
         }
         for family in families(stay) {
-            if let Some(link) = self.does_not_forward(family, &info.bridge)? {
-                let version = if family == IpFamily::V4 { "IPv4" } else { "IPv6" };
-                let setting = match family {
-                    IpFamily::V6 => "net.ipv6.conf.all.forwarding".to_owned(),
-                    IpFamily::V4 if is_off("/proc/sys/net/ipv4/ip_forward")? => "net.ipv4.ip_forward".to_owned(),
-                    // Written once more, the setting for all changes nothing. A VLAN's link has a dot in its name.
-                    IpFamily::V4 => format!("net/ipv4/conf/{link}/forwarding"),
-                };
-                let what = format!("the host does not forward {version} that comes by {link}");
-                return found(what, format!("have it do so: sysctl -w {setting}=1").into());
+            if let Some(found) = self.shut(stay, family, false)? {
+                return Ok(Some(found));
             }
         }
+        Ok(None)
+    }
+
+    /// Why packets of a family do not get out by a place. `certainly`: not why they might not.
+    pub(super) fn shut(&mut self, stay: &Stay<'_>, family: IpFamily, certainly: bool) -> Look {
+        let info = stay.driver.info();
+        if info.bridge.is_empty() || info.internal || !families(stay).contains(&family) {
+            return Ok(None);
+        }
+        let found = |what: String, fix: Fix| stay.finding(Check::Firewall, what, fix);
+        if let Some(link) = self.does_not_forward(family, &info.bridge)? {
+            let version = if family == IpFamily::V4 { "IPv4" } else { "IPv6" };
+            let setting = match family {
+                IpFamily::V6 => "net.ipv6.conf.all.forwarding".to_owned(),
+                IpFamily::V4 if is_off("/proc/sys/net/ipv4/ip_forward")? => "net.ipv4.ip_forward".to_owned(),
+                // Written once more, the setting for all changes nothing. A VLAN's link has a dot in its name.
+                IpFamily::V4 => format!("net/ipv4/conf/{link}/forwarding"),
+            };
+            let what = format!("the host does not forward {version} that comes by {link}");
+            return found(what, format!("have it do so: sysctl -w {setting}=1").into());
+        }
         let Some(wall) = self.wall else { return Ok(None) };
-        match wall.obstacles(&info.bridge)?.into_iter().next() {
-            Some(obstacle) => {
-                let (what, fix) =
-                    obstacle.split_once(": ").unwrap_or((&obstacle, "restart the daemon, which puts one there"));
+        match wall.obstacles(&info.bridge)?.into_iter().find(|obstacle| obstacle.certain || !certainly) {
+            Some(Obstacle { told, .. }) => {
+                let (what, fix) = told.split_once(": ").unwrap_or((&told, "restart the daemon, which puts one there"));
                 found(what.to_owned(), fix.into())
             }
             None => Ok(None),
@@ -132,15 +141,6 @@ impl Exam<'_> {
             return stay.finding(Check::Port, what, format!("have the program listen on {every}:{port}"));
         }
         Ok(None)
-    }
-}
-
-fn is_off(setting: &str) -> Result<bool, Error> {
-    match fs::read_to_string(setting) {
-        Ok(text) => Ok(text.trim() == "0"),
-        // A link that has just gone, a kernel without IPv6.
-        Err(error) if error.is_not_found() => Ok(false),
-        Err(error) => Err(Error::from(error)),
     }
 }
 

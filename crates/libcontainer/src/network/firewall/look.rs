@@ -60,6 +60,15 @@ pub struct Seen {
     pub(super) generation: u64,
 }
 
+/// Something of the host's that drops what is forwarded, or may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What it is, and after a colon what to do, for a person to read.
+    pub told: String,
+    /// Whether it is known to drop.
+    pub certain: bool,
+}
+
 impl Outlook {
     /// Looks, for [`Firewall::attend`].
     ///
@@ -75,7 +84,7 @@ impl Outlook {
     ///
     /// # Errors
     /// The kernel's refusals.
-    pub fn obstacles(&self, bridge: &str) -> Result<Vec<String>> {
+    pub fn obstacles(&self, bridge: &str) -> Result<Vec<Obstacle>> {
         let mut socket = Socket::netfilter()?;
         let found = others::find(&mut socket, &self.table, std::iter::once(bridge))?;
         let mut all = found.blocks;
@@ -84,6 +93,7 @@ impl Outlook {
                 all.push(format!("{hook} drops what is forwarded by its policy, and has no rule of ours"));
             }
         }
-        Ok(all)
+        let certain = all.into_iter().map(|told| Obstacle { told, certain: true });
+        Ok(certain.chain(found.doubt.map(|told| Obstacle { told, certain: false })).collect())
     }
 }

@@ -42,6 +42,8 @@ pub struct Found {
     pub hooks: Vec<Hook>,
     /// What blocks, and what to do, for a person.
     pub blocks: Vec<String>,
+    /// What may block, and what to do if it does.
+    pub doubt: Option<String>,
 }
 
 pub struct Chain {
@@ -114,8 +116,8 @@ pub fn find<'a>(socket: &mut Socket, own: &str, bridges: impl Iterator<Item = &'
         found.blocks.extend(outside_of_zones(socket, bridges)?);
     }
     if has_legacy_filter()? {
-        found.blocks.push(format!(
-            "the host has rules of the legacy iptables, which cannot be seen from here; should their FORWARD chain drop, \
+        found.doubt = Some(format!(
+            "the host has rules of the legacy iptables, which cannot be seen from here: should their FORWARD chain drop, \
              iptables-legacy -I FORWARD -m mark --mark {MARK:#x}/{MARK:#x} -j ACCEPT lets pass what the bridges' own \
              firewall let through"
         ));
@@ -218,6 +220,7 @@ impl Firewall {
             return Ok(None);
         }
         self.generation += 1;
+        found.blocks.extend(found.doubt.take());
         if !self.options.hooks {
             let blocks = |hook: &Hook| format!("{hook} drops what is forwarded by its policy, and is left alone");
             found.blocks.extend(found.hooks.drain(..).map(|hook| blocks(&hook)));

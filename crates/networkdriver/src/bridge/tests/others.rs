@@ -221,7 +221,7 @@ fn bridges_that_were_put_into_a_zone_of_firewalld_are_not_told_of_any_more() {
         assert!(told.iter().any(|text| text.contains("--add-interface=gvtest0 --add-interface=gvtest1")), "{told:?}");
         assert!(loaded(TRUSTED));
         assert_eq!(networks.wall.attend().unwrap(), Vec::<String>::new());
-        assert_eq!(networks.wall.obstacles("gvtest0").unwrap(), Vec::<String>::new());
+        assert_eq!(networks.wall.obstacles("gvtest0").unwrap(), vec![]);
         assert!(!networks.wall.obstacles("other0").unwrap().is_empty());
     });
 }
@@ -250,6 +250,9 @@ fn rules_of_the_legacy_iptables_are_told_of_with_the_rule_that_helps() {
         }
         let networks = Networks::new(&wall_options());
         let told = networks.wall.attend().unwrap();
+        let doubts = networks.wall.obstacles("gvtest0").unwrap();
+        let advised = |told: &str| told.split_once(": ").is_some_and(|(_, fix)| fix.contains("iptables-legacy -I"));
+        assert!(matches!(&doubts[..], [doubt] if !doubt.certain && advised(&doubt.told)), "{doubts:?}");
         let advice = told.iter().find_map(|text| text.split_once("iptables-legacy ")?.1.split_once(" lets pass"));
         assert!(!works(&networks));
         assert!(legacy(advice.unwrap().0).unwrap().success());
