@@ -87,6 +87,10 @@ fn a_start_that_the_daemon_did_not_live_to_record_is_taken_up() {
     let mut world = World::start(Options::default()).expect("a daemon of its own");
     let id = world.gantry().ok(&["run", "-d", "--name", "early", IMAGE, "sleep", "600"]);
     let pid = world.gantry().inspect("early", "{{.State.Pid}}");
+    let shared = "container:early";
+    let sharer =
+        world.gantry().ok(&["create", "--name", "sharer", "--network", shared, "--pid", shared, IMAGE, "true"]);
+    let hosted = world.gantry().ok(&["create", "--name", "hosted", "--network", "host", IMAGE, "hostname"]);
     world.daemon.kill9().expect("kill -9");
     // As if it had died between the program's first instruction and the record of it.
     let db = rusqlite::Connection::open(world.daemon.data_root().join("gantry.db")).expect("the database");
@@ -95,13 +99,30 @@ fn a_start_that_the_daemon_did_not_live_to_record_is_taken_up() {
     let mut record: serde_json::Value = serde_json::from_str(&text).expect("a document");
     assert!(record["state"]["Running"].is_object(), "{record}");
     record["state"] = serde_json::json!({"Created": {"failure": null}});
-    db.execute("UPDATE entity SET properties = ?2 WHERE id = ?1", [&id, &record.to_string()]).expect("the change");
+    let update = "UPDATE entity SET properties = ?2 WHERE id = ?1";
+    db.execute(update, [&id, &record.to_string()]).expect("the change");
+    // As older daemons wrote records: with the names of others, and none in the host's network.
+    for (id, changes) in [
+        (&sharer, &[("/host_config/NetworkMode", shared), ("/host_config/PidMode", shared)][..]),
+        (&hosted, &[("/config/Hostname", "")]),
+    ] {
+        let text: String = db.query_row(select, [id], |row| row.get(0)).expect("the record");
+        let mut record: serde_json::Value = serde_json::from_str(&text).expect("a document");
+        for (place, value) in changes {
+            *record.pointer_mut(place).expect("such a field") = (*value).into();
+        }
+        db.execute(update, [id, &record.to_string()]).expect("the change");
+    }
     drop(db);
     world.daemon.launch().expect("the next daemon");
     let cli = world.gantry();
     assert_eq!(cli.inspect("early", "{{.State.Status}} {{.State.Pid}}"), format!("running {pid}"));
     assert_eq!(cli.ok(&["exec", "early", "echo", "here"]), "here");
-    cli.ok(&["rm", "-f", "early"]);
+    let modes = cli.inspect("sharer", "{{.HostConfig.NetworkMode}} {{.HostConfig.PidMode}}");
+    assert_eq!(modes, format!("container:{id} container:{id}"), "whoever has the name tomorrow");
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(cli.ok(&["start", "-a", "hosted"]), host);
+    cli.ok(&["rm", "-f", "early", "sharer", "hosted"]);
 }
 
 #[test]

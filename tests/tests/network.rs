@@ -228,7 +228,21 @@ fn who_shares_a_containers_network_has_its_names_whatever_it_is_called_later() {
         ] {
             cli.run(&[&["create", "--network", &shared], flags, &[IMAGE, "true"]].concat()).fails(1, said);
         }
-        cli.ok(&["rm", "-f", &second, &first, &renamed]);
+        // A third one through the second, also when the first has taken the files with it.
+        let (through, third) = (format!("container:{second}"), world.name("third"));
+        let run = ["run", "-d", "--name", &third, "--network", &through, IMAGE, "sleep", "600"];
+        cli.ok(&run);
+        assert_eq!(look(&third), look(&renamed));
+        cli.ok(&["rm", "-f", &third, &renamed]);
+        cli.ok(&run);
+        let alone = look(&third);
+        assert!(
+            alone.starts_with(&cli.inspect(&third, "{{slice .Id 0 12}}")) && alone.contains("localhost"),
+            "{alone}"
+        );
+        let copied = world.daemon.home().join(&third);
+        cli.ok(&["cp", &format!("{second}:/etc/passwd"), &copied.display().to_string()]);
+        cli.ok(&["rm", "-f", &second, &first, &third]);
         cli.ok(&["network", "rm", &network]);
     });
 }

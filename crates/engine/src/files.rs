@@ -18,11 +18,11 @@ use crate::networks;
 pub const FILES: [(&str, &str); 3] =
     [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
 
-/// So many containers can share a network one through the other.
-const LONGEST_CHAIN: usize = 16;
+/// So many containers can share a namespace one through the other: no more than anybody needs, and not for ever.
+pub const LONGEST_CHAIN: usize = 8;
 
-/// The container whose network another one shares (`--network container:`).
-pub fn keeper(engine: &Engine, record: &Record) -> Option<Arc<Record>> {
+/// The outermost container that is there of those through which another one shares a network (`--network container:`).
+pub fn outermost(engine: &Engine, record: &Record) -> Option<Arc<Record>> {
     let next = |record: &Record| {
         let other = record.host_config.network_mode.strip_prefix("container:")?;
         Some(engine.containers.get(other).ok()?.record())
@@ -30,19 +30,24 @@ pub fn keeper(engine: &Engine, record: &Record) -> Option<Arc<Record>> {
     std::iter::successors(next(record), |other| next(other)).take(LONGEST_CHAIN).last()
 }
 
-/// Where a container's files are: with one network there is one set of them, as names belong to the network.
+/// The container whose files another one shares with its network: one set of them, as names belong to the network. None
+/// where their owner is gone, and whoever still has the network has them no more in a place of the host's.
+pub fn keeper(engine: &Engine, record: &Record) -> Option<Arc<Record>> {
+    let has_files =
+        |keeper: &Arc<Record>| fs::metadata(keeper.directory(&engine.options.data_root).join("hosts")).is_ok();
+    outermost(engine, record).filter(has_files)
+}
+
+/// Where a container's files are.
 pub fn directory(engine: &Engine, record: &Record) -> PathBuf {
     keeper(engine, record).as_deref().unwrap_or(record).directory(&engine.options.data_root)
 }
 
-/// Writes the files for a start. `names_arrive`: where the resolver can be asked.
+/// Writes the files into a container's directory for a start. `names_arrive`: where the resolver can be asked.
 ///
 /// # Errors
 /// An `--add-host` that is no address; the disk.
 pub fn write(engine: &Engine, record: &Record, names_arrive: bool) -> Result<()> {
-    if keeper(engine, record).is_some() {
-        return Ok(());
-    }
     let directory = record.directory(&engine.options.data_root);
     fs::write(directory.join("resolv.conf"), resolv_conf(engine, record, names_arrive))?;
     fs::write(directory.join("hostname"), files::hostname(record.hostname()))?;
@@ -100,7 +105,9 @@ pub fn refresh_hosts(engine: &Engine, record: &Record, old: &str) -> Result<()> 
     }
     // The address that a linked container had is not known any more.
     let linked = networks::links::hosts(engine, record);
-    let names: Vec<&str> = linked.iter().map(|(_, names)| names.as_str()).collect();
+    let mut names: Vec<&str> = linked.iter().map(|(_, names)| names.as_str()).collect();
+    // Nor is the gateway that an older daemon, or one with another bridge, wrote.
+    names.extend(files::names_of_the_gateway(record.host_config.extra_hosts.as_deref().unwrap_or_default()));
     let merged = files::merge_hosts(&current, old, &hosts(engine, record)?, &names);
     if merged != current {
         write_over(&path, current.len(), &merged)?;
@@ -133,14 +140,18 @@ pub fn hosts(engine: &Engine, record: &Record) -> Result<String> {
     let gateway = gateway.or_else(|| gateways.find(|gateway| !gateway.is_unspecified()));
     let extra = record.host_config.extra_hosts.as_deref().unwrap_or_default();
     if record.host_config.network_mode == "host" {
-        let host = match fs::read_up_to("/etc/hosts", LONGEST_HOSTS) {
-            Err(error) if !error.is_not_found() => return Err(error.into()),
-            read => read.unwrap_or_default(),
-        };
-        return Ok(files::hosts_beside(&String::from_utf8_lossy(&host), extra, gateway)?);
+        return Ok(files::hosts_beside(&all_of("/etc/hosts".as_ref())?, extra, gateway)?);
     }
     let linked = networks::links::hosts(engine, record);
     Ok(files::hosts(&addresses, &linked, record.hostname(), &record.config.domainname, extra, gateway)?)
+}
+
+/// What a file of the host's says, however long it is; nothing where there is none.
+fn all_of(path: &Path) -> Result<String> {
+    match fs::read(path) {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        read => Ok(String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +174,16 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), data);
         }
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+    }
+
+    #[test]
+    fn a_hosts_file_of_the_host_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hosts");
+        assert_eq!(all_of(&path).unwrap(), "", "there is none");
+        let long = "192.0.2.1\tblocked\n".repeat(LONGEST_HOSTS / 10) + "192.0.2.2\tlast\n";
+        fs::write(&path, &long).unwrap();
+        assert_eq!(all_of(&path).unwrap(), long);
     }
 
     #[test]

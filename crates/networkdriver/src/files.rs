@@ -153,6 +153,12 @@ fn extra_host(entry: &str, gateway: Option<Ipv4Addr>) -> Result<(&str, IpAddr), 
     Ok((name, bare.parse().map_err(|_| bad(&format!("invalid IP address \"{address}\"")))?))
 }
 
+/// The names of extra hosts that are to have the gateway's address, whichever that is.
+pub fn names_of_the_gateway(extra: &[String]) -> impl Iterator<Item = &str> {
+    let parts = extra.iter().filter_map(|entry| entry.split_once(['=', ':']));
+    parts.filter(|(_, address)| *address == "host-gateway").map(|(name, _)| name)
+}
+
 fn chosen<'a>(own: &'a [String], host: &'a str, keys: &[&'a str]) -> Vec<&'a str> {
     if !own.is_empty() {
         return own.iter().map(String::as_str).collect();
@@ -253,6 +259,11 @@ mod tests {
         let moved = merge_hosts(&written, "", &linked, &["db"]);
         assert_eq!(moved, [old.as_bytes(), b"10.9.9.9 mine\n# web\n10.0.0.8\tdb\n"].concat());
         assert_eq!(merge_hosts(&moved, "", &linked, &["db"]), moved);
+        let extra = ["up:host-gateway", "down=host-gateway", "db:192.0.2.1"].map(String::from);
+        let names: Vec<&str> = names_of_the_gateway(&extra).collect();
+        let now = "10.1.0.1\tup\n10.1.0.1\tdown\n192.0.2.1\tdb\n";
+        let moved = merge_hosts(b"10.0.0.1\tup\n192.0.2.1\tdb\n192.0.2.9\tdb\n", now, now, &names);
+        assert_eq!(moved, b"192.0.2.1\tdb\n192.0.2.9\tdb\n10.1.0.1\tup\n10.1.0.1\tdown\n", "one address each");
         let broken = [0xff, b'\n', 0xfe];
         assert_eq!(merge_hosts(&broken, "", "", &[]), broken);
     }

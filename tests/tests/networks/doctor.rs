@@ -17,6 +17,12 @@ fn the_doctor_says_in_one_sentence_what_is_wrong_and_what_helps() {
         let out = doctor();
         assert!(out.code == 1 && out.stdout.lines().count() == 1 && out.stdout.contains(words), "{words}: {out}");
     };
+    let (second, third) = (world.name("second"), world.name("third"));
+    for (name, other) in [(&second, &name), (&third, &second)] {
+        cli.ok(&["run", "-d", "--name", name, "--network", &format!("container:{other}"), IMAGE, "sleep", "600"]);
+    }
+    assert_eq!(cli.run(&["network", "doctor", &third]).ok(), well, "whose network it is, however it is shared");
+    cli.ok(&["stop", "-t", "0", &third, &second]);
     cli.ok(&["exec", &name, "ip", "link", "set", "lo", "down"]);
     let restart = format!("restart the container, which makes it anew: gantry restart {name}");
     finds(&format!("{name}, network {network}: link lo is down inside the container: {restart}"));
@@ -37,5 +43,8 @@ fn the_doctor_says_in_one_sentence_what_is_wrong_and_what_helps() {
     finds("it is not running");
     cli.run(&["network", "doctor", "no-such"]).fails(1, "No such container: no-such");
     cli.ok(&["rm", "-f", &name]);
+    let gone = cli.run(&["network", "doctor", &third]);
+    assert!(gone.code == 1 && gone.stdout.contains("the container whose network it shares is gone"), "{gone}");
+    cli.ok(&["rm", "-f", &second, &third]);
     cli.ok(&["network", "rm", &network]);
 }

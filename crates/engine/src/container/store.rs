@@ -10,6 +10,7 @@ use super::links::{self, Links};
 use super::{Container, Record, copy};
 use crate::error::{Error, Result};
 use crate::exec::ExecInstance;
+use crate::spec::shared_modes;
 
 /// Kind of the containers' entities.
 const KIND: &str = "container";
@@ -92,12 +93,33 @@ impl Store {
         }
         store.load_links()?;
         for container in store.all() {
+            store.identify_modes(&container)?;
             let record = container.record();
             if let Ok(image) = record.image_id.parse() {
                 store.graph.adopt_container_layer(&record.id, &image)?;
             }
         }
         Ok(store)
+    }
+
+    /// Puts a container's id into a mode for what it was called there; whether that was something else.
+    ///
+    /// # Errors
+    /// A container that is not there.
+    pub fn identify(&self, mode: &mut String) -> Result<bool> {
+        let Some(other) = mode.strip_prefix("container:") else { return Ok(false) };
+        let identified = format!("container:{}", self.get(other)?.id());
+        let changed = identified != *mode;
+        *mode = identified;
+        Ok(changed)
+    }
+
+    /// Understands the modes of a record of when they kept names; those of containers that are gone stay.
+    fn identify_modes(&self, container: &Container) -> Result<()> {
+        let mut record = Record::clone(&container.record());
+        let modes = shared_modes(&mut record.host_config);
+        let changed = modes.into_iter().filter_map(|mode| self.identify(mode).ok()).filter(|changed| *changed).count();
+        if changed > 0 { self.save(container, record) } else { Ok(()) }
     }
 
     fn load_links(&self) -> Result<()> {

@@ -126,9 +126,7 @@ fn plan(engine: &Engine, image: &Image, request: CreateRequest) -> Result<(Recor
     spec::identify(&mut host_config, &engine.containers)?;
     networks::check_mac(engine, &host_config, &config.mac_address)?;
     spec::validate::validate(engine, &config, &host_config)?;
-    if host_config.network_mode == "host" && config.hostname.is_empty() {
-        config.hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    }
+    spec::host_name(&mut config, &host_config);
     let users = spec::users::of(engine, &host_config)?;
     let wanted = mounts::wanted(&config, &host_config, &engine.containers)?;
     let image_name = config.image.clone();

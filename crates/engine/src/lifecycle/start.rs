@@ -135,16 +135,21 @@ fn launch(engine: &Engine, container: &Container, record: &mut Record) -> Launch
         sandbox.map_users(&users)?;
     }
     let doors = sandbox.take_names();
-    if let Some(keeper) = files::keeper(engine, record) {
+    let keeper = files::keeper(engine, record);
+    if let Some(keeper) = &keeper {
         // Who shares a network is called the same there, or would not find its own name.
         keeper.hostname().clone_into(&mut record.config.hostname);
         record.config.domainname.clone_from(&keeper.config.domainname);
     }
+    // One that was made when such a container had a name of its own.
+    spec::host_name(&mut record.config, &record.host_config);
     networks::links::check_running(engine, record)?;
     networks::join(engine, record, &*sandbox)?;
     // With its place on the network recorded, the next daemon can take it up however early this one dies.
     let recorded = engine.containers.save(container, record.clone()).map_err(Failure::from);
-    let started = recorded.and_then(|()| launch_joined(engine, container, record, sandbox, doors.is_some()));
+    let names_arrive = doors.is_some();
+    let started =
+        recorded.and_then(|()| launch_joined(engine, container, record, keeper.as_deref(), sandbox, names_arrive));
     let started = started.map_err(|failure| match engine.graph.look_over(&record.id) {
         // That is why, whatever the step that noticed says.
         Err(damage @ gantry_graph::Error::DamagedLayer { .. }) => Failure::from(Error::from(damage)),
@@ -161,13 +166,17 @@ fn launch_joined(
     engine: &Engine,
     container: &Container,
     record: &Record,
+    keeper: Option<&Record>,
     sandbox: Box<dyn Sandbox>,
     names_arrive: bool,
 ) -> std::result::Result<Arc<dyn Running>, Failure> {
     engine.containers.copy(record);
-    files::write(engine, record, names_arrive)?;
+    if keeper.is_none() {
+        files::write(engine, record, names_arrive)?;
+    }
+    let files = keeper.unwrap_or(record).directory(&engine.options.data_root);
     let root = engine.graph.container_root(&record.id, false).map_err(Error::from)?;
-    let config = spec::build(engine, record, root)?;
+    let config = spec::build(engine, record, root, &files)?;
     Ok(sandbox.start(Start {
         config,
         log: log_file(engine, record)?,

@@ -12,6 +12,7 @@ use super::places::{Place, places};
 use crate::container::{Container, Record};
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::files;
 
 /// No `resolv.conf` is longer; a container may have written it.
 const LONGEST: usize = 64 * 1024;
@@ -32,11 +33,16 @@ pub fn examine(engine: &Engine, container: &Container) -> Result<Diagnosis> {
         let (network, check, remedy) = (network.to_owned(), check.to_owned(), remedy.to_owned());
         Ok(Diagnosis { network, check, finding, fix, remedy, ..told.clone() })
     };
-    if let Some(other) = record.host_config.network_mode.strip_prefix("container:") {
-        let other = engine.containers.get(other)?;
-        if other.id() != record.id && !other.record().host_config.network_mode.starts_with("container:") {
-            return examine(engine, &other);
-        }
+    if record.host_config.network_mode.starts_with("container:") {
+        let keeper = files::outermost(engine, &record);
+        return match keeper.filter(|keeper| !keeper.host_config.network_mode.starts_with("container:")) {
+            Some(keeper) => examine(engine, &*engine.containers.get(&keeper.id)?),
+            None => {
+                let finding = "the container whose network it shares is gone, and nobody looks after its places there";
+                let fix = "make it again, in the network of a container that is there";
+                wrong("", "state", finding.into(), fix.into(), None)
+            }
+        };
     }
     let networks: Vec<String> =
         record.networks.keys().filter(|name| !matches!(name.as_str(), "none")).cloned().collect();

@@ -9,11 +9,9 @@ use super::rules::Rules;
 use super::{Refusal, plain};
 use crate::Engine;
 use crate::container::Record;
+use crate::files::LONGEST_CHAIN;
 use crate::jobs::usual_cgroup_namespace;
 use crate::spec::security;
-
-/// How often a namespace may be handed on from container to container: no more than anybody needs, and not for ever.
-pub(super) const DEPTH: usize = 8;
 
 type Verdict = std::result::Result<(), Refusal>;
 
@@ -21,7 +19,7 @@ impl Rules {
     pub(super) fn new_container(&self, engine: &Engine, request: &CreateRequest) -> Verdict {
         self.labelled(request.config.labels.clone().unwrap_or_default())?;
         for (name, settings) in request.networking_config.endpoints_config.iter().flatten() {
-            self.mode(engine, "network", name, DEPTH)?;
+            self.mode(engine, "network", name, LONGEST_CHAIN)?;
             self.network(engine, name)?;
             self.links(engine, settings.links.as_deref().unwrap_or_default())?;
         }
@@ -43,7 +41,7 @@ impl Rules {
             no_more_power(host)?;
         }
         for (what, mode) in modes(host) {
-            self.mode(engine, what, mode, DEPTH)?;
+            self.mode(engine, what, mode, LONGEST_CHAIN)?;
         }
         if !host.network_mode.contains(':') && !matches!(host.network_mode.as_str(), "" | "default" | "host") {
             self.network(engine, &host.network_mode)?;

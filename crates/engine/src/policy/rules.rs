@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::create::DEPTH;
 use super::{Deed, Refusal, Subject};
 use crate::Engine;
 use crate::container::{Container, Record};
 use crate::error::{Error, Result};
+use crate::files::LONGEST_CHAIN;
 
 /// Jobs that only end or hold up what runs: a container's own power does not matter to them.
 const ENDS: [&str; 6] = ["stop", "kill", "delete", "pause", "rename", "resize"];
@@ -190,7 +190,7 @@ impl Rules {
         }
         // Names that may be another's by now.
         for name in record.networks.keys() {
-            self.mode(engine, "network", name, DEPTH)?;
+            self.mode(engine, "network", name, LONGEST_CHAIN)?;
             self.network(engine, name)?;
         }
         self.power(engine, &record.host_config, Some(record))

@@ -29,11 +29,11 @@ use crate::error::{Error, Result};
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Describes a container that is about to start.
+/// Describes a container that is about to start. `files`: where those are that the daemon wrote for it.
 ///
 /// # Errors
 /// A setting that cannot be had.
-pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config> {
+pub fn build(engine: &Engine, record: &Record, root: RootMount, files: &Path) -> Result<Config> {
     let host_config = &record.host_config;
     let (devices, device_rules) = security::devices(host_config)?;
     let namespaces = namespaces(host_config, &engine.containers)?;
@@ -54,7 +54,7 @@ pub fn build(engine: &Engine, record: &Record, root: RootMount) -> Result<Config
         root,
         readonly_root: host_config.readonly_rootfs,
         marks: vec!["/.dockerenv".into()],
-        mounts: all_mounts(engine, record, &namespaces)?,
+        mounts: all_mounts(engine, record, &namespaces, files)?,
         namespaces,
         devices,
         masked_paths: security::masked_paths(host_config),
@@ -179,12 +179,22 @@ fn ulimits(host_config: &HostConfig, defaults: &[Ulimit]) -> Vec<Ulimit> {
 /// # Errors
 /// A container that is not there.
 pub fn identify(host_config: &mut HostConfig, store: &Store) -> Result<()> {
-    for mode in [&mut host_config.network_mode, &mut host_config.pid_mode, &mut host_config.ipc_mode] {
-        if let Some(other) = mode.strip_prefix("container:") {
-            *mode = format!("container:{}", store.get(other)?.id());
-        }
+    for mode in shared_modes(host_config) {
+        store.identify(mode)?;
     }
     Ok(())
+}
+
+/// The modes that can be another container's.
+pub fn shared_modes(host_config: &mut HostConfig) -> [&mut String; 3] {
+    [&mut host_config.network_mode, &mut host_config.pid_mode, &mut host_config.ipc_mode]
+}
+
+/// Calls a container that is in the host's network, and was given no name, as the host is called.
+pub fn host_name(config: &mut gantry_api::container::Config, host_config: &HostConfig) {
+    if host_config.network_mode == "host" && config.hostname.is_empty() {
+        config.hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
 }
 
 /// Which namespaces are new, the host's, or another container's.
@@ -253,7 +263,7 @@ fn filesystem(destination: &str, fstype: &str, options: &[(&str, Option<&str>)],
     }
 }
 
-fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Result<Vec<Mount>> {
+fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces, files: &Path) -> Result<Vec<Mount>> {
     let host_config = &record.host_config;
     let read_only = MountFlags { read_only: !host_config.privileged, ..NO_SUID_DEV_EXEC };
     let no_exec = NO_SUID_DEV_EXEC;
@@ -298,11 +308,10 @@ fn all_mounts(engine: &Engine, record: &Record, namespaces: &Namespaces) -> Resu
             all.push(filesystem("/dev/shm", "tmpfs", &[("mode", Some("1777")), ("size", Some(&size))], no_exec));
         }
     }
-    let directory = crate::files::directory(engine, record);
     for (file, destination) in crate::files::FILES {
         if !taken(destination) {
             let flags = MountFlags { read_only: host_config.readonly_rootfs, ..MountFlags::default() };
-            all.push(bind(directory.join(file), destination, flags));
+            all.push(bind(files.join(file), destination, flags));
         }
     }
     all.extend(own);
