@@ -41,11 +41,14 @@ pub struct Host {
     pub engine: Arc<Engine>,
     /// Its place.
     pub seat: Seat,
+    /// Cancelled when it is to end.
+    pub stopping: CancellationToken,
 }
 
-/// Serves a connection until it ends, or `cancelled`, or its client's certificate is good no more.
-pub async fn serve(arrival: Arrival, entering: Option<OwnedSemaphorePermit>, host: Host, cancelled: CancellationToken) {
+/// Serves a connection until it ends, or the host is stopping, or its client's certificate is good no more.
+pub async fn serve(arrival: Arrival, entering: Option<OwnedSemaphorePermit>, host: Host) {
     let address = arrival.address();
+    let cancelled = host.stopping.clone();
     let entered = tokio::select! {
         entered = arrival.enter() => entered,
         () = cancelled.cancelled() => return,
@@ -152,6 +155,7 @@ async fn handle(
     handler(Request {
         engine: host.engine,
         seat: host.seat,
+        stopping: host.stopping,
         relayed,
         environment: Environment { version: found.version, ..environment },
         headers: parts.headers,

@@ -105,6 +105,7 @@ async fn read_request(
         let request = Request {
             engine: Arc::clone(&host.engine),
             seat: host.seat.clone(),
+            stopping: host.stopping.clone(),
             relayed,
             environment,
             headers,

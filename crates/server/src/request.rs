@@ -11,9 +11,10 @@ use gantry_engine::stream::Inlet;
 use gantry_engine::{Engine, Environment, Job};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::crowd::Seat;
 use crate::error::{Failure, Result};
@@ -25,8 +26,6 @@ const BODY_LIMIT: usize = 4 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a whole JSON body may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(120);
-/// How long the rest of a body that is of no use any more is taken.
-const REST_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A parsed request.
 pub struct Request {
@@ -34,6 +33,8 @@ pub struct Request {
     pub engine: Arc<Engine>,
     /// Its connection's place at the door.
     pub seat: Seat,
+    /// Cancelled when the daemon lets its connections end.
+    pub stopping: CancellationToken,
     /// A job that takes the connection over gets it by a relay.
     pub relayed: bool,
     /// The environment of its job.
@@ -159,14 +160,37 @@ impl Request {
     pub fn inlet(&mut self) -> Inlet {
         let (sender, inlet) = Inlet::new();
         if let Payload::Incoming(body) = std::mem::take(&mut self.body) {
-            tokio::spawn(forward(body, sender));
+            tokio::spawn(forward(body, sender, self.stopping.clone(), PATIENCE));
         }
         inlet
     }
 }
 
-async fn forward(mut body: Incoming, to: mpsc::Sender<io::Result<Bytes>>) {
-    while let Some(frame) = body.frame().await {
+/// How long the rest of a body is taken when it is of no use any more. Who is in the middle of sending hears nothing of the
+/// answer when the connection is closed under them.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// In all.
+    usually: Duration,
+    /// When the daemon is leaving: less than connections have to end.
+    leaving: Duration,
+}
+
+const PATIENCE: Patience = Patience { usually: Duration::from_secs(120), leaving: Duration::from_secs(1) };
+
+async fn forward<B>(mut body: B, to: mpsc::Sender<io::Result<Bytes>>, stopping: CancellationToken, patience: Patience)
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    loop {
+        // Who sends nothing meanwhile is not waited for without an end either.
+        let frame = tokio::select! {
+            biased;
+            () = to.closed() => break,
+            frame = body.frame() => frame,
+        };
+        let Some(frame) = frame else { return };
         let piece = match frame.map(hyper::body::Frame::into_data) {
             Ok(Ok(data)) => Ok(data),
             Ok(Err(_)) => continue,
@@ -174,21 +198,89 @@ async fn forward(mut body: Incoming, to: mpsc::Sender<io::Result<Bytes>>) {
         };
         let failed = piece.is_err();
         if to.send(piece).await.is_err() {
-            // Who is in the middle of sending hears nothing of the answer when the connection is closed under them.
-            let _ = tokio::time::timeout(REST_DEADLINE, discard(body)).await;
-            return;
+            break;
         }
         if failed {
             return;
         }
     }
+    let left = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(patience.leaving).await;
+    };
+    tokio::select! {
+        () = left => {}
+        _ = tokio::time::timeout(patience.usually, discard(body)) => {}
+    }
 }
 
 /// Takes what still comes of a body that no job reads any more, until the client stops sending.
-async fn discard(mut body: Incoming) {
+async fn discard<B: Body<Data = Bytes> + Unpin>(mut body: B) {
     while let Ok(Some(Ok(_))) = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await {}
 }
 
 fn bad_json(error: &gantry_api::json::Error) -> Failure {
     Failure::invalid(format!("invalid JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// The body of a client that sends nothing, or without an end.
+    struct Endless {
+        sends: bool,
+        is_there: bool,
+    }
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+            // As from a network: a piece is there, and then the next one is not yet.
+            self.is_there = self.sends && !self.is_there;
+            if self.is_there {
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))));
+            }
+            if self.sends {
+                context.waker().wake_by_ref();
+            }
+            Poll::Pending
+        }
+    }
+
+    /// Both kinds of client, sending to a job that has ended.
+    async fn refused(stopping: &CancellationToken, patience: Patience) {
+        for sends in [false, true] {
+            let (sender, inlet) = Inlet::new();
+            drop(inlet);
+            let forwarding = forward(Endless { sends, is_there: false }, sender, stopping.clone(), patience);
+            tokio::time::timeout(Duration::from_secs(20), forwarding).await.expect("the client is let go");
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(1000);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn a_refused_client_is_let_go_also_when_it_sends_nothing_more() {
+        refused(&CancellationToken::new(), Patience { usually: SHORT, leaving: LONG }).await;
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_leaves_takes_nothing_more_for_long() {
+        let stopping = CancellationToken::new();
+        stopping.cancel();
+        refused(&stopping, Patience { usually: LONG, leaving: SHORT }).await;
+    }
 }

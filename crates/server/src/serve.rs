@@ -87,10 +87,11 @@ async fn accept(
                         continue;
                     }
                 };
-                let host = connection::Host { door: Arc::clone(&door), engine: Arc::clone(&engine), seat };
+                let (door, stopping) = (Arc::clone(&door), cancelled.clone());
+                let host = connection::Host { door, engine: Arc::clone(&engine), seat, stopping };
                 crowd.came();
                 let engine = Arc::clone(&engine);
-                let serving = connection::serve(arrival, entering, host, cancelled.clone());
+                let serving = connection::serve(arrival, entering, host);
                 let crowd = Arc::clone(&crowd);
                 connections.spawn(async move {
                     serving.await;

@@ -141,3 +141,22 @@ fn a_request_that_runs_is_finished_when_the_daemon_is_stopped() {
     });
     stopping.expect("the daemon ends in time");
 }
+
+#[test]
+fn a_daemon_that_is_stopped_during_an_upload_answers_and_waits_no_longer_for_the_rest() {
+    let mut world = World::start(Options::default()).unwrap_or_else(|error| panic!("{error:?}"));
+    let mut stream = gantry_tests::http::connect(&world.daemon.socket()).expect("a connection");
+    let head = "POST /images/create?fromSrc=- HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("half a request");
+    stream.write_all(&[b'x'; 100]).expect("some of the archive");
+    let imports = || {
+        let jobs = world.daemon.get("/jobs").expect("the jobs").json();
+        jobs.as_array().is_some_and(|jobs| jobs.iter().any(|job| job["Name"] == "import"))
+    };
+    eventually("the archive is waited for", imports);
+    world.daemon.stop().expect("the daemon ends in time");
+    let answer = gantry_tests::http::receive(&mut std::io::BufReader::new(&stream), "POST").expect("an answer");
+    assert!(answer.status >= 500, "{}", answer.message());
+    let log = world.daemon.log();
+    assert!(!log.contains("did not end within"), "{log}");
+}
