@@ -86,9 +86,28 @@ pub fn waiting(pause: Duration, why: Option<&str>) -> String {
     format!("Retrying in {seconds} {unit}{why}")
 }
 
+/// How the first line of a pull begins.
+const PULLING: &str = "Pulling from ";
+
 /// The first line of a pull.
 pub fn pulling(repository: &str, tag_or_digest: &str) -> Progress {
-    Progress { id: Some(tag_or_digest.to_owned()), ..Progress::status(format!("Pulling from {repository}")) }
+    Progress { id: Some(tag_or_digest.to_owned()), ..Progress::status(format!("{PULLING}{repository}")) }
+}
+
+/// Keeps what is told of mirrors and pauses until a pull has begun: what is nowhere is an answer of its own, with a status
+/// of its own, and that is decided by the first message.
+pub fn from_beginning(to: ProgressFn) -> ProgressFn {
+    let early = Mutex::new(Some(Vec::new()));
+    Arc::new(move |message: Progress| {
+        let mut early = early.lock().unwrap_or_else(PoisonError::into_inner);
+        match early.as_mut().filter(|_| !message.status.starts_with(PULLING)) {
+            Some(early) => early.push(message),
+            None => {
+                early.take().into_iter().flatten().for_each(|early| to(early));
+                to(message);
+            }
+        }
+    })
 }
 
 /// The bar for clients that draw none: `[====>    ]  1.2MB/3MB`.

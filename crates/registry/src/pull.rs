@@ -12,7 +12,7 @@ use crate::attached::{self, Attached};
 use crate::layers::{Layers, Leased, Leases};
 use crate::manifest::{Config, Parsed, choose};
 use crate::places::Places;
-use crate::progress::{ProgressFn, pulling};
+use crate::progress::{ProgressFn, from_beginning, pulling};
 use crate::registry::Registry;
 use crate::session::Session;
 use crate::sink::{Document, ImageDraft, ImageSink, NewImage};
@@ -69,6 +69,7 @@ impl Registry {
         cancel: CancellationToken,
     ) -> Result<Pulled> {
         pull.reference = pull.reference.with_default_tag();
+        let progress = from_beginning(progress);
         let pulled = self.bring(&pull, &sink, &progress, &cancel).await?;
         progress(verdict(pulled.changed, &pull.reference));
         Ok(pulled)
@@ -85,6 +86,7 @@ impl Registry {
         progress: ProgressFn,
         cancel: CancellationToken,
     ) -> Result<()> {
+        let progress = from_beginning(progress);
         let tags = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::Cancelled(pull.reference.familiar())),

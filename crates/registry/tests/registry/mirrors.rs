@@ -58,6 +58,21 @@ async fn a_mirror_that_fails_is_told_and_the_next_place_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_nowhere_is_that_and_nothing_else_whatever_mirrors_failed() {
+    let (origin, empty) = (Fake::start().await, Fake::start().await);
+    origin.hook(|_, _| Some(Reply::error(404, "NAME_UNKNOWN", "repository name not known to registry")));
+    for every_tag in [false, true] {
+        let mirrors = ["http://127.0.0.1:1".to_owned(), format!("http://{}", empty.address)];
+        let registries = json!([{"prefix": origin.address.to_string(), "mirrors": mirrors}]);
+        let request = Request { registries: Some(registries), every_tag, ..Request::default() };
+        let outcome = request.pull(&origin.name(if every_tag { "app" } else { "app:1" })).await;
+        assert_eq!(outcome.result.as_ref().unwrap_err().kind(), gantry_api::ErrorKind::NotFound);
+        // One message, and the caller has been told that all is well.
+        assert!(outcome.progress.is_empty(), "{:?}", outcome.progress);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_mirror_sent_of_a_layer_is_not_fetched_from_the_registry() {
     let (origin, mirror, image) = (Fake::start().await, Fake::start().await, Image::oci(2));
     origin.image("app", "1", &image);
