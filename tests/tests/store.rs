@@ -216,6 +216,16 @@ fn prune_takes_what_its_filters_say_and_tells_what_came_back() {
         let both = [&image, &above].map(|name| format!("untagged: {name}:latest"));
         assert!(both.iter().all(|line| out.contains(line)), "an image and the one that it was made on top of: {out}");
         cli.ok(&["inspect", IMAGE]);
+        cli.ok(&["commit", "-c", &format!("LABEL {label}=1"), &kept, &image]);
+        cli.ok(&["create", "--name", &above, &image]);
+        cli.ok(&["commit", &above, &above]);
+        cli.ok(&["rm", &above]);
+        cli.ok(&["create", "--name", &above, &above]);
+        let out = cli.ok(&["image", "prune", "-af", "--filter", &mark]);
+        let untagged = format!("Deleted Images:\nuntagged: {image}:latest\n");
+        assert!(out.starts_with(&untagged) && !out.contains("deleted: "), "one is made upon it that is used: {out}");
+        cli.ok(&["rm", &above]);
+        cli.ok(&["rmi", &above]);
 
         let (used, unused) = (world.name("used"), world.name("unused"));
         cli.ok(&["volume", "create", "--label", &label, &unused]);

@@ -1,6 +1,6 @@
 //! `containers_prune`, `images_prune`, `volumes_prune`, `networks_prune`: remove what nobody uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use gantry_api::filters::Filters;
 use gantry_api::image::ImageDeleted;
@@ -95,10 +95,11 @@ fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) ->
     let dangling = filters.boolean("dangling")?.unwrap_or(true);
     let before = engine.graph.layers_size();
     let mut deleted: Vec<ImageDeleted> = Vec::new();
+    let mut failed = HashSet::new();
     // What an image was made on top of can go only after it.
     loop {
         let gone = deleted.len();
-        prune_tops(engine, filters, until, dangling, &mut deleted);
+        prune_tops(engine, filters, until, dangling, &mut deleted, &mut failed);
         if deleted.len() == gone {
             break;
         }
@@ -117,22 +118,28 @@ fn prune_images(engine: &Engine, filters: &Filters, until: Option<Timestamp>) ->
     Ok(PrunedImages { images_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed })
 }
 
-/// Removes those that are wanted no more and that no other is made on top of.
+/// Removes those that are wanted no more and that no other is made on top of; one that is made upon loses its names only.
+/// What could not be removed is not tried again.
 fn prune_tops(
     engine: &Engine,
     filters: &Filters,
     until: Option<Timestamp>,
     dangling: bool,
     deleted: &mut Vec<ImageDeleted>,
+    failed: &mut HashSet<Digest>,
 ) {
     let images = engine.graph.images();
+    let used: HashSet<Digest> = crate::images::users(engine).into_iter().map(|user| user.image).collect();
     for image in images.iter() {
+        if used.contains(&image.id) || failed.contains(&image.id) {
+            continue;
+        }
         let names = images.names(&image.id);
         let labels = image.config.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
         let young = until.is_some_and(|until| super::images::created(image) >= until);
         let nameless = names.iter().all(|name| name.tag().is_none());
-        let used = crate::images::users(engine).iter().any(|user| user.image == image.id);
-        if used || dangling && !nameless || young || !filters.labels(&labels) || images.has_children(&image.id) {
+        let is_needed = (dangling || names.is_empty()) && images.has_children(&image.id);
+        if dangling && !nameless || young || !filters.labels(&labels) || is_needed {
             continue;
         }
         // By its names, as a person would; by its id what has none.
@@ -143,7 +150,10 @@ fn prune_tops(
         for name in wanted {
             match super::image_delete::delete(engine, &name, false, true) {
                 Ok(steps) => deleted.extend(steps),
-                Err(error) => tracing::info!(image = name, %error, "not pruned"),
+                Err(error) => {
+                    tracing::info!(image = name, %error, "not pruned");
+                    failed.insert(image.id.clone());
+                }
             }
         }
     }
