@@ -1,6 +1,8 @@
 //! Jobs: everything that the daemon does can be listed, and what waits can be cancelled.
 
-use gantry_tests::{IMAGE, world};
+use std::io::Write;
+
+use gantry_tests::{IMAGE, http, world};
 
 #[test]
 fn the_api_itself_is_a_job_and_waiting_ones_are_listed() {
@@ -36,6 +38,46 @@ fn a_client_that_leaves_ends_the_job_that_only_it_waited_for() {
     gantry_tests::eventually("the job wait is listed", waiting);
     drop(session);
     gantry_tests::eventually("the job wait is gone", || !waiting());
+    cli.ok(&["rm", "-f", &name]);
+}
+
+/// A few KiB that inflate to a file of 24 GiB.
+fn bomb() -> Vec<u8> {
+    let packed = |bytes: &[u8]| {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        encoder.write_all(bytes).expect("compress");
+        encoder.finish().expect("compress")
+    };
+    let mut header = tar::Header::new_gnu();
+    header.set_path("bomb").expect("a path");
+    header.set_size(24 << 30);
+    header.set_mode(0o644);
+    header.set_cksum();
+    [packed(header.as_bytes()), packed(&vec![0; 32 << 20]).repeat(24 << 5)].concat()
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_copy_that_it_sent_all_of() {
+    let world = world();
+    let cli = world.gantry();
+    let name = world.name("bomb");
+    cli.ok(&["create", "--name", &name, IMAGE]);
+    let copying = || {
+        let jobs = world.daemon.get("/jobs").expect("an answer").json();
+        jobs.as_array().is_some_and(|jobs| {
+            jobs.iter().any(|job| {
+                let is_ours = job["Arguments"].as_str().is_some_and(|arguments| arguments.contains(&name));
+                job["Name"] == "container_put" && is_ours && job["State"] != "done"
+            })
+        })
+    };
+    let mut client = http::connect(&world.daemon.socket()).expect("connect");
+    http::send(&mut client, "PUT", &format!("/containers/{name}/archive?path=/tmp"), &[], Some(&bomb())).expect("send");
+    gantry_tests::eventually("the job container_put is listed", copying);
+    drop(client);
+    let left = std::time::Instant::now();
+    gantry_tests::eventually("the job container_put is gone", || !copying());
+    assert!(left.elapsed().as_secs() < 10, "it ended after {:?}", left.elapsed());
     cli.ok(&["rm", "-f", &name]);
 }
 

@@ -125,9 +125,9 @@ impl Write for OutletWriter {
     }
 }
 
-/// A writer that fails when its job is cancelled, so that the thread that writes ends.
-pub(crate) struct Cancellable<W> {
-    pub output: W,
+/// A writer or reader that fails when its job is cancelled, so that the thread that has it ends.
+pub(crate) struct Cancellable<S> {
+    pub stream: S,
     pub cancelled: CancellationToken,
 }
 
@@ -136,11 +136,20 @@ impl<W: Write> Write for Cancellable<W> {
         if self.cancelled.is_cancelled() {
             return Err(io::Error::other("the job was cancelled"));
         }
-        self.output.write(buffer)
+        self.stream.write(buffer)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
+        self.stream.flush()
+    }
+}
+
+impl<R: Read> Read for Cancellable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancelled.is_cancelled() {
+            return Err(io::Error::other("the job was cancelled"));
+        }
+        self.stream.read(buffer)
     }
 }
 
@@ -162,6 +171,12 @@ impl Inlet {
     /// Ends with an error when `cancelled`.
     pub fn cancel_with(&mut self, cancelled: CancellationToken) {
         self.cancelled = cancelled;
+    }
+
+    /// What it ends with. What is made of it by more than a little, as an inflated archive is, should end with it too.
+    #[must_use]
+    pub fn cancelled(&self) -> CancellationToken {
+        self.cancelled.clone()
     }
 }
 

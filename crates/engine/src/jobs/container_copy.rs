@@ -303,11 +303,12 @@ fn put(job: ArchivePut, engine: &Engine, container: &Container, root: &OwnedFd) 
         None
     };
     let options = transfer::Options { no_overwrite_dir_non_dir, owner, owners: record.users.as_ref() };
+    let cancelled = body.cancelled();
     let mut magic = [0; 4];
     let length =
         read_up_to(&mut body, &mut magic).map_err(|error| Error::system(format!("read the archive: {error}")))?;
     let mut body = BufReader::with_capacity(64 << 10, io::Cursor::new(&magic[..length]).chain(body));
-    let mut body = gantry_graph::decompress(&magic[..length], &mut body)?;
+    let mut body = Cancellable { stream: gantry_graph::decompress(&magic[..length], &mut body)?, cancelled };
     let unpacked = transfer::unpack(root.as_fd(), path.as_bytes(), &mut body, options);
     publish(engine, container, "extract-to-dir", &path);
     match unpacked {
@@ -323,8 +324,7 @@ fn put(job: ArchivePut, engine: &Engine, container: &Container, root: &OwnedFd) 
 
 /// Whether a compressed stream was found to be damaged or cut short.
 fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof)
-        && error.raw_os_error().is_none()
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) && error.raw_os_error().is_none()
 }
 
 /// Fills the buffer unless the stream ends before.
@@ -374,7 +374,7 @@ fn send(
     cancelled: CancellationToken,
     pack: impl FnOnce(&mut dyn Write) -> std::result::Result<(), transfer::Error>,
 ) -> Result<()> {
-    let output = Cancellable { output: outlet.into_writer(), cancelled };
+    let output = Cancellable { stream: outlet.into_writer(), cancelled };
     let mut output = BufWriter::with_capacity(128 << 10, output);
     match pack(&mut output) {
         Err(transfer::Error::System(error)) if is_gone(&error.source) => Ok(()),

@@ -46,7 +46,7 @@ impl Job for ImageExport {
         }
         let mut outlet = self.outlet;
         outlet.open(Opening::default());
-        let writer = Cancellable { output: outlet.into_writer(), cancelled: context.cancelled.clone() };
+        let writer = Cancellable { stream: outlet.into_writer(), cancelled: context.cancelled.clone() };
         let sending = blocking(move || {
             let mut output = BufWriter::with_capacity(128 << 10, writer);
             engine.graph.save(&images, &mut output)?;

@@ -78,14 +78,26 @@ impl Job for Import {
         };
         body.cancel_with(context.cancelled.clone());
         let message = Some(self.message).filter(|m| !m.is_empty()).unwrap_or_else(|| format!("Imported from {from}"));
-        let worker = std::sync::Arc::clone(&engine);
-        let image = blocking(move || {
+        let graph = engine.graph.leavable();
+        let leaving = graph.clone();
+        let importing = blocking(move || {
             let created = jiff::Timestamp::now().to_string();
             let Platform { architecture, variant, .. } = platform;
             let import = gantry_graph::Import { name, config, architecture, variant, created, message };
-            Ok(worker.graph.import(&mut body, import)?)
-        })
-        .await;
+            Ok(graph.import(&mut body, import)?)
+        });
+        tokio::pin!(importing);
+        let image = tokio::select! {
+            image = &mut importing => image,
+            () = self.outlet.closed() => {
+                leaving.leave();
+                importing.await
+            }
+            () = context.cancelled.cancelled() => {
+                leaving.leave();
+                importing.await
+            }
+        };
         // What unpacking leaves behind it, of a failure or none.
         engine.sweep_soon();
         let image = match image {

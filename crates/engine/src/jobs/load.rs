@@ -67,7 +67,8 @@ impl Job for Load {
         tokio::pin!(loading);
         let loaded = tokio::select! {
             loaded = &mut loading => loaded,
-            // A client that is gone sends nothing more; what is left to end is the wait for a layer that somebody else makes.
+            // A client that is gone sends nothing more; what is left to end is the wait for a layer that somebody else makes, and
+            // what few bytes inflate to.
             () = self.outlet.closed() => {
                 leaving.leave();
                 loading.await

@@ -5,6 +5,7 @@ use gantry_api::container::{CreateRequest, PathStat};
 use gantry_engine::jobs;
 use gantry_engine::stream::{Outlet, OutletReader};
 use hyper::StatusCode;
+use tokio_util::sync::CancellationToken;
 
 use super::moment;
 use crate::body::Body;
@@ -215,12 +216,17 @@ pub async fn archive_get(request: Request) -> Result<Response> {
 pub async fn archive_put(mut request: Request) -> Result<Response> {
     let path = archive_path(&request)?;
     let turn = request.seat.archive().await?;
+    let mut body = request.inlet();
+    let left = CancellationToken::new();
+    body.cancel_with(left.clone());
+    // Ends with the client: what it sent may inflate to more than anybody wants.
+    let _left = left.drop_guard();
     let job = jobs::ArchivePut {
         container: request.parameter("name"),
         path,
         no_overwrite_dir_non_dir: request.flag("noOverwriteDirNonDir"),
         copy_uid_gid: request.flag("copyUIDGID"),
-        body: request.inlet(),
+        body,
     };
     let task = respond::spawn(&request.engine, job, request.environment.clone(), turn);
     respond::finished(task).await?;
