@@ -3,9 +3,11 @@
 use std::io::Write;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
+use bzip2::write::BzEncoder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use gantry_graph::digest_of;
+use lzma_rust2::{XzOptions, XzWriter};
 use serde_json::{Value, json};
 use tar::EntryType;
 
@@ -326,15 +328,27 @@ fn archive(members: &[Member]) -> Vec<u8> {
     archive
 }
 
-/// Plain, gzip, or gzip that is cut off.
+/// Plain, or compressed in one of the ways that are read; some of these are cut off.
 fn compressed(data: Vec<u8>, how: u8) -> Vec<u8> {
-    if how < 150 {
-        return data;
-    }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(&data).expect("compress");
-    let mut all = encoder.finish().expect("compress");
-    if how > 250 {
+    let mut all = match how {
+        0..150 => return data,
+        150..190 | 246.. => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&data).expect("compress");
+            encoder.finish().expect("compress")
+        }
+        190..220 => {
+            let mut encoder = BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            encoder.write_all(&data).expect("compress");
+            encoder.finish().expect("compress")
+        }
+        220..246 => {
+            let mut encoder = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).expect("compress");
+            encoder.write_all(&data).expect("compress");
+            encoder.finish().expect("compress")
+        }
+    };
+    if matches!(how, 215..220 | 241..246 | 251..) {
         all.truncate(all.len() / 2);
     }
     all
