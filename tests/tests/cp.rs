@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use gantry_tests::{IMAGE, both};
+use gantry_tests::{IMAGE, both, http, world};
 
 #[test]
 fn files_go_in_and_come_out_with_their_content_and_mode() {
@@ -119,4 +119,29 @@ fn volumes_are_seen_by_cp_and_what_is_missing_is_named() {
         cli.run(&["cp", "no-such-container:/x", "-"]).fails(1, "no such container");
         cli.ok(&["rm", "-v", &name]);
     });
+}
+
+#[test]
+fn an_archive_that_cannot_be_inflated_is_its_senders_fault() {
+    // One byte of `xz --lzma2=dict=1536MiB`.
+    const GREEDY: &[u8] = &[
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x25, 0x00,
+        0x00, 0x00, 0x3b, 0x78, 0x7b, 0x41, 0x01, 0x00, 0x00, 0x78, 0x00, 0x00, 0x00, 0x00, 0x45, 0xae, 0xef, 0x83,
+        0xf8, 0xee, 0x16, 0x0a, 0x00, 0x01, 0x19, 0x01, 0xa5, 0x2c, 0x81, 0xcc, 0x1f, 0xb6, 0xf3, 0x7d, 0x01, 0x00,
+        0x00, 0x00, 0x00, 0x04, 0x59, 0x5a,
+    ];
+    let world = world();
+    let cli = world.gantry();
+    let name = world.name("cp-damaged");
+    cli.ok(&["create", "--name", &name, IMAGE]);
+    let put = format!("/containers/{name}/archive?path=/tmp");
+    for (archive, wanted) in [
+        (&b"BZh9 and nothing of bzip2 after that"[..], "bzip2 stream"),
+        (GREEDY, "more than 128 MiB: compress it with xz -9 or less"),
+    ] {
+        let refused = http::unix(&world.daemon.socket(), "PUT", &put, Some(archive)).expect("an answer");
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(refused.message().contains(wanted), "{}", refused.message());
+    }
+    cli.ok(&["rm", "-f", &name]);
 }
