@@ -35,14 +35,13 @@ pub fn examine(engine: &Engine, container: &Container) -> Result<Diagnosis> {
     };
     if record.host_config.network_mode.starts_with("container:") {
         let keeper = files::outermost(engine, &record);
-        return match keeper.filter(|keeper| !keeper.host_config.network_mode.starts_with("container:")) {
-            Some(keeper) => examine(engine, &*engine.containers.get(&keeper.id)?),
-            None => {
-                let finding = "the container whose network it shares is gone, and nobody looks after its places there";
-                let fix = "make it again, in the network of a container that is there";
-                wrong("", "state", finding.into(), fix.into(), None)
-            }
+        let Some(keeper) = keeper.filter(|keeper| !keeper.host_config.network_mode.starts_with("container:")) else {
+            let finding = "the container whose network it shares is gone, and nobody looks after its places there";
+            let fix = "make it again, in the network of a container that is there";
+            return wrong("", "state", finding.into(), fix.into(), None);
         };
+        let keeper = engine.containers.get(&keeper.id)?;
+        return examine(engine, &keeper);
     }
     let networks: Vec<String> =
         record.networks.keys().filter(|name| !matches!(name.as_str(), "none")).cloned().collect();
