@@ -41,7 +41,7 @@ const MOST_EXPRESSIONS: usize = 64;
 /// No expression is longer.
 const LONGEST_EXPRESSION: usize = 1024;
 /// So many bytes the program of all expressions of a filter may have: each is tried at each place of each name.
-const LARGEST_PROGRAM: usize = 64 << 10;
+const LARGEST_PROGRAM: usize = 256 << 10;
 /// So deep groups are nested.
 const DEEPEST_EXPRESSION: u32 = 32;
 

@@ -74,9 +74,9 @@ pub(crate) fn visible(differences: Vec<Difference>) -> Vec<Difference> {
 
 /// Every name in `root` of the files that differ, and the directories that they are in: who unpacks the archive makes
 /// those that it does not have as it likes.
-pub(crate) fn with_links(differences: &[Difference], root: &Path) -> Result<Vec<Vec<u8>>, Error> {
+pub(crate) fn with_links(differences: &[Difference], root: &Path) -> Result<HashSet<Vec<u8>>, Error> {
     let shared: HashSet<u64> = differences.iter().filter_map(|difference| difference.inode).collect();
-    let mut found = Vec::new();
+    let mut found = HashSet::new();
     if shared.is_empty() {
         return Ok(found);
     }
@@ -85,11 +85,11 @@ pub(crate) fn with_links(differences: &[Difference], root: &Path) -> Result<Vec<
         let Step::Entry { path, stat, .. } = step else { continue };
         if tree::shared_inode(&stat).is_some_and(|inode| shared.contains(&inode)) {
             let mut above = split(&path).0;
-            while !above.is_empty() {
-                found.push(above.to_vec());
+            // What is above a known one is known: a container may have any number of names, any number of levels deep.
+            while !above.is_empty() && found.insert(above.to_vec()) {
                 above = split(above).0;
             }
-            found.push(path);
+            found.insert(path);
         }
     }
     Ok(found)
@@ -123,5 +123,21 @@ mod tests {
         let told: Vec<_> = visible(more).into_iter().map(|d| (String::from_utf8(d.path).unwrap(), d.kind)).collect();
         let told: Vec<_> = told.iter().map(|(path, kind)| (path.as_str(), *kind)).collect();
         assert_eq!(told, [("etc", Modified), ("etc-new", Added), ("etc/conf", Added), ("sys", Added)]);
+    }
+
+    #[test]
+    fn the_names_of_a_file_and_what_they_are_in_are_found_once_however_many_there_are() {
+        use gantry_linux::fs;
+        use std::os::unix::fs::MetadataExt;
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b/c");
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("0"), "").unwrap();
+        (1..50).for_each(|n| std::fs::hard_link(deep.join("0"), deep.join(n.to_string())).unwrap());
+        let inode = Some(fs::metadata(deep.join("0")).unwrap().ino());
+        let changed = Difference { inode, ..difference("a/b/c/0", ChangeKind::Added, true, false) };
+        let found: Vec<_> = with_links(&[changed], root.path()).unwrap().into_iter().collect();
+        assert_eq!(found.len(), 53, "{found:?}");
+        assert!(found.contains(&b"a/b".to_vec()), "{found:?}");
     }
 }

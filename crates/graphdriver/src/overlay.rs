@@ -3,7 +3,6 @@
 //! `layers/<id>/diff` is the directory; `lower` names the layers below, uppermost first, one a line, ended by a line
 //! that is a full stop; `work` is the kernel's, for a writable layer. Drafts are unpacked without their parents.
 
-use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -303,7 +302,7 @@ impl GraphDriver for Overlay {
             return Ok(());
         }
         let differences = self.differences(&layer)?;
-        let mut told: HashSet<Vec<u8>> = fixtures::with_links(&differences, &layer.join("diff"))?.into_iter().collect();
+        let mut told = fixtures::with_links(&differences, &layer.join("diff"))?;
         told.extend(differences.into_iter().map(|difference| difference.path));
         let owners = owners::read(&layer)?;
         let mut writer = Writer::new(archive, owners.as_ref());

@@ -78,12 +78,15 @@ pub fn reason(error: &Error) -> Option<String> {
     matches!(error, Error::TooManyRequests { .. }).then(|| error.to_string())
 }
 
+/// How the line of a pause begins.
+const RETRYING: &str = "Retrying in ";
+
 /// That the next attempt is made later, and why where it is not plain.
 pub fn waiting(pause: Duration, why: Option<&str>) -> String {
     let seconds = pause.as_secs_f32().ceil();
     let unit = if seconds > 1.0 { "seconds" } else { "second" };
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-    format!("Retrying in {seconds} {unit}{why}")
+    format!("{RETRYING}{seconds} {unit}{why}")
 }
 
 /// How the first line of a pull begins.
@@ -94,13 +97,14 @@ pub fn pulling(repository: &str, tag_or_digest: &str) -> Progress {
     Progress { id: Some(tag_or_digest.to_owned()), ..Progress::status(format!("{PULLING}{repository}")) }
 }
 
-/// Keeps what is told of mirrors and pauses until a pull has begun: what is nowhere is an answer of its own, with a status
-/// of its own, and that is decided by the first message.
+/// Keeps what is told of mirrors until a pull has begun, or waits: what is nowhere is an answer of its own, with a status of
+/// its own, and that is decided by the first message. A pause can be long, and is told when it begins.
 pub fn from_beginning(to: ProgressFn) -> ProgressFn {
     let early = Mutex::new(Some(Vec::new()));
+    let begins = |message: &Progress| [PULLING, RETRYING].iter().any(|first| message.status.starts_with(first));
     Arc::new(move |message: Progress| {
         let mut early = early.lock().unwrap_or_else(PoisonError::into_inner);
-        match early.as_mut().filter(|_| !message.status.starts_with(PULLING)) {
+        match early.as_mut().filter(|_| !begins(&message)) {
             Some(early) => early.push(message),
             None => {
                 early.take().into_iter().flatten().for_each(|early| to(early));
@@ -164,5 +168,22 @@ mod tests {
     fn bars_end_where_they_should() {
         assert!(bar(0, 0).starts_with("[>"));
         assert!(bar(10, 10).starts_with(&format!("[{}>]", "=".repeat(50))));
+    }
+
+    #[test]
+    fn what_is_told_of_mirrors_waits_for_the_beginning_or_a_pause() {
+        let pause = waiting(Duration::from_secs(60), Some("toomanyrequests"));
+        assert_eq!(pause, "Retrying in 60 seconds: toomanyrequests");
+        for begins in [pulling("library/debian", "12"), Progress::status(pause)] {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let all = Arc::clone(&told);
+            let tell = from_beginning(Arc::new(move |message: Progress| all.lock().unwrap().push(message.status)));
+            tell(Progress::status("Mirror m failed"));
+            assert!(told.lock().unwrap().is_empty(), "it is kept");
+            let first = begins.status.clone();
+            tell(begins);
+            tell(Progress::status("more"));
+            assert_eq!(*told.lock().unwrap(), ["Mirror m failed", &first, "more"]);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The copy of a container's record in its directory, as it was when the container was made, updated or last started: what is left
+//! The copy of a container's record in its directory, as it was when the container was made, last started or updated since its end: what is left
 //! when the database is damaged. Nobody waits for the disk to have it.
 
 use std::path::{Path, PathBuf};

@@ -93,7 +93,7 @@ impl Store {
         }
         store.load_links()?;
         for container in store.all() {
-            store.identify_modes(&container)?;
+            store.identify_modes(&container);
             let record = container.record();
             if let Ok(image) = record.image_id.parse() {
                 store.graph.adopt_container_layer(&record.id, &image)?;
@@ -115,11 +115,21 @@ impl Store {
     }
 
     /// Understands the modes of a record of when they kept names; those of containers that are gone stay.
-    fn identify_modes(&self, container: &Container) -> Result<()> {
+    fn identify_modes(&self, container: &Container) {
         let mut record = Record::clone(&container.record());
-        let modes = shared_modes(&mut record.host_config);
-        let changed = modes.into_iter().filter_map(|mode| self.identify(mode).ok()).filter(|changed| *changed).count();
-        if changed > 0 { self.save(container, record) } else { Ok(()) }
+        let mut changed = false;
+        for mode in shared_modes(&mut record.host_config) {
+            // Only whole names: the beginning of an id would be kept for one that it was never said of.
+            let name = mode.strip_prefix("container:").map(|name| name.trim_start_matches('/'));
+            let Some(id) = name.and_then(|name| self.read().by_name.get(name).cloned()) else { continue };
+            *mode = format!("container:{id}");
+            changed = true;
+        }
+        if changed && let Err(error) = self.save(container, record.clone()) {
+            // The next start tries again.
+            tracing::warn!("whose namespaces container {} shares could not be written by id: {error}", record.id);
+            container.publish(record);
+        }
     }
 
     fn load_links(&self) -> Result<()> {

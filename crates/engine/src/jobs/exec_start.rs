@@ -50,9 +50,6 @@ impl Job for ExecStart {
         if container.running().is_none() {
             return Err(Error::conflict(format!("container {} is not running", container.id())));
         }
-        if let Some(hijack) = &self.hijack {
-            hijack.check_input(exec.config.attach_stdin)?;
-        }
         if !exec.claim() {
             return Err(Error::conflict(format!("exec {} has already run", exec.id)));
         }

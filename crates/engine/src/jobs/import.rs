@@ -87,13 +87,15 @@ impl Job for Import {
             Ok(graph.import(&mut body, import)?)
         });
         tokio::pin!(importing);
+        let left = async {
+            tokio::select! {
+                () = self.outlet.closed() => {}
+                () = context.cancelled.cancelled() => {}
+            }
+        };
         let image = tokio::select! {
             image = &mut importing => image,
-            () = self.outlet.closed() => {
-                leaving.leave();
-                importing.await
-            }
-            () = context.cancelled.cancelled() => {
+            () = left => {
                 leaving.leave();
                 importing.await
             }

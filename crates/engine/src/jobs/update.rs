@@ -50,18 +50,18 @@ impl Job for Update {
                 record.id
             )));
         }
+        let asks_limits = resources::resources(&self.wanted) != resources::resources(&HostConfig::default());
         let refused = |error: Error| error.context(format!("Cannot update container {}", record.id));
         validate::restart_policy(&self.wanted).map_err(refused)?;
         let merged = merge(&record.host_config, self.wanted).map_err(refused)?;
         validate::restart_policy(&merged).map_err(refused)?;
         let limits = resources::resources(&merged);
         // Limits that nobody asked to change may be none that this host would take today, and stay.
-        let are_new = limits != resources::resources(&record.host_config);
-        if are_new {
+        if limits != resources::resources(&record.host_config) {
             resources::validate(&merged, &engine.host).map_err(refused)?;
         }
         let changed = Record { host_config: merged, ..Record::clone(&record) };
-        let running = container.running().filter(|_| are_new && record.state.has_processes());
+        let running = container.running().filter(|_| asks_limits && record.state.has_processes());
         let (worker, subject, before) = (Arc::clone(engine), Arc::clone(&container), Record::clone(&record));
         blocking(move || {
             worker.containers.save(&subject, changed)?;
@@ -77,7 +77,10 @@ impl Job for Update {
         })
         .await
         .map_err(refused)?;
-        engine.containers.copy(&container.record());
+        // The copy of one that runs says what it was before, and is written when it starts again.
+        if !record.state.has_processes() {
+            engine.containers.copy(&container.record());
+        }
         engine.events.publish("container", "update", container.id(), container.record().event_attributes());
         Ok(UpdateResponse::default())
     }
