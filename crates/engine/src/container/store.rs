@@ -102,16 +102,15 @@ impl Store {
         Ok(store)
     }
 
-    /// Puts a container's id into a mode for what it was called there; whether that was something else.
+    /// Puts a container's id into a mode for what it was called there.
     ///
     /// # Errors
     /// A container that is not there.
-    pub fn identify(&self, mode: &mut String) -> Result<bool> {
-        let Some(other) = mode.strip_prefix("container:") else { return Ok(false) };
-        let identified = format!("container:{}", self.get(other)?.id());
-        let changed = identified != *mode;
-        *mode = identified;
-        Ok(changed)
+    pub fn identify(&self, mode: &mut String) -> Result<()> {
+        if let Some(other) = mode.strip_prefix("container:") {
+            *mode = format!("container:{}", self.get(other)?.id());
+        }
+        Ok(())
     }
 
     /// Understands the modes of a record of when they kept names; those of containers that are gone stay.
